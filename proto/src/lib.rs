@@ -9,6 +9,8 @@
 mod service;
 
 pub use service::{EchoService, MAX_MESSAGE};
+/// For calls without a generated client, such as to a method that no `.proto` file has.
+pub use tonic_prost::ProstCodec;
 
 /// `tower_iroh.echo.v1`, as generated.
 #[allow(missing_docs, clippy::all)]

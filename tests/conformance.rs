@@ -1,0 +1,98 @@
+//! gRPC's interoperability cases, and what else a tonic user relies on, over each arm.
+//!
+//! TCP is the control: a case is what tonic does there, and the other arms must do the same. Where they are meant to
+//! differ (a deadline's code, who called) the case says so. The table in `docs/conformance.md` comes from a run.
+
+// Nothing is public in a test binary, and `pub(crate)` on each case would say so 43 times.
+#![allow(unreachable_pub)]
+
+mod support;
+
+#[path = "conformance/calls.rs"]
+mod calls;
+#[path = "conformance/compression.rs"]
+mod compression;
+#[path = "conformance/ending.rs"]
+mod ending;
+#[path = "conformance/limits.rs"]
+mod limits;
+#[path = "conformance/memory.rs"]
+mod memory;
+#[path = "conformance/metadata.rs"]
+mod metadata;
+#[path = "conformance/report.rs"]
+mod report;
+#[path = "conformance/services.rs"]
+mod services;
+
+/// Makes a test of each case for each arm, and `CASES` with their names.
+macro_rules! cases {
+    ($($room:ident: $($case:ident)*;)*) => {
+        const CASES: &[&str] = &[$($(stringify!($case)),*),*];
+        cases!(@arm tcp Tcp $($($room $case)*)*);
+    };
+    (@arm $module:ident $arm:ident $($room:ident $case:ident)*) => {
+        mod $module {
+            use crate::{report::run, support::Arm};
+            $(
+                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                async fn $case() {
+                    run(Arm::$arm, stringify!($case), crate::$room::$case).await;
+                }
+            )*
+        }
+    };
+}
+
+cases! {
+    calls:
+        empty_unary
+        large_unary
+        client_streaming
+        server_streaming
+        ping_pong
+        client_waits_for_head
+        server_waits_for_message
+        empty_stream
+        concurrent_unary
+        echo_service;
+    metadata:
+        custom_metadata
+        status_code_and_message
+        special_status_message
+        status_details
+        unimplemented_method
+        unimplemented_service;
+    ending:
+        cancel_after_begin
+        cancel_after_first_response
+        timeout_on_sleeping_server
+        timeout_with_exact_codes
+        timeout_of_the_channel
+        timeout_within_a_stream;
+    compression:
+        client_compressed_unary
+        server_compressed_unary
+        client_compressed_streaming
+        server_compressed_streaming
+        refused_compression;
+    services:
+        health_check
+        health_watch
+        reflection_lists_services
+        reflection_finds_symbol
+        client_interceptor
+        server_interceptor
+        peer_identity
+        remote_address;
+    limits:
+        at_the_limit
+        request_above_the_limit
+        response_above_the_limit
+        raised_limit
+        encoding_limit
+        stalled_reader;
+    memory:
+        stream_100_mib_down
+        stream_100_mib_up;
+}

@@ -1,0 +1,13 @@
+//! The harness of the conformance tests: one set of services, three ways to reach it.
+
+// Not every test binary that borrows the harness uses all of it.
+#![allow(dead_code, unreachable_pub, unused_imports)]
+
+pub mod backstage;
+pub mod echo_metadata;
+pub mod payload;
+pub mod service;
+pub mod wire;
+pub mod world;
+
+pub use world::{Arm, Client, ClientOptions, ServerOptions, TestClient, World};
