@@ -1,0 +1,255 @@
+//! How large a call's first message is, before the call is sent.
+//!
+//! gRPC prefixes each message with five bytes: a flag that says whether it is compressed, and its length, big-endian
+//! ([PROTOCOL-HTTP2], "Length-Prefixed-Message"). A transport that wants to send large messages another way than small
+//! ones needs no more than those five bytes. [`Peeked::new`] looks at a body's first frame if the body has one at hand, never
+//! waits for one that it does not (a client stream may well wait for the server to speak first), and gives back a body
+//! that still yields everything.
+//!
+//! It also learns whether that first frame was all there is. A generated client's unary body does not say so by itself,
+//! which costs an empty DATA frame with END_STREAM per call; a peeked one does.
+//!
+//! ```
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() {
+//! use bytes::Bytes;
+//! use http_body_util::{BodyExt, Full};
+//! use tower_iroh_layers::peek::Peeked;
+//!
+//! let body = Full::new(Bytes::from_static(b"\0\0\0\0\x02hi"));
+//! let body = std::future::poll_fn(|cx| std::task::Poll::Ready(Peeked::new(body.clone(), cx))).await;
+//! assert_eq!(body.message_len(), Some(2));
+//! assert!(body.is_whole());
+//! assert_eq!(body.collect().await.unwrap().to_bytes().len(), 7);
+//! # }
+//! ```
+//!
+//! [PROTOCOL-HTTP2]: https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md
+
+use std::{
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+
+/// How many bytes stand before each message.
+pub const PREFIX_LEN: usize = 5;
+
+/// The length of the message that `bytes` begins with, as its prefix says; `None` when there are fewer than
+/// [`PREFIX_LEN`] bytes or the flag is neither 0 nor 1, which no gRPC message has.
+pub fn message_len(bytes: &[u8]) -> Option<u32> {
+    match bytes {
+        [0 | 1, a, b, c, d, ..] => Some(u32::from_be_bytes([*a, *b, *c, *d])),
+        _ => None,
+    }
+}
+
+/// A body whose first frame has been looked at.
+///
+/// Cancel safe: it holds the frame, nothing is lost when it is dropped between polls but the body itself.
+#[derive(Debug)]
+pub struct Peeked<B: Body> {
+    /// What was polled from `rest` and not yet given out. At most two: a data frame, and trailers or an error behind it.
+    held: [Option<Result<Frame<B::Data>, B::Error>>; 2],
+    /// Absent once it has said that it is at its end.
+    rest: Option<B>,
+}
+
+impl<B: Body<Data = Bytes> + Unpin> Peeked<B> {
+    /// Polls `body` for its first frame, and once more to learn whether it was the last.
+    ///
+    /// Where the body is not ready the task of `cx` is woken when it is, as with any poll.
+    pub fn new(mut body: B, cx: &mut Context<'_>) -> Self {
+        let mut held = [None, None];
+        for place in &mut held {
+            if body.is_end_stream() {
+                return Self { held, rest: None };
+            }
+            match Pin::new(&mut body).poll_frame(cx) {
+                Poll::Ready(Some(frame)) => *place = Some(frame),
+                Poll::Ready(None) => return Self { held, rest: None },
+                Poll::Pending => break,
+            }
+        }
+        Self {
+            held,
+            rest: Some(body),
+        }
+    }
+
+    /// How long the first message is, without its prefix; `None` where the body had nothing at hand.
+    pub fn message_len(&self) -> Option<u32> {
+        message_len(self.first_data()?)
+    }
+
+    /// Whether this body holds all that there is, so that nothing has to be waited for.
+    pub fn is_whole(&self) -> bool {
+        self.rest.is_none() && !self.held.iter().any(|frame| matches!(frame, Some(Err(_))))
+    }
+
+    /// The one data frame that is the whole body; the body itself when it is anything else.
+    ///
+    /// # Errors
+    /// Gives `self` back when the body goes on, is empty, failed, or has trailers.
+    pub fn into_single(mut self) -> Result<Bytes, Self> {
+        if self.rest.is_none() && self.held[1].is_none() && self.first_data().is_some() {
+            match self.held[0].take().map(|frame| frame.map(Frame::into_data)) {
+                Some(Ok(Ok(data))) => return Ok(data),
+                Some(Ok(Err(frame))) => self.held[0] = Some(Ok(frame)),
+                Some(Err(error)) => self.held[0] = Some(Err(error)),
+                None => {}
+            }
+        }
+        Err(self)
+    }
+
+    fn first_data(&self) -> Option<&Bytes> {
+        self.held[0].as_ref()?.as_ref().ok()?.data_ref()
+    }
+}
+
+impl<B: Body<Data = Bytes> + Unpin> Body for Peeked<B>
+where
+    B::Error: Unpin,
+{
+    type Data = Bytes;
+    type Error = B::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+        if let Some(frame) = self.held.iter_mut().find_map(Option::take) {
+            return Poll::Ready(Some(frame));
+        }
+        match &mut self.rest {
+            Some(rest) => Pin::new(rest).poll_frame(cx),
+            None => Poll::Ready(None),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.held.iter().all(Option::is_none)
+            && self.rest.as_ref().is_none_or(|rest| rest.is_end_stream())
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let held: u64 = self
+            .held
+            .iter()
+            .filter_map(|frame| frame.as_ref()?.as_ref().ok()?.data_ref())
+            .map(|data| data.len() as u64)
+            .sum();
+        let rest = match &self.rest {
+            Some(rest) => rest.size_hint(),
+            None => SizeHint::with_exact(0),
+        };
+        let mut hint = SizeHint::new();
+        // The upper bound first: `set_lower` refuses to pass it.
+        if let Some(upper) = rest.upper().and_then(|upper| upper.checked_add(held)) {
+            hint.set_upper(upper);
+        }
+        hint.set_lower(rest.lower().saturating_add(held));
+        hint
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::VecDeque, convert::Infallible, task::Waker};
+
+    use http_body_util::BodyExt;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// A body that plays a script; `None` is a poll that finds nothing ready.
+    #[derive(Debug)]
+    struct Script(VecDeque<Option<Frame<Bytes>>>);
+
+    impl Body for Script {
+        type Data = Bytes;
+        type Error = Infallible;
+
+        fn poll_frame(
+            mut self: Pin<&mut Self>,
+            cx: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+            match self.0.pop_front() {
+                Some(Some(frame)) => Poll::Ready(Some(Ok(frame))),
+                Some(None) => {
+                    cx.waker().wake_by_ref();
+                    Poll::Pending
+                }
+                None => Poll::Ready(None),
+            }
+        }
+    }
+
+    fn peek(script: impl IntoIterator<Item = Option<Frame<Bytes>>>) -> Peeked<Script> {
+        let body = Script(script.into_iter().collect());
+        Peeked::new(body, &mut Context::from_waker(Waker::noop()))
+    }
+
+    fn data(bytes: &'static [u8]) -> Option<Frame<Bytes>> {
+        Some(Frame::data(Bytes::from_static(bytes)))
+    }
+
+    #[test]
+    fn a_unary_body_is_one_whole_frame() {
+        let body = peek([data(b"\0\0\0\0\x01x")]);
+        assert_eq!(body.message_len(), Some(1));
+        assert!(body.is_whole() && !body.is_end_stream());
+        assert_eq!(
+            body.into_single().expect("single"),
+            Bytes::from_static(b"\0\0\0\0\x01x")
+        );
+    }
+
+    #[test]
+    fn a_body_that_waits_is_not_waited_for() {
+        let body = peek([None, data(b"\0\0\0\0\x01x")]);
+        assert_eq!(body.message_len(), None);
+        assert!(!body.is_whole());
+        assert!(body.into_single().is_err());
+    }
+
+    #[test]
+    fn a_short_or_foreign_prefix_has_no_length() {
+        assert_eq!(message_len(b"\0\0\0\0"), None);
+        assert_eq!(message_len(b"GET / HTTP"), None);
+        assert_eq!(message_len(b"\x01\xff\xff\xff\xff"), Some(u32::MAX));
+    }
+
+    #[tokio::test]
+    async fn trailers_come_after_the_data() {
+        let mut trailers = http::HeaderMap::new();
+        trailers.insert("a", "b".parse().expect("a value"));
+        let body = peek([data(b"xy"), Some(Frame::trailers(trailers))]);
+        assert!(body.is_whole());
+        let body = body
+            .into_single()
+            .err()
+            .expect("trailers are not a single frame");
+        let collected = body.collect().await.expect("infallible");
+        assert_eq!(collected.trailers().expect("trailers")["a"], "b");
+        assert_eq!(collected.to_bytes(), "xy");
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_is_lost_whatever_the_body_does(
+            script in proptest::collection::vec(proptest::option::of(proptest::collection::vec(any::<u8>(), 0..8)), 0..6),
+        ) {
+            let expected: Vec<u8> = script.iter().flatten().flatten().copied().collect();
+            let body = peek(script.into_iter().map(|step| step.map(|bytes| Frame::data(Bytes::from(bytes)))));
+            let lower = body.size_hint().lower();
+            prop_assert!(lower <= expected.len() as u64);
+            let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+            let all = runtime.block_on(body.collect()).expect("infallible").to_bytes();
+            prop_assert_eq!(all.to_vec(), expected);
+        }
+    }
+}

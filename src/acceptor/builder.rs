@@ -1,0 +1,101 @@
+use std::time::Duration;
+
+use super::{Acceptor, Incoming, Settings};
+use crate::{ConfigError, Tuning};
+
+/// Settings of an [`Acceptor`].
+///
+/// ```
+/// use tower_iroh::Acceptor;
+///
+/// let (acceptor, incoming) = Acceptor::builder().max_connections_per_peer(2).try_build()?;
+/// # drop((acceptor, incoming));
+/// let refused = Acceptor::builder().max_lanes_per_connection(0).try_build().unwrap_err();
+/// assert_eq!(refused.field(), "acceptor.max_lanes_per_connection");
+/// # Ok::<(), tower_iroh::ConfigError>(())
+/// ```
+#[derive(Clone, Debug)]
+#[must_use]
+pub struct AcceptorBuilder {
+    settings: Settings,
+}
+
+impl Default for AcceptorBuilder {
+    fn default() -> Self {
+        Self {
+            settings: Settings {
+                max_connections_per_peer: 16,
+                max_lanes_per_connection: 16,
+                max_handshakes: 256,
+                preamble_timeout: Duration::from_secs(5),
+                drain_timeout: Duration::from_secs(10),
+                tuning: Tuning::default(),
+            },
+        }
+    }
+}
+
+impl AcceptorBuilder {
+    /// How many connections one peer may have. Default 16. The next is closed with a code that says so.
+    pub fn max_connections_per_peer(mut self, connections: usize) -> Self {
+        self.settings.max_connections_per_peer = connections;
+        self
+    }
+
+    /// How many lanes a connection may have. Default 16. The next is reset with a code that says so.
+    pub fn max_lanes_per_connection(mut self, lanes: usize) -> Self {
+        self.settings.max_lanes_per_connection = lanes;
+        self
+    }
+
+    /// How many handshakes may be in flight, of all peers. Default 256. Further connections are refused; with
+    /// [`Acceptor::incoming_filter`] before they cost anything.
+    pub fn max_handshakes(mut self, handshakes: usize) -> Self {
+        self.settings.max_handshakes = handshakes;
+        self
+    }
+
+    /// How long a stream's first bytes may take. Default 5 s.
+    pub fn preamble_timeout(mut self, timeout: Duration) -> Self {
+        self.settings.preamble_timeout = timeout;
+        self
+    }
+
+    /// How long what is in flight may take to finish once the shutdown has begun. Default 10 s.
+    pub fn drain_timeout(mut self, timeout: Duration) -> Self {
+        self.settings.drain_timeout = timeout;
+        self
+    }
+
+    /// The windows of the connections that are accepted. Default [`Tuning::auto`]. What an endpoint fixes when it is bound,
+    /// congestion control first of all, comes from the preset that it was bound with.
+    pub fn tuning(mut self, tuning: Tuning) -> Self {
+        self.settings.tuning = tuning;
+        self
+    }
+
+    /// Checks the settings and makes the acceptor.
+    ///
+    /// # Errors
+    /// [`ConfigError`], naming the setting, its value, and what is accepted.
+    pub fn try_build(self) -> Result<(Acceptor, Incoming), ConfigError> {
+        let settings = &self.settings;
+        ConfigError::nonzero(
+            "acceptor.max_connections_per_peer",
+            settings.max_connections_per_peer,
+        )?;
+        ConfigError::nonzero(
+            "acceptor.max_lanes_per_connection",
+            settings.max_lanes_per_connection,
+        )?;
+        ConfigError::nonzero("acceptor.max_handshakes", settings.max_handshakes)?;
+        ConfigError::lasting("acceptor.preamble_timeout", settings.preamble_timeout)?;
+        ConfigError::lasting("acceptor.drain_timeout", settings.drain_timeout)?;
+        settings.tuning.validate()?;
+        Ok(self.build_valid())
+    }
+
+    pub(super) fn build_valid(self) -> (Acceptor, Incoming) {
+        Acceptor::with(self.settings)
+    }
+}

@@ -1,0 +1,109 @@
+//! A response's body, with what the call holds until it has ended.
+
+use std::{
+    future::Future,
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use tokio::time::{Sleep, sleep_until};
+
+use super::call::{Deadline, Held, expired};
+use crate::Error;
+
+/// The body of a response. It ends, and gives up the call's place, with its trailers, an error, or the deadline; dropped
+/// before that it resets the call.
+pub(super) struct ResponseBody {
+    stream: h2::RecvStream,
+    state: State,
+    held: Option<Held>,
+    deadline: Option<Pin<Box<Sleep>>>,
+}
+
+enum State {
+    Data,
+    Trailers,
+    Ended,
+}
+
+impl ResponseBody {
+    pub(super) fn new(stream: h2::RecvStream, held: Held, deadline: Option<Deadline>) -> Self {
+        Self {
+            // A response that is only headers is over; its place is free at once.
+            held: (!stream.is_end_stream()).then_some(held),
+            stream,
+            state: State::Data,
+            deadline: deadline.map(|Deadline(at)| Box::pin(sleep_until(at))),
+        }
+    }
+
+    fn end(&mut self) {
+        self.state = State::Ended;
+        self.held = None;
+        self.deadline = None;
+    }
+
+    fn fail(&mut self, error: h2::Error) -> Error {
+        let error = match &self.held {
+            Some(held) => held.explain(error),
+            None => Error::from_h2(error, None),
+        };
+        self.end();
+        error
+    }
+
+    fn poll_stream(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+        if let State::Data = self.state {
+            match ready!(self.stream.poll_data(cx)) {
+                Some(Ok(data)) => {
+                    // It fails only for more than was received.
+                    let _ = self.stream.flow_control().release_capacity(data.len());
+                    return Poll::Ready(Some(Ok(Frame::data(data))));
+                }
+                Some(Err(error)) => return Poll::Ready(Some(Err(self.fail(error)))),
+                None => self.state = State::Trailers,
+            }
+        }
+        if let State::Ended = self.state {
+            return Poll::Ready(None);
+        }
+        let trailers = match ready!(self.stream.poll_trailers(cx)) {
+            Ok(trailers) => trailers,
+            Err(error) => return Poll::Ready(Some(Err(self.fail(error)))),
+        };
+        self.end();
+        Poll::Ready(trailers.map(|trailers| Ok(Frame::trailers(trailers))))
+    }
+}
+
+impl Body for ResponseBody {
+    type Data = Bytes;
+    type Error = Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+        let this = &mut *self;
+        if let Some(deadline) = &mut this.deadline
+            && deadline.as_mut().poll(cx).is_ready()
+        {
+            this.end();
+            return Poll::Ready(Some(Err(expired())));
+        }
+        this.poll_stream(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self.state {
+            State::Ended => true,
+            State::Data | State::Trailers => self.stream.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::default()
+    }
+}

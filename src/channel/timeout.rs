@@ -1,0 +1,100 @@
+//! The `grpc-timeout` header: at most eight digits and a unit (PROTOCOL-HTTP2, "Timeout").
+
+use std::time::Duration;
+
+use http::{HeaderMap, HeaderValue};
+
+pub(super) const HEADER: &str = "grpc-timeout";
+
+/// Reads the header. A malformed one counts as absent, as tonic has it: it must not fail a call that would succeed.
+pub(super) fn read(headers: &HeaderMap) -> Option<Duration> {
+    let text = headers.get(HEADER)?.to_str().ok()?;
+    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    if digits.len() > 8 || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
+        return None;
+    }
+    let value: u64 = digits.parse().ok()?;
+    Some(match unit {
+        "H" => Duration::from_secs(value * 3600),
+        "M" => Duration::from_secs(value * 60),
+        "S" => Duration::from_secs(value),
+        "m" => Duration::from_millis(value),
+        "u" => Duration::from_micros(value),
+        "n" => Duration::from_nanos(value),
+        _ => return None,
+    })
+}
+
+/// Writes the header, in the finest unit whose eight digits hold it, rounded down: the peer must not wait longer than we do.
+pub(super) fn write(headers: &mut HeaderMap, timeout: Duration) {
+    const MOST: u128 = 99_999_999;
+    let units = [
+        (timeout.as_nanos(), 'n'),
+        (timeout.as_micros(), 'u'),
+        (timeout.as_millis(), 'm'),
+        (u128::from(timeout.as_secs()), 'S'),
+        (u128::from(timeout.as_secs() / 60), 'M'),
+    ];
+    let (value, unit) = units
+        .into_iter()
+        .find(|(value, _)| *value <= MOST)
+        // 99,999,999 hours are eleven thousand years.
+        .unwrap_or((u128::from(timeout.as_secs() / 3600).min(MOST), 'H'));
+    if let Ok(value) = HeaderValue::try_from(format!("{value}{unit}")) {
+        headers.insert(HEADER, value);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn parse(text: &str) -> Option<Duration> {
+        let mut headers = HeaderMap::new();
+        headers.insert(HEADER, HeaderValue::from_str(text).ok()?);
+        read(&headers)
+    }
+
+    #[test]
+    fn reads_each_unit_and_refuses_the_rest() {
+        assert_eq!(parse("1H"), Some(Duration::from_secs(3600)));
+        assert_eq!(parse("2M"), Some(Duration::from_secs(120)));
+        assert_eq!(parse("3S"), Some(Duration::from_secs(3)));
+        assert_eq!(parse("4m"), Some(Duration::from_millis(4)));
+        assert_eq!(parse("5u"), Some(Duration::from_micros(5)));
+        assert_eq!(parse("99999999n"), Some(Duration::from_nanos(99_999_999)));
+        for bad in [
+            "",
+            "1",
+            "S",
+            "123456789S",
+            "-1S",
+            "1.5S",
+            "1s",
+            "1 S",
+            "+1S",
+            "1\u{e9}",
+        ] {
+            assert_eq!(parse(bad), None, "{bad:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_written_is_read_back_and_never_longer(nanos in any::<u64>()) {
+            let timeout = Duration::from_nanos(nanos);
+            let mut headers = HeaderMap::new();
+            write(&mut headers, timeout);
+            let back = read(&headers).expect("well-formed");
+            prop_assert!(back <= timeout);
+            prop_assert!(back.as_secs_f64() >= timeout.as_secs_f64() * 0.999_999 - 1e-9);
+        }
+
+        #[test]
+        fn no_text_panics(text in ".{0,16}") {
+            let _ = parse(&text);
+        }
+    }
+}

@@ -1,0 +1,175 @@
+//! Exact gRPC codes on a tonic `Channel` whose connector is ours.
+
+use std::{
+    error::Error as StdError,
+    future::Future,
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body::{Body, Frame, SizeHint};
+use pin_project_lite::pin_project;
+use tonic::{Code, Status, TimeoutExpired};
+use tower::{Layer, Service};
+
+use crate::{Error, ErrorKind};
+
+type BoxError = Box<dyn StdError + Send + Sync>;
+
+/// A layer for a tonic `Channel` over a [`Connector`](crate::Connector): gives callers the codes that tonic loses.
+///
+/// | what happened | tonic says | with this layer |
+/// |---|---|---|
+/// | the connection was lost during a call | Unknown | UNAVAILABLE |
+/// | the timeout expired | Cancelled | DEADLINE_EXCEEDED |
+/// | a dial failed | Unavailable | what the dial says: PERMISSION_DENIED, RESOURCE_EXHAUSTED, ... |
+///
+/// ```no_run
+/// # use tower_iroh_proto::echo::echo_client::EchoClient;
+/// # fn example(channel: tonic::transport::Channel) {
+/// use tower::ServiceBuilder;
+/// use tower_iroh::ExactCodesLayer;
+///
+/// let channel = ServiceBuilder::new().layer(ExactCodesLayer).service(channel);
+/// let client = EchoClient::new(channel);
+/// # drop(client);
+/// # }
+/// ```
+///
+/// Readiness and cancellation are the inner service's; nothing is held.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ExactCodesLayer;
+
+impl<S> Layer<S> for ExactCodesLayer {
+    type Service = ExactCodes<S>;
+
+    fn layer(&self, inner: S) -> ExactCodes<S> {
+        ExactCodes { inner }
+    }
+}
+
+/// The service that [`ExactCodesLayer`] makes.
+#[derive(Clone, Debug)]
+pub struct ExactCodes<S> {
+    inner: S,
+}
+
+impl<S, B, R> Service<Request<B>> for ExactCodes<S>
+where
+    S: Service<Request<B>, Response = Response<R>>,
+    S::Error: Into<BoxError>,
+    R: Body<Data = Bytes> + Send + 'static,
+    R::Error: Into<BoxError>,
+{
+    type Response = Response<tonic::body::Body>;
+    type Error = Error;
+    type Future = ExactFuture<S::Future>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        self.inner
+            .poll_ready(cx)
+            .map_err(|error| exact(error.into()))
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        ExactFuture {
+            inner: self.inner.call(request),
+        }
+    }
+}
+
+pin_project! {
+    /// The future of [`ExactCodes`].
+    #[derive(Debug)]
+    pub struct ExactFuture<F> {
+        #[pin]
+        inner: F,
+    }
+}
+
+impl<F, R, E> Future for ExactFuture<F>
+where
+    F: Future<Output = Result<Response<R>, E>>,
+    E: Into<BoxError>,
+    R: Body<Data = Bytes> + Send + 'static,
+    R::Error: Into<BoxError>,
+{
+    type Output = Result<Response<tonic::body::Body>, Error>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let result = ready!(self.project().inner.poll(cx));
+        Poll::Ready(match result {
+            Ok(response) => Ok(response.map(|inner| tonic::body::Body::new(ExactBody { inner }))),
+            Err(error) => Err(exact(error.into())),
+        })
+    }
+}
+
+pin_project! {
+    /// A response body whose errors have exact codes.
+    struct ExactBody<R> {
+        #[pin]
+        inner: R,
+    }
+}
+
+impl<R> Body for ExactBody<R>
+where
+    R: Body<Data = Bytes>,
+    R::Error: Into<BoxError>,
+{
+    type Data = Bytes;
+    type Error = Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+        self.project()
+            .inner
+            .poll_frame(cx)
+            .map(|frame| frame.map(|frame| frame.map_err(|error| exact(error.into()))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}
+
+/// What an error of tonic's transport says when it is asked for its causes.
+fn exact(error: BoxError) -> Error {
+    let mut cause: Option<&(dyn StdError + 'static)> = Some(&*error);
+    while let Some(current) = cause {
+        if let Some(ours) = current.downcast_ref::<Error>() {
+            return ours.clone();
+        }
+        if current.is::<TimeoutExpired>() {
+            return Error::new(ErrorKind::Deadline, "the timeout expired");
+        }
+        if let Some(status) = current.downcast_ref::<Status>()
+            && status.code() != Code::Unknown
+        {
+            return Error::with_status(ErrorKind::Reset, status.clone());
+        }
+        if let Some(h2) = current.downcast_ref::<h2::Error>()
+            && (h2.is_io() || h2.is_go_away())
+        {
+            return Error::new(ErrorKind::Lost, "the connection was lost");
+        }
+        if let Some(hyper) = current.downcast_ref::<hyper::Error>()
+            && (hyper.is_closed() || hyper.is_incomplete_message() || hyper.is_canceled())
+        {
+            // hyper "cancels" what it has not sent when its connection goes away.
+            return Error::new(ErrorKind::Lost, "the connection was lost");
+        }
+        cause = current.source();
+    }
+    let status = Status::from_error(error);
+    Error::with_status(ErrorKind::Reset, status)
+}

@@ -1,0 +1,240 @@
+//! A key that stays the same: an endpoint's identity, kept in a file.
+
+use std::{
+    fs,
+    io::{self, Write},
+    path::{Path, PathBuf},
+};
+
+use iroh::SecretKey;
+
+/// Reads the key at `path`, or makes one and keeps it there.
+///
+/// The file holds 64 hexadecimal digits and a newline and belongs to its owner alone (mode 0600). A new one is written
+/// beside its place and linked into it whole: nobody ever reads half a key, and of several processes that start at once
+/// all end up with the same.
+///
+/// ```
+/// # let folder = tempfile::tempdir()?;
+/// # let path = folder.path().join("identity");
+/// use tower_iroh::identity;
+///
+/// let key = identity::load_or_create(&path)?;
+/// assert_eq!(identity::load_or_create(&path)?.public(), key.public());
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
+/// # Errors
+/// [`IdentityError`] for a file that cannot be read or made, that others may read, or that holds no key. Nothing is
+/// replaced: a file that is wrong stays as it is.
+pub fn load_or_create(path: impl AsRef<Path>) -> Result<SecretKey, IdentityError> {
+    let path = path.as_ref();
+    match load(path) {
+        Err(IdentityError::Read { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+            create(path)
+        }
+        other => other,
+    }
+}
+
+/// Reads the key at `path`.
+///
+/// # Errors
+/// As [`load_or_create`], and [`IdentityError::Read`] when there is no file.
+pub fn load(path: impl AsRef<Path>) -> Result<SecretKey, IdentityError> {
+    let path = path.as_ref();
+    let unreadable = |source| IdentityError::Read {
+        path: path.to_owned(),
+        source,
+    };
+    let mut file = fs::File::open(path).map_err(unreadable)?;
+    // The permissions of what was opened, not of what stands at the path by then.
+    check_permissions(path, &file.metadata().map_err(unreadable)?)?;
+    // A key is 65 bytes; whatever is much longer is something else, and not read whole.
+    let mut text = String::new();
+    io::Read::read_to_string(&mut io::Read::take(&mut file, 1024), &mut text).map_err(
+        |source| match source.kind() {
+            io::ErrorKind::InvalidData => IdentityError::NotAKey {
+                path: path.to_owned(),
+            },
+            _ => unreadable(source),
+        },
+    )?;
+    let text = text.trim();
+    let is_hex = text.len() == 64 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+    match text.parse() {
+        Ok(key) if is_hex => Ok(key),
+        _ => Err(IdentityError::NotAKey {
+            path: path.to_owned(),
+        }),
+    }
+}
+
+fn create(path: &Path) -> Result<SecretKey, IdentityError> {
+    let failed = |source| IdentityError::Create {
+        path: path.to_owned(),
+        source,
+    };
+    let key = SecretKey::generate();
+    let folder = match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    };
+    let beside = Beside(folder.join(format!(".identity-{:016x}", rand::random::<u64>())));
+    let mut options = fs::OpenOptions::new();
+    options.write(true).create_new(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    let mut file = options.open(&beside.0).map_err(failed)?;
+    let hex: String = key
+        .to_bytes()
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
+    writeln!(file, "{hex}").map_err(failed)?;
+    file.sync_all().map_err(failed)?;
+    // Unlike a rename, a link fails when somebody was faster; then theirs is the key.
+    match fs::hard_link(&beside.0, path) {
+        Ok(()) => Ok(key),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => load(path),
+        Err(error) => Err(failed(error)),
+    }
+}
+
+/// A file that is removed again.
+struct Beside(PathBuf);
+
+impl Drop for Beside {
+    fn drop(&mut self) {
+        // It may never have been made, and there is nobody to tell.
+        let _ = fs::remove_file(&self.0);
+    }
+}
+
+#[cfg(unix)]
+fn check_permissions(path: &Path, metadata: &fs::Metadata) -> Result<(), IdentityError> {
+    let mode = std::os::unix::fs::PermissionsExt::mode(&metadata.permissions()) & 0o777;
+    if mode & 0o077 != 0 {
+        return Err(IdentityError::TooOpen {
+            path: path.to_owned(),
+            mode,
+        });
+    }
+    Ok(())
+}
+
+#[cfg(not(unix))]
+fn check_permissions(_: &Path, _: &fs::Metadata) -> Result<(), IdentityError> {
+    Ok(())
+}
+
+/// An identity file that cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum IdentityError {
+    /// The file cannot be read.
+    #[error("cannot read the identity file {}", path.display())]
+    Read {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The file cannot be made.
+    #[error("cannot make the identity file {}", path.display())]
+    Create {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// Others may read the file.
+    #[error(
+        "the identity file {} has mode {mode:04o}: only its owner may read it; run chmod 600 on it, or make a new key if it \
+         may have been read", path.display()
+    )]
+    TooOpen {
+        /// Which file.
+        path: PathBuf,
+        /// Its permission bits.
+        mode: u32,
+    },
+    /// The file holds something else. What it holds is not shown: it may be a secret.
+    #[error("the identity file {} holds no key: 64 hexadecimal digits are accepted", path.display())]
+    NotAKey {
+        /// Which file.
+        path: PathBuf,
+    },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_is_kept() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("key");
+        let made = load_or_create(&path).expect("made");
+        assert_eq!(
+            load_or_create(&path).expect("read").to_bytes(),
+            made.to_bytes()
+        );
+        let names: Vec<_> = fs::read_dir(folder.path()).expect("a folder").collect();
+        assert_eq!(names.len(), 1, "nothing else is left behind: {names:?}");
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn it_belongs_to_its_owner_alone() {
+        use std::os::unix::fs::PermissionsExt;
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("key");
+        load_or_create(&path).expect("made");
+        let mode = fs::metadata(&path).expect("there").permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        for open in [0o640, 0o604, 0o660, 0o601] {
+            fs::set_permissions(&path, fs::Permissions::from_mode(open)).expect("set");
+            let error = load_or_create(&path).expect_err("too open");
+            assert!(matches!(error, IdentityError::TooOpen { mode, .. } if mode == open));
+            assert!(error.to_string().contains(&format!("{open:04o}")));
+        }
+    }
+
+    #[test]
+    fn a_file_that_holds_something_else_stays_as_it_is() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("key");
+        load_or_create(&path).expect("made");
+        for content in [&b""[..], b"secret password", b"\xff\xfe", &[b'a'; 4096]] {
+            fs::write(&path, content).expect("written");
+            let error = load_or_create(&path).expect_err("no key");
+            assert!(matches!(error, IdentityError::NotAKey { .. }), "{error:?}");
+            assert!(!format!("{error} {error:?}").contains("password"));
+            assert_eq!(fs::read(&path).expect("there"), content);
+        }
+    }
+
+    #[test]
+    fn a_folder_that_is_not_there_is_named() {
+        let error = load_or_create("/nowhere/at/all/key").expect_err("no folder");
+        assert!(matches!(error, IdentityError::Create { .. }));
+        assert!(error.to_string().contains("/nowhere/at/all/key"));
+    }
+
+    #[test]
+    fn many_at_once_get_the_same_key() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("key");
+        let keys: Vec<_> = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..16)
+                .map(|_| scope.spawn(|| load_or_create(&path).expect("a key").public()))
+                .collect();
+            threads
+                .into_iter()
+                .map(|thread| thread.join().expect("no panic"))
+                .collect()
+        });
+        assert!(keys.iter().all(|key| *key == keys[0]));
+    }
+}

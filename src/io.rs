@@ -1,0 +1,211 @@
+//! One bidirectional QUIC stream as an IO that hyper, tokio and tonic take.
+
+use std::{
+    io::{self, IoSlice},
+    pin::Pin,
+    task::{Context, Poll},
+    time::Instant,
+};
+
+use bytes::{Bytes, BytesMut};
+use iroh::endpoint::{Connection, RecvStream, SendStream, VarInt};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tonic::transport::server::Connected;
+use tower_iroh_layers::Urgency;
+
+use crate::{PeerInfo, lane::Standing};
+
+mod activity;
+
+pub(crate) use activity::{Activities, Activity};
+
+/// One bidirectional QUIC stream: what [`Incoming`](crate::Incoming) yields.
+///
+/// Dropping it ends the stream cleanly after what was written. Reading and writing are cancel safe, as with any
+/// [`AsyncRead`] and [`AsyncWrite`].
+#[derive(Debug)]
+pub struct QuicIo {
+    send: SendStream,
+    recv: RecvStream,
+    info: PeerInfo,
+    standing: Standing,
+    activity: std::sync::Arc<Activity>,
+    /// Told when the stream has been let go; the server's count of lanes hangs on it.
+    release: Option<Release>,
+}
+
+/// What is done with the sending side once nobody writes any more.
+pub(crate) struct Release(pub(crate) Box<dyn FnOnce(&SendStream) + Send + Sync>);
+
+impl std::fmt::Debug for Release {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Release")
+    }
+}
+
+impl QuicIo {
+    pub(crate) fn new(
+        connection: &Connection,
+        (send, recv): (SendStream, RecvStream),
+        urgency: Urgency,
+        activities: &Activities,
+    ) -> Self {
+        let standing = Standing::new(urgency, Instant::now());
+        // It fails on a stream that is closed already, which the first write says better.
+        let _ = send.set_priority(standing.priority());
+        Self {
+            send,
+            recv,
+            info: PeerInfo::new(connection, urgency),
+            standing,
+            activity: activities.add(),
+            release: None,
+        }
+    }
+
+    pub(crate) fn on_release(mut self, release: Release) -> Self {
+        self.release = Some(release);
+        self
+    }
+
+    pub(crate) fn activity(&self) -> std::sync::Arc<Activity> {
+        self.activity.clone()
+    }
+
+    /// Ends the stream in both directions with a code.
+    pub(crate) fn refuse(mut self, code: VarInt) {
+        // Each fails where the peer was faster, and then there is nothing to refuse.
+        let _ = self.send.reset(code);
+        let _ = self.recv.stop(code);
+    }
+
+    /// Who is at the other end.
+    pub fn peer_info(&self) -> &PeerInfo {
+        &self.info
+    }
+
+    fn wrote(&mut self, bytes: usize) {
+        if let Some(priority) = self.standing.wrote(Instant::now(), bytes) {
+            let _ = self.send.set_priority(priority);
+        }
+    }
+
+    fn failed(&self, error: io::Error) -> io::Error {
+        self.activity.fail(&error);
+        error
+    }
+}
+
+impl Drop for QuicIo {
+    fn drop(&mut self) {
+        if let Some(Release(release)) = self.release.take() {
+            // It fails where the stream was finished, reset or lost before: nothing is left to send then.
+            let _ = self.send.finish();
+            release(&self.send);
+        }
+    }
+}
+
+impl AsyncRead for QuicIo {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        match AsyncRead::poll_read(Pin::new(&mut self.recv), cx, buf) {
+            Poll::Pending => {
+                self.activity.waits();
+                Poll::Pending
+            }
+            Poll::Ready(Ok(())) => {
+                match buf.filled().len() - before {
+                    // The end: nothing unread is left.
+                    0 => self.activity.waits(),
+                    _ => self.activity.read(),
+                }
+                Poll::Ready(Ok(()))
+            }
+            Poll::Ready(Err(error)) => Poll::Ready(Err(self.failed(error))),
+        }
+    }
+}
+
+impl AsyncWrite for QuicIo {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        match AsyncWrite::poll_write(Pin::new(&mut self.send), cx, buf) {
+            Poll::Ready(Ok(bytes)) => {
+                self.wrote(bytes);
+                Poll::Ready(Ok(bytes))
+            }
+            Poll::Ready(Err(error)) => Poll::Ready(Err(self.failed(error))),
+            Poll::Pending => Poll::Pending,
+        }
+    }
+
+    /// HTTP/2 writes a frame's head and its payload as two slices. Handing them over in one go takes the connection's
+    /// lock and wakes its driver once instead of twice; QUIC copies what it is given in any case.
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        const MOST: usize = 64 * 1024;
+        let mut filled = slices.iter().filter(|slice| !slice.is_empty());
+        let (Some(first), second) = (filled.next(), filled.next()) else {
+            return Poll::Ready(Ok(0));
+        };
+        if second.is_none() || first.len() >= MOST {
+            return self.poll_write(cx, first);
+        }
+        let mut gathered = BytesMut::with_capacity(
+            slices
+                .iter()
+                .map(|slice| slice.len())
+                .sum::<usize>()
+                .min(MOST),
+        );
+        for slice in slices {
+            let room = MOST - gathered.len();
+            gathered.extend_from_slice(&slice[..slice.len().min(room)]);
+        }
+        let mut chunks: &mut [Bytes] = &mut [gathered.freeze()];
+        // Cancel safe: a write that does not resolve has written nothing.
+        let written = std::pin::pin!(self.send.write_many_chunks(&mut chunks)).poll(cx);
+        match written {
+            Poll::Ready(Ok(bytes)) => {
+                self.wrote(bytes);
+                Poll::Ready(Ok(bytes))
+            }
+            Poll::Ready(Err(error)) => Poll::Ready(Err(self.failed(error.into()))),
+            Poll::Pending => Poll::Pending,
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // The connection's driver sends what was written; there is nothing to push.
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // A stream that is closed already is as shut down as it gets.
+        let _ = self.send.finish();
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl Connected for QuicIo {
+    type ConnectInfo = PeerInfo;
+
+    fn connect_info(&self) -> PeerInfo {
+        self.info.clone()
+    }
+}

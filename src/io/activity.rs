@@ -1,0 +1,127 @@
+//! What a lane's reader is doing, seen from the connection's owner.
+
+use std::{
+    io,
+    sync::{
+        Arc, Mutex, OnceLock, PoisonError, Weak,
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+    },
+};
+
+use iroh::endpoint::{ReadError, VarInt, WriteError};
+
+/// One lane's reader: does it wait for bytes, or have bytes been waiting for it?
+#[derive(Debug, Default)]
+pub(crate) struct Activity {
+    /// Its last read found nothing: whatever has arrived, it has taken.
+    waiting: AtomicBool,
+    reads: AtomicU64,
+    /// Set with the first byte that any lane of the connection receives.
+    alive: Arc<AtomicBool>,
+    /// Why the stream ended, where the peer gave a code.
+    code: OnceLock<VarInt>,
+}
+
+impl Activity {
+    pub(super) fn waits(&self) {
+        self.waiting.store(true, Relaxed);
+    }
+
+    pub(super) fn read(&self) {
+        self.waiting.store(false, Relaxed);
+        if self.reads.fetch_add(1, Relaxed) == 0 {
+            self.alive.store(true, Relaxed);
+        }
+    }
+
+    pub(super) fn fail(&self, error: &io::Error) {
+        // Whatever was unread is gone with the stream.
+        self.waits();
+        let source = error.get_ref();
+        let reset = source.and_then(|source| match source.downcast_ref() {
+            Some(ReadError::Reset(code)) => Some(*code),
+            _ => None,
+        });
+        let stopped = source.and_then(|source| match source.downcast_ref() {
+            Some(WriteError::Stopped(code)) => Some(*code),
+            _ => None,
+        });
+        if let Some(code) = reset.or(stopped) {
+            // The first code is the peer's reason, a later one a consequence.
+            let _ = self.code.set(code);
+        }
+    }
+
+    /// The code with which the peer reset or stopped the stream.
+    pub(crate) fn code(&self) -> Option<VarInt> {
+        self.code.get().copied()
+    }
+}
+
+/// The lanes of one connection. Clones share.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Activities {
+    lanes: Arc<Mutex<Vec<(Weak<Activity>, u64)>>>,
+    alive: Arc<AtomicBool>,
+}
+
+impl Activities {
+    pub(super) fn add(&self) -> Arc<Activity> {
+        let activity = Arc::new(Activity {
+            alive: self.alive.clone(),
+            ..Activity::default()
+        });
+        self.lock().push((Arc::downgrade(&activity), 0));
+        activity
+    }
+
+    /// Whether any lane has ever received a byte.
+    pub(crate) fn alive(&self) -> bool {
+        self.alive.load(Relaxed)
+    }
+
+    /// How many lanes have bytes waiting that nobody has fetched since this was last asked.
+    pub(crate) fn stalled(&self) -> u64 {
+        let mut stalled = 0;
+        self.lock().retain_mut(|(activity, seen)| {
+            let Some(activity) = activity.upgrade() else {
+                return false;
+            };
+            let reads = activity.reads.load(Relaxed);
+            if !activity.waiting.load(Relaxed) && reads == *seen {
+                stalled += 1;
+            }
+            *seen = reads;
+            true
+        });
+        stalled
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<(Weak<Activity>, u64)>> {
+        // Nothing in here panics half-way, so what a poisoned lock guards is whole.
+        self.lanes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lane_stalls_when_bytes_wait_for_its_reader_twice_in_a_row() {
+        let lanes = Activities::default();
+        let lane = lanes.add();
+        assert_eq!(lanes.stalled(), 1, "nobody has looked at it yet");
+        lane.waits();
+        assert_eq!(lanes.stalled(), 0, "it waits for bytes");
+        assert!(!lanes.alive());
+        lane.read();
+        assert!(lanes.alive());
+        assert_eq!(lanes.stalled(), 0, "it read since");
+        assert_eq!(lanes.stalled(), 1, "it has not come back for more");
+        lane.read();
+        assert_eq!(lanes.stalled(), 0);
+        drop(lane);
+        assert_eq!(lanes.stalled(), 0, "a lane that is gone holds nothing");
+    }
+}

@@ -1,0 +1,212 @@
+//! An HTTP/2 connection over one stream, as its client.
+//!
+//! h2 is called directly. hyper's client stands on h2 too and adds a queue, a task and a oneshot channel to every call
+//! (`docs/decisions/h2-without-hyper.md`).
+
+use std::{
+    future::poll_fn,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, Waker, ready},
+};
+
+use bytes::Bytes;
+use http::Request;
+use http_body::Body;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_util::task::AbortOnDropHandle;
+use tower_iroh_layers::peek::Peeked;
+
+use crate::io::Activity;
+
+/// How much a lane's peer may send ahead of its readers: on one call, and on all of them together. They bound what a
+/// slow reader makes us hold. They are not the knob for the network's speed (h2 allows small frames by half of the
+/// connection's window, so a small one punishes small messages); the QUIC windows beneath are.
+const CALL_WINDOW: u32 = 2 * 1024 * 1024;
+const LANE_WINDOW: u32 = 5 * 1024 * 1024;
+/// As hyper and tonic have it.
+const MAX_HEADER_LIST: u32 = 16 * 1024;
+
+/// The client's side of an HTTP/2 connection. Dropping it ends the connection and its task.
+#[derive(Debug)]
+pub(crate) struct Http2 {
+    requests: h2::client::SendRequest<Bytes>,
+    activity: Arc<Activity>,
+    _driver: AbortOnDropHandle<()>,
+}
+
+impl Http2 {
+    /// Begins a connection. Sends the preface and waits for nothing.
+    pub(crate) async fn handshake<IO>(io: IO, activity: Arc<Activity>) -> Result<Self, h2::Error>
+    where
+        IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let (requests, connection) = h2::client::Builder::new()
+            .initial_window_size(CALL_WINDOW)
+            .initial_connection_window_size(LANE_WINDOW)
+            .max_header_list_size(MAX_HEADER_LIST)
+            .enable_push(false)
+            .handshake(io)
+            .await?;
+        let driver = tokio::spawn(async move {
+            if let Err(error) = connection.await {
+                tracing::debug!(%error, "a lane ended");
+            }
+        });
+        Ok(Self {
+            requests,
+            activity,
+            _driver: AbortOnDropHandle::new(driver),
+        })
+    }
+
+    /// What the stream beneath has seen.
+    pub(crate) fn activity(&self) -> &Activity {
+        &self.activity
+    }
+
+    /// Sends a request.
+    ///
+    /// # Errors
+    /// [`NotSent`] gives the request back where the connection takes no more; nothing of it has left.
+    pub(crate) fn send<B>(
+        &self,
+        head: Request<()>,
+        body: Peeked<B>,
+    ) -> Result<(h2::client::ResponseFuture, Option<Pump<B>>), NotSent<B>>
+    where
+        B: Body<Data = Bytes> + Unpin,
+        B::Error: Unpin,
+    {
+        let mut requests = self.requests.clone();
+        // A clone waits for nobody, so this only tells whether the connection is still good.
+        let mut cx = Context::from_waker(Waker::noop());
+        if let Poll::Ready(Err(error)) = requests.poll_ready(&mut cx) {
+            return Err(NotSent {
+                error,
+                request: Some((head, body)),
+            });
+        }
+        let end = body.is_end_stream();
+        let (response, mut stream) = match requests.send_request(head, end) {
+            Ok(sent) => sent,
+            Err(error) => {
+                return Err(NotSent {
+                    error,
+                    request: None,
+                });
+            }
+        };
+        if end {
+            return Ok((response, None));
+        }
+        // A body that is one frame and whole is handed over as it is: h2 holds the caller's own bytes until the peer's window
+        // takes them, and END_STREAM goes with the last of them.
+        let body = match body.into_single() {
+            Ok(data) => {
+                // It fails where the peer has reset the call already, which the response says better.
+                let _ = stream.send_data(data, true);
+                return Ok((response, None));
+            }
+            Err(body) => body,
+        };
+        let pump = Pump {
+            body,
+            stream,
+            chunk: None,
+        };
+        Ok((response, Some(pump)))
+    }
+}
+
+/// A request that the connection did not take.
+pub(crate) struct NotSent<B: Body> {
+    pub(crate) error: h2::Error,
+    /// The request, where it can be sent elsewhere.
+    pub(crate) request: Option<(Request<()>, Peeked<B>)>,
+}
+
+/// Moves a streaming body into its call as the peer takes it. Ends by itself when the body or the call does; dropped
+/// before that it resets the call.
+pub(crate) struct Pump<B: Body> {
+    body: Peeked<B>,
+    stream: h2::SendStream<Bytes>,
+    /// What was taken from the body and waits for the peer's window.
+    chunk: Option<Bytes>,
+}
+
+impl<B> Future for Pump<B>
+where
+    B: Body<Data = Bytes> + Unpin,
+    B::Error: Unpin,
+{
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let this = self.get_mut();
+        loop {
+            // The peer may end the call before the body does.
+            if this.stream.poll_reset(cx).is_ready() {
+                return Poll::Ready(());
+            }
+            if let Some(chunk) = this.chunk.take() {
+                // One byte is enough to be told of room; `send_data` asks for the rest, and a call that waits claims nothing
+                // of the window that others could use.
+                this.stream.reserve_capacity(1);
+                if this.stream.capacity() == 0 {
+                    match this.stream.poll_capacity(cx) {
+                        Poll::Pending => {
+                            this.chunk = Some(chunk);
+                            return Poll::Pending;
+                        }
+                        Poll::Ready(Some(Ok(0))) => {
+                            this.chunk = Some(chunk);
+                            continue;
+                        }
+                        Poll::Ready(Some(Ok(_))) => {}
+                        Poll::Ready(Some(Err(_)) | None) => return Poll::Ready(()),
+                    }
+                }
+                let end = this.body.is_end_stream();
+                // h2 keeps what exceeds the window: one message at a time, because the next waits for capacity again.
+                if this.stream.send_data(chunk, end).is_err() || end {
+                    return Poll::Ready(());
+                }
+                continue;
+            }
+            match ready!(Pin::new(&mut this.body).poll_frame(cx)) {
+                Some(Ok(frame)) => match frame.into_data() {
+                    Ok(data) if data.is_empty() => {}
+                    Ok(data) => this.chunk = Some(data),
+                    Err(frame) => {
+                        if let Ok(trailers) = frame.into_trailers() {
+                            let _ = this.stream.send_trailers(trailers);
+                            return Poll::Ready(());
+                        }
+                    }
+                },
+                Some(Err(_)) => {
+                    // The caller's own stream failed: the call is over, and the peer is told so.
+                    this.stream.send_reset(h2::Reason::CANCEL);
+                    return Poll::Ready(());
+                }
+                None => {
+                    let _ = this.stream.send_data(Bytes::new(), true);
+                    return Poll::Ready(());
+                }
+            }
+        }
+    }
+}
+
+impl<B> Pump<B>
+where
+    B: Body<Data = Bytes> + Unpin + Send + 'static,
+    B::Error: Unpin + Send,
+{
+    /// Moves what is ready now; what is left goes on in a task that ends with the handle.
+    pub(crate) async fn start(mut self) -> Option<AbortOnDropHandle<()>> {
+        let done = poll_fn(|cx| Poll::Ready(Pin::new(&mut self).poll(cx).is_ready())).await;
+        (!done).then(|| AbortOnDropHandle::new(tokio::spawn(self)))
+    }
+}

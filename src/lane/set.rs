@@ -1,0 +1,261 @@
+//! The lanes of one connection: a room and a row of streams each.
+
+use std::sync::{
+    Arc, Mutex, PoisonError,
+    atomic::{AtomicUsize, Ordering},
+};
+
+use tokio::sync::OnceCell;
+use tower_iroh_layers::Urgency;
+
+use super::{
+    Http2, Lanes, OPENING,
+    room::{Place, Room},
+};
+use crate::{Error, ErrorKind};
+
+/// Who opens a lane's streams.
+pub(crate) trait Opener: Sync {
+    fn open(&self, urgency: Urgency) -> impl Future<Output = Result<Http2, Error>> + Send;
+}
+
+/// The lanes of one connection.
+#[derive(Debug)]
+pub(crate) struct LaneSet {
+    config: Lanes,
+    lanes: Vec<Lane>,
+}
+
+#[derive(Debug)]
+struct Lane {
+    room: Room,
+    streams: Arc<[Slot]>,
+    calls_per_stream: usize,
+    urgency: Urgency,
+}
+
+/// A stream of a lane, opened when it is needed first.
+#[derive(Debug, Default)]
+struct Slot {
+    calls: AtomicUsize,
+    /// Replaced when the stream in it has ended.
+    stream: Mutex<Arc<OnceCell<Arc<Http2>>>>,
+}
+
+impl LaneSet {
+    /// Lanes as configured; the configuration has been validated.
+    pub(crate) fn new(config: Lanes) -> Self {
+        let lanes = config
+            .lanes
+            .iter()
+            .map(|lane| Lane {
+                room: Room::new(
+                    lane.max_streams.saturating_mul(lane.calls_per_stream),
+                    lane.max_waiting,
+                ),
+                streams: (0..lane.max_streams).map(|_| Slot::default()).collect(),
+                calls_per_stream: lane.calls_per_stream,
+                urgency: middle(lane.urgencies.clone()),
+            })
+            .collect();
+        Self { config, lanes }
+    }
+
+    /// Takes a place in the lane for such a call, waiting by urgency where it is full.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Exhausted`] when too many wait already.
+    pub(crate) async fn enter(
+        &self,
+        urgency: Urgency,
+        message_len: Option<u32>,
+    ) -> Result<Ticket, Error> {
+        let lane = &self.lanes[self.config.index(urgency, message_len)];
+        let Ok(place) = lane.room.enter(urgency).await else {
+            return Err(Error::new(
+                ErrorKind::Exhausted,
+                "the lane is full and as many calls wait for it as may",
+            ));
+        };
+        // The first stream with room, so that a second is opened only when the first is full, and few calls share the packets
+        // of few. There are as many places as the streams have room for together.
+        let index = lane.streams.iter().position(|slot| {
+            slot.calls
+                .fetch_update(Ordering::AcqRel, Ordering::Acquire, |calls| {
+                    (calls < lane.calls_per_stream).then_some(calls + 1)
+                })
+                .is_ok()
+        });
+        let Some(index) = index else {
+            return Err(Error::new(
+                ErrorKind::Internal,
+                "a lane gave out more places than it has",
+            ));
+        };
+        Ok(Ticket {
+            seat: Seat {
+                streams: lane.streams.clone(),
+                index,
+            },
+            urgency: lane.urgency,
+            _place: place,
+        })
+    }
+}
+
+/// The middle of a lane's urgencies stands for all of them on the wire.
+fn middle(urgencies: std::ops::RangeInclusive<u8>) -> Urgency {
+    let middle = (urgencies.start() + urgencies.end()).div_ceil(2);
+    Urgency::new(middle).unwrap_or_default()
+}
+
+/// A call's place in a lane and on one of its streams; dropping it gives both up.
+#[derive(Debug)]
+pub(crate) struct Ticket {
+    // Before the place: whoever gets the place next must find room on a stream.
+    seat: Seat,
+    urgency: Urgency,
+    _place: Place,
+}
+
+#[derive(Debug)]
+struct Seat {
+    streams: Arc<[Slot]>,
+    index: usize,
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.streams[self.index]
+            .calls
+            .fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+impl Ticket {
+    fn slot(&self) -> &Slot {
+        &self.seat.streams[self.seat.index]
+    }
+
+    /// The HTTP/2 connection that the call goes on, opened by whoever needs it first. Cancel safe: the next who needs
+    /// it goes on.
+    pub(crate) async fn http2(&self, opener: &impl Opener) -> Result<Arc<Http2>, Error> {
+        let cell = self.slot().lock().clone();
+        if let Some(open) = cell.get() {
+            return Ok(open.clone());
+        }
+        let opening = cell.get_or_try_init(|| async {
+            match tokio::time::timeout(OPENING, opener.open(self.urgency)).await {
+                Ok(opened) => opened.map(Arc::new),
+                Err(_) => Err(Error::new(
+                    ErrorKind::Exhausted,
+                    "the peer allows no further stream",
+                )),
+            }
+        });
+        opening.await.cloned()
+    }
+
+    /// Says that `ended` takes no more calls, so that the next one opens a new stream.
+    pub(crate) fn replace(&self, ended: &Arc<Http2>) {
+        let mut cell = self.slot().lock();
+        if cell.get().is_some_and(|open| Arc::ptr_eq(open, ended)) {
+            *cell = Arc::default();
+        }
+    }
+}
+
+impl Slot {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Arc<OnceCell<Arc<Http2>>>> {
+        // Nothing in here panics half-way, so what a poisoned lock guards is whole.
+        self.stream.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{LaneConfig, io::Activity};
+
+    /// Counts how often it was asked; opens connections that nobody answers.
+    #[derive(Default)]
+    struct Counting(AtomicUsize);
+
+    impl Opener for Counting {
+        async fn open(&self, _: Urgency) -> Result<Http2, Error> {
+            self.0.fetch_add(1, Ordering::SeqCst);
+            tokio::task::yield_now().await;
+            let (io, peer) = tokio::io::duplex(1024);
+            // Kept so that the connection stays open.
+            std::mem::forget(peer);
+            Http2::handshake(io, Arc::new(Activity::default()))
+                .await
+                .map_err(|error| Error::from_h2(error, None))
+        }
+    }
+
+    fn lanes(streams: usize, calls: usize) -> LaneSet {
+        let lane = LaneConfig::new(0..=7)
+            .max_streams(streams)
+            .calls_per_stream(calls);
+        LaneSet::new(Lanes::new([lane]))
+    }
+
+    #[tokio::test]
+    async fn a_second_stream_opens_when_the_first_is_full_and_is_opened_once() {
+        let lanes = lanes(2, 3);
+        let opener = Counting::default();
+        let mut tickets = Vec::new();
+        for _ in 0..6 {
+            tickets.push(lanes.enter(Urgency::BULK, None).await.expect("a place"));
+        }
+        let opened = tickets[..3].iter().map(|ticket| ticket.http2(&opener));
+        let opened = futures_util::future::join_all(opened).await;
+        assert_eq!(
+            opener.0.load(Ordering::SeqCst),
+            1,
+            "three at once, one stream"
+        );
+        let second = tickets[3].http2(&opener).await.expect("open");
+        assert!(!Arc::ptr_eq(opened[0].as_ref().expect("open"), &second));
+        assert_eq!(opener.0.load(Ordering::SeqCst), 2);
+        // A seventh waits until somebody leaves, and takes the room that became free.
+        let mut seventh = tokio_test::task::spawn(lanes.enter(Urgency::HIGHEST, None));
+        tokio_test::assert_pending!(seventh.poll());
+        tickets.remove(0);
+        let seventh = tokio_test::assert_ready!(seventh.poll()).expect("a place");
+        let again = seventh.http2(&opener).await.expect("open");
+        assert!(Arc::ptr_eq(opened[1].as_ref().expect("open"), &again));
+    }
+
+    #[tokio::test]
+    async fn an_ended_stream_is_replaced_once() {
+        let lanes = lanes(1, 10);
+        let opener = Counting::default();
+        let one = lanes.enter(Urgency::BULK, None).await.expect("a place");
+        let two = lanes.enter(Urgency::BULK, None).await.expect("a place");
+        let ended = one.http2(&opener).await.expect("open");
+        one.replace(&ended);
+        let fresh = one.http2(&opener).await.expect("open");
+        // Whoever noticed late does not throw the fresh one away.
+        two.replace(&ended);
+        assert!(Arc::ptr_eq(
+            &fresh,
+            &two.http2(&opener).await.expect("open")
+        ));
+        assert_eq!(opener.0.load(Ordering::SeqCst), 2);
+    }
+
+    #[tokio::test]
+    async fn an_opening_that_is_dropped_leaves_the_next_to_open() {
+        let lanes = lanes(1, 10);
+        let opener = Counting::default();
+        let ticket = lanes.enter(Urgency::BULK, None).await.expect("a place");
+        {
+            let mut dropped = tokio_test::task::spawn(ticket.http2(&opener));
+            tokio_test::assert_pending!(dropped.poll());
+        }
+        ticket.http2(&opener).await.expect("open");
+        assert_eq!(opener.0.load(Ordering::SeqCst), 2);
+    }
+}

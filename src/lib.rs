@@ -1,0 +1,75 @@
+//! tonic's gRPC, unchanged, over [iroh](https://docs.rs/iroh)'s peer-to-peer QUIC.
+//!
+//! Generated clients, services and interceptors stay as they are. What changes is the connection under them: real
+//! HTTP/2 over the bidirectional streams of one QUIC connection per peer, end-to-end encrypted by the peers' own keys,
+//! without certificates, through NATs, over a connection that outlives address changes.
+//!
+//! ```
+//! use tower_iroh::{Acceptor, Channel, Peer, presets};
+//! use iroh::{Endpoint, protocol::Router};
+//! # use tower_iroh_proto::{EchoService, echo::{EchoRequest, echo_client::EchoClient, echo_server::EchoServer}};
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! // A server: tonic's own, fed by an endpoint instead of a TCP listener.
+//! let endpoint = Endpoint::bind(presets::Offline).await?;
+//! let peer = Peer::of(&endpoint)?;
+//! let (acceptor, incoming) = Acceptor::new();
+//! let router = Router::builder(endpoint).accept(tower_iroh::ALPN, acceptor).spawn();
+//! tokio::spawn(
+//!     tonic::transport::Server::builder()
+//!         .add_service(EchoServer::new(EchoService::default()))
+//!         .serve_with_incoming(incoming),
+//! );
+//!
+//! // A client: a generated one, over our channel.
+//! let channel = Channel::builder(Endpoint::bind(presets::Offline).await?).peer(peer).build()?;
+//! let reply = EchoClient::new(channel)
+//!     .echo(EchoRequest { payload: "hello".into() })
+//!     .await?;
+//! assert_eq!(reply.into_inner().payload, "hello");
+//! # router.shutdown().await?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! Two ways in on the client's side:
+//!
+//! - [`Connector`] goes into [`tonic::transport::Endpoint::connect_with_connector`] and gives a real tonic `Channel`.
+//!   Nothing else changes; tonic decides what its users see of an error, and [`ExactCodesLayer`] mends that.
+//! - [`Channel`] replaces tonic's: no worker task, exact codes, lanes with priorities, deadlines that cover everything.
+//!
+//! On the server's side [`Acceptor`] is an iroh `ProtocolHandler` and [`Incoming`] the stream of connections that
+//! tonic's `Server` serves; every request carries a [`PeerInfo`] that says who called.
+
+pub mod identity;
+pub mod presets;
+pub mod wire;
+
+mod acceptor;
+mod channel;
+mod config_error;
+mod connector;
+mod error;
+mod exact_codes;
+mod io;
+mod lane;
+mod links;
+mod peer;
+mod remote_addr;
+mod tuning;
+
+pub use acceptor::{Acceptor, AcceptorBuilder, BareAcceptor, Incoming};
+pub use channel::{Channel, ChannelBuilder, ResponseFuture};
+pub use config_error::ConfigError;
+pub use connector::{Connector, ConnectorIo};
+pub use error::{Error, ErrorKind};
+pub use exact_codes::{ExactCodes, ExactCodesLayer};
+pub use io::QuicIo;
+pub use lane::{LaneConfig, Lanes};
+pub use links::{Links, LinksBuilder, PeerStats, State};
+pub use peer::{Path, Peer, PeerError, PeerInfo};
+pub use remote_addr::{RemoteAddr, RemoteAddrLayer};
+pub use tower_iroh_layers::Urgency;
+pub use tuning::Tuning;
+pub use wire::ALPN;

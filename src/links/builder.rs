@@ -1,0 +1,148 @@
+use std::time::Duration;
+
+use iroh::Endpoint;
+
+use super::{Links, Settings, backoff::Bounds, dial::IrohDialer, link::LinkSettings, pool::Pool};
+use crate::{ConfigError, Lanes, Tuning};
+
+/// Settings of [`Links`].
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use std::time::Duration;
+/// use tower_iroh::{Links, presets};
+///
+/// let endpoint = iroh::Endpoint::bind(presets::Offline).await?;
+/// let links = Links::builder(endpoint)
+///     .max_connections(20)
+///     .dial_timeout(Duration::from_secs(3))
+///     .try_build()?;
+/// assert!(Links::builder(links.endpoint().clone()).max_connections(0).try_build().is_err());
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Debug)]
+#[must_use]
+pub struct LinksBuilder {
+    endpoint: Endpoint,
+    settings: Settings,
+    lanes: Lanes,
+    tuning: Tuning,
+}
+
+impl LinksBuilder {
+    pub(super) fn new(endpoint: Endpoint) -> Self {
+        Self {
+            endpoint,
+            settings: Settings {
+                max_connections: 100,
+                dial_timeout: Duration::from_secs(10),
+                backoff: Bounds {
+                    min: Duration::from_millis(100),
+                    max: Duration::from_secs(30),
+                },
+                idle_timeout: Duration::from_secs(300),
+                health_interval: Duration::from_secs(30),
+            },
+            lanes: Lanes::default(),
+            tuning: Tuning::default(),
+        }
+    }
+
+    /// How many connections there may be, dials included. Default 100.
+    pub fn max_connections(mut self, connections: usize) -> Self {
+        self.settings.max_connections = connections;
+        self
+    }
+
+    /// How long a dial may take, and how long it may wait for a place in the pool before that. Default 10 s.
+    pub fn dial_timeout(mut self, timeout: Duration) -> Self {
+        self.settings.dial_timeout = timeout;
+        self
+    }
+
+    /// The wait after the first failed dial, and the longest. Default 100 ms and 30 s; it doubles with each failure and
+    /// varies by 20 %.
+    pub fn backoff(mut self, min: Duration, max: Duration) -> Self {
+        self.settings.backoff = Bounds { min, max };
+        self
+    }
+
+    /// After how long without an open call a connection is closed. Default 300 s.
+    pub fn idle_timeout(mut self, timeout: Duration) -> Self {
+        self.settings.idle_timeout = timeout;
+        self
+    }
+
+    /// How often a connection is pinged. Default 30 s. Two pings without an answer close it.
+    pub fn health_interval(mut self, interval: Duration) -> Self {
+        self.settings.health_interval = interval;
+        self
+    }
+
+    /// The lanes of each connection. Default [`Lanes::standard`].
+    pub fn lanes(mut self, lanes: Lanes) -> Self {
+        self.lanes = lanes;
+        self
+    }
+
+    /// Windows and congestion control of each connection. Default [`Tuning::auto`].
+    pub fn tuning(mut self, tuning: Tuning) -> Self {
+        self.tuning = tuning;
+        self
+    }
+
+    /// Checks the settings and makes the links. Nothing is dialled.
+    ///
+    /// # Errors
+    /// [`ConfigError`], naming the setting, its value, and what is accepted.
+    pub fn try_build(self) -> Result<Links, ConfigError> {
+        let settings = &self.settings;
+        if self.endpoint.is_closed() {
+            return Err(ConfigError::new(
+                "links.endpoint",
+                self.endpoint.id().fmt_short(),
+                "is closed; an endpoint that is bound is accepted",
+            ));
+        }
+        ConfigError::nonzero("links.max_connections", settings.max_connections)?;
+        if settings.max_connections > tokio::sync::Semaphore::MAX_PERMITS {
+            return Err(ConfigError::new(
+                "links.max_connections",
+                settings.max_connections,
+                format!("at most {}", tokio::sync::Semaphore::MAX_PERMITS),
+            ));
+        }
+        ConfigError::lasting("links.dial_timeout", settings.dial_timeout)?;
+        ConfigError::lasting("links.backoff.min", settings.backoff.min)?;
+        ConfigError::lasting("links.idle_timeout", settings.idle_timeout)?;
+        ConfigError::lasting("links.health_interval", settings.health_interval)?;
+        if settings.backoff.min > settings.backoff.max {
+            return Err(ConfigError::new(
+                "links.backoff.min",
+                format_args!("{:?}", settings.backoff.min),
+                format!(
+                    "must not exceed links.backoff.max ({:?})",
+                    settings.backoff.max
+                ),
+            ));
+        }
+        self.tuning.validate()?;
+        self.lanes.validate(self.tuning.send_window_bytes())?;
+        Ok(self.build_valid())
+    }
+
+    /// Makes the links with settings that are known to be valid: the defaults, or checked ones.
+    pub(super) fn build_valid(self) -> Links {
+        let link = LinkSettings {
+            lanes: self.lanes,
+            tuning: self.tuning,
+            health_interval: self.settings.health_interval,
+            idle_timeout: self.settings.idle_timeout,
+        };
+        Links {
+            pool: Pool::new(IrohDialer::new(self.endpoint, link), self.settings),
+        }
+    }
+}

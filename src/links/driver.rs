@@ -1,0 +1,106 @@
+//! A link's one task: its window, its health, its idleness, its end.
+
+use std::{pin::pin, sync::Weak, time::Duration};
+
+use iroh::endpoint::Connection;
+use tokio::time::{Instant, sleep_until, timeout};
+
+use super::{
+    link::Link,
+    pool::{End, Gone},
+    uses::Used,
+};
+use crate::{
+    Error,
+    io::Activities,
+    tuning::{Follow, ReceiveWindow},
+    wire::close,
+};
+
+/// How often idleness is looked at, at most.
+const LOOK: Duration = Duration::from_secs(60);
+/// How long one ping may take.
+const PING_TIMEOUT: Duration = Duration::from_secs(10);
+/// How many pings in a row may fail.
+const PINGS: u32 = 2;
+
+/// Watches over a connection. Holds the link weakly: the link owns this task.
+pub(super) struct Driver {
+    pub(super) link: Weak<Link>,
+    pub(super) connection: Connection,
+    pub(super) activities: Activities,
+    pub(super) gone: Gone<Link>,
+    pub(super) window: ReceiveWindow,
+    pub(super) health_interval: Duration,
+    pub(super) idle_timeout: Duration,
+}
+
+impl Driver {
+    pub(super) async fn run(self) {
+        let mut follow = Follow::new(self.window.clone());
+        let mut tick = follow.tick(&self.connection, &self.activities);
+        let idle_every = LOOK
+            .min(self.idle_timeout / 4)
+            .max(Duration::from_millis(1));
+        let mut look = Instant::now() + idle_every;
+        let mut closed = pin!(self.connection.closed());
+        let mut health = pin!(self.watch_health());
+        loop {
+            tokio::select! {
+                reason = &mut closed => {
+                    let error = Error::from_connection(&reason);
+                    // A connection on which nothing ever came back was refused, whatever the handshake said.
+                    let end = if self.activities.alive() { End::Closed } else { End::Failed(error) };
+                    if let Some(link) = self.link.upgrade() {
+                        self.gone.tell(&link, end);
+                    }
+                    return;
+                }
+                () = sleep_until(tick) => tick = follow.tick(&self.connection, &self.activities),
+                () = sleep_until(look) => {
+                    look = Instant::now() + idle_every;
+                    if self.close_if_idle() {
+                        return;
+                    }
+                }
+                () = &mut health => return,
+            }
+        }
+    }
+
+    fn close_if_idle(&self) -> bool {
+        let Some(link) = self.link.upgrade() else {
+            return true;
+        };
+        let idle = link.uses().open() == 0 && link.uses().last().elapsed() >= self.idle_timeout;
+        if idle && self.gone.tell(&link, End::Idle) {
+            link.end(close::IDLE, "idle");
+            return true;
+        }
+        false
+    }
+
+    /// Ends when the connection has been found dead and closed.
+    async fn watch_health(&self) {
+        let mut failed = 0;
+        loop {
+            tokio::time::sleep(self.health_interval).await;
+            let ping = async { Some(self.link.upgrade()?.ping().await) };
+            match timeout(PING_TIMEOUT.min(self.health_interval), ping).await {
+                // Nobody holds the link any more: this task ends with it.
+                Ok(None) => return,
+                Ok(Some(Ok(_))) => failed = 0,
+                Ok(Some(Err(_))) | Err(_) => failed += 1,
+            }
+            if failed >= PINGS {
+                let Some(link) = self.link.upgrade() else {
+                    return;
+                };
+                tracing::info!(peer = %link.peer().fmt_short(), "closing a connection that answers no ping");
+                self.gone.tell(&link, End::Closed);
+                link.end(close::UNHEALTHY, "no answer to pings");
+                return;
+            }
+        }
+    }
+}

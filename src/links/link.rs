@@ -1,0 +1,236 @@
+//! One QUIC connection to one peer, and its lanes.
+
+use std::{
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::{Duration, SystemTime},
+};
+
+use iroh::{
+    EndpointId,
+    endpoint::{Connection, VarInt},
+};
+use tokio::time::Instant;
+use tokio_util::task::AbortOnDropHandle;
+use tower_iroh_layers::Urgency;
+
+use super::{
+    PeerStats,
+    driver::Driver,
+    pool::{Gone, Pooled},
+    uses::{Used, Uses},
+};
+use crate::{
+    Error, ErrorKind, Lanes, Path, Tuning,
+    io::{Activities, QuicIo},
+    lane::{Http2, LaneSet, Opener},
+    wire::{self, Kind, Preamble, close},
+};
+
+/// One QUIC connection to one peer.
+///
+/// Its driver is the only task that it owns; dropping the link ends it, the lanes, and the connection.
+#[derive(Debug)]
+pub(crate) struct Link {
+    connection: Connection,
+    uses: Uses,
+    lanes: LaneSet,
+    activities: Activities,
+    established_at: SystemTime,
+    /// Takes no further call: the peer has said GOAWAY, or our pool has let it go.
+    retired: AtomicBool,
+    ping_micros: AtomicU64,
+    tuning: Tuning,
+    health_interval: Duration,
+    idle_timeout: Duration,
+    driver: OnceLock<AbortOnDropHandle<()>>,
+}
+
+/// What a link is made with.
+#[derive(Clone, Debug)]
+pub(super) struct LinkSettings {
+    pub(super) lanes: Lanes,
+    pub(super) tuning: Tuning,
+    pub(super) health_interval: Duration,
+    pub(super) idle_timeout: Duration,
+}
+
+impl Link {
+    pub(super) fn new(connection: Connection, uses: Uses, settings: LinkSettings) -> Arc<Self> {
+        Arc::new(Self {
+            connection,
+            uses,
+            lanes: LaneSet::new(settings.lanes),
+            activities: Activities::default(),
+            established_at: SystemTime::now(),
+            retired: AtomicBool::new(false),
+            ping_micros: AtomicU64::new(0),
+            tuning: settings.tuning,
+            health_interval: settings.health_interval,
+            idle_timeout: settings.idle_timeout,
+            driver: OnceLock::new(),
+        })
+    }
+
+    pub(crate) fn peer(&self) -> EndpointId {
+        self.connection.remote_id()
+    }
+
+    pub(crate) fn lanes(&self) -> &LaneSet {
+        &self.lanes
+    }
+
+    /// Opens a stream of its own and says what it is for.
+    pub(crate) async fn open_stream(&self, preamble: Preamble) -> Result<QuicIo, Error> {
+        let lost = |_| self.why_lost();
+        let stream = self.connection.open_bi().await.map_err(lost)?;
+        let mut stream = QuicIo::new(&self.connection, stream, preamble.urgency, &self.activities);
+        tokio::io::AsyncWriteExt::write_all(&mut stream, &preamble.encode())
+            .await
+            .map_err(|_| self.why_lost())?;
+        Ok(stream)
+    }
+
+    /// Why the connection is gone, as a caller is told.
+    fn why_lost(&self) -> Error {
+        match self.connection.close_reason() {
+            Some(reason) => Error::from_connection(&reason),
+            None => Error::new(ErrorKind::Lost, "the lane was lost"),
+        }
+        .at(self.peer())
+    }
+
+    /// What an HTTP/2 error on `lane` means for its call.
+    pub(crate) fn explain(&self, error: h2::Error, lane: &Http2) -> Error {
+        let closed = self.connection.close_reason();
+        if closed.is_none() && !error.is_reset() {
+            match lane.activity().code() {
+                Some(wire::reset::TOO_MANY_LANES) => {
+                    return Error::new(ErrorKind::Exhausted, "the peer takes no further lane")
+                        .caused_by(error)
+                        .at(self.peer());
+                }
+                Some(wire::reset::DRAINING) => {
+                    return Error::new(ErrorKind::Draining, "the peer is shutting down")
+                        .caused_by(error)
+                        .at(self.peer());
+                }
+                _ => {}
+            }
+        }
+        Error::from_h2(error, closed.as_ref()).at(self.peer())
+    }
+
+    pub(crate) fn retire(&self) {
+        self.retired.store(true, Ordering::Release);
+    }
+
+    pub(super) fn end(&self, code: VarInt, reason: &str) {
+        self.retire();
+        self.connection.close(code, reason.as_bytes());
+    }
+
+    /// Measures the way to the peer's acceptor and back. Not a use.
+    pub(super) async fn ping(&self) -> Result<Duration, Error> {
+        let preamble = Preamble {
+            kind: Kind::Ping,
+            urgency: Urgency::HIGHEST,
+        };
+        let started = Instant::now();
+        let mut stream = self.open_stream(preamble).await?;
+        let sent: [u8; wire::PING_LEN] = rand::random();
+        let mut echoed = [0; wire::PING_LEN];
+        let exchange = async {
+            tokio::io::AsyncWriteExt::write_all(&mut stream, &sent).await?;
+            tokio::io::AsyncReadExt::read_exact(&mut stream, &mut echoed).await
+        };
+        if exchange.await.is_err() || echoed != sent {
+            return Err(self.why_lost());
+        }
+        let took = started.elapsed();
+        let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+        self.ping_micros.store(micros.max(1), Ordering::Relaxed);
+        Ok(took)
+    }
+
+    pub(crate) fn stats(&self) -> PeerStats {
+        let stats = self.connection.stats();
+        let path = Path::of(&self.connection);
+        let ping = self.ping_micros.load(Ordering::Relaxed);
+        PeerStats {
+            established_at: self.established_at,
+            last_used: SystemTime::now() - self.uses.last().elapsed(),
+            bytes_sent: stats.udp_tx.bytes,
+            bytes_received: stats.udp_rx.bytes,
+            lost_packets: stats.lost_packets,
+            sent_packets: stats.sent_packets,
+            rtt: path.as_ref().map(|(_, rtt)| *rtt),
+            path: path.map(|(path, _)| path),
+            ping: (ping > 0).then(|| Duration::from_micros(ping)),
+            open_calls: self.uses.open(),
+            calls: self.uses.total(),
+        }
+    }
+}
+
+impl Opener for Link {
+    async fn open(&self, urgency: Urgency) -> Result<Http2, Error> {
+        let preamble = Preamble {
+            kind: Kind::Http2,
+            urgency,
+        };
+        let stream = self.open_stream(preamble).await?;
+        let activity = stream.activity();
+        Http2::handshake(stream, activity)
+            .await
+            .map_err(|error| Error::from_h2(error, self.connection.close_reason().as_ref()))
+    }
+}
+
+impl Used for Link {
+    fn uses(&self) -> &Uses {
+        &self.uses
+    }
+}
+
+impl Pooled for Link {
+    fn usable(&self) -> bool {
+        !self.retired.load(Ordering::Acquire) && self.connection.close_reason().is_none()
+    }
+
+    fn evict(&self) {
+        self.end(close::IDLE, "its place is needed");
+    }
+
+    fn close(&self) {
+        self.end(close::CLIENT_CLOSED, "closed by the client");
+    }
+
+    fn installed(self: &Arc<Self>, gone: Gone<Self>) {
+        let driver = Driver {
+            link: Arc::downgrade(self),
+            connection: self.connection.clone(),
+            activities: self.activities.clone(),
+            gone,
+            window: self.tuning.receive_window(),
+            health_interval: self.health_interval,
+            idle_timeout: self.idle_timeout,
+        };
+        let task = AbortOnDropHandle::new(tokio::spawn(driver.run()));
+        // Called once per link; a second driver would have nothing to do.
+        let _ = self.driver.set(task);
+    }
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        let (code, reason) = if *self.retired.get_mut() {
+            (close::RETIRED, "replaced")
+        } else {
+            (close::CLIENT_CLOSED, "closed by the client")
+        };
+        self.connection.close(code, reason.as_bytes());
+    }
+}

@@ -1,0 +1,519 @@
+//! Which connection a call gets: the peer's own, dialled once for everybody who asks, within a bounded number.
+//!
+//! Who owns readiness: nobody before a call; [`Pool::get`] waits inside the caller's future. What a dropped future
+//! leaves behind: a dial ends with its last waiter, its slot and its entry are free again. Who wakes whom: the dial wakes its
+//! waiters; whoever frees a slot wakes the first dial that waits for one.
+
+use std::{
+    collections::HashMap,
+    fmt,
+    panic::AssertUnwindSafe,
+    pin::pin,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak, atomic::Ordering},
+};
+
+use futures_util::{
+    FutureExt,
+    future::{BoxFuture, Shared as SharedFuture, WeakShared},
+};
+use iroh::EndpointId;
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore, watch},
+    time::{Instant, sleep_until, timeout},
+};
+
+use super::{
+    Settings, State,
+    backoff::Backoff,
+    uses::{Freed, Use, Used, Uses},
+};
+use crate::{Error, ErrorKind};
+
+/// Makes connections.
+pub(super) trait Dialer: Send + Sync + 'static {
+    type Connection: Pooled;
+
+    /// Dials. The future is dropped when nobody waits for it any more, or when its time is over.
+    fn dial(
+        &self,
+        id: EndpointId,
+        uses: Uses,
+    ) -> BoxFuture<'static, Result<Arc<Self::Connection>, Error>>;
+}
+
+/// A connection as the pool sees it.
+pub(super) trait Pooled: Used + fmt::Debug + Send + Sync + Sized + 'static {
+    /// Whether it takes another call.
+    fn usable(&self) -> bool;
+    /// Ends it, because its place is needed.
+    fn evict(&self);
+    /// Ends it, because its user says so.
+    fn close(&self);
+    /// It is in the pool now; `gone` is how it says that it is good for nothing any more.
+    fn installed(self: &Arc<Self>, gone: Gone<Self>);
+}
+
+/// How a connection tells its pool of its end.
+pub(super) struct Gone<C: Pooled> {
+    tell: Box<dyn Fn(&Arc<C>, End) -> bool + Send + Sync>,
+}
+
+/// What a connection has to tell.
+pub(super) enum End {
+    /// It was good and is over.
+    Closed,
+    /// It never came to life; counts as a failed dial.
+    Failed(Error),
+    /// It thinks that nobody has used it for long enough.
+    Idle,
+}
+
+impl<C: Pooled> Gone<C> {
+    /// Whether the connection is out of the pool now. Only an idle one that has found a new user stays.
+    pub(super) fn tell(&self, connection: &Arc<C>, end: End) -> bool {
+        (self.tell)(connection, end)
+    }
+}
+
+pub(super) struct Pool<D: Dialer> {
+    shared: Arc<Shared<D>>,
+}
+
+struct Shared<D: Dialer> {
+    dialer: D,
+    settings: Settings,
+    slots: Arc<Semaphore>,
+    freed: Arc<Freed>,
+    peers: Mutex<HashMap<EndpointId, Arc<Entry<D::Connection>>>>,
+}
+
+type Dial = BoxFuture<'static, Result<(), Error>>;
+
+struct Entry<C> {
+    inner: Mutex<Inner<C>>,
+    state: watch::Sender<State>,
+}
+
+struct Inner<C> {
+    connection: Option<(Arc<C>, OwnedSemaphorePermit)>,
+    dial: Option<WeakShared<Dial>>,
+    /// Tells an abandoned dial that cleans up from the one after it.
+    dials: u64,
+    last_dial: Option<Instant>,
+    waiting_for_slot: bool,
+    backoff: Backoff,
+    last_error: Option<Error>,
+}
+
+/// How many peers without a connection are remembered beside those with one.
+const REMEMBERED: usize = 1024;
+
+impl<D: Dialer> Pool<D> {
+    pub(super) fn new(dialer: D, settings: Settings) -> Self {
+        Self {
+            shared: Arc::new(Shared {
+                dialer,
+                slots: Arc::new(Semaphore::new(settings.max_connections)),
+                freed: Arc::default(),
+                peers: Mutex::default(),
+                settings,
+            }),
+        }
+    }
+
+    pub(super) fn dialer(&self) -> &D {
+        &self.shared.dialer
+    }
+
+    pub(super) async fn get(&self, id: EndpointId) -> Result<Use<D::Connection>, Error> {
+        let entry = self.shared.entry(id);
+        loop {
+            let dial = {
+                let mut inner = entry.lock();
+                if let Some((connection, _)) = &inner.connection {
+                    if connection.usable() {
+                        // Counted under the lock, so that nobody evicts it in between.
+                        return Ok(Use::new(connection.clone()));
+                    }
+                    inner.connection = None;
+                }
+                match inner.dial.as_ref().and_then(WeakShared::upgrade) {
+                    Some(dial) => dial,
+                    None => self.shared.begin(id, &entry, &mut inner)?,
+                }
+            };
+            dial.await?;
+        }
+    }
+
+    pub(super) fn late(&self, id: EndpointId) -> Error {
+        let waiting = self.shared.entry(id).lock().waiting_for_slot;
+        if waiting {
+            pool_full(self.shared.settings.max_connections)
+        } else {
+            Error::new(
+                ErrorKind::Deadline,
+                "the deadline passed while the peer was being dialled",
+            )
+        }
+    }
+
+    pub(super) fn peek(&self, id: &EndpointId) -> Option<Arc<D::Connection>> {
+        let entry = lock(&self.shared.peers).get(id).cloned()?;
+        let inner = entry.lock();
+        inner
+            .connection
+            .as_ref()
+            .map(|(connection, _)| connection.clone())
+    }
+
+    pub(super) fn watch(&self, id: EndpointId) -> watch::Receiver<State> {
+        self.shared.entry(id).state.subscribe()
+    }
+
+    pub(super) fn slots_taken(&self) -> usize {
+        self.shared
+            .settings
+            .max_connections
+            .saturating_sub(self.shared.slots.available_permits())
+    }
+
+    /// Something new is known of the peer: the next dial is due.
+    pub(super) fn forgive(&self, id: EndpointId) {
+        let known = lock(&self.shared.peers).get(&id).cloned();
+        if let Some(entry) = known {
+            entry.lock().backoff.reset();
+        }
+    }
+
+    pub(super) fn close(&self, id: &EndpointId) {
+        let known = lock(&self.shared.peers).get(id).cloned();
+        if let Some(connection) = known.and_then(|entry| entry.take(|_| true)) {
+            connection.close();
+        }
+    }
+
+    /// A connection is of no use for new calls.
+    pub(super) fn gone(
+        &self,
+        id: EndpointId,
+        connection: &Arc<D::Connection>,
+        error: Option<Error>,
+    ) {
+        let end = error.map_or(End::Closed, End::Failed);
+        self.shared.ended(id, connection, end);
+    }
+}
+
+impl<D: Dialer> Shared<D> {
+    fn entry(&self, id: EndpointId) -> Arc<Entry<D::Connection>> {
+        let mut peers = lock(&self.peers);
+        if let Some(entry) = peers.get(&id) {
+            return entry.clone();
+        }
+        // Names come from callers, so they are bounded: what says nothing any more goes first.
+        if peers.len() >= self.settings.max_connections.saturating_add(REMEMBERED) {
+            let now = Instant::now();
+            peers.retain(|_, entry| Arc::strong_count(entry) > 1 || entry.is_worth_keeping(now));
+        }
+        let entry = Arc::new(Entry {
+            inner: Mutex::new(Inner {
+                connection: None,
+                dial: None,
+                dials: 0,
+                last_dial: None,
+                waiting_for_slot: false,
+                backoff: Backoff::new(self.settings.backoff),
+                last_error: None,
+            }),
+            state: watch::Sender::new(State::Idle),
+        });
+        peers.insert(id, entry.clone());
+        entry
+    }
+
+    /// Begins a dial, where one is due.
+    fn begin(
+        self: &Arc<Self>,
+        id: EndpointId,
+        entry: &Arc<Entry<D::Connection>>,
+        inner: &mut Inner<D::Connection>,
+    ) -> Result<SharedFuture<Dial>, Error> {
+        let now = Instant::now();
+        if let (Some(wait), Some(last)) = (inner.backoff.wait(now), &inner.last_error) {
+            return Err(Error::backoff(wait, last));
+        }
+        // A dial that nobody waited for to its end has not failed, but dials do not follow each other faster than failed ones.
+        let earliest = match inner.last_dial {
+            Some(last) => last + self.settings.backoff.min,
+            None => now,
+        };
+        inner.dials += 1;
+        let dialling = Dialling {
+            entry: entry.clone(),
+            number: inner.dials,
+            settled: false,
+        };
+        let dial = self.clone().dial(id, dialling, earliest).boxed().shared();
+        inner.dial = dial.downgrade();
+        entry.state.send_replace(State::Connecting);
+        Ok(dial)
+    }
+
+    async fn dial(
+        self: Arc<Self>,
+        id: EndpointId,
+        dialling: Dialling<D::Connection>,
+        earliest: Instant,
+    ) -> Result<(), Error> {
+        sleep_until(earliest).await;
+        let result = self.dial_once(id, &dialling).await;
+        match result {
+            Ok((connection, slot)) => {
+                let gone = self.gone_of(id);
+                dialling.succeeded(connection.clone(), slot);
+                connection.installed(gone);
+                Ok(())
+            }
+            Err(error) => {
+                dialling.failed(&error);
+                Err(error)
+            }
+        }
+    }
+
+    async fn dial_once(
+        &self,
+        id: EndpointId,
+        dialling: &Dialling<D::Connection>,
+    ) -> Result<(Arc<D::Connection>, OwnedSemaphorePermit), Error> {
+        dialling.entry.lock().waiting_for_slot = true;
+        let slot = timeout(self.settings.dial_timeout, self.slot()).await;
+        dialling.entry.lock().waiting_for_slot = false;
+        let Ok(Ok(slot)) = slot else {
+            return Err(pool_full(self.settings.max_connections));
+        };
+        dialling.entry.lock().last_dial = Some(Instant::now());
+        let uses = Uses::new(self.freed.clone());
+        // A panic must not poison everybody who waits for this dial.
+        let dial = AssertUnwindSafe(self.dialer.dial(id, uses)).catch_unwind();
+        match timeout(self.settings.dial_timeout, dial).await {
+            Ok(Ok(result)) => result.map(|connection| (connection, slot)),
+            Ok(Err(_)) => Err(Error::new(ErrorKind::Internal, "the dial panicked")),
+            Err(_) => Err(Error::new(
+                ErrorKind::DialTimeout,
+                format!(
+                    "the peer did not answer within {:?}",
+                    self.settings.dial_timeout
+                ),
+            )),
+        }
+    }
+
+    /// A place for one more connection, taken from whoever uses one least where there is none.
+    async fn slot(&self) -> Result<OwnedSemaphorePermit, tokio::sync::AcquireError> {
+        if let Ok(slot) = self.slots.clone().try_acquire_owned() {
+            return Ok(slot);
+        }
+        let _waiting = Waiting::new(&self.freed);
+        // Kept through all turns of the loop: it holds the place in the queue.
+        let mut acquire = pin!(self.slots.clone().acquire_owned());
+        loop {
+            let mut freed = pin!(self.freed.notify.notified());
+            // Registered before the look around, so that whoever is freed in between is not missed.
+            freed.as_mut().enable();
+            self.evict_one();
+            tokio::select! {
+                slot = &mut acquire => return slot,
+                () = freed => {}
+            }
+        }
+    }
+
+    /// Ends the least recently used connection that nobody uses.
+    fn evict_one(&self) {
+        let entries: Vec<_> = lock(&self.peers).values().cloned().collect();
+        let mut unused: Vec<_> = entries
+            .into_iter()
+            .filter_map(|entry| {
+                let last = entry.unused_since()?;
+                Some((last, entry))
+            })
+            .collect();
+        unused.sort_by_key(|(last, _)| *last);
+        for (_, entry) in unused {
+            // It may have found a user since.
+            if let Some(connection) = entry.take(|connection| connection.uses().open() == 0) {
+                connection.evict();
+                return;
+            }
+        }
+    }
+
+    fn gone_of(self: &Arc<Self>, id: EndpointId) -> Gone<D::Connection> {
+        let pool: Weak<Self> = Arc::downgrade(self);
+        Gone {
+            tell: Box::new(move |connection, end| match pool.upgrade() {
+                Some(pool) => pool.ended(id, connection, end),
+                None => true,
+            }),
+        }
+    }
+
+    fn ended(&self, id: EndpointId, connection: &Arc<D::Connection>, end: End) -> bool {
+        let Some(entry) = lock(&self.peers).get(&id).cloned() else {
+            return true;
+        };
+        let unused_only = matches!(end, End::Idle);
+        let mut is_other = true;
+        let taken = entry.take(|current| {
+            is_other = !Arc::ptr_eq(current, connection);
+            !is_other && (!unused_only || current.uses().open() == 0)
+        });
+        if taken.is_some() {
+            match end {
+                End::Failed(error) => entry.failed(&error),
+                // It was alive: whatever failed before it is forgotten.
+                End::Closed | End::Idle => entry.lock().backoff.reset(),
+            }
+        }
+        taken.is_some() || is_other
+    }
+}
+
+impl<C: Pooled> Entry<C> {
+    fn lock(&self) -> MutexGuard<'_, Inner<C>> {
+        lock(&self.inner)
+    }
+
+    /// Takes the connection out, where `which` says so. Its slot is free from then on.
+    fn take(&self, which: impl FnOnce(&Arc<C>) -> bool) -> Option<Arc<C>> {
+        let mut inner = self.lock();
+        if !inner
+            .connection
+            .as_ref()
+            .is_some_and(|(connection, _)| which(connection))
+        {
+            return None;
+        }
+        let (connection, _slot) = inner.connection.take()?;
+        self.state.send_replace(State::Idle);
+        Some(connection)
+    }
+
+    fn unused_since(&self) -> Option<Instant> {
+        let inner = self.lock();
+        let (connection, _) = inner.connection.as_ref()?;
+        (connection.uses().open() == 0).then(|| connection.uses().last())
+    }
+
+    fn failed(&self, error: &Error) {
+        let mut inner = self.lock();
+        inner.backoff.failed(Instant::now(), rand::random());
+        inner.last_error = Some(error.clone());
+        self.state.send_replace(State::TransientFailure);
+    }
+
+    fn is_worth_keeping(&self, now: Instant) -> bool {
+        let inner = self.lock();
+        inner.connection.is_some() || inner.backoff.wait(now).is_some()
+    }
+}
+
+/// A dial's hold on its entry; dropped unsettled, it leaves the entry as if the dial had never been.
+struct Dialling<C: Pooled> {
+    entry: Arc<Entry<C>>,
+    number: u64,
+    settled: bool,
+}
+
+impl<C: Pooled> Dialling<C> {
+    fn succeeded(mut self, connection: Arc<C>, slot: OwnedSemaphorePermit) {
+        self.settled = true;
+        let mut inner = self.entry.lock();
+        inner.dial = None;
+        inner.last_error = None;
+        inner.last_dial = None;
+        // The backoff is not reset: a peer that takes the connection and refuses it at once has not recovered. The
+        // connection's first sign of life resets it.
+        inner.connection = Some((connection, slot));
+        self.entry.state.send_replace(State::Ready);
+    }
+
+    fn failed(mut self, error: &Error) {
+        self.settled = true;
+        self.entry.lock().dial = None;
+        // A full pool says nothing of the peer.
+        if error.kind() == ErrorKind::Exhausted {
+            self.entry.state.send_replace(State::Idle);
+        } else {
+            self.entry.failed(error);
+        }
+    }
+}
+
+impl<C: Pooled> Drop for Dialling<C> {
+    fn drop(&mut self) {
+        if self.settled {
+            return;
+        }
+        let mut inner = self.entry.lock();
+        if inner.dials == self.number {
+            inner.dial = None;
+            inner.waiting_for_slot = false;
+            self.entry.state.send_replace(State::Idle);
+        }
+    }
+}
+
+/// Counts a dial that waits for a slot.
+struct Waiting<'a>(&'a Freed);
+
+impl<'a> Waiting<'a> {
+    fn new(freed: &'a Freed) -> Self {
+        freed.waiting.fetch_add(1, Ordering::AcqRel);
+        Self(freed)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        // Another may wait for the news that this one was given and has no use for any more.
+        if self.0.waiting.fetch_sub(1, Ordering::AcqRel) > 1 {
+            self.0.notify.notify_one();
+        }
+    }
+}
+
+fn pool_full(most: usize) -> Error {
+    Error::new(
+        ErrorKind::Exhausted,
+        format!("all {most} connections are in use"),
+    )
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Nothing in here panics half-way, so what a poisoned lock guards is whole.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl<D: Dialer> Clone for Pool<D> {
+    fn clone(&self) -> Self {
+        Self {
+            shared: self.shared.clone(),
+        }
+    }
+}
+
+impl<D: Dialer> fmt::Debug for Pool<D> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Pool")
+            .field("connections", &self.slots_taken())
+            .field("settings", &self.shared.settings)
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+#[path = "pool_tests.rs"]
+mod tests;

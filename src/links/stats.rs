@@ -1,0 +1,56 @@
+use std::{
+    fmt,
+    time::{Duration, SystemTime},
+};
+
+use crate::Path;
+
+/// What is known of the connection to one peer.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct PeerStats {
+    /// When the handshake was over.
+    pub established_at: SystemTime,
+    /// When a call last began or ended.
+    pub last_used: SystemTime,
+    /// UDP payload sent on this connection, in bytes, handshake and retransmissions included.
+    pub bytes_sent: u64,
+    /// UDP payload received on this connection, in bytes.
+    pub bytes_received: u64,
+    /// Packets sent that the peer did not acknowledge in time, path probes included.
+    pub lost_packets: u64,
+    /// Packets sent.
+    pub sent_packets: u64,
+    /// The way that bytes take now.
+    pub path: Option<Path>,
+    /// The smoothed round-trip time of that path.
+    pub rtt: Option<Duration>,
+    /// The round trip of the last health ping, through the peer's acceptor and back.
+    pub ping: Option<Duration>,
+    /// Calls and connections of tonic channels that are open now.
+    pub open_calls: usize,
+    /// Calls and connections of tonic channels since the connection was established.
+    pub calls: u64,
+}
+
+impl fmt::Display for PeerStats {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.path {
+            Some(path) => write!(f, "{path}")?,
+            None => f.write_str("no path")?,
+        }
+        if let Some(rtt) = self.rtt {
+            write!(f, ", RTT {:.2} ms", rtt.as_secs_f64() * 1000.0)?;
+        }
+        write!(
+            f,
+            ", {} calls ({} open), {} bytes out, {} in, {} of {} packets lost",
+            self.calls,
+            self.open_calls,
+            self.bytes_sent,
+            self.bytes_received,
+            self.lost_packets,
+            self.sent_packets
+        )
+    }
+}

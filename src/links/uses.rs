@@ -1,0 +1,108 @@
+//! Who uses a connection: a count, and when it was last above zero.
+
+use std::{
+    ops::Deref,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::{sync::Notify, time::Instant};
+
+/// Told when a connection that somebody waits for is not used any more.
+#[derive(Debug, Default)]
+pub(super) struct Freed {
+    pub(super) waiting: AtomicUsize,
+    pub(super) notify: Notify,
+}
+
+/// How much a connection is used.
+#[derive(Debug)]
+pub(crate) struct Uses {
+    open: AtomicUsize,
+    total: AtomicU64,
+    since: Instant,
+    /// Microseconds after `since`.
+    last: AtomicU64,
+    freed: Arc<Freed>,
+}
+
+impl Uses {
+    pub(super) fn new(freed: Arc<Freed>) -> Self {
+        Self {
+            open: AtomicUsize::new(0),
+            total: AtomicU64::new(0),
+            since: Instant::now(),
+            last: AtomicU64::new(0),
+            freed,
+        }
+    }
+
+    /// How many use it now.
+    pub(crate) fn open(&self) -> usize {
+        self.open.load(Ordering::Acquire)
+    }
+
+    /// How many have used it, those included that do.
+    pub(crate) fn total(&self) -> u64 {
+        self.total.load(Ordering::Relaxed)
+    }
+
+    /// When somebody last began or ended to use it.
+    pub(crate) fn last(&self) -> Instant {
+        self.since + Duration::from_micros(self.last.load(Ordering::Relaxed))
+    }
+
+    fn touch(&self) {
+        let micros = self.since.elapsed().as_micros();
+        self.last
+            .store(u64::try_from(micros).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+}
+
+/// Something that counts its uses.
+pub(crate) trait Used {
+    fn uses(&self) -> &Uses;
+}
+
+/// One use of a connection; it keeps the connection, and counts until it is dropped.
+#[derive(Debug)]
+pub(crate) struct Use<C: Used> {
+    connection: Arc<C>,
+}
+
+impl<C: Used> Use<C> {
+    pub(super) fn new(connection: Arc<C>) -> Self {
+        let uses = connection.uses();
+        uses.open.fetch_add(1, Ordering::AcqRel);
+        uses.total.fetch_add(1, Ordering::Relaxed);
+        uses.touch();
+        Self { connection }
+    }
+
+    /// The connection itself, to be compared or asked after this use.
+    pub(crate) fn connection(&self) -> &Arc<C> {
+        &self.connection
+    }
+}
+
+impl<C: Used> Deref for Use<C> {
+    type Target = C;
+
+    fn deref(&self) -> &C {
+        &self.connection
+    }
+}
+
+impl<C: Used> Drop for Use<C> {
+    fn drop(&mut self) {
+        let uses = self.connection.uses();
+        uses.touch();
+        let last = uses.open.fetch_sub(1, Ordering::AcqRel) == 1;
+        if last && uses.freed.waiting.load(Ordering::Acquire) > 0 {
+            uses.freed.notify.notify_one();
+        }
+    }
+}

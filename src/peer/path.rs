@@ -1,0 +1,53 @@
+use std::{fmt, net::SocketAddr};
+
+use iroh::{RelayUrl, TransportAddr};
+
+/// The way that bytes take to a peer right now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Path {
+    /// Straight to this address.
+    Direct(SocketAddr),
+    /// Through this relay, which sees encrypted packets only.
+    Relay(RelayUrl),
+    /// A transport of the application's own.
+    Other(String),
+}
+
+impl Path {
+    /// Whether no relay is in between.
+    pub fn is_direct(&self) -> bool {
+        matches!(self, Self::Direct(_))
+    }
+
+    /// The path over which `connection` sends, once one is chosen.
+    pub(crate) fn of(
+        connection: &iroh::endpoint::Connection,
+    ) -> Option<(Self, std::time::Duration)> {
+        let paths = connection.paths();
+        let selected = paths.iter().find(|path| path.is_selected());
+        // During the first moments of a connection none is selected and there is one: the one that the handshake took.
+        let path = selected.or_else(|| paths.iter().next())?;
+        Some((path.remote_addr().into(), path.rtt()))
+    }
+}
+
+impl From<&TransportAddr> for Path {
+    fn from(addr: &TransportAddr) -> Self {
+        match addr {
+            TransportAddr::Ip(addr) => Self::Direct(*addr),
+            TransportAddr::Relay(url) => Self::Relay(url.clone()),
+            other => Self::Other(format!("{other:?}")),
+        }
+    }
+}
+
+impl fmt::Display for Path {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Direct(addr) => write!(f, "direct {addr}"),
+            Self::Relay(url) => write!(f, "relay {url}"),
+            Self::Other(addr) => f.write_str(addr),
+        }
+    }
+}

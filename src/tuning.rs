@@ -1,0 +1,238 @@
+//! Windows and congestion control of a QUIC connection, and why they are what they are: FACTS, and
+//! `docs/decisions/windows-follow-the-path.md`.
+
+use std::{sync::Arc, time::Duration};
+
+use iroh::endpoint::{Builder, QuicTransportConfig, VarInt, presets::Preset};
+use noq_proto::congestion::{Bbr3Config, ControllerFactory, CubicConfig};
+
+use crate::{ConfigError, wire::MAX_STREAM_WINDOW};
+
+mod congestion;
+mod follow;
+mod window;
+
+pub(crate) use follow::Follow;
+pub(crate) use window::{PathSample, ReceiveWindow};
+
+/// How a QUIC connection uses the network: congestion control and windows.
+///
+/// It is an iroh [`Preset`], so that an endpoint that serves gets the same as one that dials:
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use iroh::{Endpoint, endpoint::presets};
+/// use tower_iroh::Tuning;
+///
+/// let endpoint = Endpoint::builder(presets::Minimal).preset(Tuning::auto()).bind().await?;
+/// # endpoint.close().await;
+/// # Ok(())
+/// # }
+/// ```
+///
+/// The connection's receive window is set while it runs, between [`short_window`](Self::short_window) where the path is
+/// short and [`max_window`](Self::max_window) where bandwidth times delay asks for it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tuning {
+    control: Control,
+    stream_window: u64,
+    send_window: u64,
+    short_window: u64,
+    long_window: u64,
+    max_window: u64,
+}
+
+/// Which congestion controller.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Control {
+    FollowsPath,
+    Cubic,
+    Bbr3,
+}
+
+impl Tuning {
+    /// Follows the path: Cubic and a small window while its shortest round trip is under 2 ms, BBR3 and a growing window
+    /// beyond. The default.
+    pub const fn auto() -> Self {
+        Self {
+            control: Control::FollowsPath,
+            stream_window: MAX_STREAM_WINDOW,
+            send_window: 16 * MAX_STREAM_WINDOW,
+            short_window: 128 * 1024,
+            long_window: 1024 * 1024,
+            max_window: 16 * 1024 * 1024,
+        }
+    }
+
+    /// For machines in one room: Cubic and a small window, whatever the path looks like.
+    pub const fn lan() -> Self {
+        let auto = Self::auto();
+        Self {
+            control: Control::Cubic,
+            long_window: auto.short_window,
+            max_window: auto.short_window,
+            ..auto
+        }
+    }
+
+    /// For long or lossy paths: BBR3 and a window that starts large.
+    pub const fn wan() -> Self {
+        let auto = Self::auto();
+        Self {
+            control: Control::Bbr3,
+            short_window: auto.long_window,
+            ..auto
+        }
+    }
+
+    /// How many bytes each stream's peer may send ahead of its reader. Default and most: 1,250,000.
+    pub const fn stream_window(mut self, bytes: u64) -> Self {
+        self.stream_window = bytes;
+        self
+    }
+
+    /// How many bytes a connection holds for sending that the peer has not acknowledged. Default 20,000,000: sixteen
+    /// full streams.
+    pub const fn send_window(mut self, bytes: u64) -> Self {
+        self.send_window = bytes;
+        self
+    }
+
+    /// The connection's receive window while the path is short. Default 128 KiB.
+    pub const fn short_window(mut self, bytes: u64) -> Self {
+        self.short_window = bytes;
+        self
+    }
+
+    /// The most that the connection's receive window grows to. Default 16 MiB.
+    pub const fn max_window(mut self, bytes: u64) -> Self {
+        self.max_window = bytes;
+        self
+    }
+
+    /// Checks the settings against each other and against the protocol.
+    ///
+    /// # Errors
+    /// [`ConfigError`] for a stream window above what the ALPN allows, one that is zero, a short window above the
+    /// largest, or a send window that does not hold one stream.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        if self.stream_window == 0 || self.stream_window > MAX_STREAM_WINDOW {
+            return Err(ConfigError::new(
+                "tuning.stream_window",
+                self.stream_window,
+                format!("1 to {MAX_STREAM_WINDOW} bytes are accepted, as the ALPN fixes it"),
+            ));
+        }
+        if self.send_window < MAX_STREAM_WINDOW {
+            return Err(ConfigError::new(
+                "tuning.send_window",
+                self.send_window,
+                format!("must hold one stream, {MAX_STREAM_WINDOW} bytes, at least"),
+            ));
+        }
+        if self.short_window == 0 || self.short_window > self.max_window {
+            return Err(ConfigError::new(
+                "tuning.short_window",
+                self.short_window,
+                format!(
+                    "1 to tuning.max_window ({}) bytes are accepted",
+                    self.max_window
+                ),
+            ));
+        }
+        // QUIC counts in integers of 62 bits.
+        if VarInt::from_u64(self.max_window).is_err() || VarInt::from_u64(self.send_window).is_err()
+        {
+            return Err(ConfigError::new(
+                "tuning.max_window",
+                self.max_window,
+                "must be below 2^62",
+            ));
+        }
+        Ok(())
+    }
+
+    pub(crate) fn send_window_bytes(&self) -> u64 {
+        self.send_window
+    }
+
+    pub(crate) fn receive_window(&self) -> ReceiveWindow {
+        ReceiveWindow::new(
+            self.short_window,
+            self.long_window.clamp(self.short_window, self.max_window),
+            self.max_window,
+        )
+    }
+
+    fn controller(&self) -> Arc<dyn ControllerFactory + Send + Sync> {
+        match self.control {
+            Control::FollowsPath => Arc::new(congestion::FollowsPathConfig),
+            Control::Cubic => Arc::new(CubicConfig::default()),
+            Control::Bbr3 => Arc::new(Bbr3Config::default()),
+        }
+    }
+
+    /// The transport configuration for iroh.
+    pub(crate) fn transport_config(&self) -> QuicTransportConfig {
+        let int = |value| VarInt::from_u64(value).unwrap_or(VarInt::MAX);
+        QuicTransportConfig::builder()
+            .stream_receive_window(int(self.stream_window))
+            // Until the first round trip is known nothing is known of the path; the window is set right after.
+            .receive_window(int(self
+                .long_window
+                .clamp(self.short_window, self.max_window)))
+            .send_window(self.send_window)
+            .congestion_controller_factory(self.controller())
+            .build()
+    }
+}
+
+/// Below this shortest round trip a path counts as short.
+pub(crate) const SHORT_PATH: Duration = Duration::from_millis(2);
+
+impl Default for Tuning {
+    fn default() -> Self {
+        Self::auto()
+    }
+}
+
+impl Preset for Tuning {
+    fn apply(self, builder: Builder) -> Builder {
+        builder.transport_config(self.transport_config())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_presets_are_valid() {
+        for tuning in [Tuning::auto(), Tuning::lan(), Tuning::wan()] {
+            tuning.validate().expect("valid");
+        }
+    }
+
+    #[test]
+    fn what_breaks_a_rule_is_named() {
+        let error = Tuning::auto()
+            .stream_window(4 << 20)
+            .validate()
+            .expect_err("too large");
+        assert_eq!(error.field(), "tuning.stream_window");
+        assert_eq!(
+            error.to_string(),
+            "tuning.stream_window = 4194304: 1 to 1250000 bytes are accepted, as the ALPN fixes it"
+        );
+        for (tuning, field) in [
+            (Tuning::auto().stream_window(0), "tuning.stream_window"),
+            (Tuning::auto().send_window(1), "tuning.send_window"),
+            (Tuning::auto().short_window(0), "tuning.short_window"),
+            (Tuning::auto().max_window(1), "tuning.short_window"),
+            (Tuning::auto().max_window(u64::MAX), "tuning.max_window"),
+        ] {
+            assert_eq!(tuning.validate().expect_err("invalid").field(), field);
+        }
+    }
+}

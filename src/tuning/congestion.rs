@@ -1,0 +1,184 @@
+//! A congestion controller that is Cubic on a short path and BBR3 on a long one.
+//!
+//! Each is the worst where the other is best: BBR3 reaches a fifth of Cubic's rate on loopback, Cubic a twenty-fifth of BBR3's
+//! at 1 % loss over 40 ms. Both are fed everything, so that the one that takes over knows the path already; one of them
+//! is asked. Which one depends on the path's shortest round trip, not the smoothed one, which rises with our own queue
+//! and would turn a busy LAN into a WAN.
+
+use std::{
+    any::Any,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use iroh::endpoint::RttEstimator;
+use noq_proto::congestion::{
+    Bbr3Config, Controller, ControllerFactory, ControllerMetrics, CubicConfig,
+};
+
+use super::SHORT_PATH;
+
+#[derive(Debug)]
+pub(super) struct FollowsPathConfig;
+
+impl ControllerFactory for FollowsPathConfig {
+    fn build(self: Arc<Self>, now: Instant, current_mtu: u16) -> Box<dyn Controller> {
+        Box::new(FollowsPath {
+            cubic: Arc::new(CubicConfig::default()).build(now, current_mtu),
+            bbr3: Arc::new(Bbr3Config::default()).build(now, current_mtu),
+            shortest: Duration::MAX,
+        })
+    }
+}
+
+#[derive(Debug)]
+struct FollowsPath {
+    cubic: Box<dyn Controller>,
+    bbr3: Box<dyn Controller>,
+    /// The shortest time from a packet's sending to its acknowledgement.
+    shortest: Duration,
+}
+
+impl FollowsPath {
+    fn active(&self) -> &dyn Controller {
+        // Before the first acknowledgement nothing is known; Cubic starts the faster of the two.
+        if self.shortest < SHORT_PATH || self.shortest == Duration::MAX {
+            &*self.cubic
+        } else {
+            &*self.bbr3
+        }
+    }
+
+    fn each(&mut self, mut tell: impl FnMut(&mut dyn Controller)) {
+        tell(&mut *self.cubic);
+        tell(&mut *self.bbr3);
+    }
+}
+
+impl Controller for FollowsPath {
+    fn on_sent(&mut self, now: Instant, bytes: u64, largest_pn: u64) {
+        self.each(|c| c.on_sent(now, bytes, largest_pn));
+    }
+
+    fn on_packet_sent(&mut self, now: Instant, bytes: u16, pn: u64) {
+        self.each(|c| c.on_packet_sent(now, bytes, pn));
+    }
+
+    fn on_cwnd_limited(&mut self) {
+        self.each(|c| c.on_cwnd_limited());
+    }
+
+    fn on_ack(
+        &mut self,
+        now: Instant,
+        sent: Instant,
+        bytes: u64,
+        pn: u64,
+        app_limited: bool,
+        rtt: &RttEstimator,
+    ) {
+        self.shortest = self.shortest.min(now.saturating_duration_since(sent));
+        self.each(|c| c.on_ack(now, sent, bytes, pn, app_limited, rtt));
+    }
+
+    fn on_end_acks(
+        &mut self,
+        now: Instant,
+        in_flight: u64,
+        app_limited: bool,
+        largest_packet_num_acked: Option<u64>,
+    ) {
+        self.each(|c| c.on_end_acks(now, in_flight, app_limited, largest_packet_num_acked));
+    }
+
+    fn on_congestion_event(
+        &mut self,
+        now: Instant,
+        sent: Instant,
+        is_persistent_congestion: bool,
+        is_ecn: bool,
+        lost_bytes: u64,
+        largest_lost_pn: u64,
+    ) {
+        self.each(|c| {
+            c.on_congestion_event(
+                now,
+                sent,
+                is_persistent_congestion,
+                is_ecn,
+                lost_bytes,
+                largest_lost_pn,
+            );
+        });
+    }
+
+    fn on_packet_lost(&mut self, lost_bytes: u16, pn: u64, now: Instant) {
+        self.each(|c| c.on_packet_lost(lost_bytes, pn, now));
+    }
+
+    fn on_spurious_congestion_event(&mut self) {
+        self.each(|c| c.on_spurious_congestion_event());
+    }
+
+    fn on_mtu_update(&mut self, new_mtu: u16) {
+        self.each(|c| c.on_mtu_update(new_mtu));
+    }
+
+    fn on_ack_frequency_update(
+        &mut self,
+        ack_eliciting_threshold: u64,
+        requested_max_ack_delay: Duration,
+    ) {
+        self.each(|c| c.on_ack_frequency_update(ack_eliciting_threshold, requested_max_ack_delay));
+    }
+
+    fn window(&self) -> u64 {
+        self.active().window()
+    }
+
+    fn metrics(&self) -> ControllerMetrics {
+        self.active().metrics()
+    }
+
+    fn clone_box(&self) -> Box<dyn Controller> {
+        Box::new(Self {
+            cubic: self.cubic.clone_box(),
+            bbr3: self.bbr3.clone_box(),
+            shortest: self.shortest,
+        })
+    }
+
+    fn initial_window(&self) -> u64 {
+        self.active().initial_window()
+    }
+
+    fn into_any(self: Box<Self>) -> Box<dyn Any> {
+        self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn acked_after(shortest: Duration) -> FollowsPath {
+        let now = Instant::now();
+        FollowsPath {
+            cubic: Arc::new(CubicConfig::default()).build(now, 1200),
+            bbr3: Arc::new(Bbr3Config::default()).build(now, 1200),
+            shortest,
+        }
+    }
+
+    fn is_bbr3(controller: &FollowsPath) -> bool {
+        // Only BBR3 paces by a rate of its own.
+        controller.metrics().pacing_rate.is_some()
+    }
+
+    #[test]
+    fn short_paths_and_unknown_ones_get_cubic_long_ones_bbr3() {
+        assert!(!is_bbr3(&acked_after(Duration::MAX)));
+        assert!(!is_bbr3(&acked_after(Duration::from_micros(80))));
+        assert!(is_bbr3(&acked_after(Duration::from_millis(40))));
+    }
+}
