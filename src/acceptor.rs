@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashMap,
+    future::Future,
     io,
     pin::Pin,
     sync::{
@@ -19,7 +20,10 @@ use iroh::{
     protocol::{AcceptError, IncomingFilter, IncomingFilterOutcome, ProtocolHandler},
 };
 use tokio::sync::mpsc;
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_util::{
+    sync::{CancellationToken, WaitForCancellationFutureOwned},
+    task::TaskTracker,
+};
 
 use crate::{
     QuicIo, Tuning,
@@ -119,6 +123,7 @@ impl Acceptor {
         };
         let incoming = Incoming {
             lanes: incoming,
+            stopped: Box::pin(draining.clone().cancelled_owned()),
             draining,
         };
         (acceptor, incoming)
@@ -283,17 +288,22 @@ impl Drop for Admitted<'_> {
 
 /// The lanes that peers open: a stream of IO for `Server::serve_with_incoming` and `serve_with_incoming_shutdown`.
 ///
-/// Never yields an error: what goes wrong on one connection is that connection's business. Dropping it begins the drain.
+/// Never yields an error: what goes wrong on one connection is that connection's business. Dropping it begins the drain,
+/// and it ends when `Router::shutdown` begins one.
 #[derive(Debug)]
 pub struct Incoming {
     lanes: mpsc::Receiver<QuicIo>,
     draining: CancellationToken,
+    stopped: Pin<Box<WaitForCancellationFutureOwned>>,
 }
 
 impl Stream for Incoming {
     type Item = io::Result<QuicIo>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        if self.stopped.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(None);
+        }
         self.lanes.poll_recv(cx).map(|lane| lane.map(Ok))
     }
 }

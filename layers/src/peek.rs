@@ -68,7 +68,14 @@ impl<B: Body<Data = Bytes> + Unpin> Peeked<B> {
                 return Self { held, rest: None };
             }
             match Pin::new(&mut body).poll_frame(cx) {
-                Poll::Ready(Some(frame)) => *place = Some(frame),
+                Poll::Ready(Some(frame)) => {
+                    // Nothing follows trailers.
+                    let last = matches!(&frame, Ok(frame) if frame.is_trailers());
+                    *place = Some(frame);
+                    if last {
+                        return Self { held, rest: None };
+                    }
+                }
                 Poll::Ready(None) => return Self { held, rest: None },
                 Poll::Pending => break,
             }

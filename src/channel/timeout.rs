@@ -89,7 +89,8 @@ mod tests {
             write(&mut headers, timeout);
             let back = read(&headers).expect("well-formed");
             prop_assert!(back <= timeout);
-            prop_assert!(back.as_secs_f64() >= timeout.as_secs_f64() * 0.999_999 - 1e-9);
+            // A unit is left at eight digits for one a thousand times as coarse, so at least five digits remain.
+            prop_assert!(back.as_secs_f64() >= timeout.as_secs_f64() * 0.999_98);
         }
 
         #[test]

@@ -150,14 +150,14 @@ async fn a_thousand_calls_to_a_dead_peer_make_two_dials_at_most_in_100_ms() {
     let start = Instant::now();
     let mut failed = 0;
     while start.elapsed() < Duration::from_millis(100) {
-        for result in join_all((0..10).map(|_| pool.get(id(1)))).await {
+        for result in join_all((0..12).map(|_| pool.get(id(1)))).await {
             let error = result.expect_err("dead");
             assert_eq!(error.status().code(), tonic::Code::Unavailable);
             failed += 1;
         }
         sleep(Duration::from_millis(1)).await;
     }
-    assert!(failed >= 900, "{failed}");
+    assert!(failed >= 1000, "{failed}");
     assert!(pool.dials() <= 2, "{} dials", pool.dials());
     assert_eq!(pool.slots_taken(), 0);
 }
