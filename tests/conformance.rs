@@ -30,6 +30,8 @@ macro_rules! cases {
     ($($room:ident: $($case:ident)*;)*) => {
         const CASES: &[&str] = &[$($(stringify!($case)),*),*];
         cases!(@arm tcp Tcp $($($room $case)*)*);
+        cases!(@arm connector Connector $($($room $case)*)*);
+        cases!(@arm channel Channel $($($room $case)*)*);
     };
     (@arm $module:ident $arm:ident $($room:ident $case:ident)*) => {
         mod $module {
@@ -69,6 +71,7 @@ cases! {
         timeout_on_sleeping_server
         timeout_with_exact_codes
         timeout_of_the_channel
+        timeout_of_the_server
         timeout_within_a_stream;
     compression:
         client_compressed_unary

@@ -11,11 +11,19 @@ use tower_iroh_proto::testing::{
     StreamingOutputRequest, test_service_client::TestServiceClient,
 };
 
-use crate::support::{Arm, Client, ClientOptions, World, backstage::Counts, payload::payload};
+use crate::{
+    metadata::assert_status,
+    support::{
+        Arm, Client, ClientOptions, ServerOptions, World, backstage::Counts, payload::payload,
+    },
+};
 
 /// The deadline of a call to the sleeping server, and how long that sleeps.
 const TIMEOUT: Duration = Duration::from_millis(150);
 const SLEEP: Duration = Duration::from_secs(8);
+/// How many calls wait for it together, and how often.
+const CALLS: u64 = 32;
+const ROUNDS: u64 = 4;
 /// Later than this the clock did not end the call.
 const LATE: Duration = Duration::from_secs(4);
 
@@ -63,11 +71,7 @@ pub async fn cancel_after_first_response(world: &World) -> String {
 /// A deadline in the request. tonic's channel says CANCELLED when it passes, which is not what gRPC says.
 pub async fn timeout_on_sleeping_server(world: &World) -> String {
     let client = world.test_client().await;
-    let status = with_deadline(world, client).await;
-    match world.arm() {
-        Arm::Tcp => assert_eq!(status.code(), Code::Cancelled, "{status:?}"),
-    }
-    named(&status)
+    timed_out(world, client, Some(TIMEOUT), passed(world.arm())).await
 }
 
 /// The same with our layer over tonic's channel.
@@ -77,9 +81,7 @@ pub async fn timeout_with_exact_codes(world: &World) -> String {
         ..ClientOptions::default()
     };
     let client = TestServiceClient::new(world.client_with(exact_codes).await);
-    let status = with_deadline(world, client).await;
-    assert_eq!(status.code(), Code::DeadlineExceeded, "{status:?}");
-    named(&status)
+    timed_out(world, client, Some(TIMEOUT), Code::DeadlineExceeded).await
 }
 
 /// The channel's own timeout, for calls that bring none.
@@ -89,11 +91,7 @@ pub async fn timeout_of_the_channel(world: &World) -> String {
         ..ClientOptions::default()
     };
     let client = TestServiceClient::new(world.client_with(options).await);
-    let status = timed_out(world, client, Request::new(sleeping())).await;
-    match world.arm() {
-        Arm::Tcp => assert_eq!(status.code(), Code::Cancelled, "{status:?}"),
-    }
-    named(&status)
+    timed_out(world, client, None, passed(world.arm())).await
 }
 
 /// A deadline covers the whole stream, in gRPC. In tonic it ends with the response's head.
@@ -109,36 +107,95 @@ pub async fn timeout_within_a_stream(world: &World) -> String {
     assert!(responses.message().await.expect("OK").is_some());
     let second = responses.message().await;
     match world.arm() {
-        Arm::Tcp => {
+        Arm::Tcp | Arm::Connector => {
             assert!(second.expect("OK").is_some());
             assert!(responses.message().await.expect("OK").is_none());
             "not bounded".to_owned()
         }
+        Arm::Channel => {
+            let status = second.expect_err("too late");
+            assert_eq!(status.code(), Code::DeadlineExceeded, "{status:?}");
+            let counts = world.backstage.wait("the end", |it| it.cancelled == 1);
+            assert_eq!(counts.await.finished, 0);
+            crate::report::code_name(status.code()).to_owned()
+        }
     }
 }
 
-async fn with_deadline(world: &World, client: TestServiceClient<Client>) -> Status {
-    let mut request = Request::new(sleeping());
-    request.set_timeout(TIMEOUT);
-    timed_out(world, client, request).await
-}
-
-/// The status of a call to the sleeping server, whose handler must have been dropped.
+/// Calls the sleeping server; every call must end with `code` and soon, and every handler must be dropped.
+///
+/// Many calls, because two clocks race: tonic's server keeps the deadline too and answers CANCELLED when it is first,
+/// which is late enough to be the exception and early enough to happen.
 async fn timed_out(
     world: &World,
     mut client: TestServiceClient<Client>,
-    request: Request<SimpleRequest>,
-) -> Status {
+    deadline: Option<Duration>,
+    code: Code,
+) -> String {
     // Connected, so that the clock runs against the sleep and nothing else.
     client.empty_call(Empty {}).await.expect("OK");
+    for _ in 0..ROUNDS {
+        let calls = (0..CALLS).map(|_| sleep_too_long(client.clone(), deadline));
+        let statuses = futures_util::future::join_all(calls).await;
+        let others: Vec<_> = statuses.iter().filter(|it| it.code() != code).collect();
+        assert!(
+            others.is_empty(),
+            "{} of {CALLS}: {:?}",
+            others.len(),
+            others[0]
+        );
+    }
+    let all = |it: &Counts| it.cancelled == ROUNDS * CALLS;
+    let counts = world.backstage.wait("the ends", all).await;
+    assert_eq!(counts.finished, 1);
+    client.empty_call(Empty {}).await.expect("OK");
+    crate::report::code_name(code).to_owned()
+}
+
+async fn sleep_too_long(
+    mut client: TestServiceClient<Client>,
+    deadline: Option<Duration>,
+) -> Status {
+    let mut request = Request::new(sleeping());
+    if let Some(deadline) = deadline {
+        request.set_timeout(deadline);
+    }
     let begin = Instant::now();
     let status = client.unary_call(request).await.expect_err("too late");
     let taken = begin.elapsed();
     assert!(taken >= TIMEOUT && taken < LATE, "it took {taken:?}");
-    let counts = world.backstage.wait("the end", |it| it.cancelled == 1);
-    assert_eq!(counts.await.finished, 1);
-    client.empty_call(Empty {}).await.expect("OK");
     status
+}
+
+/// A server that is shorter of patience than the caller says CANCELLED (tonic does), and it stays that: no deadline passed.
+pub async fn timeout_of_the_server(world: &World) -> String {
+    let options = ServerOptions {
+        timeout: Some(TIMEOUT),
+        ..ServerOptions::default()
+    };
+    let impatient = World::start(world.arm(), options).await;
+    for exact_codes in [false, true] {
+        let options = ClientOptions {
+            exact_codes,
+            ..ClientOptions::default()
+        };
+        let mut client = TestServiceClient::new(impatient.client_with(options).await);
+        for deadline in [None, Some(Duration::from_secs(30))] {
+            let status = sleep_too_long(client.clone(), deadline).await;
+            assert_status(&status, Code::Cancelled, "Timeout expired");
+        }
+        client.empty_call(Empty {}).await.expect("OK");
+    }
+    impatient.stop().await;
+    "CANCELLED".to_owned()
+}
+
+/// What a deadline that passed is called.
+fn passed(arm: Arm) -> Code {
+    match arm {
+        Arm::Tcp | Arm::Connector => Code::Cancelled,
+        Arm::Channel => Code::DeadlineExceeded,
+    }
 }
 
 fn sleeping() -> SimpleRequest {
@@ -153,8 +210,4 @@ fn wanted(interval_ms: u32) -> ResponseParameters {
         size: 10,
         interval_ms,
     }
-}
-
-fn named(status: &Status) -> String {
-    crate::report::code_name(status.code()).to_owned()
 }

@@ -22,6 +22,11 @@ use crate::{
 /// A case that takes longer hangs.
 const PATIENCE: Duration = Duration::from_secs(120);
 
+/// When set, a whole run puts its table into the page.
+const WRITE_PAGE: &str = "TOWER_IROH_CONFORMANCE_PAGE";
+/// Behind this line of the page comes the table, and nothing else.
+const TABLE: &str = "<!-- as written by the run -->";
+
 /// What came of a case on an arm: its note, or nothing when it failed.
 type Outcome = Option<String>;
 
@@ -54,10 +59,22 @@ fn keep(arm: Arm, name: &'static str, outcome: Outcome) {
     outcomes.insert((name, arm), outcome);
     // A filtered run is no table.
     if outcomes.len() == CASES.len() * Arm::ALL.len() {
-        let target = target();
-        fs::write(target.join("conformance.md"), table(&outcomes)).expect("target is writable");
+        let (target, table) = (target(), table(&outcomes));
+        fs::write(target.join("conformance.md"), &table).expect("target is writable");
         fs::write(target.join("conformance.json"), json(&outcomes)).expect("target is writable");
+        if std::env::var_os(WRITE_PAGE).is_some() {
+            let text = fs::read_to_string(page()).expect("docs/conformance.md");
+            let (above, _) = text
+                .split_once(TABLE)
+                .expect("a line where the table begins");
+            fs::write(page(), format!("{above}{TABLE}\n{table}")).expect("docs are writable");
+        }
     }
+}
+
+/// The page that has the table at its end.
+fn page() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/conformance.md")
 }
 
 /// `target/`, where cargo put this program: `target/<profile>/deps/<program>`.
@@ -106,8 +123,7 @@ fn json(outcomes: &BTreeMap<(&str, Arm), Outcome>) -> String {
 /// The page must have a row for each case that exists, none for another, and no failure.
 #[test]
 fn docs_name_exactly_the_cases() {
-    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/conformance.md");
-    let page = fs::read_to_string(page).expect("docs/conformance.md");
+    let page = fs::read_to_string(page()).expect("docs/conformance.md");
     let rows: Vec<&str> = page.lines().filter(|it| it.starts_with("| `")).collect();
     let named: Vec<&str> = rows
         .iter()

@@ -4,10 +4,12 @@
 #![allow(dead_code, unreachable_pub, unused_imports)]
 
 pub mod backstage;
+pub mod client;
 pub mod echo_metadata;
 pub mod payload;
 pub mod service;
 pub mod wire;
 pub mod world;
 
-pub use world::{Arm, Client, ClientOptions, ServerOptions, TestClient, World};
+pub use client::Client;
+pub use world::{Arm, ClientOptions, ServerOptions, TestClient, World};

@@ -9,6 +9,7 @@ use tonic::{
     metadata::{Ascii, MetadataValue},
     service::Interceptor,
 };
+use tower_iroh::PeerInfo;
 use tower_iroh_proto::testing::{
     EchoStatus, Empty, Payload, ResponseParameters, SimpleRequest, SimpleResponse,
     StreamingInputRequest, StreamingInputResponse, StreamingOutputRequest, StreamingOutputResponse,
@@ -248,8 +249,8 @@ fn arrived<T>(request: &Request<T>) -> super::wire::Tally {
 
 /// The caller's endpoint id, where the transport proved one.
 fn peer_id<T>(request: &Request<T>) -> String {
-    let _ = request;
-    String::new()
+    let info = request.extensions().get::<PeerInfo>();
+    info.map(|info| info.id().to_string()).unwrap_or_default()
 }
 
 /// The status that the caller wants to see, as an error.

@@ -1,23 +1,29 @@
 //! A server, and clients that reach it through one arm.
 
-use std::{
-    net::SocketAddr,
-    task::{Context, Poll},
-    time::Duration,
-};
+use std::{net::SocketAddr, time::Duration};
 
-use futures_util::{FutureExt as _, future::BoxFuture};
-use http::{Request, Response};
-use tokio::{sync::oneshot, task::JoinHandle, time::timeout};
+use futures_util::{FutureExt as _, Stream};
+use iroh::protocol::Router;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    sync::oneshot,
+    task::JoinHandle,
+    time::timeout,
+};
 use tonic::{
-    body::Body,
     codec::CompressionEncoding,
     codegen::InterceptedService,
     service::Routes,
-    transport::{Server, server::TcpIncoming},
+    transport::{
+        Endpoint, Server,
+        server::{Connected, TcpIncoming},
+    },
 };
-use tonic_health::server::HealthReporter;
-use tower::{BoxError, Service, ServiceExt as _, util::BoxCloneSyncService};
+use tonic_health::server::{HealthReporter, HealthService};
+use tower::Layer as _;
+use tower_iroh::{
+    Acceptor, Channel, Connector, ExactCodesLayer, Peer, RemoteAddrLayer, presets::Offline,
+};
 use tower_iroh_proto::{
     EchoService, FILE_DESCRIPTOR_SET,
     echo::{echo_client::EchoClient, echo_server::EchoServer},
@@ -26,9 +32,10 @@ use tower_iroh_proto::{
 
 use super::{
     backstage::Backstage,
+    client::Client,
     echo_metadata::EchoMetadataLayer,
     service::{Guard, Tester},
-    wire::{Arrived, ArrivedLayer, Tally},
+    wire::ArrivedLayer,
 };
 
 pub type TestClient = TestServiceClient<Client>;
@@ -38,14 +45,20 @@ pub type TestClient = TestServiceClient<Client>;
 pub enum Arm {
     /// tonic's `Channel` over TCP: the control.
     Tcp,
+    /// tonic's `Channel` over our `Connector`.
+    Connector,
+    /// Our `Channel`.
+    Channel,
 }
 
 impl Arm {
-    pub const ALL: [Arm; 1] = [Arm::Tcp];
+    pub const ALL: [Arm; 3] = [Arm::Tcp, Arm::Connector, Arm::Channel];
 
     pub fn name(self) -> &'static str {
         match self {
             Arm::Tcp => "tcp",
+            Arm::Connector => "connector",
+            Arm::Channel => "channel",
         }
     }
 }
@@ -56,6 +69,8 @@ pub struct ServerOptions {
     pub decoding_limit: Option<usize>,
     /// The test service's limit for messages that go out; none when `None`.
     pub encoding_limit: Option<usize>,
+    /// The server's own timeout for a call's handler.
+    pub timeout: Option<Duration>,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -73,12 +88,20 @@ pub struct World {
     pub health: HealthReporter,
     reach: Reach,
     shutdown: oneshot::Sender<()>,
-    served: JoinHandle<Result<(), tonic::transport::Error>>,
+    served: Served,
 }
 
 enum Reach {
     Tcp(SocketAddr),
+    Iroh {
+        peer: Peer,
+        router: Router,
+        /// The client's endpoint.
+        endpoint: iroh::Endpoint,
+    },
 }
+
+type Served = JoinHandle<Result<(), tonic::transport::Error>>;
 
 impl World {
     pub async fn start(arm: Arm, options: ServerOptions) -> World {
@@ -89,7 +112,17 @@ impl World {
         let (shutdown, signal) = oneshot::channel();
         let signal = signal.map(|_| ());
         let (reach, served) = match arm {
-            Arm::Tcp => serve_tcp(routes, signal),
+            Arm::Tcp => {
+                let any_port = SocketAddr::from(([127, 0, 0, 1], 0));
+                let incoming = TcpIncoming::bind(any_port).expect("a free port");
+                let addr = incoming.local_addr().expect("bound");
+                let incoming = incoming.with_nodelay(Some(true));
+                (Reach::Tcp(addr), serve(routes, options, incoming, signal))
+            }
+            Arm::Connector | Arm::Channel => {
+                let (reach, incoming) = iroh().await;
+                (reach, serve(routes, options, incoming, signal))
+            }
         };
         World {
             arm,
@@ -109,6 +142,7 @@ impl World {
     pub fn client_id(&self) -> Option<String> {
         match &self.reach {
             Reach::Tcp(_) => None,
+            Reach::Iroh { endpoint, .. } => Some(endpoint.id().to_string()),
         }
     }
 
@@ -116,6 +150,10 @@ impl World {
     pub fn client_ports(&self) -> Option<Vec<u16>> {
         match &self.reach {
             Reach::Tcp(_) => None,
+            Reach::Iroh { endpoint, .. } => {
+                let sockets = endpoint.bound_sockets();
+                Some(sockets.iter().map(SocketAddr::port).collect())
+            }
         }
     }
 
@@ -137,9 +175,22 @@ impl World {
         match &self.reach {
             Reach::Tcp(addr) => {
                 let uri = format!("http://{addr}");
-                let endpoint = tonic::transport::Endpoint::from_shared(uri).expect("a URI");
-                let endpoint = tonic_options(endpoint, options);
-                Client::new(endpoint.connect().await.expect("the server listens"))
+                let endpoint = Endpoint::from_shared(uri).expect("a URI");
+                let endpoint = with_timeout(endpoint, options);
+                tonic_client(endpoint.connect().await, options)
+            }
+            Reach::Iroh { peer, endpoint, .. } if self.arm == Arm::Connector => {
+                let connector = Connector::new(endpoint.clone());
+                connector.add_peer(peer.clone());
+                let endpoint = with_timeout(Endpoint::from(peer.uri()), options);
+                tonic_client(endpoint.connect_with_connector(connector).await, options)
+            }
+            Reach::Iroh { peer, endpoint, .. } => {
+                let mut builder = Channel::builder(endpoint.clone()).peer(peer.clone());
+                if let Some(timeout) = options.timeout {
+                    builder = builder.timeout(timeout);
+                }
+                Client::new(builder.build().expect("a valid configuration"))
             }
         }
     }
@@ -151,20 +202,33 @@ impl World {
         let served = timeout(Duration::from_secs(10), self.served).await;
         let served = served.expect("graceful shutdown within 10 s");
         served.expect("no panic").expect("the server served");
-        match self.reach {
-            Reach::Tcp(_) => {}
+        if let Reach::Iroh {
+            router, endpoint, ..
+        } = self.reach
+        {
+            endpoint.close().await;
+            router.shutdown().await.expect("the router shuts down");
         }
     }
 }
 
-fn tonic_options(
-    mut endpoint: tonic::transport::Endpoint,
-    options: ClientOptions,
-) -> tonic::transport::Endpoint {
-    if let Some(timeout) = options.timeout {
-        endpoint = endpoint.timeout(timeout);
+fn with_timeout(endpoint: Endpoint, options: ClientOptions) -> Endpoint {
+    match options.timeout {
+        Some(timeout) => endpoint.timeout(timeout),
+        None => endpoint,
     }
-    endpoint
+}
+
+fn tonic_client(
+    connected: Result<tonic::transport::Channel, tonic::transport::Error>,
+    options: ClientOptions,
+) -> Client {
+    let channel = connected.expect("the server is there");
+    if options.exact_codes {
+        Client::new(ExactCodesLayer.layer(channel))
+    } else {
+        Client::new(channel)
+    }
 }
 
 fn routes(backstage: &Backstage, health: &HealthReporter, options: ServerOptions) -> Routes {
@@ -177,7 +241,7 @@ fn routes(backstage: &Backstage, health: &HealthReporter, options: ServerOptions
     if let Some(limit) = options.encoding_limit {
         tester = tester.max_encoding_message_size(limit);
     }
-    let health = tonic_health::server::HealthService::from_health_reporter(health.clone());
+    let health = HealthService::from_health_reporter(health.clone());
     let reflection = tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
         .build_v1()
@@ -188,66 +252,42 @@ fn routes(backstage: &Backstage, health: &HealthReporter, options: ServerOptions
         .add_service(reflection)
 }
 
-fn serve_tcp(
+fn serve<IO, E>(
     routes: Routes,
+    options: ServerOptions,
+    incoming: impl Stream<Item = Result<IO, E>> + Send + 'static,
     signal: impl Future<Output = ()> + Send + 'static,
-) -> (Reach, JoinHandle<Result<(), tonic::transport::Error>>) {
-    let any_port = SocketAddr::from(([127, 0, 0, 1], 0));
-    let incoming = TcpIncoming::bind(any_port)
-        .expect("a free port")
-        .with_nodelay(Some(true));
-    let addr = incoming.local_addr().expect("bound");
-    let served = Server::builder()
+) -> Served
+where
+    IO: AsyncRead + AsyncWrite + Connected + Unpin + Send + 'static,
+    IO::ConnectInfo: Send + Sync,
+    E: Into<tower::BoxError> + Send + 'static,
+{
+    let mut server = Server::builder();
+    if let Some(timeout) = options.timeout {
+        server = server.timeout(timeout);
+    }
+    let served = server
+        .layer(RemoteAddrLayer)
         .layer(ArrivedLayer)
         .layer(EchoMetadataLayer)
         .add_routes(routes)
         .serve_with_incoming_shutdown(incoming, signal);
-    (Reach::Tcp(addr), tokio::spawn(served))
+    tokio::spawn(served)
 }
 
-/// Any of the channels, with an eye on what the last response brought.
-#[derive(Clone, Debug)]
-pub struct Client {
-    channel: BoxCloneSyncService<Request<Body>, Response<Body>, BoxError>,
-    arrived: Arrived,
-}
-
-impl Client {
-    fn new<S>(channel: S) -> Self
-    where
-        S: Service<Request<Body>, Response = Response<Body>> + Clone + Send + Sync + 'static,
-        S::Error: Into<BoxError>,
-        S::Future: Send + 'static,
-    {
-        Self {
-            channel: BoxCloneSyncService::new(channel.map_err(Into::into)),
-            arrived: Arrived::default(),
-        }
-    }
-
-    /// What has arrived of the last response.
-    pub fn tally(&self) -> Tally {
-        self.arrived.tally()
-    }
-}
-
-impl Service<Request<Body>> for Client {
-    type Response = Response<Body>;
-    type Error = BoxError;
-    type Future = BoxFuture<'static, Result<Response<Body>, BoxError>>;
-
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
-        self.channel.poll_ready(cx)
-    }
-
-    fn call(&mut self, request: Request<Body>) -> Self::Future {
-        let response = self.channel.call(request);
-        let arrived = self.arrived.clone();
-        async move {
-            let response = response.await?;
-            arrived.begin(response.headers());
-            Ok(response.map(|body| arrived.watch(body)))
-        }
-        .boxed()
-    }
+/// Two endpoints on this machine, and the server's stream of connections.
+async fn iroh() -> (Reach, tower_iroh::Incoming) {
+    let server = iroh::Endpoint::bind(Offline).await.expect("a free port");
+    let peer = Peer::of(&server).expect("a dialable address");
+    let (acceptor, incoming) = Acceptor::new();
+    let router = Router::builder(server);
+    let router = router.accept(tower_iroh::ALPN, acceptor).spawn();
+    let endpoint = iroh::Endpoint::bind(Offline).await.expect("a free port");
+    let reach = Reach::Iroh {
+        peer,
+        router,
+        endpoint,
+    };
+    (reach, incoming)
 }
