@@ -162,6 +162,10 @@ fn exact(error: BoxError) -> Error {
         {
             return Error::new(ErrorKind::Lost, "the connection was lost");
         }
+        // Of an IO error beneath h2, hyper shows the IO error alone.
+        if current.is::<std::io::Error>() {
+            return Error::new(ErrorKind::Lost, "the connection was lost");
+        }
         if let Some(hyper) = current.downcast_ref::<hyper::Error>()
             && (hyper.is_closed() || hyper.is_incomplete_message() || hyper.is_canceled())
         {

@@ -1,0 +1,12 @@
+//! What goes wrong, on purpose, between real iroh endpoints: each test names a fault and what the caller sees.
+//!
+//! The table in `docs/faults.md` lists them. Where a promise has a time bound it is measured; everything else waits for an
+//! event, with a time-out that only a failing test reaches.
+
+// Nothing is public in a test binary.
+#![allow(unreachable_pub)]
+
+#[path = "faults/killed.rs"]
+mod killed;
+#[path = "faults/support.rs"]
+mod support;
