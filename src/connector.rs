@@ -16,7 +16,7 @@ use tower::Service;
 use tower_iroh_layers::Urgency;
 
 use crate::{
-    Error, ErrorKind, Links, Peer, QuicIo,
+    Error, ErrorKind, Links, Peer, QuicIo, exact_codes,
     io::Activity,
     links::{Link, Use},
     wire::{Kind, Preamble, reset},
@@ -130,15 +130,19 @@ pub struct ConnectorIo {
 
 impl ConnectorIo {
     /// A server that refuses this lane because it shuts down refuses the next one too: the next dial is to be a new connection.
+    ///
+    /// What the failure means for the calls goes into the error, for [`ExactCodesLayer`](crate::ExactCodesLayer).
     fn checked<T>(&self, result: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
-        if let Poll::Ready(Err(_)) = result
-            && self.activity.code() == Some(reset::DRAINING)
-        {
+        let Poll::Ready(Err(error)) = result else {
+            return result;
+        };
+        if self.activity.code() == Some(reset::DRAINING) {
             let link = self.link.connection();
             link.retire();
             self.links.retire(self.id, link);
         }
-        result
+        let meaning = self.link.meaning(self.activity.code());
+        Poll::Ready(Err(exact_codes::carried(error.kind(), &meaning)))
     }
 }
 

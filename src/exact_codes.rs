@@ -3,6 +3,7 @@
 use std::{
     error::Error as StdError,
     future::Future,
+    io,
     pin::Pin,
     task::{Context, Poll, ready},
 };
@@ -142,6 +143,36 @@ where
     }
 }
 
+/// What a carried error's text begins with; what follows is a letter for the kind, a space, and the message.
+const CARRIED: &str = "tower-iroh:";
+
+/// The kinds that the end of a lane can have, and how their texts show them.
+const KINDS: [(char, ErrorKind); 5] = [
+    ('F', ErrorKind::Forbidden),
+    ('U', ErrorKind::Unauthenticated),
+    ('E', ErrorKind::Exhausted),
+    ('D', ErrorKind::Draining),
+    ('C', ErrorKind::Closed),
+];
+
+/// An IO error that tells [`ExactCodes`] what it means. h2 copies of an IO error nothing but its kind and its text.
+pub(crate) fn carried(kind: io::ErrorKind, meaning: &Error) -> io::Error {
+    let letter = KINDS.iter().find(|(_, kind)| *kind == meaning.kind());
+    let letter = letter.map_or('L', |(letter, _)| *letter);
+    let message = meaning.status().message();
+    io::Error::new(kind, format!("{CARRIED}{letter} {message}"))
+}
+
+fn read(error: &io::Error) -> Error {
+    let text = error.to_string();
+    let carried = text.strip_prefix(CARRIED).and_then(|text| text.split_once(' '));
+    let Some((letter, message)) = carried else {
+        return Error::new(ErrorKind::Lost, "the connection was lost");
+    };
+    let kind = KINDS.iter().find(|(known, _)| letter.starts_with(*known));
+    Error::new(kind.map_or(ErrorKind::Lost, |(_, kind)| *kind), message)
+}
+
 /// What an error of tonic's transport says when it is asked for its causes.
 fn exact(error: BoxError) -> Error {
     let mut cause: Option<&(dyn StdError + 'static)> = Some(&*error);
@@ -157,13 +188,13 @@ fn exact(error: BoxError) -> Error {
         {
             return Error::with_status(ErrorKind::Reset, status.clone());
         }
-        if let Some(h2) = current.downcast_ref::<h2::Error>()
-            && (h2.is_io() || h2.is_go_away())
-        {
-            return Error::new(ErrorKind::Lost, "the connection was lost");
+        // hyper shows h2's error, or of an IO error beneath it that one alone.
+        let h2 = current.downcast_ref::<h2::Error>();
+        let io = h2.and_then(h2::Error::get_io).or(current.downcast_ref());
+        if let Some(io) = io {
+            return read(io);
         }
-        // Of an IO error beneath h2, hyper shows the IO error alone.
-        if current.is::<std::io::Error>() {
+        if h2.is_some_and(h2::Error::is_go_away) {
             return Error::new(ErrorKind::Lost, "the connection was lost");
         }
         if let Some(hyper) = current.downcast_ref::<hyper::Error>()

@@ -8,5 +8,9 @@
 
 #[path = "faults/killed.rs"]
 mod killed;
+#[path = "faults/refused.rs"]
+mod refused;
+#[path = "faults/silent.rs"]
+mod silent;
 #[path = "faults/support.rs"]
 mod support;

@@ -105,22 +105,21 @@ impl Link {
     /// What an HTTP/2 error on `lane` means for its call.
     pub(crate) fn explain(&self, error: h2::Error, lane: &Http2) -> Error {
         let closed = self.connection.close_reason();
-        if closed.is_none() && !error.is_reset() {
-            match lane.activity().code() {
-                Some(wire::reset::TOO_MANY_LANES) => {
-                    return Error::new(ErrorKind::Exhausted, "the peer takes no further lane")
-                        .caused_by(error)
-                        .at(self.peer());
-                }
-                Some(wire::reset::DRAINING) => {
-                    return Error::new(ErrorKind::Draining, "the peer is shutting down")
-                        .caused_by(error)
-                        .at(self.peer());
-                }
-                _ => {}
-            }
+        if closed.is_none()
+            && !error.is_reset()
+            && let Some(refused) = refused(lane.activity().code())
+        {
+            return refused.caused_by(error).at(self.peer());
         }
         Error::from_h2(error, closed.as_ref()).at(self.peer())
+    }
+
+    /// What the end of a lane means for its calls, where the peer ended it with `code`.
+    pub(crate) fn meaning(&self, code: Option<VarInt>) -> Error {
+        match (self.connection.close_reason(), refused(code)) {
+            (None, Some(refused)) => refused.at(self.peer()),
+            _ => self.why_lost(),
+        }
     }
 
     pub(crate) fn retire(&self) {
@@ -172,6 +171,21 @@ impl Link {
             open_calls: self.uses.open(),
             calls: self.uses.total(),
         }
+    }
+}
+
+/// What a lane was refused for.
+fn refused(code: Option<VarInt>) -> Option<Error> {
+    match code? {
+        wire::reset::TOO_MANY_LANES => Some(Error::new(
+            ErrorKind::Exhausted,
+            "the peer takes no further lane",
+        )),
+        wire::reset::DRAINING => Some(Error::new(
+            ErrorKind::Draining,
+            "the peer is shutting down",
+        )),
+        _ => None,
     }
 }
 

@@ -267,9 +267,12 @@ impl<D: Dialer> Shared<D> {
         earliest: Instant,
     ) -> Result<(), Error> {
         sleep_until(earliest).await;
-        let result = self.dial_once(id, &dialling).await;
-        match result {
-            Ok((connection, slot)) => {
+        let Some(slot) = self.place(&dialling).await else {
+            dialling.crowded();
+            return Err(pool_full(self.settings.max_connections));
+        };
+        match self.dial_once(id, &dialling).await {
+            Ok(connection) => {
                 let gone = self.gone_of(id);
                 dialling.succeeded(connection.clone(), slot);
                 connection.installed(gone);
@@ -282,23 +285,25 @@ impl<D: Dialer> Shared<D> {
         }
     }
 
+    /// A slot, waited for as long as a dial may take.
+    async fn place(&self, dialling: &Dialling<D::Connection>) -> Option<OwnedSemaphorePermit> {
+        dialling.entry.lock().waiting_for_slot = true;
+        let slot = timeout(self.settings.dial_timeout, self.slot()).await;
+        dialling.entry.lock().waiting_for_slot = false;
+        slot.ok()?.ok()
+    }
+
     async fn dial_once(
         &self,
         id: EndpointId,
         dialling: &Dialling<D::Connection>,
-    ) -> Result<(Arc<D::Connection>, OwnedSemaphorePermit), Error> {
-        dialling.entry.lock().waiting_for_slot = true;
-        let slot = timeout(self.settings.dial_timeout, self.slot()).await;
-        dialling.entry.lock().waiting_for_slot = false;
-        let Ok(Ok(slot)) = slot else {
-            return Err(pool_full(self.settings.max_connections));
-        };
+    ) -> Result<Arc<D::Connection>, Error> {
         dialling.entry.lock().last_dial = Some(Instant::now());
         let uses = Uses::new(self.freed.clone());
         // A panic must not poison everybody who waits for this dial.
         let dial = AssertUnwindSafe(self.dialer.dial(id, uses)).catch_unwind();
         match timeout(self.settings.dial_timeout, dial).await {
-            Ok(Ok(result)) => result.map(|connection| (connection, slot)),
+            Ok(Ok(result)) => result,
             Ok(Err(_)) => Err(Error::new(ErrorKind::Internal, "the dial panicked")),
             Err(_) => Err(Error::new(
                 ErrorKind::DialTimeout,
@@ -443,12 +448,14 @@ impl<C: Pooled> Dialling<C> {
     fn failed(mut self, error: &Error) {
         self.settled = true;
         self.entry.lock().dial = None;
-        // A full pool says nothing of the peer.
-        if error.kind() == ErrorKind::Exhausted {
-            self.entry.state.send_replace(State::Idle);
-        } else {
-            self.entry.failed(error);
-        }
+        self.entry.failed(error);
+    }
+
+    /// There was no slot: that is a failure, and says nothing of the peer.
+    fn crowded(mut self) {
+        self.settled = true;
+        self.entry.lock().dial = None;
+        self.entry.state.send_replace(State::Idle);
     }
 }
 

@@ -1,0 +1,228 @@
+//! Peers that answer the dial and refuse it, or that are somebody else.
+
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use iroh::{
+    Endpoint, EndpointAddr, SecretKey,
+    endpoint::{AfterHandshakeOutcome, Connection, EndpointHooks, VarInt},
+    protocol::Router,
+};
+use tokio::net::UdpSocket;
+use tonic::Code;
+use tower_iroh::{
+    Acceptor, ErrorKind, Links, Peer, Urgency, presets::Offline, wire::close,
+};
+
+use crate::support::{
+    Arm, Caller, Server, offline, on_both_arms, request, soon, until,
+};
+
+on_both_arms! {
+    wrong_identity
+    refused_by_a_hook_as_unknown
+    refused_by_a_hook_as_forbidden
+    refused_by_a_hook_with_any_code
+    alpn_mismatch
+    too_many_connections
+    too_many_lanes
+    too_many_handshakes
+    too_many_handshakes_with_the_filter
+}
+
+async fn wrong_identity(arm: Arm) {
+    let server = Server::start().await;
+    let other = SecretKey::generate().public();
+    let addrs = server.peer.addr().addrs.iter().cloned();
+    let liar = Peer::from(EndpointAddr::from_parts(other, addrs));
+    let caller = Caller::new(arm, &liar).await;
+    let ended = soon("the dial's end", caller.kind()).await;
+    assert_eq!(ended, Err((ErrorKind::WrongIdentity, Code::Unavailable)));
+    assert_eq!(server.stage.counts().begun, 0);
+    assert_eq!(caller.links.connections(), 0);
+}
+
+#[derive(Debug)]
+struct Refuse {
+    code: VarInt,
+    open: Arc<AtomicBool>,
+}
+
+impl EndpointHooks for Refuse {
+    async fn after_handshake<'a>(&'a self, _: &'a Connection) -> AfterHandshakeOutcome {
+        if self.open.load(Ordering::SeqCst) {
+            return AfterHandshakeOutcome::Accept;
+        }
+        AfterHandshakeOutcome::Reject {
+            error_code: self.code,
+            reason: b"not today".to_vec(),
+        }
+    }
+}
+
+async fn refused_by_a_hook_as_unknown(arm: Arm) {
+    refused_by_a_hook(arm, close::UNAUTHENTICATED, Code::Unauthenticated).await;
+}
+
+async fn refused_by_a_hook_as_forbidden(arm: Arm) {
+    refused_by_a_hook(arm, close::FORBIDDEN, Code::PermissionDenied).await;
+}
+
+async fn refused_by_a_hook_with_any_code(arm: Arm) {
+    refused_by_a_hook(arm, VarInt::from_u32(0x77777), Code::PermissionDenied).await;
+}
+
+async fn refused_by_a_hook(arm: Arm, code: VarInt, expected: Code) {
+    let open = Arc::new(AtomicBool::new(false));
+    let hook = Refuse {
+        code,
+        open: open.clone(),
+    };
+    let endpoint = Endpoint::builder(Offline).hooks(hook).bind().await;
+    let server = Server::on(endpoint.expect("bound"), Acceptor::builder());
+    let caller = Caller::new(arm, &server.peer).await;
+    for attempt in ["first", "next", "next"] {
+        let ended = soon("the refusal", caller.echo(b"")).await;
+        let status = ended.expect_err("refused");
+        assert_eq!(status.code(), expected, "the {attempt} call: {status:?}");
+        assert!(status.message().contains("not today"), "{status:?}");
+    }
+    assert_eq!(server.stage.counts().begun, 0);
+    // A policy that changes its mind is found out.
+    open.store(true, Ordering::SeqCst);
+    caller.links.add_peer(server.peer.clone());
+    let answer = soon("the answer", caller.echo(b"and now")).await;
+    answer.expect("accepted");
+}
+
+async fn alpn_mismatch(arm: Arm) {
+    let endpoint = offline().await;
+    let peer = Peer::of(&endpoint).expect("dialable");
+    let (acceptor, _incoming) = Acceptor::new();
+    let router = Router::builder(endpoint)
+        .accept(b"something/else", acceptor)
+        .spawn();
+    let caller = Caller::new(arm, &peer).await;
+    let ended = soon("the dial's end", caller.kind()).await;
+    assert_eq!(ended, Err((ErrorKind::AlpnMismatch, Code::Unavailable)));
+    router.shutdown().await.expect("shut down");
+}
+
+async fn too_many_connections(arm: Arm) {
+    let limited = Acceptor::builder().max_connections_per_peer(1);
+    let server = Server::on(offline().await, limited);
+    let endpoint = offline().await;
+    // Two sets of links of one endpoint are two connections of one peer.
+    let first = Caller::over(arm, &server.peer, None, Links::new(endpoint.clone()));
+    let second = Caller::over(arm, &server.peer, None, Links::new(endpoint));
+    first.echo(b"first").await.expect("the first is accepted");
+    for attempt in ["first", "next"] {
+        let ended = soon("the refusal", second.echo(b"second")).await;
+        let status = ended.expect_err("one too many");
+        let code = status.code();
+        assert_eq!(code, Code::ResourceExhausted, "{attempt}: {status:?}");
+    }
+    first.echo(b"again").await.expect("the first stays");
+    // Another peer is another count.
+    let other = Caller::new(arm, &server.peer).await;
+    other.echo(b"other").await.expect("accepted");
+
+    first.links.close(&server.peer.id());
+    until("the connection's end", || server.acceptor.connections() == 1).await;
+    second.links.add_peer(server.peer.clone());
+    soon("the answer", second.echo(b"second"))
+        .await
+        .expect("there is room now");
+}
+
+async fn too_many_lanes(arm: Arm) {
+    let limited = Acceptor::builder().max_lanes_per_connection(1);
+    let server = Server::on(offline().await, limited);
+    let links = Links::new(offline().await);
+    let first = Caller::over(arm, &server.peer, None, links.clone());
+    first.echo(b"first").await.expect("the first lane is accepted");
+
+    // Our channel takes a second lane by urgency; each of tonic's channels is a lane of its own.
+    let second = Caller::over(arm, &server.peer, None, links);
+    let mut bulk = tonic::Request::new(request(b"second"));
+    bulk.extensions_mut().insert(Urgency::BULK);
+    let mut client = second.client();
+    let ended = soon("the refusal", client.echo(bulk)).await;
+    let status = ended.expect_err("one too many");
+    assert_eq!(status.code(), Code::ResourceExhausted, "{status:?}");
+    first.echo(b"again").await.expect("the first lane stays");
+    assert_eq!(server.acceptor.connections(), 1, "and the connection");
+}
+
+/// Forwards a client's first packet to the server, and nothing else in either direction: a handshake that stays begun.
+async fn half_a_handshake(server: &Server) -> (Endpoint, tokio::task::JoinHandle<()>) {
+    let way = UdpSocket::bind("127.0.0.1:0").await.expect("bound");
+    let way_addr = way.local_addr().expect("bound");
+    let onward: SocketAddr = server.endpoint.bound_sockets()[0];
+    let endpoint = offline().await;
+    let dial = endpoint.clone();
+    let addr = EndpointAddr::new(server.peer.id()).with_ip_addr(way_addr);
+    let held = tokio::spawn(async move {
+        let dialling = dial.connect(addr, tower_iroh::ALPN);
+        let forward = async {
+            let mut packet = [0; 2048];
+            let mut forwarded = 0;
+            loop {
+                let (len, from) = way.recv_from(&mut packet).await.expect("received");
+                if from != onward && forwarded < 1 {
+                    forwarded += 1;
+                    way.send_to(&packet[..len], onward).await.expect("sent");
+                }
+            }
+        };
+        tokio::select! {
+            _ = dialling => panic!("half a handshake has come to an end"),
+            () = forward => {}
+        }
+    });
+    (endpoint, held)
+}
+
+async fn too_many_handshakes(arm: Arm) {
+    many_handshakes(arm, false).await;
+}
+
+async fn too_many_handshakes_with_the_filter(arm: Arm) {
+    many_handshakes(arm, true).await;
+}
+
+async fn many_handshakes(arm: Arm, filter: bool) {
+    let limited = Acceptor::builder().max_handshakes(1);
+    let server = Server::routed(offline().await, limited, |router, acceptor| {
+        let router = router.accept(tower_iroh::ALPN, acceptor.clone());
+        if filter {
+            router.incoming_filter(acceptor.incoming_filter())
+        } else {
+            router
+        }
+    });
+    let (_slow, held) = half_a_handshake(&server).await;
+    // Nobody tells when the server has begun the other's handshake: the refusal does.
+    let refused = async {
+        loop {
+            let caller = Caller::new(arm, &server.peer).await;
+            match caller.echo(b"second").await {
+                Ok(()) => {}
+                Err(status) => return status,
+            }
+        }
+    };
+    let status = soon("the refusal", refused).await;
+    // QUIC hides an application's code until the handshake is over (RFC 9000 section 10.2.3); the filter refuses before it.
+    let expected = match filter {
+        true => Code::ResourceExhausted,
+        false => Code::Unavailable,
+    };
+    assert_eq!(status.code(), expected, "{status:?}");
+    held.abort();
+}
