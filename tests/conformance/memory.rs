@@ -42,7 +42,11 @@ async fn assert_flat(arm: Arm, mode: &str) -> String {
 async fn measurement_sees_what_is_kept() {
     let grown = grown(Arm::Tcp, "keep").await;
     let kept = MESSAGES * SIZE as u64 / 1024;
-    assert!(grown >= kept, "{kept} KiB kept, {grown} KiB seen");
+    // Some of it fits where the start had something else.
+    assert!(
+        grown > kept - kept / 10,
+        "{kept} KiB kept, {grown} KiB seen"
+    );
 }
 
 /// Runs `memory::child` and returns by how many KiB its peak was above its start.

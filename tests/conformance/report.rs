@@ -77,11 +77,10 @@ fn page() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/conformance.md")
 }
 
-/// `target/`, where cargo put this program: `target/<profile>/deps/<program>`.
-fn target() -> PathBuf {
-    let program = std::env::current_exe().expect("this program");
-    let target = program.ancestors().nth(3);
-    target.expect("cargo's layout").to_path_buf()
+/// Cargo gives tests a directory in `target/`.
+fn target() -> &'static Path {
+    let tmp = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    tmp.parent().expect("target/")
 }
 
 fn table(outcomes: &BTreeMap<(&str, Arm), Outcome>) -> String {
