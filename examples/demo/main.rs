@@ -105,11 +105,14 @@ async fn demo(options: Options, screen: &Screen) -> Result<(), Error> {
     );
     screen.outcome("bidi streaming", &calls::bidi_stream(&mut client).await?);
     // The other way in: tonic's own Channel over our connector. Its connection is the same one.
+    // README: drop-in
+    let connector = Connector::with_links(links.clone());
     let tonic_channel = tonic::transport::Endpoint::from(peer.uri())
-        .connect_with_connector(Connector::with_links(links.clone()))
+        .connect_with_connector(connector)
         .await?;
-    let drop_in = calls::unary(&mut EchoClient::new(tonic_channel)).await?;
-    screen.outcome("unary, tonic's Channel", &drop_in);
+    let mut drop_in = EchoClient::new(tonic_channel);
+    // README: end
+    screen.outcome("unary, tonic's Channel", &calls::unary(&mut drop_in).await?);
     ensure(links.connections() == 1, || {
         format!(
             "one connection for both ways in, not {}",

@@ -1,0 +1,235 @@
+//! Every example, run as a program.
+//!
+//! The binaries are those that `cargo test --workspace` builds beside the tests; `cargo test --test examples` alone builds
+//! none and would find old ones or nothing.
+
+use std::{
+    collections::BTreeSet,
+    env,
+    ffi::OsStr,
+    fs,
+    path::PathBuf,
+    process::{Output, Stdio},
+    time::Duration,
+};
+
+use tokio::{
+    io::{AsyncBufReadExt, BufReader},
+    process::{Child, Command},
+    time::timeout,
+};
+
+/// What each example may take; they take a second or two where nothing else keeps the machine busy.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+#[tokio::test]
+async fn demo_keeps_its_promises_and_prints_plain_text_in_a_pipe() {
+    let output = run("demo", ["--seconds", "1", "--callers", "4"]).await;
+    let (stdout, stderr) = texts(&output);
+    assert!(output.status.success(), "{stdout}\n{stderr}");
+    // iroh's errors go to stderr too: an endpoint that is dropped instead of closed would be there.
+    assert_eq!(stderr, "");
+    assert!(!stdout.contains('\x1b'), "{stdout:?}");
+    for promised in [
+        "ticket",
+        "bidi streaming",
+        "tonic's Channel",
+        "path and RTT",
+        "server started again",
+        "p99",
+        "4 callers, after",
+        "Everything that this demo promises has happened.",
+    ] {
+        assert!(stdout.contains(promised), "no {promised:?} in\n{stdout}");
+    }
+}
+
+#[tokio::test]
+async fn demo_explains_itself_and_refuses_no_time_at_all() {
+    let help = run("demo", ["--help"]).await;
+    assert!(help.status.success());
+    assert!(texts(&help).0.contains("--seconds <N>"));
+
+    let refused = run("demo", ["--seconds", "0"]).await;
+    assert_eq!(refused.status.code(), Some(2));
+    assert!(texts(&refused).1.contains("1..=3600"));
+}
+
+#[tokio::test]
+async fn hello_takes_two_programs() {
+    let (server, ticket) = hello_server(&[]).await;
+    let client = run("hello_client", [ticket.as_str(), "good morning"]).await;
+    let (stdout, stderr) = texts(&client);
+    assert!(client.status.success(), "{stderr}");
+    assert!(stdout.ends_with("answered: good morning\n"), "{stdout}");
+    interrupt(server).await;
+}
+
+#[tokio::test]
+async fn hello_server_keeps_its_identity_in_a_file() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let key = folder.path().join("identity");
+    let mut ids = BTreeSet::new();
+    for _ in 0..2 {
+        let (server, ticket) = hello_server(&["--key".as_ref(), key.as_os_str()]).await;
+        ids.insert(ticket.parse::<tower_iroh::Peer>().expect("a ticket").id());
+        interrupt(server).await;
+    }
+    assert_eq!(ids.len(), 1);
+}
+
+#[tokio::test]
+async fn hello_client_names_a_malformed_ticket() {
+    let output = run("hello_client", ["endpointgarbage"]).await;
+    assert_eq!(output.status.code(), Some(2));
+    let (_, stderr) = texts(&output);
+    assert!(
+        stderr.contains("\"endpointgarbage\" is not a peer"),
+        "{stderr}"
+    );
+}
+
+#[tokio::test]
+async fn streaming_has_all_three_kinds() {
+    expect_lines(
+        "streaming",
+        &[
+            "server streaming: 100000 bytes",
+            "client streaming: StreamSummary { count: 3, bytes: 11 }",
+            "bidi streaming: b\"ping\"",
+        ],
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn interceptor_health_tells_friend_from_stranger() {
+    expect_lines(
+        "interceptor_health",
+        &[
+            "friend: b\"friend\"",
+            "stranger: PermissionDenied, only one peer may call this",
+            "health: Serving",
+            "health: NotServing",
+        ],
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn shared_endpoint_serves_two_protocols() {
+    expect_lines(
+        "shared_endpoint",
+        &["b\"over gRPC\"", "\"over a stream of our own\""],
+    )
+    .await;
+}
+
+#[test]
+fn no_example_goes_without_a_test() {
+    let tested = [
+        "demo",
+        "hello_client",
+        "hello_server",
+        "interceptor_health",
+        "shared_endpoint",
+        "streaming",
+    ];
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/examples");
+    let there: BTreeSet<_> = fs::read_dir(folder)
+        .expect("the examples")
+        .filter_map(|entry| {
+            let path = entry.expect("an entry").path();
+            Some(path.file_stem()?.to_str()?.to_owned())
+        })
+        .collect();
+    assert_eq!(there, tested.map(str::to_owned).into());
+}
+
+/// Runs an example to its end, which must be a good one, and looks for lines in what it printed.
+async fn expect_lines(name: &str, lines: &[&str]) {
+    let output = run(name, [""; 0]).await;
+    let (stdout, stderr) = texts(&output);
+    assert!(output.status.success(), "{stdout}\n{stderr}");
+    for line in lines {
+        assert!(
+            stdout.lines().any(|it| it == *line),
+            "no {line:?} in\n{stdout}"
+        );
+    }
+}
+
+/// A running `hello_server`, and the ticket that it printed.
+async fn hello_server(args: &[&OsStr]) -> (Child, String) {
+    let mut server = command("hello_server")
+        .args(args)
+        .spawn()
+        .expect("it starts");
+    let stdout = server.stdout.take().expect("piped");
+    let mut lines = BufReader::new(stdout).lines();
+    let line = timeout(PATIENCE, lines.next_line()).await;
+    let line = line.expect("a line in time").expect("readable");
+    (server, line.expect("a ticket"))
+}
+
+/// Presses Ctrl-C, and expects that the server ends by itself and well.
+#[cfg(unix)]
+async fn interrupt(mut server: Child) {
+    let pid = server.id().expect("it is running");
+    // The standard library sends no signals; every shell does.
+    let kill = Command::new("sh")
+        .args(["-c", &format!("kill -INT {pid}")])
+        .status()
+        .await;
+    assert!(kill.expect("a shell").success());
+    let status = timeout(PATIENCE, server.wait()).await;
+    assert!(
+        status
+            .expect("it ends in time")
+            .expect("a status")
+            .success()
+    );
+}
+
+#[cfg(not(unix))]
+async fn interrupt(mut server: Child) {
+    server.kill().await.expect("it was running");
+}
+
+async fn run<I>(name: &str, args: I) -> Output
+where
+    I: IntoIterator,
+    I::Item: AsRef<OsStr>,
+{
+    let output = timeout(PATIENCE, command(name).args(args).output()).await;
+    output
+        .unwrap_or_else(|_| panic!("{name} was not over after {PATIENCE:?}"))
+        .expect("it runs")
+}
+
+fn command(name: &str) -> Command {
+    let test = env::current_exe().expect("this test is a file");
+    // target/<profile>/deps/examples-<hash>, and target/<profile>/examples/<name>
+    let profile = test.ancestors().nth(2).expect("in a folder of a folder");
+    let mut path: PathBuf = profile.join("examples").join(name);
+    path.set_extension(env::consts::EXE_EXTENSION);
+    assert!(
+        path.exists(),
+        "{} is not there: `cargo test --workspace` builds it, `cargo test --test examples` does not",
+        path.display()
+    );
+    let mut command = Command::new(path);
+    // Somebody's RUST_LOG must not make an example say more than these tests expect.
+    command
+        .env_remove("RUST_LOG")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true);
+    command
+}
+
+fn texts(output: &Output) -> (String, String) {
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    (text(&output.stdout), text(&output.stderr))
+}
