@@ -6,10 +6,18 @@
 // Nothing is public in a test binary.
 #![allow(unreachable_pub)]
 
+#[path = "faults/dialling.rs"]
+mod dialling;
+#[path = "faults/garbage.rs"]
+mod garbage;
+#[path = "faults/idle.rs"]
+mod idle;
 #[path = "faults/killed.rs"]
 mod killed;
 #[path = "faults/refused.rs"]
 mod refused;
+#[path = "faults/relay.rs"]
+mod relay;
 #[path = "faults/silent.rs"]
 mod silent;
 #[path = "faults/support.rs"]

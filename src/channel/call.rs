@@ -2,6 +2,7 @@
 
 use std::{
     future::{Future, poll_fn},
+    pin::pin,
     sync::Arc,
     task::Poll,
     time::Duration,
@@ -70,7 +71,9 @@ pub(super) async fn call(
 
     let mut last = None;
     for _ in 0..OFFERS {
-        let link = match within(deadline, channel.links.get(channel.peer)).await {
+        // Kept until it has been asked: dropped, the last who waits for a dial takes along what it waited for.
+        let mut getting = pin!(channel.links.get(channel.peer));
+        let link = match within(deadline, getting.as_mut()).await {
             Some(link) => link?,
             None => return Err(channel.links.late(channel.peer)),
         };

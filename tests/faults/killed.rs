@@ -44,7 +44,10 @@ async fn mid_call(arm: Arm, end: End) {
         let caller = caller.clone();
         async move { caller.echo(HANG).await }
     });
-    server.stage.wait("the call", |counts| counts.begun == 1).await;
+    server
+        .stage
+        .wait("the call", |counts| counts.begun == 1)
+        .await;
     server.end(end).await;
     let ended = soon("the call's end", hanging).await.expect("no panic");
     let status = ended.expect_err("nobody answered it");
@@ -121,7 +124,9 @@ async fn client_drops_a_call(arm: Arm) {
         .wait("the handler's drop", |counts| counts.cancelled == 1)
         .await;
     // The connection is as good as before.
-    soon("an answer", caller.echo(b"next")).await.expect("answered");
+    soon("an answer", caller.echo(b"next"))
+        .await
+        .expect("answered");
     assert_eq!(caller.links.connections(), 1);
 }
 
@@ -135,7 +140,9 @@ async fn client_drops_a_stream(arm: Arm) {
         .stage
         .wait("the handler's drop", |counts| counts.cancelled == 1)
         .await;
-    soon("an answer", caller.echo(b"next")).await.expect("answered");
+    soon("an answer", caller.echo(b"next"))
+        .await
+        .expect("answered");
 }
 
 async fn client_endpoint_closed_mid_call(arm: Arm) {
@@ -145,7 +152,10 @@ async fn client_endpoint_closed_mid_call(arm: Arm) {
         let caller = caller.clone();
         async move { caller.echo(HANG).await }
     });
-    server.stage.wait("the call", |counts| counts.begun == 1).await;
+    server
+        .stage
+        .wait("the call", |counts| counts.begun == 1)
+        .await;
     caller.endpoint.close().await;
     server
         .stage
@@ -172,7 +182,10 @@ async fn client_vanished_mid_call(arm: Arm) {
         let caller = Caller::new(arm, &peer).await;
         let _ = caller.echo(HANG).await;
     });
-    server.stage.wait("the call", |counts| counts.begun == 1).await;
+    server
+        .stage
+        .wait("the call", |counts| counts.begun == 1)
+        .await;
     client.shutdown_background();
     server
         .stage

@@ -15,13 +15,9 @@ use iroh::{
 };
 use tokio::net::UdpSocket;
 use tonic::Code;
-use tower_iroh::{
-    Acceptor, ErrorKind, Links, Peer, Urgency, presets::Offline, wire::close,
-};
+use tower_iroh::{Acceptor, ErrorKind, Links, Peer, Urgency, presets::Offline, wire::close};
 
-use crate::support::{
-    Arm, Caller, Server, offline, on_both_arms, request, soon, until,
-};
+use crate::support::{Arm, Caller, Server, offline, on_both_arms, request, soon, until};
 
 on_both_arms! {
     wrong_identity
@@ -133,7 +129,10 @@ async fn too_many_connections(arm: Arm) {
     other.echo(b"other").await.expect("accepted");
 
     first.links.close(&server.peer.id());
-    until("the connection's end", || server.acceptor.connections() == 1).await;
+    until("the connection's end", || {
+        server.acceptor.connections() == 1
+    })
+    .await;
     second.links.add_peer(server.peer.clone());
     soon("the answer", second.echo(b"second"))
         .await
@@ -145,7 +144,10 @@ async fn too_many_lanes(arm: Arm) {
     let server = Server::on(offline().await, limited);
     let links = Links::new(offline().await);
     let first = Caller::over(arm, &server.peer, None, links.clone());
-    first.echo(b"first").await.expect("the first lane is accepted");
+    first
+        .echo(b"first")
+        .await
+        .expect("the first lane is accepted");
 
     // Our channel takes a second lane by urgency; each of tonic's channels is a lane of its own.
     let second = Caller::over(arm, &server.peer, None, links);

@@ -173,7 +173,9 @@ async fn a_thousand_calls_to_a_refusing_peer(arm: Arm) {
     // The control: whoever dials without a pool is counted each time.
     let before = within(start.elapsed());
     for _ in 0..5 {
-        let dial = caller.endpoint.connect(peer.addr().clone(), tower_iroh::ALPN);
+        let dial = caller
+            .endpoint
+            .connect(peer.addr().clone(), tower_iroh::ALPN);
         assert!(soon("the refusal", dial).await.is_err());
     }
     assert!(within(start.elapsed()) >= before + 5);
@@ -201,7 +203,10 @@ async fn storm(caller: &Caller, start: Instant, time: Duration) -> usize {
         })
     });
     let ended = soon("the storm's end", join_all(calls)).await;
-    ended.into_iter().map(|failed| failed.expect("no panic")).sum()
+    ended
+        .into_iter()
+        .map(|failed| failed.expect("no panic"))
+        .sum()
 }
 
 /// A peer that completes the handshake, keeps the connection and never looks at it again.

@@ -103,7 +103,10 @@ impl Stage {
         let mut counts = self.counts.subscribe();
         match timeout(PATIENCE, counts.wait_for(wanted)).await {
             Ok(counts) => *counts.expect("the sender is held by self"),
-            Err(_) => panic!("waited {PATIENCE:?} for {what}, and have {:?}", self.counts()),
+            Err(_) => panic!(
+                "waited {PATIENCE:?} for {what}, and have {:?}",
+                self.counts()
+            ),
         }
     }
 
