@@ -27,7 +27,7 @@ mod server;
 
 use calls::ensure;
 use load::{Load, Phase};
-use screen::{Screen, millis};
+use screen::{Screen, shown};
 use server::Server;
 
 type Error = Box<dyn std::error::Error + Send + Sync>;
@@ -136,7 +136,7 @@ async fn demo(options: Options, screen: &Screen) -> Result<(), Error> {
     let rtt = stats.rtt.ok_or("the connection has no RTT")?;
     screen.fact(
         "path and RTT from the client",
-        format_args!("{path}, {}", millis(rtt)),
+        format_args!("{path}, {}", shown(rtt)),
     );
     screen.fact(
         "UDP payload so far",
@@ -162,7 +162,7 @@ async fn demo(options: Options, screen: &Screen) -> Result<(), Error> {
     let load = load.finish().await?;
     screen.fact("answered, all in all", load.answered());
     screen.fact("UNAVAILABLE, and called again", load.retried());
-    screen.fact("longest time without any answer", millis(load.gap()));
+    screen.fact("longest time without any answer", shown(load.gap()));
 
     screen.heading("Latencies in milliseconds, from the first attempt to the answer");
     let callers = options.callers;
@@ -214,7 +214,7 @@ async fn restart(
         "server stopped after",
         format_args!(
             "{}; the open stream got all its {messages} messages",
-            millis(began.elapsed())
+            shown(began.elapsed())
         ),
     );
 
@@ -229,14 +229,14 @@ async fn restart(
         "server started again after",
         format_args!(
             "{}, same identity, {}",
-            millis(began.elapsed()),
+            shown(began.elapsed()),
             server.addr()
         ),
     );
     timeout(Duration::from_secs(10), load.answered_more_than(before))
         .await
         .map_err(|_| "no call was answered within 10 s of the restart")?;
-    screen.fact("first answer after", millis(began.elapsed()));
+    screen.fact("first answer after", shown(began.elapsed()));
     run(
         load,
         screen,

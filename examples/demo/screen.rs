@@ -50,7 +50,7 @@ impl Screen {
 
     pub(crate) fn outcome(&self, name: &str, outcome: &Outcome) {
         let Outcome { what, took } = outcome;
-        let took = millis(*took);
+        let took = shown(*took);
         self.fact(name, format_args!("{what:<38}{took:>12}"));
     }
 
@@ -76,7 +76,7 @@ impl Screen {
         let answered = answered() - before;
         self.fact(
             what,
-            format_args!("{answered} calls answered in {}", millis(began.elapsed())),
+            format_args!("{answered} calls answered in {}", shown(began.elapsed())),
         );
     }
 
@@ -117,9 +117,14 @@ impl Screen {
     }
 }
 
-/// `1.24 ms`
-pub(crate) fn millis(time: Duration) -> String {
-    format!("{:.2} ms", time.as_secs_f64() * 1000.0)
+/// `1.24 ms`, and `1.24 s` from a second on.
+pub(crate) fn shown(time: Duration) -> String {
+    let seconds = time.as_secs_f64();
+    if seconds < 1.0 {
+        format!("{:.2} ms", seconds * 1000.0)
+    } else {
+        format!("{seconds:.2} s")
+    }
 }
 
 fn as_millis(micros: u64) -> String {

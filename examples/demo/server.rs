@@ -112,7 +112,7 @@ impl Echo for Attentive {
         let caller = caller.ok_or_else(|| Status::unauthenticated("not over iroh"))?;
         let mut response = self.0.echo(request).await?;
         let path = caller.path().map(|path| path.to_string());
-        let rtt = caller.rtt().map(crate::screen::millis);
+        let rtt = caller.rtt().map(crate::screen::shown);
         for (name, value) in [
             (WHO_AM_I, caller.id().to_string()),
             ("path", path.unwrap_or_default()),
