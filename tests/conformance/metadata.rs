@@ -186,7 +186,6 @@ impl AsRequest for EchoStatus {
                 body: payload(8, 0),
             }),
             response_status: Some(self),
-            ..StreamingOutputRequest::default()
         }
     }
 }
