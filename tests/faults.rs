@@ -6,6 +6,8 @@
 // Nothing is public in a test binary.
 #![allow(unreachable_pub)]
 
+#[path = "faults/bare.rs"]
+mod bare;
 #[path = "faults/dialling.rs"]
 mod dialling;
 #[path = "faults/garbage.rs"]
@@ -14,11 +16,15 @@ mod garbage;
 mod idle;
 #[path = "faults/killed.rs"]
 mod killed;
+#[path = "faults/rawlane.rs"]
+mod rawlane;
 #[path = "faults/refused.rs"]
 mod refused;
 #[path = "faults/relay.rs"]
 mod relay;
 #[path = "faults/silent.rs"]
 mod silent;
+#[path = "faults/slow_reader.rs"]
+mod slow_reader;
 #[path = "faults/support.rs"]
 mod support;
