@@ -96,8 +96,6 @@ struct Settings {
 
 impl Acceptor {
     /// An acceptor with the default settings, and what it accepts.
-    // A pair is what the two ends of one thing are; there is no `Acceptor` without its `Incoming`.
-    #[expect(clippy::new_ret_no_self)]
     pub fn new() -> (Self, Incoming) {
         AcceptorBuilder::default().build_valid()
     }

@@ -147,7 +147,7 @@ impl Error {
                     close::UNAUTHENTICATED => {
                         (ErrorKind::Unauthenticated, format!("refused: {said}"))
                     }
-                    close::TOO_MANY_CONNECTIONS | close::BUSY => {
+                    close::TOO_MANY_CONNECTIONS => {
                         (ErrorKind::Exhausted, format!("the peer refused: {said}"))
                     }
                     close::DRAINING | close::DRAINED => {

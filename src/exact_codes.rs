@@ -165,7 +165,9 @@ pub(crate) fn carried(kind: io::ErrorKind, meaning: &Error) -> io::Error {
 
 fn read(error: &io::Error) -> Error {
     let text = error.to_string();
-    let carried = text.strip_prefix(CARRIED).and_then(|text| text.split_once(' '));
+    let carried = text
+        .strip_prefix(CARRIED)
+        .and_then(|text| text.split_once(' '));
     let Some((letter, message)) = carried else {
         return Error::new(ErrorKind::Lost, "the connection was lost");
     };

@@ -114,8 +114,6 @@ pub mod close {
     pub const DRAIN_EXPIRED: VarInt = VarInt::from_u32(0x112);
     /// This peer has as many connections as it may.
     pub const TOO_MANY_CONNECTIONS: VarInt = VarInt::from_u32(0x120);
-    /// The server has as many handshakes in flight as it takes.
-    pub const BUSY: VarInt = VarInt::from_u32(0x121);
     /// Refused by policy: the peer is known and may not. What an iroh hook should reject with.
     pub const FORBIDDEN: VarInt = VarInt::from_u32(403);
     /// Refused by policy: the peer is not known. What an iroh hook should reject with.

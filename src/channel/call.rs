@@ -61,7 +61,7 @@ pub(super) async fn call(
     let deadline = limit.map(Deadline::after);
     channel.prepare(&mut head, urgency)?;
     let mut offered = Some(body);
-    let mut body = poll_fn(|cx| match offered.take() {
+    let body = poll_fn(|cx| match offered.take() {
         Some(body) => Poll::Ready(Peeked::new(body, cx)),
         // Ready at the first poll, so there is no second.
         None => Poll::Pending,
@@ -95,30 +95,11 @@ pub(super) async fn call(
         if let Some(deadline) = deadline {
             timeout::write(head.headers_mut(), deadline.left());
         }
-        match http2.send(head, body) {
-            Ok((response, pump)) => {
-                let pump = match pump {
-                    Some(pump) => pump.start().await,
-                    None => None,
-                };
-                let held = Held {
-                    _pump: pump,
-                    _ticket: ticket,
-                    http2,
-                    link,
-                };
-                return match within(deadline, response).await {
-                    Some(Ok(response)) => {
-                        Ok(response
-                            .map(|stream| Body::new(ResponseBody::new(stream, held, deadline))))
-                    }
-                    Some(Err(error)) => Err(held.explain(error)),
-                    None => Err(expired().at(channel.peer)),
-                };
-            }
-            Err(not_sent) => {
-                let leaving = not_sent.error.is_go_away();
-                let error = explain(&link, &http2, not_sent.error);
+        let sender = match http2.ready() {
+            Ok(sender) => sender,
+            Err(error) => {
+                let leaving = error.is_go_away();
+                last = Some(explain(&link, &http2, error));
                 if leaving {
                     // The peer is leaving: the calls that it has go on, this one goes to a new connection.
                     link.connection().retire();
@@ -126,13 +107,28 @@ pub(super) async fn call(
                 } else {
                     ticket.replace(&http2);
                 }
-                let Some(request) = not_sent.request else {
-                    return Err(error);
-                };
-                (head, body) = request;
-                last = Some(error);
+                continue;
             }
-        }
+        };
+        let sent = sender
+            .send(head, body)
+            .map_err(|error| explain(&link, &http2, error))?;
+        let held = Held {
+            _pump: match sent.pump {
+                Some(pump) => pump.start().await,
+                None => None,
+            },
+            _ticket: ticket,
+            http2,
+            link,
+        };
+        return match within(deadline, sent.response).await {
+            Some(Ok(response)) => {
+                Ok(response.map(|stream| Body::new(ResponseBody::new(stream, held, deadline))))
+            }
+            Some(Err(error)) => Err(held.explain(error)),
+            None => Err(expired().at(channel.peer)),
+        };
     }
     Err(last.unwrap_or_else(|| Error::new(ErrorKind::Lost, "no connection took the call")))
 }

@@ -58,10 +58,13 @@ impl Activity {
     }
 }
 
+/// A lane, and how many reads it had when it was last looked at.
+type Lane = (Weak<Activity>, u64);
+
 /// The lanes of one connection. Clones share.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Activities {
-    lanes: Arc<Mutex<Vec<(Weak<Activity>, u64)>>>,
+    lanes: Arc<Mutex<Vec<Lane>>>,
     alive: Arc<AtomicBool>,
 }
 
@@ -97,7 +100,7 @@ impl Activities {
         stalled
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<(Weak<Activity>, u64)>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Lane>> {
         // Nothing in here panics half-way, so what a poisoned lock guards is whole.
         self.lanes.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -65,65 +65,62 @@ impl Http2 {
         &self.activity
     }
 
-    /// Sends a request.
+    /// Whether the connection takes another request, and the handle to send it with.
     ///
     /// # Errors
-    /// [`NotSent`] gives the request back where the connection takes no more; nothing of it has left.
+    /// Why it takes none. Nothing has been sent.
+    pub(crate) fn ready(&self) -> Result<Ready, h2::Error> {
+        let mut requests = self.requests.clone();
+        // A clone waits for nobody, so this only tells whether the connection is still good.
+        match requests.poll_ready(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(Err(error)) => Err(error),
+            Poll::Ready(Ok(())) | Poll::Pending => Ok(Ready { requests }),
+        }
+    }
+}
+
+/// A connection that takes a request.
+pub(crate) struct Ready {
+    requests: h2::client::SendRequest<Bytes>,
+}
+
+/// A request on its way.
+pub(crate) struct Sent<B: Body> {
+    pub(crate) response: h2::client::ResponseFuture,
+    /// Moves what is left of the body.
+    pub(crate) pump: Option<Pump<B>>,
+}
+
+impl Ready {
+    /// Sends a request.
     pub(crate) fn send<B>(
-        &self,
+        mut self,
         head: Request<()>,
-        body: Peeked<B>,
-    ) -> Result<(h2::client::ResponseFuture, Option<Pump<B>>), NotSent<B>>
+        mut body: Peeked<B>,
+    ) -> Result<Sent<B>, h2::Error>
     where
         B: Body<Data = Bytes> + Unpin,
         B::Error: Unpin,
     {
-        let mut requests = self.requests.clone();
-        // A clone waits for nobody, so this only tells whether the connection is still good.
-        let mut cx = Context::from_waker(Waker::noop());
-        if let Poll::Ready(Err(error)) = requests.poll_ready(&mut cx) {
-            return Err(NotSent {
-                error,
-                request: Some((head, body)),
-            });
-        }
         let end = body.is_end_stream();
-        let (response, mut stream) = match requests.send_request(head, end) {
-            Ok(sent) => sent,
-            Err(error) => {
-                return Err(NotSent {
-                    error,
-                    request: None,
-                });
-            }
+        let (response, mut stream) = self.requests.send_request(head, end)?;
+        let pump = if end {
+            None
+        } else if let Some(data) = body.take_single() {
+            // A body that is one frame and whole is handed over as it is: h2 holds the caller's own bytes until the peer's
+            // window takes them, and END_STREAM goes with the last of them. It fails where the peer has reset the call
+            // already, which the response says better.
+            let _ = stream.send_data(data, true);
+            None
+        } else {
+            Some(Pump {
+                body,
+                stream,
+                chunk: None,
+            })
         };
-        if end {
-            return Ok((response, None));
-        }
-        // A body that is one frame and whole is handed over as it is: h2 holds the caller's own bytes until the peer's window
-        // takes them, and END_STREAM goes with the last of them.
-        let body = match body.into_single() {
-            Ok(data) => {
-                // It fails where the peer has reset the call already, which the response says better.
-                let _ = stream.send_data(data, true);
-                return Ok((response, None));
-            }
-            Err(body) => body,
-        };
-        let pump = Pump {
-            body,
-            stream,
-            chunk: None,
-        };
-        Ok((response, Some(pump)))
+        Ok(Sent { response, pump })
     }
-}
-
-/// A request that the connection did not take.
-pub(crate) struct NotSent<B: Body> {
-    pub(crate) error: h2::Error,
-    /// The request, where it can be sent elsewhere.
-    pub(crate) request: Option<(Request<()>, Peeked<B>)>,
 }
 
 /// Moves a streaming body into its call as the peer takes it. Ends by itself when the body or the call does; dropped

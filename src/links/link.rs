@@ -181,10 +181,7 @@ fn refused(code: Option<VarInt>) -> Option<Error> {
             ErrorKind::Exhausted,
             "the peer takes no further lane",
         )),
-        wire::reset::DRAINING => Some(Error::new(
-            ErrorKind::Draining,
-            "the peer is shutting down",
-        )),
+        wire::reset::DRAINING => Some(Error::new(ErrorKind::Draining, "the peer is shutting down")),
         _ => None,
     }
 }

@@ -55,8 +55,10 @@ pub(super) trait Pooled: Used + fmt::Debug + Send + Sync + Sized + 'static {
 
 /// How a connection tells its pool of its end.
 pub(super) struct Gone<C: Pooled> {
-    tell: Box<dyn Fn(&Arc<C>, End) -> bool + Send + Sync>,
+    tell: Box<Tell<C>>,
 }
+
+type Tell<C> = dyn Fn(&Arc<C>, End) -> bool + Send + Sync;
 
 /// What a connection has to tell.
 pub(super) enum End {
@@ -266,7 +268,10 @@ impl<D: Dialer> Shared<D> {
         dialling: Dialling<D::Connection>,
         earliest: Instant,
     ) -> Result<(), Error> {
-        sleep_until(earliest).await;
+        // Even a sleep that is over takes up to a millisecond of tokio's timer.
+        if earliest > Instant::now() {
+            sleep_until(earliest).await;
+        }
         let Some(slot) = self.place(&dialling).await else {
             dialling.crowded();
             return Err(pool_full(self.settings.max_connections));
