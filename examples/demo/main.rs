@@ -1,4 +1,4 @@
-//! tower-iroh in fifteen seconds: a server and a client on this machine, without relay and without internet.
+//! tower-iroh in ten seconds: a server and a client on this machine, without relay and without internet.
 //!
 //! ```sh
 //! cargo run --release --example demo
