@@ -21,7 +21,6 @@ use crate::{Error, Links, PeerStats, State};
 mod body;
 mod builder;
 mod call;
-mod timeout;
 
 pub use builder::ChannelBuilder;
 

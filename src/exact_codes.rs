@@ -12,10 +12,11 @@ use bytes::Bytes;
 use http::{Request, Response};
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
+use tokio::time::Instant;
 use tonic::{Code, Status, TimeoutExpired};
 use tower::{Layer, Service};
 
-use crate::{Error, ErrorKind};
+use crate::{Error, ErrorKind, grpc_timeout};
 
 type BoxError = Box<dyn StdError + Send + Sync>;
 
@@ -24,7 +25,7 @@ type BoxError = Box<dyn StdError + Send + Sync>;
 /// | what happened | tonic says | with this layer |
 /// |---|---|---|
 /// | the connection was lost during a call | Unknown | UNAVAILABLE |
-/// | the timeout expired | Cancelled | DEADLINE_EXCEEDED |
+/// | the timeout expired, on this side's clock or the server's | Cancelled | DEADLINE_EXCEEDED |
 /// | a dial failed | Unavailable | what the dial says: PERMISSION_DENIED, RESOURCE_EXHAUSTED, ... |
 ///
 /// ```no_run
@@ -75,8 +76,11 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
+        let deadline = grpc_timeout::read(request.headers())
+            .and_then(|limit| Instant::now().checked_add(limit));
         ExactFuture {
             inner: self.inner.call(request),
+            deadline,
         }
     }
 }
@@ -87,6 +91,7 @@ pin_project! {
     pub struct ExactFuture<F> {
         #[pin]
         inner: F,
+        deadline: Option<Instant>,
     }
 }
 
@@ -100,8 +105,18 @@ where
     type Output = Result<Response<tonic::body::Body>, Error>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let result = ready!(self.project().inner.poll(cx));
+        let this = self.project();
+        let result = ready!(this.inner.poll(cx));
+        let left = this
+            .deadline
+            .map(|at| at.saturating_duration_since(Instant::now()));
         Poll::Ready(match result {
+            Ok(response)
+                if left
+                    .is_some_and(|left| grpc_timeout::ended_by_peer(response.headers(), left)) =>
+            {
+                Err(Error::new(ErrorKind::Deadline, "the timeout expired"))
+            }
             Ok(response) => Ok(response.map(|inner| tonic::body::Body::new(ExactBody { inner }))),
             Err(error) => Err(exact(error.into())),
         })

@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use http::{HeaderMap, HeaderValue};
 
-pub(super) const HEADER: &str = "grpc-timeout";
+pub(crate) const HEADER: &str = "grpc-timeout";
 
 /// Reads the header. A malformed one counts as absent, as tonic has it: it must not fail a call that would succeed.
-pub(super) fn read(headers: &HeaderMap) -> Option<Duration> {
+pub(crate) fn read(headers: &HeaderMap) -> Option<Duration> {
     let text = headers.get(HEADER)?.to_str().ok()?;
     let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
     if digits.len() > 8 || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
@@ -26,7 +26,7 @@ pub(super) fn read(headers: &HeaderMap) -> Option<Duration> {
 }
 
 /// Writes the header, in the finest unit whose eight digits hold it, rounded down: the peer must not wait longer than we do.
-pub(super) fn write(headers: &mut HeaderMap, timeout: Duration) {
+pub(crate) fn write(headers: &mut HeaderMap, timeout: Duration) {
     const MOST: u128 = 99_999_999;
     let units = [
         (timeout.as_nanos(), 'n'),
@@ -43,6 +43,17 @@ pub(super) fn write(headers: &mut HeaderMap, timeout: Duration) {
     if let Ok(value) = HeaderValue::try_from(format!("{value}{unit}")) {
         headers.insert(HEADER, value);
     }
+}
+
+/// How far apart two clocks may end one call: the header's rounding and a timer's tick.
+const SLACK: Duration = Duration::from_millis(5);
+
+/// Whether a response's head says that the peer's clock ended the call, when ours has `left` on it.
+///
+/// tonic's server keeps `grpc-timeout` too, and where its answer is polled before our timer it is CANCELLED. A CANCELLED
+/// that comes earlier is the server's own.
+pub(crate) fn ended_by_peer(head: &HeaderMap, left: Duration) -> bool {
+    left <= SLACK && head.get("grpc-status").is_some_and(|status| status == "1")
 }
 
 #[cfg(test)]

@@ -52,6 +52,7 @@ mod config_error;
 mod connector;
 mod error;
 mod exact_codes;
+mod grpc_timeout;
 mod io;
 mod lane;
 mod links;

@@ -16,7 +16,8 @@ use crate::Error;
 /// The body of a response. It ends, and gives up the call's place, with its trailers, an error, or the deadline; dropped
 /// before that it resets the call.
 pub(super) struct ResponseBody {
-    stream: h2::RecvStream,
+    /// Gone once the body has ended, so that a call which the deadline ended is reset and not just unread.
+    stream: Option<h2::RecvStream>,
     state: State,
     held: Option<Held>,
     deadline: Option<Pin<Box<Sleep>>>,
@@ -25,7 +26,6 @@ pub(super) struct ResponseBody {
 enum State {
     Data,
     Trailers,
-    Ended,
 }
 
 impl ResponseBody {
@@ -33,14 +33,14 @@ impl ResponseBody {
         Self {
             // A response that is only headers is over; its place is free at once.
             held: (!stream.is_end_stream()).then_some(held),
-            stream,
+            stream: Some(stream),
             state: State::Data,
             deadline: deadline.map(|Deadline(at)| Box::pin(sleep_until(at))),
         }
     }
 
     fn end(&mut self) {
-        self.state = State::Ended;
+        self.stream = None;
         self.held = None;
         self.deadline = None;
     }
@@ -55,21 +55,21 @@ impl ResponseBody {
     }
 
     fn poll_stream(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+        let Some(stream) = &mut self.stream else {
+            return Poll::Ready(None);
+        };
         if let State::Data = self.state {
-            match ready!(self.stream.poll_data(cx)) {
+            match ready!(stream.poll_data(cx)) {
                 Some(Ok(data)) => {
                     // It fails only for more than was received.
-                    let _ = self.stream.flow_control().release_capacity(data.len());
+                    let _ = stream.flow_control().release_capacity(data.len());
                     return Poll::Ready(Some(Ok(Frame::data(data))));
                 }
                 Some(Err(error)) => return Poll::Ready(Some(Err(self.fail(error)))),
                 None => self.state = State::Trailers,
             }
         }
-        if let State::Ended = self.state {
-            return Poll::Ready(None);
-        }
-        let trailers = match ready!(self.stream.poll_trailers(cx)) {
+        let trailers = match ready!(stream.poll_trailers(cx)) {
             Ok(trailers) => trailers,
             Err(error) => return Poll::Ready(Some(Err(self.fail(error)))),
         };
@@ -97,10 +97,9 @@ impl Body for ResponseBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        match self.state {
-            State::Ended => true,
-            State::Data | State::Trailers => self.stream.is_end_stream(),
-        }
+        self.stream
+            .as_ref()
+            .is_none_or(h2::RecvStream::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {

@@ -14,9 +14,9 @@ use tokio_util::task::AbortOnDropHandle;
 use tonic::body::Body;
 use tower_iroh_layers::{Urgency, peek::Peeked, urgency};
 
-use super::{Inner, body::ResponseBody, timeout};
+use super::{Inner, body::ResponseBody};
 use crate::{
-    Error, ErrorKind,
+    Error, ErrorKind, grpc_timeout,
     lane::{Http2, Ticket},
     links::{Link, Use},
 };
@@ -54,7 +54,7 @@ pub(super) async fn call(
     let (head, body) = request.into_parts();
     let mut head = Request::from_parts(head, ());
     let urgency = Urgency::requested(&head).unwrap_or(channel.urgency);
-    let limit = match (timeout::read(head.headers()), channel.timeout) {
+    let limit = match (grpc_timeout::read(head.headers()), channel.timeout) {
         (Some(theirs), Some(ours)) => Some(theirs.min(ours)),
         (theirs, ours) => theirs.or(ours),
     };
@@ -93,7 +93,7 @@ pub(super) async fn call(
             None => return Err(expired().at(channel.peer)),
         };
         if let Some(deadline) = deadline {
-            timeout::write(head.headers_mut(), deadline.left());
+            grpc_timeout::write(head.headers_mut(), deadline.left());
         }
         let sender = match http2.ready() {
             Ok(sender) => sender,
@@ -123,6 +123,13 @@ pub(super) async fn call(
             link,
         };
         return match within(deadline, sent.response).await {
+            Some(Ok(response))
+                if deadline.is_some_and(|deadline| {
+                    grpc_timeout::ended_by_peer(response.headers(), deadline.left())
+                }) =>
+            {
+                Err(expired().at(channel.peer))
+            }
             Some(Ok(response)) => {
                 Ok(response.map(|stream| Body::new(ResponseBody::new(stream, held, deadline))))
             }
