@@ -65,7 +65,7 @@ fn peek(c: &mut Criterion) {
             || Full::new(small.clone()),
             |body| {
                 let peeked = Peeked::new(body, &mut cx);
-                (peeked.message_len(), peeked.into_single().is_ok())
+                (peeked.message_len(), peeked.is_whole())
             },
             BatchSize::SmallInput,
         );

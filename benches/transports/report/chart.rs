@@ -50,7 +50,8 @@ pub fn draw(record: &Record<'_>, path: &Path) -> Result<bool, Fault> {
 
     let rows = record.plan.workloads.len();
     let row_height = 22 + 14 * arms.len() as u32;
-    let size = (1000, 130 + row_height * rows as u32);
+    // One row more than there are, for the legend.
+    let size = (1000, 130 + row_height * (rows as u32 + 1));
     let root = SVGBackend::new(path, size).into_drawing_area();
     root.fill(&WHITE)?;
     let caption = format!("speed relative to {}, right is faster", reference.title);
@@ -59,7 +60,7 @@ pub fn draw(record: &Record<'_>, path: &Path) -> Result<bool, Fault> {
         .margin(10)
         .x_label_area_size(30)
         .y_label_area_size(190)
-        .build_cartesian_2d((low..high).log_scale(), 0.0..rows as f64)?;
+        .build_cartesian_2d((low..high).log_scale(), -1.0..rows as f64)?;
     let label = |y: &f64| -> String {
         let row = rows as f64 - *y;
         match record.plan.workloads.get(row as usize) {
@@ -72,7 +73,8 @@ pub fn draw(record: &Record<'_>, path: &Path) -> Result<bool, Fault> {
     chart
         .configure_mesh()
         .disable_y_mesh()
-        .y_labels(2 * rows + 1)
+        .y_labels(2 * (rows + 1) + 1)
+        .x_labels(12)
         .y_label_formatter(&label)
         .x_label_formatter(&|x| format!("{x:.2}"))
         .draw()?;

@@ -85,7 +85,7 @@ pub fn text(record: &Record<'_>, targets: &[Verdict]) -> Result<String, Fault> {
         targets,
         faults: &record.faults,
     };
-    Ok(serde_json::to_string_pretty(&document)?)
+    Ok(serde_json::to_string(&document)?)
 }
 
 fn entry<'a>(record: &Record<'a>, at: usize, arm: Arm, results: &'a Results) -> Entry<'a> {

@@ -36,8 +36,11 @@ pub struct Harness<A: Arm> {
 struct Seats<A: Arm> {
     /// Keeps the connection, which the callers share.
     _link: A::Link,
-    callers: Vec<(<A::Link as Link>::Caller, Arc<[Bytes]>)>,
+    callers: Vec<Seat<A>>,
 }
+
+/// A caller and its payloads.
+type Seat<A> = (<<A as Arm>::Link as Link>::Caller, Arc<[Bytes]>);
 
 impl<A: Arm> Harness<A> {
     pub fn new(arm: A) -> Self {
