@@ -10,8 +10,12 @@
 mod bare;
 #[path = "faults/dialling.rs"]
 mod dialling;
+#[path = "faults/drain.rs"]
+mod drain;
 #[path = "faults/garbage.rs"]
 mod garbage;
+#[path = "faults/handlers.rs"]
+mod handlers;
 #[path = "faults/idle.rs"]
 mod idle;
 #[path = "faults/killed.rs"]
