@@ -58,10 +58,7 @@ async fn demo_explains_itself_and_refuses_no_time_at_all() {
 #[tokio::test]
 async fn hello_takes_two_programs() {
     let (server, ticket) = hello_server(&[]).await;
-    let client = run("hello_client", [ticket.as_str(), "good morning"]).await;
-    let (stdout, stderr) = texts(&client);
-    assert!(client.status.success(), "{stderr}");
-    assert!(stdout.ends_with("answered: good morning\n"), "{stdout}");
+    hello_client(&ticket).await;
     interrupt(server).await;
 }
 
@@ -72,6 +69,8 @@ async fn hello_server_keeps_its_identity_in_a_file() {
     let mut ids = BTreeSet::new();
     for _ in 0..2 {
         let (server, ticket) = hello_server(&["--key".as_ref(), key.as_os_str()]).await;
+        // The ticket comes before Ctrl-C is listened for; a server that answers calls listens for it.
+        hello_client(&ticket).await;
         ids.insert(ticket.parse::<tower_iroh::Peer>().expect("a ticket").id());
         interrupt(server).await;
     }
@@ -170,6 +169,14 @@ async fn hello_server(args: &[&OsStr]) -> (Child, String) {
     let line = timeout(PATIENCE, lines.next_line()).await;
     let line = line.expect("a line in time").expect("readable");
     (server, line.expect("a ticket"))
+}
+
+/// Runs `hello_client`, which must be answered.
+async fn hello_client(ticket: &str) {
+    let output = run("hello_client", [ticket, "good morning"]).await;
+    let (stdout, stderr) = texts(&output);
+    assert!(output.status.success(), "{stderr}");
+    assert!(stdout.ends_with("answered: good morning\n"), "{stdout}");
 }
 
 /// Presses Ctrl-C, and expects that the server ends by itself and well.

@@ -10,6 +10,8 @@
 mod bare;
 #[path = "faults/dialling.rs"]
 mod dialling;
+#[path = "faults/documented.rs"]
+mod documented;
 #[path = "faults/drain.rs"]
 mod drain;
 #[path = "faults/garbage.rs"]
