@@ -178,12 +178,13 @@ impl Error {
                     "the peer does not speak the protocol asked for".to_owned(),
                 )
             }
+            // An endpoint that is closing says so too, so it is not the limit that it may be.
             ConnectionError::ConnectionClosed(frame)
                 if u64::from(frame.error_code) == CONNECTION_REFUSED =>
             {
                 (
-                    ErrorKind::Exhausted,
-                    "the peer refused the connection".to_owned(),
+                    ErrorKind::DialFailed,
+                    "the peer refused the connection: it is busy or shutting down".to_owned(),
                 )
             }
             ConnectionError::TransportError(error)

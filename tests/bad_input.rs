@@ -3,7 +3,7 @@
 use std::{error::Error as StdError, time::Duration};
 
 use http::Uri;
-use iroh::{Endpoint, EndpointAddr, SecretKey};
+use iroh::{Endpoint, EndpointAddr, RelayConfig, RelayMap, RelayMode, SecretKey};
 use tonic::{Code, Status};
 use tower::{Service as _, ServiceExt as _};
 use tower_iroh::{
@@ -200,11 +200,13 @@ async fn endpoint_that_is_closed() {
 
 #[tokio::test]
 async fn endpoint_without_a_dialable_address() {
+    // A relay that is not there, and nothing else.
+    let relay = "http://127.0.0.1:9".parse().expect("a URL");
+    let map: RelayMap = RelayConfig::new(relay, None).into();
     let unreachable = Endpoint::builder(Offline)
         .clear_ip_transports()
-        .bind()
-        .await;
-    let unreachable = unreachable.expect("iroh binds it all the same");
+        .relay_mode(RelayMode::Custom(map));
+    let unreachable = unreachable.bind().await.expect("bound");
     let error = Peer::of(&unreachable).expect_err("no address");
     assert!(matches!(error, PeerError::NotDialable), "{error:?}");
     assert!(error.to_string().contains("relay"), "{error}");

@@ -2,11 +2,16 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
+    pin::pin,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use futures_util::{FutureExt, future::BoxFuture};
-use iroh::{Endpoint, EndpointAddr, EndpointId, endpoint::ConnectOptions};
+use iroh::{
+    Endpoint, EndpointAddr, EndpointId,
+    endpoint::{ConnectOptions, Connection},
+};
+use tokio::sync::Notify;
 
 use super::{
     link::{Link, LinkSettings},
@@ -18,8 +23,15 @@ use crate::{Error, wire::ALPN};
 pub(super) struct IrohDialer {
     endpoint: Endpoint,
     settings: LinkSettings,
-    /// Where peers are, as far as we were told. What an address lookup finds is iroh's business.
-    known: Mutex<HashMap<EndpointId, EndpointAddr>>,
+    known: Arc<Known>,
+}
+
+/// Where peers are, as far as we were told. What an address lookup finds is iroh's business.
+#[derive(Default)]
+struct Known {
+    addrs: Mutex<HashMap<EndpointId, EndpointAddr>>,
+    /// Told of every change, for the dials in flight.
+    changed: Notify,
 }
 
 impl IrohDialer {
@@ -27,7 +39,7 @@ impl IrohDialer {
         Self {
             endpoint,
             settings,
-            known: Mutex::default(),
+            known: Arc::default(),
         }
     }
 
@@ -36,12 +48,33 @@ impl IrohDialer {
     }
 
     pub(super) fn know(&self, addr: EndpointAddr) {
-        self.lock().insert(addr.id, addr);
+        self.known.lock().insert(addr.id, addr);
+        self.known.changed.notify_waiters();
+    }
+}
+
+impl Known {
+    fn of(&self, id: EndpointId) -> EndpointAddr {
+        let known = self.lock().get(&id).cloned();
+        known.unwrap_or_else(|| EndpointAddr::new(id))
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<EndpointId, EndpointAddr>> {
+    /// Resolves when the peer is said to be elsewhere than at `addr`.
+    async fn moved(&self, addr: &EndpointAddr) {
+        loop {
+            let mut changed = pin!(self.changed.notified());
+            // Registered before the look, so that no change is missed in between.
+            changed.as_mut().enable();
+            if self.of(addr.id) != *addr {
+                return;
+            }
+            changed.await;
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<EndpointId, EndpointAddr>> {
         // Nothing in here panics half-way, so what a poisoned lock guards is whole.
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+        self.addrs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -49,22 +82,36 @@ impl Dialer for IrohDialer {
     type Connection = Link;
 
     fn dial(&self, id: EndpointId, uses: Uses) -> BoxFuture<'static, Result<Arc<Link>, Error>> {
-        let addr = self.lock().get(&id).cloned();
-        let addr = addr.unwrap_or_else(|| EndpointAddr::new(id));
+        let known = self.known.clone();
         let endpoint = self.endpoint.clone();
         let settings = self.settings.clone();
         async move {
-            let options =
-                ConnectOptions::new().with_transport_config(settings.tuning.transport_config());
-            let connecting = endpoint
-                .connect_with_opts(addr, ALPN, options)
-                .await
-                .map_err(|error| Error::from_connect_start(&error, &error))?;
-            let connection = connecting
-                .await
-                .map_err(|error| Error::from_connecting(&error))?;
-            Ok(Link::new(connection, uses, settings))
+            loop {
+                let addr = known.of(id);
+                // A dial to where the peer was until now would take all its time for nothing.
+                tokio::select! {
+                    connection = connect(&endpoint, addr.clone(), &settings) => {
+                        return Ok(Link::new(connection?, uses, settings));
+                    }
+                    () = known.moved(&addr) => {}
+                }
+            }
         }
         .boxed()
     }
+}
+
+async fn connect(
+    endpoint: &Endpoint,
+    addr: EndpointAddr,
+    settings: &LinkSettings,
+) -> Result<Connection, Error> {
+    let options = ConnectOptions::new().with_transport_config(settings.tuning.transport_config());
+    let connecting = endpoint
+        .connect_with_opts(addr, ALPN, options)
+        .await
+        .map_err(|error| Error::from_connect_start(&error, &error))?;
+    connecting
+        .await
+        .map_err(|error| Error::from_connecting(&error))
 }

@@ -132,7 +132,8 @@ async fn endpoint_closed_under_load(arm: Arm) {
 
 async fn server_closed_under_load(arm: Arm) {
     let server = Server::start().await;
-    let caller = Caller::new(arm, &server.peer).await;
+    // Whoever dials again meets silence, for as long as a dial may take.
+    let caller = Caller::with(arm, &server.peer, None, |links| links.dial_timeout(FULL)).await;
     let load = load(&caller);
     server
         .stage

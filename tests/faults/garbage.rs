@@ -161,7 +161,8 @@ async fn a_server_that_answers_garbage(arm: Arm) {
             .expect("shaken");
         let mut kept = Vec::new();
         while let Ok((mut send, recv)) = connection.accept_bi().await {
-            send.write_all(&[b'x'; 4096]).await.expect("written");
+            // It fails where the client has given the lane up already.
+            let _ = send.write_all(&[b'x'; 4096]).await;
             kept.push((send, recv));
         }
     });
