@@ -82,6 +82,8 @@ pub struct Options {
 #[derive(Debug)]
 pub struct Plan {
     pub quick: bool,
+    /// Not every usual arm and workload.
+    pub chosen: bool,
     pub workloads: Vec<Workload>,
     pub arms: Vec<Arm>,
     pub rounds: usize,
@@ -106,6 +108,7 @@ impl Options {
         };
         Ok(Plan {
             quick: self.quick,
+            chosen: !self.workload.is_empty() || !self.arms.is_empty(),
             workloads: self.workloads()?,
             arms: self.arms()?,
             rounds: self.rounds.unwrap_or(pick(30, 5)).max(1),

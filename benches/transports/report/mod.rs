@@ -21,10 +21,11 @@ pub fn all(record: &Record<'_>, write_docs: bool) -> Result<(), Fault> {
 
     let bench = record.target.join("bench");
     fs::create_dir_all(&bench)?;
-    let name = if record.plan.quick {
-        "quick"
-    } else {
-        "transports"
+    // A run with a choice does not overwrite the full one's.
+    let name = match record.plan {
+        plan if plan.quick => "quick",
+        plan if plan.chosen => "chosen",
+        _ => "transports",
     };
     let json = bench.join(format!("{name}.json"));
     fs::write(&json, json::text(record, &verdicts)?)?;
