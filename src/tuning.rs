@@ -3,7 +3,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use iroh::endpoint::{AckFrequencyConfig, Builder, QuicTransportConfig, VarInt, presets::Preset};
+use iroh::endpoint::{Builder, QuicTransportConfig, VarInt, presets::Preset};
 use noq_proto::congestion::{Bbr3Config, ControllerFactory, CubicConfig};
 
 use crate::{ConfigError, wire::MAX_STREAM_WINDOW};
@@ -176,9 +176,6 @@ impl Tuning {
     /// The transport configuration for iroh.
     pub(crate) fn transport_config(&self) -> QuicTransportConfig {
         let int = |value| VarInt::from_u64(value).unwrap_or(VarInt::MAX);
-        let mut acks = AckFrequencyConfig::default();
-        acks.ack_eliciting_threshold(VarInt::from_u32(ACK_EVERY))
-            .max_ack_delay(Some(ACK_WITHIN));
         QuicTransportConfig::builder()
             .stream_receive_window(int(self.stream_window))
             // Until the first round trip is known nothing is known of the path; the window is set right after.
@@ -187,16 +184,9 @@ impl Tuning {
                 .clamp(self.short_window, self.max_window)))
             .send_window(self.send_window)
             .congestion_controller_factory(self.controller())
-            .ack_frequency_config(Some(acks))
             .build()
     }
 }
-
-/// How many packets may arrive before the peer has to acknowledge, and how long it may wait with fewer. QUIC's default is every
-/// second packet and 25 ms. On loopback an acknowledgement costs as much as a call, and most ride on the answer anyway;
-/// the shorter wait keeps the probe time-out after a lost last packet short (`docs/decisions/fewer-acknowledgements.md`).
-const ACK_EVERY: u32 = 10;
-const ACK_WITHIN: Duration = Duration::from_millis(5);
 
 /// Below this shortest round trip a path counts as short.
 pub(crate) const SHORT_PATH: Duration = Duration::from_millis(2);

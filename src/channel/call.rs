@@ -98,7 +98,8 @@ pub(super) async fn call(
         let sender = match http2.ready() {
             Ok(sender) => sender,
             Err(error) => {
-                let leaving = error.is_go_away();
+                // A GOAWAY with an error is about this lane alone.
+                let leaving = error.is_go_away() && error.reason() == Some(h2::Reason::NO_ERROR);
                 last = Some(explain(&link, &http2, error));
                 if leaving {
                     // The peer is leaving: the calls that it has go on, this one goes to a new connection.
