@@ -22,6 +22,7 @@ use crate::support::{
 
 on_both_arms! {
     a_panic_ends_its_call_alone
+    a_burst_of_resets_ends_the_lane_alone
     a_call_dropped_at_any_poll_leaves_nothing_behind
     a_call_dropped_while_the_connection_comes_and_goes
 }
@@ -65,6 +66,51 @@ async fn a_panic_ends_its_call_alone(arm: Arm) {
     );
     assert!(!server.router.is_shutdown());
     assert!(!server.endpoint.is_closed());
+}
+
+/// hyper's server ends an HTTP/2 connection on which more than 20 calls were reset before it has seen them (the "rapid reset"
+/// attack), over TCP as well. That is one lane: the QUIC connection stays, and the next call opens the lane anew.
+async fn a_burst_of_resets_ends_the_lane_alone(arm: Arm) {
+    let server = Server::start().await;
+    let caller = Caller::new(arm, &server.peer).await;
+    caller.echo(b"before").await.expect("answered");
+    let before = caller.links.stats(&server.peer.id()).expect("connected");
+    let ended = async {
+        loop {
+            let burst = (0..100).map(|_| {
+                let mut client = caller.client();
+                tokio::spawn(polled(
+                    async move { client.echo(request(HANG)).await },
+                    2,
+                    Duration::ZERO,
+                ))
+            });
+            for ended in join_all(burst.collect::<Vec<_>>()).await {
+                ended.expect("no panic");
+            }
+            if let Err(status) = caller.echo(b"beside").await {
+                return status;
+            }
+        }
+    };
+    if let Ok(status) = tokio::time::timeout(Duration::from_secs(2), ended).await {
+        println!("{status:?}");
+        let codes = [Code::ResourceExhausted, Code::Unavailable];
+        assert!(codes.contains(&status.code()), "{status:?}");
+    }
+    soon("the lane's return", async {
+        while caller.echo(b"after").await.is_err() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+    let after = caller.links.stats(&server.peer.id()).expect("connected");
+    assert_eq!(
+        before.established_at, after.established_at,
+        "the same connection"
+    );
+    let over = |counts: &Counts| counts.begun == counts.finished + counts.cancelled;
+    server.stage.wait("the handlers' end", over).await;
 }
 
 /// Few places, so that calls wait for them.
