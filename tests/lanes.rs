@@ -1,0 +1,253 @@
+//! Which lane a call takes, seen from the server; and what lanes do for each other.
+
+use std::{
+    collections::HashSet,
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
+
+use iroh::{Endpoint, protocol::Router};
+use tonic::{Request, Status, service::interceptor::InterceptedService};
+use tower_iroh::{Acceptor, Channel, LaneConfig, Lanes, Peer, PeerInfo, Urgency, presets};
+use tower_iroh_proto::{
+    EchoService,
+    echo::{EchoRequest, StreamRequest, echo_client::EchoClient, echo_server::EchoServer},
+};
+
+/// What the server saw of a call: its lane's urgency and its `priority` header.
+type Seen = Arc<Mutex<Vec<(u8, Option<String>)>>>;
+
+struct World {
+    router: Router,
+    seen: Seen,
+    endpoint: Endpoint,
+    peer: Peer,
+}
+
+impl World {
+    async fn new() -> Self {
+        let server = Endpoint::bind(presets::Offline).await.expect("bound");
+        let peer = Peer::of(&server).expect("dialable");
+        let (acceptor, incoming) = Acceptor::new();
+        let router = Router::builder(server)
+            .accept(tower_iroh::ALPN, acceptor)
+            .spawn();
+        let seen = Seen::default();
+        let record = seen.clone();
+        let echo = InterceptedService::new(
+            EchoServer::new(EchoService::default())
+                .max_decoding_message_size(64 << 20)
+                .max_encoding_message_size(64 << 20),
+            move |request: Request<()>| {
+                let info = request.extensions().get::<PeerInfo>();
+                let info = info.ok_or_else(|| Status::internal("no PeerInfo"))?;
+                let header = request.metadata().get("priority");
+                let header = header.and_then(|value| value.to_str().ok());
+                let call = (info.urgency().get(), header.map(str::to_owned));
+                record.lock().expect("whole").push(call);
+                Ok(request)
+            },
+        );
+        tokio::spawn(
+            tonic::transport::Server::builder()
+                .add_service(echo)
+                .serve_with_incoming_shutdown(incoming, std::future::pending()),
+        );
+        let endpoint = Endpoint::bind(presets::Offline).await.expect("bound");
+        Self {
+            router,
+            seen,
+            endpoint,
+            peer,
+        }
+    }
+
+    fn client(&self, lanes: Lanes) -> EchoClient<Channel> {
+        let channel = Channel::builder(self.endpoint.clone())
+            .peer(self.peer.clone())
+            .lanes(lanes)
+            .build()
+            .expect("valid");
+        EchoClient::new(channel)
+            .max_decoding_message_size(64 << 20)
+            .max_encoding_message_size(64 << 20)
+    }
+
+    fn last(&self) -> (u8, Option<String>) {
+        let seen = self.seen.lock().expect("whole");
+        seen.last().expect("a call").clone()
+    }
+
+    async fn end(self) {
+        self.endpoint.close().await;
+        self.router.shutdown().await.expect("no panic");
+    }
+}
+
+fn request(size: usize, urgency: Option<Urgency>) -> Request<EchoRequest> {
+    let mut request = Request::new(EchoRequest {
+        payload: vec![7; size].into(),
+    });
+    if let Some(urgency) = urgency {
+        request.extensions_mut().insert(urgency);
+    }
+    request
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn urgency_and_size_choose_the_lane_and_the_header_tells_the_peer() {
+    let world = World::new().await;
+    let mut client = world.client(Lanes::standard());
+    let header = |text: &str| Some(text.to_owned());
+    for (size, urgency, expected) in [
+        (64, None, (3, None)),
+        (64, Some(Urgency::INTERACTIVE), (3, None)),
+        (64, Some(Urgency::HIGHEST), (1, header("u=0"))),
+        (64, Some(Urgency::CONTROL), (1, header("u=1"))),
+        (64, Some(Urgency::BULK), (6, header("u=6"))),
+        // A message that is large takes the bulk lane; what the caller asked for is still told.
+        (64 * 1024, None, (6, None)),
+        (1 << 20, Some(Urgency::CONTROL), (6, header("u=1"))),
+    ] {
+        let answer = client.echo(request(size, urgency)).await.expect("answered");
+        assert_eq!(answer.into_inner().payload.len(), size);
+        assert_eq!(world.last(), expected, "{size} bytes, {urgency:?}");
+    }
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_raft_preset_keeps_heartbeats_and_elections_apart() {
+    let world = World::new().await;
+    let mut client = world.client(Lanes::raft());
+    for (asked, lane) in [(0, 0), (1, 1), (2, 3), (4, 3), (5, 6), (7, 6)] {
+        let urgency = Urgency::new(asked).expect("in range");
+        let call = request(8, Some(urgency));
+        client.echo(call).await.expect("answered");
+        assert_eq!(world.last().0, lane, "urgency {asked}");
+    }
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn more_calls_than_a_lane_holds_wait_and_are_all_answered() {
+    let world = World::new().await;
+    let lane = LaneConfig::new(0..=7).max_streams(2).calls_per_stream(5);
+    let client = world.client(Lanes::new([lane]));
+    let calls = (0..200).map(|n| {
+        let mut client = client.clone();
+        async move {
+            let payload = vec![n as u8; n];
+            let sent = EchoRequest {
+                payload: payload.clone().into(),
+            };
+            let answer = client.echo(sent).await.expect("answered").into_inner();
+            assert_eq!(answer.payload, payload);
+        }
+    });
+    futures_util::future::join_all(calls).await;
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_lane_refuses_only_beyond_its_queue_and_the_urgent_pass_the_queue() {
+    let world = World::new().await;
+    let lane = LaneConfig::new(0..=7)
+        .max_streams(1)
+        .calls_per_stream(1)
+        .max_waiting(2);
+    let client = world.client(Lanes::new([lane]));
+    // A stream without an end holds the one place.
+    let mut holder = client.clone();
+    let endless = StreamRequest {
+        count: u32::MAX,
+        size: 8,
+        interval_ms: 5,
+    };
+    let held = holder.server_stream(endless).await.expect("begun");
+
+    let order = Mutex::new(Vec::new());
+    let answered = |urgency| {
+        let (mut client, order) = (client.clone(), &order);
+        Box::pin(async move {
+            let answer = client.echo(request(8, Some(urgency))).await;
+            answer.expect("answered in the end");
+            order.lock().expect("whole").push(urgency);
+        })
+    };
+    let (mut bulk, mut control) = (answered(Urgency::BULK), answered(Urgency::CONTROL));
+    // The connection is there, so one poll brings each into the queue.
+    assert!(futures_util::poll!(&mut bulk).is_pending());
+    assert!(futures_util::poll!(&mut control).is_pending());
+    let refused = client.clone().echo(request(8, None)).await;
+    let refused = refused.expect_err("two wait already");
+    assert_eq!(refused.code(), tonic::Code::ResourceExhausted);
+    assert!(refused.message().contains("lane is full"), "{refused:?}");
+    drop(held);
+    futures_util::future::join(bulk, control).await;
+    let order = order.into_inner().expect("whole");
+    assert_eq!(order, [Urgency::CONTROL, Urgency::BULK]);
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn control_calls_stay_quick_beside_bulk_and_bulk_goes_on_beside_interactive() {
+    let world = World::new().await;
+    let client = world.client(Lanes::standard());
+    client.clone().echo(request(8, None)).await.expect("warm");
+
+    let ends = Instant::now() + Duration::from_secs(2);
+    let mut load = tokio::task::JoinSet::new();
+    for (size, urgency) in [(1 << 20, Urgency::BULK), (32 << 10, Urgency::INTERACTIVE)] {
+        for _ in 0..4 {
+            let mut client = client.clone();
+            load.spawn(async move {
+                let mut calls = 0u64;
+                while Instant::now() < ends {
+                    let answer = client.echo(request(size, Some(urgency))).await;
+                    assert_eq!(answer.expect("answered").into_inner().payload.len(), size);
+                    calls += 1;
+                }
+                (urgency, calls * size as u64)
+            });
+        }
+    }
+    let mut control = Vec::new();
+    while Instant::now() < ends {
+        let begun = Instant::now();
+        let answer = client
+            .clone()
+            .echo(request(8, Some(Urgency::CONTROL)))
+            .await;
+        answer.expect("answered");
+        control.push(begun.elapsed());
+    }
+    let (mut bulk, mut interactive) = (0, 0);
+    while let Some(done) = load.join_next().await {
+        match done.expect("no panic") {
+            (Urgency::BULK, bytes) => bulk += bytes,
+            (_, bytes) => interactive += bytes,
+        }
+    }
+    control.sort();
+    let median = control[control.len() / 2];
+    println!(
+        "control median {median:?} of {}; bulk {bulk}, interactive {interactive} bytes",
+        control.len()
+    );
+    assert!(median < Duration::from_millis(100), "{median:?}");
+    assert!(
+        bulk * 20 >= interactive,
+        "bulk {bulk}, interactive {interactive}"
+    );
+
+    let lanes: HashSet<u8> = world
+        .seen
+        .lock()
+        .expect("whole")
+        .iter()
+        .map(|call| call.0)
+        .collect();
+    assert_eq!(lanes, HashSet::from([1, 3, 6]));
+    world.end().await;
+}
