@@ -21,7 +21,7 @@ use tower_iroh_proto::echo::{StreamRequest, echo_client::EchoClient};
 use crate::{
     rawlane,
     support::{
-        Arm, Caller, ENDLESS, HANG, HOLD, Server, offline, on_both_arms, raw, request, soon,
+        Arm, Caller, ENDLESS, HANG, HOLD, Server, offline, on_both_arms, raw, request, soon, until,
     },
 };
 
@@ -308,7 +308,7 @@ impl Load {
 
     async fn another(&self, answers: u64) {
         let goal = self.answers() + answers;
-        crate::support::until("answers", || {
+        until("answers", || {
             assert!(
                 self.calling.iter().all(|it| !it.is_finished()),
                 "a caller gave up"
@@ -367,6 +367,8 @@ async fn restarted_on_the_same_endpoint(arm: Arm) {
         let counts = server.stage.counts();
         assert_eq!(counts.begun, counts.finished, "none was cut");
         handled += counts.finished;
+        // tonic is done when it has written everything; the acceptor waits until the peers have received it.
+        until("the drain's end", || server.acceptor.connections() == 0).await;
         // The old router would go on to refuse; without it the endpoint is the new one's alone.
         drop(server);
         server = Server::on(endpoint.clone(), Acceptor::builder());

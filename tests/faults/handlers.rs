@@ -238,6 +238,12 @@ async fn cancelled(arm: Arm, closing: bool) {
         for ended in soon("every drop", join_all(dropped)).await {
             ended.expect("no panic");
         }
+        // Answered after those of the burst that left before it have been seen.
+        if !closing {
+            soon("an answer", caller.echo(b"in between"))
+                .await
+                .expect("answered");
+        }
         if random.random_range(0..8) == 0 {
             let before = answers.load(Ordering::SeqCst);
             until("the others' answers", || {

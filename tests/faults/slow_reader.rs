@@ -184,6 +184,7 @@ async fn lane_whose_client_stops_reading_does_not_stop_another() {
     let before = latencies(&mut healthy, 200).await;
 
     for urgency in [Urgency::BULK, Urgency::INTERACTIVE, Urgency::CONTROL] {
+        let first = connection.stats().udp_rx.bytes;
         let (stalled, stopped) = rawlane::channel(&connection, Some(urgency)).await;
         let flood = StreamRequest {
             count: ENDLESS,
@@ -195,7 +196,10 @@ async fn lane_whose_client_stops_reading_does_not_stop_another() {
         soon("a message", unread.message()).await.expect("sent");
         stopped.store(true, Ordering::SeqCst);
         // The server sends until the stream's window is full, and then nothing.
-        settled("the flood's stop", || connection.stats().udp_rx.bytes).await;
+        settled("the flood's stop", first, || {
+            connection.stats().udp_rx.bytes
+        })
+        .await;
         assert_unhurt(before, latencies(&mut healthy, 300).await);
         // Dropped only now: the stream stays open while it is measured.
         std::mem::forget(unread);
@@ -203,9 +207,8 @@ async fn lane_whose_client_stops_reading_does_not_stop_another() {
     assert_eq!(connection.close_reason(), None);
 }
 
-/// Waits until a count of bytes has become large and stays nearly what it is.
-async fn settled(what: &str, bytes: impl Fn() -> u64) {
-    let first = bytes();
+/// Waits until a count of bytes has left what it was behind and stays nearly what it is.
+async fn settled(what: &str, first: u64, bytes: impl Fn() -> u64) {
     let settling = async {
         let mut last = first;
         loop {
@@ -253,6 +256,13 @@ async fn lane_whose_server_stops_reading_does_not_stop_another() {
     let caller = Caller::new(Arm::Channel, &peer).await;
     let mut healthy = caller.client();
     let before = latencies(&mut healthy, 200).await;
+    let sent = || {
+        caller
+            .links
+            .stats(&peer.id())
+            .map_or(0, |stats| stats.bytes_sent)
+    };
+    let first = sent();
     let flooding = tokio::spawn({
         let mut client = caller.client();
         async move {
@@ -262,13 +272,7 @@ async fn lane_whose_server_stops_reading_does_not_stop_another() {
             client.client_stream(flood).await
         }
     });
-    let sent = || {
-        caller
-            .links
-            .stats(&peer.id())
-            .map_or(0, |stats| stats.bytes_sent)
-    };
-    settled("the flood's stop", sent).await;
+    settled("the flood's stop", first, sent).await;
     assert_unhurt(before, latencies(&mut healthy, 300).await);
     let mut urgent = tonic::Request::new(request(b"urgent"));
     urgent.extensions_mut().insert(Urgency::CONTROL);
