@@ -63,8 +63,9 @@ pub use builder::AcceptorBuilder;
 ///
 /// **Shutdown.** tonic drops [`Incoming`] when it begins to shut down and sends GOAWAY on every lane. From then on new
 /// connections and new lanes are refused with a code that says so; a connection closes when its last lane has ended and
-/// everything on it was received, or when the drain time is over, with a code that says which. `Router::shutdown` waits
-/// for that.
+/// everything on it was received, or when the drain time is over, with a code that says which. [`Acceptor::drained`] and
+/// `Router::shutdown` wait for that. Give tonic its signal first and shut the router down after it: a router that shuts
+/// down stops accepting before it says so, and a new caller then waits for its dial time instead of being refused.
 ///
 /// **Panics.** A panic in a service ends its call alone: services run in tasks of tonic's, not in the handler, where iroh
 /// would take the whole endpoint down.
@@ -155,6 +156,16 @@ impl Acceptor {
         self.shared.lock().values().sum()
     }
 
+    /// Waits until [`Incoming`] is gone and every connection has been drained, or its drain time is over.
+    ///
+    /// A router that is dropped right after tonic's `serve` has returned takes answers along that their callers have not
+    /// received yet. `Router::shutdown` waits by itself; this is for those who keep the router. Cancel safe.
+    pub async fn drained(&self) {
+        self.shared.draining.cancelled().await;
+        self.shared.connections.close();
+        self.shared.connections.wait().await;
+    }
+
     async fn shake_hands(&self, accepting: Accepting) -> Result<Connection, AcceptError> {
         let Some(_handshake) = Handshake::begin(&self.shared) else {
             tracing::warn!("refusing a connection: too many handshakes in flight");
@@ -186,10 +197,9 @@ impl Acceptor {
 
     async fn stop(&self) {
         self.shared.draining.cancel();
-        self.shared.connections.close();
         // Each connection ends by itself within the drain time; the second more is for its last packets.
         let most = self.shared.settings.drain_timeout + Duration::from_secs(1);
-        let _ = tokio::time::timeout(most, self.shared.connections.wait()).await;
+        let _ = tokio::time::timeout(most, self.drained()).await;
     }
 }
 

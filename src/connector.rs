@@ -106,7 +106,7 @@ impl Service<Uri> for Connector {
                 kind: Kind::Http2,
                 urgency,
             };
-            let stream = link.open_stream(preamble).await?;
+            let stream = link.open_stream(preamble).await?.corked();
             Ok(ConnectorIo {
                 activity: stream.activity(),
                 io: TokioIo::new(stream),

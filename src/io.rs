@@ -32,7 +32,22 @@ pub struct QuicIo {
     activity: std::sync::Arc<Activity>,
     /// Told when the stream has been let go; the server's count of lanes hangs on it.
     release: Option<Release>,
+    corking: Corking,
 }
+
+/// Whether a small write lets the rest of the runtime have a turn first, so that what other calls have to say by then
+/// goes in the same packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Corking {
+    Never,
+    /// The next small write waits.
+    Armed,
+    /// It has waited; everything goes until the next flush.
+    Waited,
+}
+
+/// From here on a write fills most of a packet by itself.
+const SMALL_WRITE: usize = 1024;
 
 /// What is done with the sending side once nobody writes any more.
 pub(crate) struct Release(pub(crate) Box<dyn FnOnce(&SendStream) + Send + Sync>);
@@ -60,12 +75,32 @@ impl QuicIo {
             standing,
             activity: activities.add(),
             release: None,
+            corking: Corking::Never,
         }
     }
 
     pub(crate) fn on_release(mut self, release: Release) -> Self {
         self.release = Some(release);
         self
+    }
+
+    /// Makes small writes wait for one turn of the scheduler.
+    ///
+    /// For a writer that flushes after each call because it does not know of the others (hyper's client, whose calls come through
+    /// a task each). A write is a packet then, and a packet costs QUIC more than it costs TCP.
+    pub(crate) fn corked(mut self) -> Self {
+        self.corking = Corking::Armed;
+        self
+    }
+
+    /// Whether a write of so many bytes is to wait; if so the task has been woken already.
+    fn waits(&mut self, cx: &Context<'_>, bytes: usize) -> bool {
+        let waits = self.corking == Corking::Armed && bytes < SMALL_WRITE;
+        if waits {
+            self.corking = Corking::Waited;
+            cx.waker().wake_by_ref();
+        }
+        waits
     }
 
     pub(crate) fn activity(&self) -> std::sync::Arc<Activity> {
@@ -137,6 +172,9 @@ impl AsyncWrite for QuicIo {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
+        if self.waits(cx, buf.len()) {
+            return Poll::Pending;
+        }
         match AsyncWrite::poll_write(Pin::new(&mut self.send), cx, buf) {
             Poll::Ready(Ok(bytes)) => {
                 self.wrote(bytes);
@@ -162,13 +200,11 @@ impl AsyncWrite for QuicIo {
         if second.is_none() || first.len() >= MOST {
             return self.poll_write(cx, first);
         }
-        let mut gathered = BytesMut::with_capacity(
-            slices
-                .iter()
-                .map(|slice| slice.len())
-                .sum::<usize>()
-                .min(MOST),
-        );
+        let total = slices.iter().map(|slice| slice.len()).sum::<usize>();
+        if self.waits(cx, total) {
+            return Poll::Pending;
+        }
+        let mut gathered = BytesMut::with_capacity(total.min(MOST));
         for slice in slices {
             let room = MOST - gathered.len();
             gathered.extend_from_slice(&slice[..slice.len().min(room)]);
@@ -190,7 +226,10 @@ impl AsyncWrite for QuicIo {
         true
     }
 
-    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+    fn poll_flush(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.corking == Corking::Waited {
+            self.corking = Corking::Armed;
+        }
         // The connection's driver sends what was written; there is nothing to push.
         Poll::Ready(Ok(()))
     }

@@ -34,7 +34,9 @@ use pool::Pool;
 /// The connections of one endpoint to its peers: one each, shared by every [`Connector`](crate::Connector) and
 /// [`Channel`](crate::Channel) made from these links.
 ///
-/// Cloning shares. When the last clone is gone and no call is in flight, the connections close.
+/// Cloning shares. When the last clone is gone and no call is in flight, the connections close. Where the links hold the
+/// last handle of the endpoint too, it is dropped with them before its peers can be told; keep one, and
+/// [`close`](Endpoint::close) it at the end.
 ///
 /// - A dial is one shared future: whoever needs the peer meanwhile waits for the same, and it ends with its last waiter.
 /// - After a failed dial calls fail at once until the next is due: 100 ms, then exponentially up to 30 s, with jitter.

@@ -35,7 +35,7 @@ impl World {
         let seen = Seen::default();
         let record = seen.clone();
         let echo = InterceptedService::new(
-            EchoServer::new(EchoService::default())
+            EchoServer::new(EchoService)
                 .max_decoding_message_size(64 << 20)
                 .max_encoding_message_size(64 << 20),
             move |request: Request<()>| {

@@ -1,6 +1,10 @@
 //! A link's one task: its window, its health, its idleness, its end.
 
-use std::{pin::pin, sync::Weak, time::Duration};
+use std::{
+    pin::pin,
+    sync::{Arc, Weak},
+    time::Duration,
+};
 
 use iroh::endpoint::Connection;
 use tokio::time::{Instant, sleep_until, timeout};
@@ -11,7 +15,7 @@ use super::{
     uses::Used,
 };
 use crate::{
-    Error,
+    Error, ErrorKind,
     io::Activities,
     tuning::{Follow, ReceiveWindow},
     wire::close,
@@ -48,11 +52,8 @@ impl Driver {
         loop {
             tokio::select! {
                 reason = &mut closed => {
-                    let error = Error::from_connection(&reason);
-                    // A connection on which nothing ever came back was refused, whatever the handshake said.
-                    let end = if self.activities.alive() { End::Closed } else { End::Failed(error) };
                     if let Some(link) = self.link.upgrade() {
-                        self.gone.tell(&link, end);
+                        self.ended(&link, Error::from_connection(&reason));
                     }
                     return;
                 }
@@ -66,6 +67,16 @@ impl Driver {
                 () = &mut health => return,
             }
         }
+    }
+
+    /// A connection on which nothing ever came back was refused, whatever the handshake said.
+    fn ended(&self, link: &Arc<Link>, error: Error) {
+        let end = if self.activities.alive() {
+            End::Closed
+        } else {
+            End::Failed(error)
+        };
+        self.gone.tell(link, end);
     }
 
     fn close_if_idle(&self) -> bool {
@@ -97,7 +108,10 @@ impl Driver {
                     return;
                 };
                 tracing::info!(peer = %link.peer().fmt_short(), "closing a connection that answers no ping");
-                self.gone.tell(&link, End::Closed);
+                self.ended(
+                    &link,
+                    Error::new(ErrorKind::Lost, "the peer answers no ping"),
+                );
                 link.end(close::UNHEALTHY, "no answer to pings");
                 return;
             }

@@ -150,7 +150,7 @@ async fn a_thousand_calls_to_a_dead_peer_make_two_dials_at_most_in_100_ms() {
     let start = Instant::now();
     let mut failed = 0;
     while start.elapsed() < Duration::from_millis(100) {
-        for result in join_all((0..12).map(|_| pool.get(id(1)))).await {
+        for result in join_all((0..20).map(|_| pool.get(id(1)))).await {
             let error = result.expect_err("dead");
             assert_eq!(error.status().code(), tonic::Code::Unavailable);
             failed += 1;
