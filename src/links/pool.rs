@@ -24,10 +24,13 @@ use tokio::{
 
 use super::{
     Settings, State,
-    backoff::Backoff,
     uses::{Freed, Use, Used, Uses},
 };
 use crate::{Error, ErrorKind};
+
+mod entry;
+
+use entry::{Dial, Dialling, Entry, Inner};
 
 /// Makes connections.
 pub(super) trait Dialer: Send + Sync + 'static {
@@ -87,24 +90,6 @@ struct Shared<D: Dialer> {
     slots: Arc<Semaphore>,
     freed: Arc<Freed>,
     peers: Mutex<HashMap<EndpointId, Arc<Entry<D::Connection>>>>,
-}
-
-type Dial = BoxFuture<'static, Result<(), Error>>;
-
-struct Entry<C> {
-    inner: Mutex<Inner<C>>,
-    state: watch::Sender<State>,
-}
-
-struct Inner<C> {
-    connection: Option<(Arc<C>, OwnedSemaphorePermit)>,
-    dial: Option<WeakShared<Dial>>,
-    /// Tells an abandoned dial that cleans up from the one after it.
-    dials: u64,
-    last_dial: Option<Instant>,
-    waiting_for_slot: bool,
-    backoff: Backoff,
-    last_error: Option<Error>,
 }
 
 /// How many peers without a connection are remembered beside those with one.
@@ -218,18 +203,7 @@ impl<D: Dialer> Shared<D> {
             let now = Instant::now();
             peers.retain(|_, entry| Arc::strong_count(entry) > 1 || entry.is_worth_keeping(now));
         }
-        let entry = Arc::new(Entry {
-            inner: Mutex::new(Inner {
-                connection: None,
-                dial: None,
-                dials: 0,
-                last_dial: None,
-                waiting_for_slot: false,
-                backoff: Backoff::new(self.settings.backoff),
-                last_error: None,
-            }),
-            state: watch::Sender::new(State::Idle),
-        });
+        let entry = Arc::new(Entry::new(self.settings.backoff));
         peers.insert(id, entry.clone());
         entry
     }
@@ -251,11 +225,7 @@ impl<D: Dialer> Shared<D> {
             None => now,
         };
         inner.dials += 1;
-        let dialling = Dialling {
-            entry: entry.clone(),
-            number: inner.dials,
-            settled: false,
-        };
+        let dialling = Dialling::new(entry.clone(), inner.dials);
         let dial = self.clone().dial(id, dialling, earliest).boxed().shared();
         inner.dial = dial.downgrade();
         entry.state.send_replace(State::Connecting);
@@ -391,93 +361,6 @@ impl<D: Dialer> Shared<D> {
     }
 }
 
-impl<C: Pooled> Entry<C> {
-    fn lock(&self) -> MutexGuard<'_, Inner<C>> {
-        lock(&self.inner)
-    }
-
-    /// Takes the connection out, where `which` says so. Its slot is free from then on.
-    fn take(&self, which: impl FnOnce(&Arc<C>) -> bool) -> Option<Arc<C>> {
-        let mut inner = self.lock();
-        if !inner
-            .connection
-            .as_ref()
-            .is_some_and(|(connection, _)| which(connection))
-        {
-            return None;
-        }
-        let (connection, _slot) = inner.connection.take()?;
-        self.state.send_replace(State::Idle);
-        Some(connection)
-    }
-
-    fn unused_since(&self) -> Option<Instant> {
-        let inner = self.lock();
-        let (connection, _) = inner.connection.as_ref()?;
-        (connection.uses().open() == 0).then(|| connection.uses().last())
-    }
-
-    fn failed(&self, error: &Error) {
-        let mut inner = self.lock();
-        inner.backoff.failed(Instant::now(), rand::random());
-        inner.last_error = Some(error.clone());
-        self.state.send_replace(State::TransientFailure);
-    }
-
-    fn is_worth_keeping(&self, now: Instant) -> bool {
-        let inner = self.lock();
-        inner.connection.is_some() || inner.backoff.wait(now).is_some()
-    }
-}
-
-/// A dial's hold on its entry; dropped unsettled, it leaves the entry as if the dial had never been.
-struct Dialling<C: Pooled> {
-    entry: Arc<Entry<C>>,
-    number: u64,
-    settled: bool,
-}
-
-impl<C: Pooled> Dialling<C> {
-    fn succeeded(mut self, connection: Arc<C>, slot: OwnedSemaphorePermit) {
-        self.settled = true;
-        let mut inner = self.entry.lock();
-        inner.dial = None;
-        inner.last_error = None;
-        inner.last_dial = None;
-        // The backoff is not reset: a peer that takes the connection and refuses it at once has not recovered. The
-        // connection's first sign of life resets it.
-        inner.connection = Some((connection, slot));
-        self.entry.state.send_replace(State::Ready);
-    }
-
-    fn failed(mut self, error: &Error) {
-        self.settled = true;
-        self.entry.lock().dial = None;
-        self.entry.failed(error);
-    }
-
-    /// There was no slot: that is a failure, and says nothing of the peer.
-    fn crowded(mut self) {
-        self.settled = true;
-        self.entry.lock().dial = None;
-        self.entry.state.send_replace(State::Idle);
-    }
-}
-
-impl<C: Pooled> Drop for Dialling<C> {
-    fn drop(&mut self) {
-        if self.settled {
-            return;
-        }
-        let mut inner = self.entry.lock();
-        if inner.dials == self.number {
-            inner.dial = None;
-            inner.waiting_for_slot = false;
-            self.entry.state.send_replace(State::Idle);
-        }
-    }
-}
-
 /// Counts a dial that waits for a slot.
 struct Waiting<'a>(&'a Freed);
 
@@ -527,5 +410,4 @@ impl<D: Dialer> fmt::Debug for Pool<D> {
 }
 
 #[cfg(test)]
-#[path = "pool_tests.rs"]
 mod tests;
