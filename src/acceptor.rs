@@ -198,7 +198,8 @@ impl Acceptor {
     async fn stop(&self) {
         self.shared.draining.cancel();
         // Each connection ends by itself within the drain time; the second more is for its last packets.
-        let most = self.shared.settings.drain_timeout + Duration::from_secs(1);
+        let drain = self.shared.settings.drain_timeout;
+        let most = drain.saturating_add(Duration::from_secs(1));
         let _ = tokio::time::timeout(most, self.drained()).await;
     }
 }

@@ -47,7 +47,8 @@ pub use builder::ChannelBuilder;
 /// **Readiness.** Always ready. What waits (a dial, a place in a lane) waits in the response future, under the deadline.
 ///
 /// **Deadline.** The shorter of the call's `grpc-timeout` and [`ChannelBuilder::timeout`]; covers dialling, waiting, headers
-/// and body. The peer is told what is left when the request leaves.
+/// and body. The peer is told what is left when the request leaves. A response body acts on it when it is polled; one that
+/// is kept and never read keeps its place until it is dropped.
 ///
 /// **Cancel safety.** Dropping the response future or body resets the call at the peer and gives its place up. A dial that
 /// others wait for goes on.

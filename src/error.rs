@@ -17,6 +17,7 @@ pub struct Error {
     kind: ErrorKind,
     peer: Option<EndpointId>,
     status: Status,
+    perhaps_processed: bool,
 }
 
 /// What went wrong, in the words of this project.
@@ -49,6 +50,8 @@ pub enum ErrorKind {
     Lost,
     /// The peer ended this one call at the HTTP/2 level; the code follows gRPC's table.
     Reset,
+    /// The caller's own request body failed: the status that it failed with.
+    RequestBody,
     /// The deadline passed: DEADLINE_EXCEEDED.
     Deadline,
     /// Our own endpoint or links were closed: UNAVAILABLE.
@@ -66,7 +69,7 @@ impl ErrorKind {
             Self::Unauthenticated => Code::Unauthenticated,
             Self::Exhausted => Code::ResourceExhausted,
             Self::Deadline => Code::DeadlineExceeded,
-            Self::Internal | Self::Reset => Code::Internal,
+            Self::Internal | Self::Reset | Self::RequestBody => Code::Internal,
             Self::NoAddress
             | Self::DialTimeout
             | Self::DialFailed
@@ -77,14 +80,6 @@ impl ErrorKind {
             | Self::Lost
             | Self::Closed => Code::Unavailable,
         }
-    }
-
-    /// Whether the peer provably has not begun the call, so that sending it again cannot do anything twice.
-    pub fn not_processed(self) -> bool {
-        !matches!(
-            self,
-            Self::Lost | Self::Reset | Self::Deadline | Self::Internal
-        )
     }
 }
 
@@ -98,6 +93,7 @@ impl Error {
             kind,
             peer: None,
             status,
+            perhaps_processed: false,
         }
     }
 
@@ -108,6 +104,12 @@ impl Error {
 
     pub(crate) fn at(mut self, peer: EndpointId) -> Self {
         self.peer = Some(peer);
+        self
+    }
+
+    /// Says that the peer may have begun the call.
+    pub(crate) fn perhaps_processed(mut self) -> Self {
+        self.perhaps_processed = true;
         self
     }
 
@@ -125,6 +127,12 @@ impl Error {
     /// What went wrong.
     pub fn kind(&self) -> ErrorKind {
         self.kind
+    }
+
+    /// Whether the peer provably has not begun the call, so that sending it again cannot do anything twice: it never left, or
+    /// the peer said so (REFUSED_STREAM, a GOAWAY below the call, a lane that it did not take).
+    pub fn not_processed(&self) -> bool {
+        !self.perhaps_processed
     }
 
     /// The peer that it went wrong with, where one was known.
@@ -188,6 +196,14 @@ impl Error {
                 )
             }
             ConnectionError::TransportError(error)
+                if u64::from(error.code) == ALERT_NO_APPLICATION_PROTOCOL =>
+            {
+                (
+                    ErrorKind::AlpnMismatch,
+                    "the peer does not speak the protocol asked for".to_owned(),
+                )
+            }
+            ConnectionError::TransportError(error)
                 if CRYPTO_ERRORS.contains(&u64::from(error.code)) =>
             {
                 (
@@ -247,7 +263,10 @@ impl Error {
 
     /// What an HTTP/2 error means for one call. `connection` is why the QUIC connection beneath ended, if it did.
     pub(crate) fn from_h2(error: h2::Error, connection: Option<&ConnectionError>) -> Self {
-        if let Some(connection) = connection {
+        // A reset is about this call alone and was received before the connection ended.
+        if let Some(connection) = connection
+            && !error.is_reset()
+        {
             return Self::from_connection(connection);
         }
         if error.is_io() {
@@ -268,7 +287,12 @@ impl Error {
             h2::Reason::INADEQUATE_SECURITY => Code::PermissionDenied,
             _ => Code::Internal,
         };
-        let status = Status::new(code, format!("the peer reset the call: {reason}"));
+        let who = if error.is_remote() {
+            "the peer"
+        } else {
+            "this side"
+        };
+        let status = Status::new(code, format!("{who} reset the call: {reason}"));
         Self::with_status(ErrorKind::Reset, status).caused_by(error)
     }
 }
@@ -296,6 +320,7 @@ impl fmt::Display for Error {
             ErrorKind::Draining => "the peer is shutting down",
             ErrorKind::Lost => "the connection was lost",
             ErrorKind::Reset => "the call was reset",
+            ErrorKind::RequestBody => "the request's body failed",
             ErrorKind::Deadline => "the deadline passed",
             ErrorKind::Closed => "closed on this side",
             ErrorKind::Internal => "an internal fault",

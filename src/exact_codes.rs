@@ -211,8 +211,16 @@ fn exact(error: BoxError) -> Error {
         if let Some(io) = io {
             return read(io);
         }
-        if h2.is_some_and(h2::Error::is_go_away) {
-            return Error::new(ErrorKind::Lost, "the connection was lost");
+        if let Some(reason) = h2.filter(|h2| h2.is_go_away()).and_then(h2::Error::reason) {
+            return match reason {
+                h2::Reason::NO_ERROR => {
+                    Error::new(ErrorKind::Draining, "the peer is shutting down")
+                }
+                h2::Reason::ENHANCE_YOUR_CALM => {
+                    Error::new(ErrorKind::Exhausted, "the peer finds the load excessive")
+                }
+                _ => Error::new(ErrorKind::Lost, "the connection was lost"),
+            };
         }
         if let Some(hyper) = current.downcast_ref::<hyper::Error>()
             && (hyper.is_closed() || hyper.is_incomplete_message() || hyper.is_canceled())

@@ -50,7 +50,11 @@ enum Corking {
 const SMALL_WRITE: usize = 1024;
 
 /// What is done with the sending side once nobody writes any more.
-pub(crate) struct Release(pub(crate) Box<dyn FnOnce(&SendStream) + Send + Sync>);
+///
+/// It is given the sending side where that ended well; what was reset has nothing more to be received.
+pub(crate) struct Release(pub(crate) Box<LetGo>);
+
+type LetGo = dyn FnOnce(Option<&SendStream>) + Send + Sync;
 
 impl std::fmt::Debug for Release {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -112,6 +116,9 @@ impl QuicIo {
         // Each fails where the peer was faster, and then there is nothing to refuse.
         let _ = self.send.reset(code);
         let _ = self.recv.stop(code);
+        if let Some(Release(release)) = self.release.take() {
+            release(None);
+        }
     }
 
     /// Who is at the other end.
@@ -133,10 +140,12 @@ impl QuicIo {
 
 impl Drop for QuicIo {
     fn drop(&mut self) {
+        // Nobody will read what is left, and whoever keeps the activity must not take that for a stall.
+        self.activity.waits();
         if let Some(Release(release)) = self.release.take() {
             // It fails where the stream was finished, reset or lost before: nothing is left to send then.
             let _ = self.send.finish();
-            release(&self.send);
+            release(Some(&self.send));
         }
     }
 }

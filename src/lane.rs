@@ -3,7 +3,7 @@
 //! Never a stream per call: a slow reader of small messages on a stream of its own makes QUIC give up the whole
 //! connection, while HTTP/2 inside a stream keeps reading (`docs/decisions/lanes-not-streams.md`).
 
-use std::{ops::RangeInclusive, time::Duration};
+use std::ops::RangeInclusive;
 
 use tower_iroh_layers::Urgency;
 
@@ -180,10 +180,6 @@ impl Default for Lanes {
         Self::standard()
     }
 }
-
-/// How long a lane's opening may take before the call that waits for it is told so. Opening sends nothing that has to
-/// be answered; what can take time is the peer's limit on streams.
-const OPENING: Duration = Duration::from_secs(10);
 
 #[cfg(test)]
 mod tests {

@@ -19,7 +19,8 @@
 //! tokio::spawn(
 //!     tonic::transport::Server::builder()
 //!         .add_service(EchoServer::new(EchoService::default()))
-//!         .serve_with_incoming(incoming),
+//!         // With a signal, be it one that never comes, tonic drains when the router shuts down.
+//!         .serve_with_incoming_shutdown(incoming, std::future::pending()),
 //! );
 //!
 //! // A client: a generated one, over our channel.

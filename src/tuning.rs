@@ -142,13 +142,13 @@ impl Tuning {
             ));
         }
         // QUIC counts in integers of 62 bits.
-        if VarInt::from_u64(self.max_window).is_err() || VarInt::from_u64(self.send_window).is_err()
-        {
-            return Err(ConfigError::new(
-                "tuning.max_window",
-                self.max_window,
-                "must be below 2^62",
-            ));
+        for (field, bytes) in [
+            ("tuning.max_window", self.max_window),
+            ("tuning.send_window", self.send_window),
+        ] {
+            if VarInt::from_u64(bytes).is_err() {
+                return Err(ConfigError::new(field, bytes, "must be below 2^62"));
+            }
         }
         Ok(())
     }
@@ -231,6 +231,7 @@ mod tests {
             (Tuning::auto().short_window(0), "tuning.short_window"),
             (Tuning::auto().max_window(1), "tuning.short_window"),
             (Tuning::auto().max_window(u64::MAX), "tuning.max_window"),
+            (Tuning::auto().send_window(u64::MAX), "tuning.send_window"),
         ] {
             assert_eq!(tuning.validate().expect_err("invalid").field(), field);
         }

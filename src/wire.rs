@@ -132,6 +132,11 @@ pub mod reset {
     pub const TOO_MANY_LANES: VarInt = VarInt::from_u32(0x201);
     /// The server is shutting down and takes no new lane.
     pub const DRAINING: VarInt = VarInt::from_u32(0x202);
+
+    /// Whether the code says that the server never took the lane, and so none of its calls.
+    pub fn is_refusal(code: VarInt) -> bool {
+        [BAD_PREAMBLE, TOO_MANY_LANES, DRAINING].contains(&code)
+    }
 }
 
 #[cfg(test)]

@@ -110,6 +110,17 @@ impl<B: Body<Data = Bytes> + Unpin> Peeked<B> {
         frame.into_data().ok()
     }
 
+    /// Takes the error with which the body began, if it did.
+    pub fn take_error(&mut self) -> Option<B::Error> {
+        match self.held[0].take() {
+            Some(Err(error)) => Some(error),
+            other => {
+                self.held[0] = other;
+                None
+            }
+        }
+    }
+
     fn first_data(&self) -> Option<&Bytes> {
         self.held[0].as_ref()?.as_ref().ok()?.data_ref()
     }

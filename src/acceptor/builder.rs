@@ -1,7 +1,7 @@
 use std::time::Duration;
 
 use super::{Acceptor, Incoming, Settings};
-use crate::{ConfigError, Tuning};
+use crate::{ConfigError, Tuning, wire::MAX_STREAM_WINDOW};
 
 /// Settings of an [`Acceptor`].
 ///
@@ -42,7 +42,8 @@ impl AcceptorBuilder {
         self
     }
 
-    /// How many lanes a connection may have. Default 16. The next is reset with a code that says so.
+    /// How many lanes a connection may have. Default 16, which is what [`Tuning::send_window`] carries: once that is full no
+    /// priority helps. The next is reset with a code that says so.
     pub fn max_lanes_per_connection(mut self, lanes: usize) -> Self {
         self.settings.max_lanes_per_connection = lanes;
         self
@@ -68,7 +69,7 @@ impl AcceptorBuilder {
     }
 
     /// The windows of the connections that are accepted. Default [`Tuning::auto`]. What an endpoint fixes when it is bound,
-    /// congestion control first of all, comes from the preset that it was bound with.
+    /// congestion control and the send window first of all, comes from the preset that it was bound with: give it the same.
     pub fn tuning(mut self, tuning: Tuning) -> Self {
         self.settings.tuning = tuning;
         self
@@ -92,6 +93,18 @@ impl AcceptorBuilder {
         ConfigError::lasting("acceptor.preamble_timeout", settings.preamble_timeout)?;
         ConfigError::lasting("acceptor.drain_timeout", settings.drain_timeout)?;
         settings.tuning.validate()?;
+        let carries = settings.tuning.send_window_bytes() / MAX_STREAM_WINDOW;
+        if settings.max_lanes_per_connection as u64 > carries {
+            return Err(ConfigError::new(
+                "acceptor.max_lanes_per_connection",
+                settings.max_lanes_per_connection,
+                format!(
+                    "a send window of {} bytes carries {carries} lanes of {MAX_STREAM_WINDOW}; fewer lanes or a larger \
+                     Tuning::send_window are accepted",
+                    settings.tuning.send_window_bytes()
+                ),
+            ));
+        }
         Ok(self.build_valid())
     }
 

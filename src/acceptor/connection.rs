@@ -13,7 +13,7 @@ use iroh::endpoint::{Connection, RecvStream, SendStream};
 use tokio::{
     sync::Notify,
     task::JoinSet,
-    time::{Instant, sleep_until, timeout},
+    time::{sleep_until, timeout},
 };
 use tower_iroh_layers::Urgency;
 
@@ -83,12 +83,11 @@ impl Serving {
         }
         let most = self.shared.settings.max_lanes_per_connection;
         // Streams whose preamble is still to come count: they may all become lanes. One more is for pings.
-        let taken = self.lanes.open.load(Ordering::Acquire);
         if opening.len() > most {
             return refuse(stream, reset::TOO_MANY_LANES);
         }
         if self.bare {
-            if taken >= most {
+            if !self.lanes.admit(most) {
                 return refuse(stream, reset::TOO_MANY_LANES);
             }
             let lane = self.lane(stream, Urgency::default());
@@ -116,7 +115,7 @@ impl Serving {
                     kind: Kind::Http2,
                     urgency,
                 }) => {
-                    if lanes.open.load(Ordering::Acquire) >= most {
+                    if !lanes.admit(most) {
                         tracing::warn!(peer = %connection.remote_id().fmt_short(), most, "refusing a lane");
                         return refuse((send, recv), reset::TOO_MANY_LANES);
                     }
@@ -152,7 +151,6 @@ impl Serving {
     /// Once the shutdown has begun: waits for what is in flight, closes, and says how it went.
     async fn drained(&self) {
         self.shared.draining.cancelled().await;
-        let deadline = Instant::now() + self.shared.settings.drain_timeout;
         let finished = async {
             loop {
                 let mut ended = pin!(self.lanes.ended.notified());
@@ -165,7 +163,7 @@ impl Serving {
             let flushing = std::mem::take(&mut *self.lanes.lock());
             join_all(flushing).await;
         };
-        let (code, reason) = match tokio::time::timeout_at(deadline, finished).await {
+        let (code, reason) = match timeout(self.shared.settings.drain_timeout, finished).await {
             Ok(()) => (close::DRAINED, "shut down"),
             Err(_) => (close::DRAIN_EXPIRED, "shut down before all was finished"),
         };
@@ -174,6 +172,15 @@ impl Serving {
 }
 
 impl Lanes {
+    /// Takes a place among at most so many; the lane that is made next gives it back.
+    fn admit(&self, most: usize) -> bool {
+        let more = |open| (open < most).then_some(open + 1);
+        self.open
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, more)
+            .is_ok()
+    }
+
+    /// A lane that has been admitted.
     fn lane(
         this: &Arc<Self>,
         connection: &Connection,
@@ -181,16 +188,16 @@ impl Lanes {
         urgency: Urgency,
         activities: &Activities,
     ) -> QuicIo {
-        this.open.fetch_add(1, Ordering::AcqRel);
         let lanes = this.clone();
-        let release = Release(Box::new(move |send: &SendStream| {
-            let stopped = send.stopped();
+        let release = Release(Box::new(move |send: Option<&SendStream>| {
             let mut flushing = lanes.lock();
             // Those that have been received are of no interest any more, and there may be a lane a minute for years.
             flushing.retain_mut(|flush| futures_util::FutureExt::now_or_never(flush).is_none());
-            flushing.push(Box::pin(async move {
-                let _ = stopped.await;
-            }));
+            if let Some(stopped) = send.map(SendStream::stopped) {
+                flushing.push(Box::pin(async move {
+                    let _ = stopped.await;
+                }));
+            }
             drop(flushing);
             lanes.open.fetch_sub(1, Ordering::AcqRel);
             lanes.ended.notify_waiters();

@@ -91,7 +91,7 @@ impl Body for ResponseBody {
             && deadline.as_mut().poll(cx).is_ready()
         {
             this.end();
-            return Poll::Ready(Some(Err(expired())));
+            return Poll::Ready(Some(Err(expired().perhaps_processed())));
         }
         this.poll_stream(cx)
     }

@@ -3,7 +3,7 @@
 use std::{
     future::{Future, poll_fn},
     pin::pin,
-    sync::Arc,
+    sync::{Arc, OnceLock},
     task::Poll,
     time::Duration,
 };
@@ -11,7 +11,7 @@ use std::{
 use http::{Request, Response, Uri, Version, header};
 use tokio::time::{Instant, timeout_at};
 use tokio_util::task::AbortOnDropHandle;
-use tonic::body::Body;
+use tonic::{Status, body::Body};
 use tower_iroh_layers::{Urgency, peek::Peeked, urgency};
 
 use super::{Inner, body::ResponseBody};
@@ -19,6 +19,7 @@ use crate::{
     Error, ErrorKind, grpc_timeout,
     lane::{Http2, Ticket},
     links::{Link, Use},
+    wire::reset,
 };
 
 /// How often a request that has not left is offered to another stream or connection.
@@ -30,12 +31,27 @@ pub(super) struct Held {
     _ticket: Ticket,
     http2: Arc<Http2>,
     link: Use<Link>,
+    /// What the request's body failed with.
+    body_failure: Arc<OnceLock<Status>>,
 }
 
 impl Held {
     /// What an HTTP/2 error means for this call; a connection that its peer is leaving takes no further one.
     pub(super) fn explain(&self, error: h2::Error) -> Error {
-        explain(&self.link, &self.http2, error)
+        if let Some(status) = self.body_failure.get() {
+            return Error::with_status(ErrorKind::RequestBody, status.clone()).perhaps_processed();
+        }
+        let said_so = match error.reason() {
+            Some(h2::Reason::NO_ERROR) => error.is_go_away() && error.is_remote(),
+            Some(h2::Reason::REFUSED_STREAM) => error.is_reset() && error.is_remote(),
+            _ => self.http2.activity().code().is_some_and(reset::is_refusal),
+        };
+        let error = explain(&self.link, &self.http2, error);
+        if said_so {
+            error
+        } else {
+            error.perhaps_processed()
+        }
     }
 }
 
@@ -67,6 +83,10 @@ pub(super) async fn call(
         None => Poll::Pending,
     })
     .await;
+    let mut body = body;
+    if let Some(status) = body.take_error() {
+        return Err(Error::with_status(ErrorKind::RequestBody, status));
+    }
     let message_len = body.message_len();
 
     let mut last = None;
@@ -122,6 +142,7 @@ pub(super) async fn call(
             _ticket: ticket,
             http2,
             link,
+            body_failure: sent.body_failure,
         };
         return match within(deadline, sent.response).await {
             Some(Ok(response))
@@ -129,13 +150,13 @@ pub(super) async fn call(
                     grpc_timeout::ended_by_peer(response.headers(), deadline.left())
                 }) =>
             {
-                Err(expired().at(channel.peer))
+                Err(expired().perhaps_processed().at(channel.peer))
             }
             Some(Ok(response)) => {
                 Ok(response.map(|stream| Body::new(ResponseBody::new(stream, held, deadline))))
             }
             Some(Err(error)) => Err(held.explain(error)),
-            None => Err(expired().at(channel.peer)),
+            None => Err(expired().perhaps_processed().at(channel.peer)),
         };
     }
     Err(last.unwrap_or_else(|| Error::new(ErrorKind::Lost, "no connection took the call")))
@@ -158,7 +179,7 @@ impl Inner {
         headers
             .entry(header::USER_AGENT)
             .or_insert_with(|| self.user_agent.clone());
-        if urgency != Urgency::default() {
+        if urgency != Urgency::default() || headers.contains_key(urgency::PRIORITY) {
             // One digit and two letters are a header value.
             if let Ok(value) = http::HeaderValue::try_from(urgency.to_string()) {
                 headers.insert(urgency::PRIORITY, value);

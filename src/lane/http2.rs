@@ -6,7 +6,7 @@
 use std::{
     future::poll_fn,
     pin::Pin,
-    sync::Arc,
+    sync::{Arc, OnceLock},
     task::{Context, Poll, Waker, ready},
 };
 
@@ -24,6 +24,8 @@ use crate::io::Activity;
 /// connection's window, so a small one punishes small messages); the QUIC windows beneath are.
 const CALL_WINDOW: u32 = 2 * 1024 * 1024;
 const LANE_WINDOW: u32 = 5 * 1024 * 1024;
+/// How many calls that this side reset are remembered, so that late frames for them are not an error.
+const RESET_CALLS: usize = 1000;
 /// As hyper and tonic have it.
 const MAX_HEADER_LIST: u32 = 16 * 1024;
 
@@ -45,6 +47,8 @@ impl Http2 {
             .initial_window_size(CALL_WINDOW)
             .initial_connection_window_size(LANE_WINDOW)
             .max_header_list_size(MAX_HEADER_LIST)
+            // Calls that were dropped may still be answered for a moment; what is remembered of them is not held against us.
+            .max_concurrent_reset_streams(RESET_CALLS)
             .enable_push(false)
             .handshake(io)
             .await?;
@@ -89,6 +93,8 @@ pub(crate) struct Sent<B: Body> {
     pub(crate) response: h2::client::ResponseFuture,
     /// Moves what is left of the body.
     pub(crate) pump: Option<Pump<B>>,
+    /// Set when the body fails, before the call is reset for it.
+    pub(crate) body_failure: Arc<OnceLock<B::Error>>,
 }
 
 impl Ready {
@@ -104,22 +110,31 @@ impl Ready {
     {
         let end = body.is_end_stream();
         let (response, mut stream) = self.requests.send_request(head, end)?;
+        let body_failure = Arc::default();
         let pump = if end {
             None
         } else if let Some(data) = body.take_single() {
             // A body that is one frame and whole is handed over as it is: h2 holds the caller's own bytes until the peer's
-            // window takes them, and END_STREAM goes with the last of them. It fails where the peer has reset the call
-            // already, which the response says better.
-            let _ = stream.send_data(data, true);
+            // window takes them, and END_STREAM goes with the last of them.
+            if stream.send_data(data, true).is_err() {
+                // The peer has reset the call already, or the message is more than h2 counts (2 GiB). Without a reset of ours
+                // the call would wait for ever.
+                stream.send_reset(h2::Reason::INTERNAL_ERROR);
+            }
             None
         } else {
             Some(Pump {
                 body,
                 stream,
                 chunk: None,
+                failure: Arc::clone(&body_failure),
             })
         };
-        Ok(Sent { response, pump })
+        Ok(Sent {
+            response,
+            pump,
+            body_failure,
+        })
     }
 }
 
@@ -130,6 +145,7 @@ pub(crate) struct Pump<B: Body> {
     stream: h2::SendStream<Bytes>,
     /// What was taken from the body and waits for the peer's window.
     chunk: Option<Bytes>,
+    failure: Arc<OnceLock<B::Error>>,
 }
 
 impl<B> Future for Pump<B>
@@ -166,7 +182,11 @@ where
                 }
                 let end = this.body.is_end_stream();
                 // h2 keeps what exceeds the window: one message at a time, because the next waits for capacity again.
-                if this.stream.send_data(chunk, end).is_err() || end {
+                if this.stream.send_data(chunk, end).is_err() {
+                    this.stream.send_reset(h2::Reason::INTERNAL_ERROR);
+                    return Poll::Ready(());
+                }
+                if end {
                     return Poll::Ready(());
                 }
                 continue;
@@ -182,8 +202,9 @@ where
                         }
                     }
                 },
-                Some(Err(_)) => {
+                Some(Err(error)) => {
                     // The caller's own stream failed: the call is over, and the peer is told so.
+                    let _ = this.failure.set(error);
                     this.stream.send_reset(h2::Reason::CANCEL);
                     return Poll::Ready(());
                 }
@@ -199,7 +220,7 @@ where
 impl<B> Pump<B>
 where
     B: Body<Data = Bytes> + Unpin + Send + 'static,
-    B::Error: Unpin + Send,
+    B::Error: Unpin + Send + Sync,
 {
     /// Moves what is ready now; what is left goes on in a task that ends with the handle.
     pub(crate) async fn start(mut self) -> Option<AbortOnDropHandle<()>> {

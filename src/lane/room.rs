@@ -128,9 +128,11 @@ impl Future for Enter {
             }
             Some(ticket) => {
                 if !state.given.remove(&ticket) {
-                    state
-                        .waiting
-                        .insert((this.urgency, ticket), cx.waker().clone());
+                    let key = (this.urgency, ticket);
+                    let old = state.waiting.insert(key, cx.waker().clone());
+                    // Dropping a waker can run code of others, who may want this lock.
+                    drop(state);
+                    drop(old);
                     return Poll::Pending;
                 }
                 this.ticket = None;
@@ -147,7 +149,9 @@ impl Drop for Enter {
     fn drop(&mut self) {
         let Some(ticket) = self.ticket else { return };
         let mut state = self.shared.lock();
-        if state.waiting.remove(&(self.urgency, ticket)).is_some() {
+        if let Some(waker) = state.waiting.remove(&(self.urgency, ticket)) {
+            drop(state);
+            drop(waker);
             return;
         }
         // The place had been given and was never seen: on to the next.

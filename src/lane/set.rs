@@ -9,7 +9,7 @@ use tokio::sync::OnceCell;
 use tower_iroh_layers::Urgency;
 
 use super::{
-    Http2, Lanes, OPENING,
+    Http2, Lanes,
     room::{Place, Room},
 };
 use crate::{Error, ErrorKind};
@@ -144,15 +144,8 @@ impl Ticket {
         if let Some(open) = cell.get() {
             return Ok(open.clone());
         }
-        let opening = cell.get_or_try_init(|| async {
-            match tokio::time::timeout(OPENING, opener.open(self.urgency)).await {
-                Ok(opened) => opened.map(Arc::new),
-                Err(_) => Err(Error::new(
-                    ErrorKind::Exhausted,
-                    "the peer allows no further stream",
-                )),
-            }
-        });
+        let opening =
+            cell.get_or_try_init(|| async { opener.open(self.urgency).await.map(Arc::new) });
         opening.await.cloned()
     }
 

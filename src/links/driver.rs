@@ -1,17 +1,13 @@
 //! A link's one task: its window, its health, its idleness, its end.
 
-use std::{
-    pin::pin,
-    sync::{Arc, Weak},
-    time::Duration,
-};
+use std::{pin::pin, sync::Weak, time::Duration};
 
 use iroh::endpoint::Connection;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::{
     link::Link,
-    pool::{End, Gone},
+    pool::{End, Gone, Pooled},
     uses::Used,
 };
 use crate::{
@@ -51,9 +47,9 @@ impl Driver {
         let mut health = pin!(self.watch_health());
         loop {
             tokio::select! {
-                reason = &mut closed => {
+                _ = &mut closed => {
                     if let Some(link) = self.link.upgrade() {
-                        self.ended(&link, Error::from_connection(&reason));
+                        self.gone.tell(&link, link.fate());
                     }
                     return;
                 }
@@ -67,16 +63,6 @@ impl Driver {
                 () = &mut health => return,
             }
         }
-    }
-
-    /// A connection on which nothing ever came back was refused, whatever the handshake said.
-    fn ended(&self, link: &Arc<Link>, error: Error) {
-        let end = if self.activities.alive() {
-            End::Closed
-        } else {
-            End::Failed(error)
-        };
-        self.gone.tell(link, end);
     }
 
     fn close_if_idle(&self) -> bool {
@@ -108,10 +94,12 @@ impl Driver {
                     return;
                 };
                 tracing::info!(peer = %link.peer().fmt_short(), "closing a connection that answers no ping");
-                self.ended(
-                    &link,
-                    Error::new(ErrorKind::Lost, "the peer answers no ping"),
-                );
+                let end = if self.activities.alive() {
+                    End::Closed
+                } else {
+                    End::Failed(Error::new(ErrorKind::Lost, "the peer answers no ping"))
+                };
+                self.gone.tell(&link, end);
                 link.end(close::UNHEALTHY, "no answer to pings");
                 return;
             }

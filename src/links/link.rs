@@ -12,14 +12,14 @@ use iroh::{
     EndpointId,
     endpoint::{Connection, VarInt},
 };
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 use tokio_util::task::AbortOnDropHandle;
 use tower_iroh_layers::Urgency;
 
 use super::{
     PeerStats,
     driver::Driver,
-    pool::{Gone, Pooled},
+    pool::{End, Gone, Pooled},
     uses::{Used, Uses},
 };
 use crate::{
@@ -84,8 +84,13 @@ impl Link {
 
     /// Opens a stream of its own and says what it is for.
     pub(crate) async fn open_stream(&self, preamble: Preamble) -> Result<QuicIo, Error> {
-        let lost = |_| self.why_lost();
-        let stream = self.connection.open_bi().await.map_err(lost)?;
+        let stream = match timeout(OPENING, self.connection.open_bi()).await {
+            Ok(opened) => opened.map_err(|_| self.why_lost())?,
+            Err(_) => {
+                let full = Error::new(ErrorKind::Exhausted, "the peer allows no further stream");
+                return Err(full.at(self.peer()));
+            }
+        };
         let mut stream = QuicIo::new(&self.connection, stream, preamble.urgency, &self.activities);
         tokio::io::AsyncWriteExt::write_all(&mut stream, &preamble.encode())
             .await
@@ -145,7 +150,9 @@ impl Link {
             tokio::io::AsyncWriteExt::write_all(&mut stream, &sent).await?;
             tokio::io::AsyncReadExt::read_exact(&mut stream, &mut echoed).await
         };
-        if exchange.await.is_err() || echoed != sent {
+        let answered = exchange.await.is_ok() && echoed == sent;
+        // A peer that refuses the stream (it drains, or has no room) has answered as well.
+        if !answered && stream.activity().code().is_none() {
             return Err(self.why_lost());
         }
         let took = started.elapsed();
@@ -173,6 +180,10 @@ impl Link {
         }
     }
 }
+
+/// How long a stream's opening may take. It sends nothing that has to be answered; what can take time is the peer's limit on
+/// streams.
+const OPENING: Duration = Duration::from_secs(10);
 
 /// What a lane was refused for.
 fn refused(code: Option<VarInt>) -> Option<Error> {
@@ -207,6 +218,16 @@ impl Used for Link {
 }
 
 impl Pooled for Link {
+    fn fate(&self) -> End {
+        match self.connection.close_reason() {
+            // A connection on which nothing ever came back was refused, whatever the handshake said.
+            Some(reason) if !self.activities.alive() => {
+                End::Failed(Error::from_connection(&reason).at(self.peer()))
+            }
+            _ => End::Closed,
+        }
+    }
+
     fn usable(&self) -> bool {
         !self.retired.load(Ordering::Acquire) && self.connection.close_reason().is_none()
     }

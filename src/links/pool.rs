@@ -48,6 +48,8 @@ pub(super) trait Dialer: Send + Sync + 'static {
 pub(super) trait Pooled: Used + fmt::Debug + Send + Sync + Sized + 'static {
     /// Whether it takes another call.
     fn usable(&self) -> bool;
+    /// What became of a connection that takes no further call.
+    fn fate(&self) -> End;
     /// Ends it, because its place is needed.
     fn evict(&self);
     /// Ends it, because its user says so.
@@ -122,7 +124,10 @@ impl<D: Dialer> Pool<D> {
                         // Counted under the lock, so that nobody evicts it in between.
                         return Ok(Use::new(connection.clone()));
                     }
+                    // Its own driver may be about to say the same, and will find it gone.
+                    let fate = connection.fate();
                     inner.connection = None;
+                    entry.settle(&mut inner, fate);
                 }
                 match inner.dial.as_ref().and_then(WeakShared::upgrade) {
                     Some(dial) => dial,
@@ -351,11 +356,7 @@ impl<D: Dialer> Shared<D> {
             !is_other && (!unused_only || current.uses().open() == 0)
         });
         if taken.is_some() {
-            match end {
-                End::Failed(error) => entry.failed(&error),
-                // It was alive: whatever failed before it is forgotten.
-                End::Closed | End::Idle => entry.lock().backoff.reset(),
-            }
+            entry.settle(&mut entry.lock(), end);
         }
         taken.is_some() || is_other
     }
@@ -366,7 +367,7 @@ struct Waiting<'a>(&'a Freed);
 
 impl<'a> Waiting<'a> {
     fn new(freed: &'a Freed) -> Self {
-        freed.waiting.fetch_add(1, Ordering::AcqRel);
+        freed.waiting.fetch_add(1, Ordering::SeqCst);
         Self(freed)
     }
 }
@@ -374,7 +375,7 @@ impl<'a> Waiting<'a> {
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
         // Another may wait for the news that this one was given and has no use for any more.
-        if self.0.waiting.fetch_sub(1, Ordering::AcqRel) > 1 {
+        if self.0.waiting.fetch_sub(1, Ordering::SeqCst) > 1 {
             self.0.notify.notify_one();
         }
     }

@@ -42,7 +42,7 @@ impl Uses {
 
     /// How many use it now.
     pub(crate) fn open(&self) -> usize {
-        self.open.load(Ordering::Acquire)
+        self.open.load(Ordering::SeqCst)
     }
 
     /// How many have used it, those included that do.
@@ -76,7 +76,7 @@ pub(crate) struct Use<C: Used> {
 impl<C: Used> Use<C> {
     pub(super) fn new(connection: Arc<C>) -> Self {
         let uses = connection.uses();
-        uses.open.fetch_add(1, Ordering::AcqRel);
+        uses.open.fetch_add(1, Ordering::SeqCst);
         uses.total.fetch_add(1, Ordering::Relaxed);
         uses.touch();
         Self { connection }
@@ -100,8 +100,9 @@ impl<C: Used> Drop for Use<C> {
     fn drop(&mut self) {
         let uses = self.connection.uses();
         uses.touch();
-        let last = uses.open.fetch_sub(1, Ordering::AcqRel) == 1;
-        if last && uses.freed.waiting.load(Ordering::Acquire) > 0 {
+        // In one order with a dial that says it waits and then looks whether anybody is unused: one of the two sees the other.
+        let last = uses.open.fetch_sub(1, Ordering::SeqCst) == 1;
+        if last && uses.freed.waiting.load(Ordering::SeqCst) > 0 {
             uses.freed.notify.notify_one();
         }
     }

@@ -8,7 +8,7 @@ use tokio::{
     time::Instant,
 };
 
-use super::{Pooled, lock};
+use super::{End, Pooled, lock};
 use crate::{
     Error,
     links::{
@@ -76,8 +76,16 @@ impl<C: Pooled> Entry<C> {
         (connection.uses().open() == 0).then(|| connection.uses().last())
     }
 
-    pub(super) fn failed(&self, error: &Error) {
-        let mut inner = self.lock();
+    /// Draws the conclusion from a connection that is out of the pool.
+    pub(super) fn settle(&self, inner: &mut Inner<C>, end: End) {
+        match end {
+            End::Failed(error) => self.failed(inner, &error),
+            // It was alive: whatever failed before it is forgotten.
+            End::Closed | End::Idle => inner.backoff.reset(),
+        }
+    }
+
+    fn failed(&self, inner: &mut Inner<C>, error: &Error) {
         inner.backoff.failed(Instant::now(), rand::random());
         inner.last_error = Some(error.clone());
         self.state.send_replace(State::TransientFailure);
@@ -85,7 +93,9 @@ impl<C: Pooled> Entry<C> {
 
     pub(super) fn is_worth_keeping(&self, now: Instant) -> bool {
         let inner = self.lock();
-        inner.connection.is_some() || inner.backoff.wait(now).is_some()
+        // Whoever watches would watch nothing from then on.
+        let is_watched = self.state.receiver_count() > 0;
+        inner.connection.is_some() || inner.backoff.wait(now).is_some() || is_watched
     }
 }
 
@@ -112,15 +122,16 @@ impl<C: Pooled> Dialling<C> {
         inner.last_error = None;
         inner.last_dial = None;
         // The backoff is not reset: a peer that takes the connection and refuses it at once has not recovered. The
-        // connection's first sign of life resets it.
+        // connection's end resets it, if it ever showed a sign of life.
         inner.connection = Some((connection, slot));
         self.entry.state.send_replace(State::Ready);
     }
 
     pub(super) fn failed(mut self, error: &Error) {
         self.settled = true;
-        self.entry.lock().dial = None;
-        self.entry.failed(error);
+        let mut inner = self.entry.lock();
+        inner.dial = None;
+        self.entry.failed(&mut inner, error);
     }
 
     /// There was no slot: that is a failure, and says nothing of the peer.

@@ -20,6 +20,7 @@ struct Fake {
     uses: Uses,
     closed: AtomicBool,
     number: usize,
+    refused: bool,
 }
 
 impl Used for Fake {
@@ -31,6 +32,12 @@ impl Used for Fake {
 impl Pooled for Fake {
     fn usable(&self) -> bool {
         !self.closed.load(Ordering::SeqCst)
+    }
+    fn fate(&self) -> End {
+        match &self.refused {
+            true => End::Failed(Error::new(ErrorKind::Forbidden, "refused")),
+            false => End::Closed,
+        }
     }
     fn evict(&self) {
         self.closed.store(true, Ordering::SeqCst);
@@ -48,6 +55,8 @@ enum Plan {
     Fail,
     Hang,
     Panic,
+    /// Accept, and close before anything came back.
+    Refuse,
 }
 
 struct FakeDialer {
@@ -82,6 +91,13 @@ impl Dialer for FakeDialer {
                     uses,
                     closed: AtomicBool::new(false),
                     number,
+                    refused: false,
+                })),
+                Plan::Refuse => Ok(Arc::new(Fake {
+                    uses,
+                    closed: AtomicBool::new(true),
+                    number,
+                    refused: true,
                 })),
                 Plan::Fail => Err(Error::new(ErrorKind::DialFailed, "as planned")),
                 Plan::Hang => std::future::pending().await,
@@ -342,6 +358,30 @@ async fn a_connection_that_never_came_to_life_counts_as_a_failed_dial() {
     let error = pool.get(id(1)).await.expect_err("backing off");
     assert_eq!(error.kind(), ErrorKind::Backoff);
     assert_eq!(error.status().code(), tonic::Code::PermissionDenied);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refusal_that_a_call_finds_before_the_driver_does_counts_all_the_same() {
+    let pool = pool(2, Plan::Refuse);
+    let error = timeout(Duration::from_secs(1), pool.get(id(1))).await;
+    let error = error.expect("no loop of dials").expect_err("refused");
+    assert_eq!(error.kind(), ErrorKind::Backoff);
+    assert_eq!(error.status().code(), tonic::Code::PermissionDenied);
+    assert_eq!((pool.dials(), pool.slots_taken()), (1, 0));
+    assert_eq!(pool.state(id(1)), State::TransientFailure);
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_watches_a_peer_keeps_watching_it() {
+    let pool = pool(1, Plan::Succeed);
+    let watched = pool.watch(id(1));
+    for n in 0..3_000u32 {
+        let mut key = [0; 32];
+        key[..4].copy_from_slice(&n.to_le_bytes());
+        let _ = pool.watch(iroh::SecretKey::from_bytes(&key).public());
+    }
+    drop(pool.get(id(1)).await.expect("dialled"));
+    assert_eq!(*watched.borrow(), State::Ready);
 }
 
 #[tokio::test(start_paused = true)]
