@@ -9,7 +9,7 @@ use std::{
     fmt,
     panic::AssertUnwindSafe,
     pin::pin,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak, atomic::Ordering},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
 };
 
 use futures_util::{
@@ -24,7 +24,7 @@ use tokio::{
 
 use super::{
     Settings, State,
-    uses::{Freed, Use, Used, Uses},
+    uses::{Freed, Use, Used, Uses, Waiting},
 };
 use crate::{Error, ErrorKind};
 
@@ -359,25 +359,6 @@ impl<D: Dialer> Shared<D> {
             entry.settle(&mut entry.lock(), end);
         }
         taken.is_some() || is_other
-    }
-}
-
-/// Counts a dial that waits for a slot.
-struct Waiting<'a>(&'a Freed);
-
-impl<'a> Waiting<'a> {
-    fn new(freed: &'a Freed) -> Self {
-        freed.waiting.fetch_add(1, Ordering::SeqCst);
-        Self(freed)
-    }
-}
-
-impl Drop for Waiting<'_> {
-    fn drop(&mut self) {
-        // Another may wait for the news that this one was given and has no use for any more.
-        if self.0.waiting.fetch_sub(1, Ordering::SeqCst) > 1 {
-            self.0.notify.notify_one();
-        }
     }
 }
 

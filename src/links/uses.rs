@@ -18,6 +18,25 @@ pub(super) struct Freed {
     pub(super) notify: Notify,
 }
 
+/// Counts a dial that waits for a slot.
+pub(super) struct Waiting<'a>(&'a Freed);
+
+impl<'a> Waiting<'a> {
+    pub(super) fn new(freed: &'a Freed) -> Self {
+        freed.waiting.fetch_add(1, Ordering::SeqCst);
+        Self(freed)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        // Another may wait for the news that this one was given and has no use for any more.
+        if self.0.waiting.fetch_sub(1, Ordering::SeqCst) > 1 {
+            self.0.notify.notify_one();
+        }
+    }
+}
+
 /// How much a connection is used.
 #[derive(Debug)]
 pub(crate) struct Uses {

@@ -188,6 +188,16 @@ async fn one_dropped(mut client: Client, kind: u8, polls: usize, pause: Duration
     }
 }
 
+/// A machine so busy that more than 20 drops outrun the server's accepting makes it end the lane as if attacked, over TCP as
+/// well (`a_burst_of_resets_ends_the_lane_alone` shows it). Beside that a call fails only where connections are closed under it.
+fn is_expected(status: &tonic::Status, closing: bool) -> bool {
+    match status.code() {
+        Code::Unavailable => closing,
+        Code::ResourceExhausted => status.message().contains("excessive load"),
+        _ => false,
+    }
+}
+
 async fn cancelled(arm: Arm, closing: bool) {
     let server = Server::start().await;
     let caller = Caller::with(arm, &server.peer, None, |links| links.lanes(narrow())).await;
@@ -206,7 +216,7 @@ async fn cancelled(arm: Arm, closing: bool) {
                     match caller.echo(b"meanwhile").await {
                         Ok(()) => drop(answers.fetch_add(1, Ordering::SeqCst)),
                         Err(status) => {
-                            assert!(closing && status.code() == Code::Unavailable, "{status:?}");
+                            assert!(is_expected(&status, closing), "{status:?}");
                             tokio::task::yield_now().await;
                         }
                     }
@@ -239,10 +249,8 @@ async fn cancelled(arm: Arm, closing: bool) {
             ended.expect("no panic");
         }
         // Answered after those of the burst that left before it have been seen.
-        if !closing {
-            soon("an answer", caller.echo(b"in between"))
-                .await
-                .expect("answered");
+        if let Err(status) = soon("an answer", caller.echo(b"in between")).await {
+            assert!(is_expected(&status, closing), "{status:?}");
         }
         if random.random_range(0..8) == 0 {
             let before = answers.load(Ordering::SeqCst);

@@ -60,7 +60,7 @@ pub fn draw(record: &Record<'_>, path: &Path) -> Result<bool, Fault> {
         .margin(10)
         .x_label_area_size(30)
         .y_label_area_size(190)
-        .build_cartesian_2d((low..high).log_scale(), -1.0..rows as f64)?;
+        .build_cartesian_2d((low..high).log_scale().base(2.0), -1.0..rows as f64)?;
     let label = |y: &f64| -> String {
         let row = rows as f64 - *y;
         match record.plan.workloads.get(row as usize) {
