@@ -17,7 +17,9 @@ use http::{HeaderMap, HeaderValue};
 use http_body_util::{Full, StreamBody};
 use tower_iroh_layers::{Urgency, peek, peek::Peeked};
 
-// Not public, and small enough to stand alone.
+// Not public, and small enough to stand alone, with what it is built on at the path that it knows it by.
+#[path = "../src/lock.rs"]
+mod lock;
 #[allow(dead_code, unused_imports, reason = "its tests stay where they are")]
 #[path = "../src/lane/room.rs"]
 mod room;

@@ -6,7 +6,7 @@ use std::{
     io,
     pin::Pin,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard,
         atomic::{AtomicUsize, Ordering},
     },
     task::{Context, Poll},
@@ -25,6 +25,7 @@ use tokio_util::{
     task::TaskTracker,
 };
 
+use crate::lock::lock;
 use crate::{
     QuicIo, Tuning,
     wire::{close, reset},
@@ -242,8 +243,7 @@ impl ProtocolHandler for BareAcceptor {
 
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, HashMap<EndpointId, usize>> {
-        // Nothing in here panics half-way, so what a poisoned lock guards is whole.
-        self.peers.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.peers)
     }
 }
 

@@ -137,9 +137,7 @@ impl ConnectorIo {
             return result;
         };
         if self.activity.code() == Some(reset::DRAINING) {
-            let link = self.link.connection();
-            link.retire();
-            self.links.retire(self.id, link);
+            self.links.retire(self.id, self.link.connection());
         }
         let meaning = self.link.meaning(self.activity.code());
         Poll::Ready(Err(exact_codes::carried(error.kind(), &meaning)))

@@ -57,6 +57,7 @@ mod grpc_timeout;
 mod io;
 mod lane;
 mod links;
+mod lock;
 mod peer;
 mod remote_addr;
 mod tuning;

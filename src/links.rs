@@ -103,6 +103,7 @@ impl Links {
 
     /// Takes a connection out of use that is still good for the calls that it has.
     pub(crate) fn retire(&self, id: EndpointId, link: &Arc<Link>) {
+        link.retire();
         self.pool.gone(id, link, None);
     }
 }

@@ -3,7 +3,7 @@
 use std::{
     pin::pin,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
     },
 };
@@ -18,6 +18,7 @@ use tokio::{
 use tower_iroh_layers::Urgency;
 
 use super::Shared;
+use crate::lock::lock;
 use crate::{
     QuicIo,
     io::{Activities, Release},
@@ -206,8 +207,7 @@ impl Lanes {
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Vec<BoxFuture<'static, ()>>> {
-        // Nothing in here panics half-way, so what a poisoned lock guards is whole.
-        self.flushing.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.flushing)
     }
 }
 

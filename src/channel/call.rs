@@ -77,13 +77,12 @@ pub(super) async fn call(
     let deadline = limit.map(Deadline::after);
     channel.prepare(&mut head, urgency)?;
     let mut offered = Some(body);
-    let body = poll_fn(|cx| match offered.take() {
+    let mut body = poll_fn(|cx| match offered.take() {
         Some(body) => Poll::Ready(Peeked::new(body, cx)),
         // Ready at the first poll, so there is no second.
         None => Poll::Pending,
     })
     .await;
-    let mut body = body;
     if let Some(status) = body.take_error() {
         return Err(Error::with_status(ErrorKind::RequestBody, status));
     }
@@ -123,7 +122,6 @@ pub(super) async fn call(
                 last = Some(explain(&link, &http2, error));
                 if leaving {
                     // The peer is leaving: the calls that it has go on, this one goes to a new connection.
-                    link.connection().retire();
                     channel.links.retire(channel.peer, link.connection());
                 } else {
                     ticket.replace(&http2);

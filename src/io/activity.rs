@@ -3,13 +3,14 @@
 use std::{
     io,
     sync::{
-        Arc, Mutex, OnceLock, PoisonError, Weak,
+        Arc, Mutex, OnceLock, Weak,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
 };
 
 use iroh::endpoint::{ReadError, VarInt, WriteError};
 
+use crate::lock::lock;
 /// One lane's reader: does it wait for bytes, or have bytes been waiting for it?
 #[derive(Debug, Default)]
 pub(crate) struct Activity {
@@ -101,8 +102,7 @@ impl Activities {
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Lane>> {
-        // Nothing in here panics half-way, so what a poisoned lock guards is whole.
-        self.lanes.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.lanes)
     }
 }
 

@@ -7,12 +7,13 @@
 use std::{
     collections::{BTreeMap, HashSet},
     pin::Pin,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard},
     task::{Context, Poll, Waker},
 };
 
 use tower_iroh_layers::Urgency;
 
+use crate::lock::lock;
 /// The places of one lane.
 #[derive(Clone, Debug)]
 pub(crate) struct Room {
@@ -62,8 +63,7 @@ impl Room {
 
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
-        // Nothing in here panics half-way, so what a poisoned lock guards is whole.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 
     fn leave(&self) {

@@ -1,7 +1,7 @@
 //! The lanes of one connection: a room and a row of streams each.
 
 use std::sync::{
-    Arc, Mutex, PoisonError,
+    Arc, Mutex,
     atomic::{AtomicUsize, Ordering},
 };
 
@@ -12,6 +12,7 @@ use super::{
     Http2, Lanes,
     room::{Place, Room},
 };
+use crate::lock::lock;
 use crate::{Error, ErrorKind};
 
 /// Who opens a lane's streams.
@@ -160,8 +161,7 @@ impl Ticket {
 
 impl Slot {
     fn lock(&self) -> std::sync::MutexGuard<'_, Arc<OnceCell<Arc<Http2>>>> {
-        // Nothing in here panics half-way, so what a poisoned lock guards is whole.
-        self.stream.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.stream)
     }
 }
 

@@ -3,7 +3,7 @@
 use std::{
     collections::HashMap,
     pin::pin,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard},
 };
 
 use futures_util::{FutureExt, future::BoxFuture};
@@ -18,6 +18,7 @@ use super::{
     pool::Dialer,
     uses::Uses,
 };
+use crate::lock::lock;
 use crate::{Error, wire::ALPN};
 
 pub(super) struct IrohDialer {
@@ -73,8 +74,7 @@ impl Known {
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<EndpointId, EndpointAddr>> {
-        // Nothing in here panics half-way, so what a poisoned lock guards is whole.
-        self.addrs.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.addrs)
     }
 }
 

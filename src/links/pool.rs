@@ -9,7 +9,7 @@ use std::{
     fmt,
     panic::AssertUnwindSafe,
     pin::pin,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    sync::{Arc, Mutex, Weak},
 };
 
 use futures_util::{
@@ -26,7 +26,7 @@ use super::{
     Settings, State,
     uses::{Freed, Use, Used, Uses, Waiting},
 };
-use crate::{Error, ErrorKind};
+use crate::{Error, ErrorKind, lock::lock};
 
 mod entry;
 
@@ -367,11 +367,6 @@ fn pool_full(most: usize) -> Error {
         ErrorKind::Exhausted,
         format!("all {most} connections are in use"),
     )
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Nothing in here panics half-way, so what a poisoned lock guards is whole.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl<D: Dialer> Clone for Pool<D> {

@@ -8,13 +8,14 @@ use tokio::{
     time::Instant,
 };
 
-use super::{End, Pooled, lock};
+use super::{End, Pooled};
 use crate::{
     Error,
     links::{
         State,
         backoff::{Backoff, Bounds},
     },
+    lock::lock,
 };
 
 pub(super) type Dial = BoxFuture<'static, Result<(), Error>>;
