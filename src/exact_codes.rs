@@ -16,7 +16,8 @@ use tokio::time::Instant;
 use tonic::{Code, Status, TimeoutExpired};
 use tower::{Layer, Service};
 
-use crate::{Error, ErrorKind, grpc_timeout};
+use crate::{Error, ErrorKind};
+use tower_iroh_layers::deadline::header as grpc_timeout;
 
 type BoxError = Box<dyn StdError + Send + Sync>;
 

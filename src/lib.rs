@@ -49,11 +49,9 @@ pub mod wire;
 
 mod acceptor;
 mod channel;
-mod config_error;
 mod connector;
 mod error;
 mod exact_codes;
-mod grpc_timeout;
 mod io;
 mod lane;
 mod links;
@@ -64,7 +62,7 @@ mod tuning;
 
 pub use acceptor::{Acceptor, AcceptorBuilder, BareAcceptor, Incoming};
 pub use channel::{Channel, ChannelBuilder, ResponseFuture};
-pub use config_error::ConfigError;
+
 pub use connector::{Connector, ConnectorIo};
 pub use error::{Error, ErrorKind};
 pub use exact_codes::{ExactCodes, ExactCodesLayer};
@@ -73,6 +71,6 @@ pub use lane::{LaneConfig, Lanes};
 pub use links::{Links, LinksBuilder, PeerStats, State};
 pub use peer::{Path, Peer, PeerError, PeerInfo};
 pub use remote_addr::{RemoteAddr, RemoteAddrLayer};
-pub use tower_iroh_layers::Urgency;
+pub use tower_iroh_layers::{ConfigError, Urgency};
 pub use tuning::Tuning;
 pub use wire::ALPN;

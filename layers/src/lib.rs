@@ -1,13 +1,61 @@
 //! Layers for gRPC over [tower](https://docs.rs/tower), and the vocabulary that they share with a transport.
 //!
-//! This crate knows `http`, `http-body` and gRPC's framing, and nothing of iroh: what is here works over any
-//! transport, tonic's own TCP channel included.
+//! A gRPC call is not an HTTP request with one answer: its status may come in the head, in the trailers, or never; its body
+//! may be a stream that lasts for days; it has a deadline that travels with it. The layers here know that. They know nothing of iroh:
+//! each works in a `ServiceBuilder` over any transport, tonic's own `Channel` included, and each has a feature of its own.
+//!
+//! | layer | side | what it does |
+//! |---|---|---|
+//! | [`classify`] | client, server | one verdict per attempt, from wherever the call ends |
+//! | [`breaker`] | client | stops calling a peer that keeps failing, and finds out when it is back |
+//! | [`fail_fast`] | client | turns prolonged waiting for a peer into an immediate UNAVAILABLE |
+//! | [`deadline`] | client, server | one clock for queueing, dialling, headers and body |
+//! | [`retry`] | client | makes a call again when that is safe, within a budget |
+//! | [`buffer`] | client | store and forward: holds calls until the peer is there |
+//! | [`priority`] | client | decides how urgent a call is |
+//! | [`batch`] | any | coalesces many small items into few calls |
+//! | [`metrics`] | client, server | durations by method and code, spans with W3C trace context |
+//! | [`authorize`] | server | who may call what, how often, and how large |
+//!
+//! What they share is always there:
 //!
 //! - [`Urgency`]: how soon a call's bytes should go, as RFC 9218 counts it.
+//! - [`Deadline`]: when a call's time is over, in a request's extensions and in its `grpc-timeout` header.
+//! - [`Fault`]: what a transport or layer knows of a failure beyond its code: whose it is, and whether the peer may have begun the call.
 //! - [`peek`]: how large a call's first message is, read from its first five bytes, without waiting for a body
 //!   that has nothing to say yet.
 
+pub mod deadline;
+pub mod fault;
 pub mod peek;
 pub mod urgency;
 
+#[cfg(feature = "authorize")]
+pub mod authorize;
+#[cfg(feature = "batch")]
+pub mod batch;
+#[cfg(feature = "breaker")]
+pub mod breaker;
+#[cfg(feature = "buffer")]
+pub mod buffer;
+#[cfg(feature = "classify")]
+pub mod classify;
+#[cfg(feature = "fail-fast")]
+pub mod fail_fast;
+#[cfg(feature = "metrics")]
+pub mod metrics;
+#[cfg(feature = "priority")]
+pub mod priority;
+#[cfg(feature = "retry")]
+pub mod retry;
+
+mod config_error;
+
+pub use config_error::ConfigError;
+pub use deadline::Deadline;
+pub use fault::{Fault, Incident, Origin};
 pub use urgency::Urgency;
+
+/// The error of every layer here: whatever it is, a [`tonic::Status`] is in its source chain, so its code survives any
+/// further box.
+pub type BoxError = Box<dyn std::error::Error + Send + Sync>;

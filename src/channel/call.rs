@@ -12,11 +12,11 @@ use http::{Request, Response, Uri, Version, header};
 use tokio::time::{Instant, timeout_at};
 use tokio_util::task::AbortOnDropHandle;
 use tonic::{Status, body::Body};
-use tower_iroh_layers::{Urgency, peek::Peeked, urgency};
+use tower_iroh_layers::{Urgency, deadline::header as grpc_timeout, peek::Peeked, urgency};
 
 use super::{Inner, body::ResponseBody};
 use crate::{
-    Error, ErrorKind, grpc_timeout,
+    Error, ErrorKind,
     lane::{Http2, Ticket},
     links::{Link, Use},
     wire::reset,

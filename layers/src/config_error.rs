@@ -1,4 +1,4 @@
-use std::fmt;
+use std::{fmt, time::Duration};
 
 /// A setting that cannot be: which one, what it was given, and what it accepts.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -10,11 +10,8 @@ pub struct ConfigError {
 }
 
 impl ConfigError {
-    pub(crate) fn new(
-        field: &'static str,
-        value: impl fmt::Display,
-        accepted: impl Into<String>,
-    ) -> Self {
+    /// Says that `field`, a path such as `breaker.failure_rate`, cannot be `value`.
+    pub fn new(field: &'static str, value: impl fmt::Display, accepted: impl Into<String>) -> Self {
         Self {
             field,
             value: value.to_string(),
@@ -23,7 +20,10 @@ impl ConfigError {
     }
 
     /// Refuses a zero, which would make the thing that it bounds impossible.
-    pub(crate) fn nonzero(field: &'static str, value: usize) -> Result<(), Self> {
+    ///
+    /// # Errors
+    /// When `value` is 0.
+    pub fn nonzero(field: &'static str, value: usize) -> Result<(), Self> {
         match value {
             0 => Err(Self::new(field, value, "must be at least 1")),
             _ => Ok(()),
@@ -31,7 +31,10 @@ impl ConfigError {
     }
 
     /// Refuses a duration of nothing.
-    pub(crate) fn lasting(field: &'static str, value: std::time::Duration) -> Result<(), Self> {
+    ///
+    /// # Errors
+    /// When `value` is zero.
+    pub fn lasting(field: &'static str, value: Duration) -> Result<(), Self> {
         if value.is_zero() {
             return Err(Self::new(
                 field,
@@ -40,6 +43,17 @@ impl ConfigError {
             ));
         }
         Ok(())
+    }
+
+    /// Refuses a share that is none: NaN, or outside of 0 to 1.
+    ///
+    /// # Errors
+    /// When `value` is not within 0 to 1.
+    pub fn share(field: &'static str, value: f64) -> Result<(), Self> {
+        if (0.0..=1.0).contains(&value) {
+            return Ok(());
+        }
+        Err(Self::new(field, value, "0.0 to 1.0 is accepted"))
     }
 
     /// The setting's name.

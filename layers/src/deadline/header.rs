@@ -4,11 +4,12 @@ use std::time::Duration;
 
 use http::{HeaderMap, HeaderValue};
 
-pub(crate) const HEADER: &str = "grpc-timeout";
+/// The header's name.
+pub const NAME: &str = "grpc-timeout";
 
 /// Reads the header. A malformed one counts as absent, as tonic has it: it must not fail a call that would succeed.
-pub(crate) fn read(headers: &HeaderMap) -> Option<Duration> {
-    let text = headers.get(HEADER)?.to_str().ok()?;
+pub fn read(headers: &HeaderMap) -> Option<Duration> {
+    let text = headers.get(NAME)?.to_str().ok()?;
     let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
     if digits.len() > 8 || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
         return None;
@@ -26,7 +27,7 @@ pub(crate) fn read(headers: &HeaderMap) -> Option<Duration> {
 }
 
 /// Writes the header, in the finest unit whose eight digits hold it, rounded down: the peer must not wait longer than we do.
-pub(crate) fn write(headers: &mut HeaderMap, timeout: Duration) {
+pub fn write(headers: &mut HeaderMap, timeout: Duration) {
     const MOST: u128 = 99_999_999;
     let units = [
         (timeout.as_nanos(), 'n'),
@@ -41,7 +42,7 @@ pub(crate) fn write(headers: &mut HeaderMap, timeout: Duration) {
         // 99,999,999 hours are eleven thousand years.
         .unwrap_or((u128::from(timeout.as_secs() / 3600).min(MOST), 'H'));
     if let Ok(value) = HeaderValue::try_from(format!("{value}{unit}")) {
-        headers.insert(HEADER, value);
+        headers.insert(NAME, value);
     }
 }
 
@@ -52,7 +53,7 @@ const SLACK: Duration = Duration::from_millis(5);
 ///
 /// tonic's server keeps `grpc-timeout` too, and where its answer is polled before our timer it is CANCELLED. A CANCELLED
 /// that comes earlier is the server's own.
-pub(crate) fn ended_by_peer(head: &HeaderMap, left: Duration) -> bool {
+pub fn ended_by_peer(head: &HeaderMap, left: Duration) -> bool {
     left <= SLACK && head.get("grpc-status").is_some_and(|status| status == "1")
 }
 
@@ -64,7 +65,7 @@ mod tests {
 
     fn parse(text: &str) -> Option<Duration> {
         let mut headers = HeaderMap::new();
-        headers.insert(HEADER, HeaderValue::from_str(text).ok()?);
+        headers.insert(NAME, HeaderValue::from_str(text).ok()?);
         read(&headers)
     }
 

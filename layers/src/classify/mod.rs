@@ -1,0 +1,61 @@
+//! One verdict per attempt, from wherever the call ends.
+//!
+//! An HTTP classifier sees a 200 and calls it success; in gRPC that is how failures begin. The end of an attempt may be the future's error, a
+//! head that is trailers too, trailers, an error in the body, a body that ends without a status, or a caller that
+//! drops the future or the body. [`track`] follows one attempt to whichever comes first and tells an [`Observe`]r once, with an
+//! [`Outcome`]; [`Outcome::verdict`] says what that means for the health of the peer.
+//!
+//! | what happened | verdict |
+//! |---|---|
+//! | OK; the body dropped after a message | [`Success`](Verdict::Success) |
+//! | INVALID_ARGUMENT, NOT_FOUND, ALREADY_EXISTS, FAILED_PRECONDITION, OUT_OF_RANGE, UNIMPLEMENTED, UNAUTHENTICATED, PERMISSION_DENIED, ABORTED | `Success`: the peer answered |
+//! | UNAVAILABLE, INTERNAL, DATA_LOSS, UNKNOWN; no status at the end; HTTP other than 200; not gRPC | [`Failure`](Verdict::Failure) |
+//! | DEADLINE_EXCEEDED, and CANCELLED or a drop when the deadline has passed | `Failure` if the attempt had at least max(1 s, 4 x RTT), else [`Neutral`](Verdict::Neutral) |
+//! | CANCELLED otherwise; the future, or a body without a message, dropped | `Neutral` |
+//! | RESOURCE_EXHAUSTED | [`Overload`](Verdict::Overload) |
+//! | [`Origin::Refused`](crate::Origin::Refused) | `Neutral`: it was not begun |
+//! | [`Origin::Link`](crate::Origin::Link) | [`Link`](Verdict::Link), one per incident |
+//! | [`Origin::Ours`](crate::Origin::Ours) | `Neutral` |
+//!
+//! **Why not tower-http's `classify`.** It calls a stream without a `grpc-status` a success, does not look at what a dropped future or
+//! body means, and knows no deadline.
+//!
+//! ```
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! use std::sync::{Arc, atomic::{AtomicU32, Ordering}};
+//! use tower::ServiceBuilder;
+//! use tower_iroh_layers::classify::{ClassifyLayer, Outcome, Verdict};
+//! use tower_iroh_proto::echo::{EchoRequest, echo_client::EchoClient};
+//!
+//! let failures = Arc::new(AtomicU32::new(0));
+//! let counter = failures.clone();
+//! let nobody = tonic::transport::Endpoint::from_static("http://127.0.0.1:1").connect_lazy();
+//! let channel = ServiceBuilder::new()
+//!     .layer(ClassifyLayer::new(move |outcome: &Outcome| {
+//!         if matches!(outcome.verdict(None), Verdict::Failure | Verdict::Link(_)) {
+//!             counter.fetch_add(1, Ordering::Relaxed);
+//!         }
+//!     }))
+//!     .service(nobody);
+//! EchoClient::new(channel).echo(EchoRequest::default()).await.unwrap_err();
+//! assert_eq!(failures.load(Ordering::Relaxed), 1);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! **Composition.** Below a retry it sees each attempt, above it each call. Where a deadline layer stands above, the deadline is read from
+//! the request's extensions; else from `grpc-timeout`.
+//!
+//! **Readiness** is the inner service's. **Cancel safety:** dropping the future or the body is an end like any other and is told.
+//! **Cost:** no lock, no allocation; a look at the clock only where there is a deadline. **Metrics:** none of its own.
+
+mod head;
+mod layer;
+mod outcome;
+mod track;
+
+pub use head::Pushback;
+pub use layer::{Classify, ClassifyLayer};
+pub use outcome::{Ending, Outcome, Verdict};
+pub use track::{Observe, Tracked, TrackedBody, track};

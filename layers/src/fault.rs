@@ -1,0 +1,241 @@
+//! What is known of a failure beyond its gRPC code.
+//!
+//! UNAVAILABLE says neither whose failure it is nor whether the peer may have begun the call, and both decide what may be done
+//! next: a breaker counts one lost connection once, a retry may repeat at once what never left. Whoever knows says so with a
+//! [`Fault`] somewhere in its error's source chain; whoever asks uses [`Fault::find`]. The fault's own source is the
+//! [`Status`] that a caller sees, so a transport that sets a fault has set the code too.
+//!
+//! ```
+//! use tonic::Status;
+//! use tower_iroh_layers::{Fault, Origin};
+//!
+//! let fault = Fault::new(Origin::Ours, Status::resource_exhausted("the queue is full"));
+//! let boxed: tower_iroh_layers::BoxError = Box::new(fault);
+//! let found = Fault::find(&*boxed).unwrap();
+//! assert!(found.not_processed());
+//! assert_eq!(Status::from_error(boxed).code(), tonic::Code::ResourceExhausted);
+//! ```
+
+use std::{
+    error::Error,
+    fmt,
+    sync::atomic::{AtomicU64, Ordering},
+};
+
+use tonic::{Code, ConnectError, Status, TimeoutExpired};
+
+/// What a transport or a layer knows of a failure.
+#[derive(Clone, Debug)]
+pub struct Fault {
+    origin: Origin,
+    perhaps_processed: bool,
+    status: Status,
+}
+
+/// Whose failure it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Origin {
+    /// The peer answered, and its status says how: the code decides.
+    Peer,
+    /// The peer, or what stands before it, provably did not take this call and would take others: REFUSED_STREAM, a GOAWAY below the call.
+    Refused,
+    /// The way to the peer: a dial that failed, a handshake that was refused, a connection that was lost. All calls that one
+    /// such event ends carry the same [`Incident`].
+    Link(Incident),
+    /// This side: a full queue, an open breaker, a caller's own body. It says nothing of the peer.
+    Ours,
+}
+
+/// One event that may end many calls, such as a lost connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Incident(u64);
+
+impl Incident {
+    /// An incident that equals no other of this process.
+    #[allow(clippy::new_without_default, reason = "each is another one")]
+    pub fn new() -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        Self(NEXT.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// Its number, never 0.
+    pub fn get(self) -> u64 {
+        self.0
+    }
+}
+
+impl Fault {
+    /// A failure of a call that the peer has provably not begun.
+    pub fn new(origin: Origin, status: Status) -> Self {
+        Self {
+            origin,
+            perhaps_processed: false,
+            status,
+        }
+    }
+
+    /// Says that the peer may have begun the call.
+    pub fn perhaps_processed(mut self) -> Self {
+        self.perhaps_processed = true;
+        self
+    }
+
+    /// Whose failure it is.
+    pub fn origin(&self) -> Origin {
+        self.origin
+    }
+
+    /// Whether the peer provably has not begun the call, so that sending it again cannot do anything twice.
+    pub fn not_processed(&self) -> bool {
+        !self.perhaps_processed
+    }
+
+    /// What a gRPC caller sees.
+    pub fn status(&self) -> &Status {
+        &self.status
+    }
+
+    /// What the chain of `error` and its sources knows.
+    ///
+    /// Beside a [`Fault`] it knows what tonic's own transport leaves there: a [`ConnectError`] is a fault of the link, and an HTTP/2
+    /// error REFUSED_STREAM or GOAWAY without an error from the peer is a refusal. `None` where only a code is known.
+    pub fn find(error: &(dyn Error + 'static)) -> Option<Self> {
+        let mut code = None;
+        for error in chain(error) {
+            if let Some(fault) = error.downcast_ref::<Self>() {
+                return Some(fault.clone());
+            }
+            if let Some(status) = error.downcast_ref::<Status>() {
+                code.get_or_insert(status.code());
+            }
+            if error.is::<ConnectError>() {
+                // A policy that refused the connection has a code of its own in the chain.
+                let status = Status::new(code.unwrap_or(Code::Unavailable), error.to_string());
+                return Some(Self::new(Origin::Link(Incident::new()), status));
+            }
+            if let Some(h2) = error.downcast_ref::<h2::Error>() {
+                return refusal(h2)
+                    .then(|| Self::new(Origin::Refused, Status::unavailable(error.to_string())));
+            }
+        }
+        None
+    }
+}
+
+/// RFC 9113: the peer has not begun a stream that it refuses (section 8.7), nor one above a GOAWAY's last (section 6.8); h2 fails
+/// only those with a GOAWAY that has no error.
+fn refusal(error: &h2::Error) -> bool {
+    let reason = error.reason();
+    error.is_remote()
+        && ((error.is_reset() && reason == Some(h2::Reason::REFUSED_STREAM))
+            || (error.is_go_away() && reason == Some(h2::Reason::NO_ERROR)))
+}
+
+/// The gRPC code of an error: of the first in its chain that has one, as tonic's client would find it. A transport's time-out is
+/// DEADLINE_EXCEEDED; what has no code is UNKNOWN.
+pub fn code_of(error: &(dyn Error + 'static)) -> Code {
+    for error in chain(error) {
+        if let Some(fault) = error.downcast_ref::<Fault>() {
+            return fault.status.code();
+        }
+        if let Some(status) = error.downcast_ref::<Status>() {
+            return status.code();
+        }
+        if error.is::<TimeoutExpired>() {
+            return Code::DeadlineExceeded;
+        }
+        if error.is::<ConnectError>() {
+            return Code::Unavailable;
+        }
+        if let Some(reason) = error
+            .downcast_ref::<h2::Error>()
+            .and_then(h2::Error::reason)
+        {
+            // The table of gRPC's PROTOCOL-HTTP2, "Errors".
+            return match reason {
+                h2::Reason::REFUSED_STREAM => Code::Unavailable,
+                h2::Reason::CANCEL => Code::Cancelled,
+                h2::Reason::ENHANCE_YOUR_CALM => Code::ResourceExhausted,
+                h2::Reason::INADEQUATE_SECURITY => Code::PermissionDenied,
+                _ => Code::Internal,
+            };
+        }
+    }
+    Code::Unknown
+}
+
+/// An error and what caused it, outermost first.
+pub(crate) fn chain<'a>(
+    error: &'a (dyn Error + 'static),
+) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
+    let mut next = Some(error);
+    std::iter::from_fn(move || {
+        let error = next?;
+        next = error.source();
+        Some(error)
+    })
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self.origin {
+            Origin::Peer => "the peer answered with an error",
+            Origin::Refused => "the peer did not take the call",
+            Origin::Link(_) => "the way to the peer failed",
+            Origin::Ours => "the call was rejected on this side",
+        })
+    }
+}
+
+impl Error for Fault {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        Some(&self.status)
+    }
+}
+
+impl From<Fault> for Status {
+    fn from(fault: Fault) -> Self {
+        fault.status
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("outer")]
+    struct Outer(#[source] crate::BoxError);
+
+    #[test]
+    fn a_fault_is_found_through_boxes_and_keeps_its_code() {
+        let fault = Fault::new(Origin::Refused, Status::unavailable("later"));
+        let error: crate::BoxError = Box::new(Outer(Box::new(Outer(Box::new(fault)))));
+        let found = Fault::find(&*error).expect("found");
+        assert_eq!(found.origin(), Origin::Refused);
+        assert!(found.not_processed());
+        assert_eq!(code_of(&*error), Code::Unavailable);
+        assert_eq!(Status::from_error(error).code(), Code::Unavailable);
+    }
+
+    #[test]
+    fn what_tonic_leaves_is_read_too() {
+        let error: crate::BoxError = Box::new(Outer(Box::new(ConnectError("no route".into()))));
+        let found = Fault::find(&*error).expect("found");
+        assert!(matches!(found.origin(), Origin::Link(_)) && found.not_processed());
+        assert_eq!(code_of(&*error), Code::Unavailable);
+
+        let error = h2::Error::from(h2::Reason::REFUSED_STREAM);
+        assert!(Fault::find(&error).is_none(), "not from the peer");
+        assert_eq!(code_of(&error), Code::Unavailable);
+        assert_eq!(code_of(&Status::aborted("")), Code::Aborted);
+        assert!(Fault::find(&Status::aborted("")).is_none());
+        assert_eq!(code_of(&std::io::Error::other("?")), Code::Unknown);
+    }
+
+    #[test]
+    fn no_two_incidents_are_the_same() {
+        assert_ne!(Incident::new(), Incident::new());
+    }
+}
