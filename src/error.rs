@@ -1,23 +1,23 @@
-use std::{error::Error as StdError, fmt, sync::Arc, time::Duration};
+use std::{error::Error as StdError, fmt, time::Duration};
 
 use iroh::{
     EndpointId,
     endpoint::{ConnectWithOptsError, ConnectingError, ConnectionError},
 };
 use tonic::{Code, Status};
+use tower_iroh_layers::{Fault, Incident, Origin};
 
 use crate::wire::close;
 
 /// What went wrong between a caller and a peer.
 ///
-/// Its [`source`](StdError::source) is the [`Status`] that a gRPC caller sees, and that one's source the cause beneath
-/// it, so the code survives any stack of boxes: tonic looks for a `Status` along the chain.
+/// Its [`source`](StdError::source) is a [`Fault`], which tells layers whose failure it is, the fault's the [`Status`] that a gRPC caller
+/// sees, and that one's the cause beneath it. So the code survives any stack of boxes: tonic looks for a `Status` along the chain.
 #[derive(Clone, Debug)]
 pub struct Error {
     kind: ErrorKind,
     peer: Option<EndpointId>,
-    status: Status,
-    perhaps_processed: bool,
+    fault: Fault,
 }
 
 /// What went wrong, in the words of this project.
@@ -81,6 +81,29 @@ impl ErrorKind {
             | Self::Closed => Code::Unavailable,
         }
     }
+
+    /// Whose failure it is, for who counts failures.
+    fn origin(self) -> Origin {
+        match self {
+            Self::NoAddress
+            | Self::DialTimeout
+            | Self::DialFailed
+            | Self::AlpnMismatch
+            | Self::WrongIdentity
+            | Self::Backoff
+            | Self::Forbidden
+            | Self::Unauthenticated
+            | Self::Lost => Origin::Link(Incident::new()),
+            Self::Draining => Origin::Refused,
+            // That the peer was not there in time is for the deadline's length to judge.
+            Self::Reset | Self::Deadline => Origin::Peer,
+            Self::InvalidPeer
+            | Self::Exhausted
+            | Self::RequestBody
+            | Self::Closed
+            | Self::Internal => Origin::Ours,
+        }
+    }
 }
 
 impl Error {
@@ -92,13 +115,24 @@ impl Error {
         Self {
             kind,
             peer: None,
-            status,
-            perhaps_processed: false,
+            fault: Fault::new(kind.origin(), status),
         }
     }
 
     pub(crate) fn caused_by(mut self, cause: impl StdError + Send + Sync + 'static) -> Self {
-        self.status.set_source(Arc::new(cause));
+        self.fault = self.fault.caused_by(cause);
+        self
+    }
+
+    /// Says that the peer did not take the call.
+    fn refused(mut self) -> Self {
+        self.fault = Fault::new(Origin::Refused, self.fault.into());
+        self
+    }
+
+    /// Names the event that ended this call, so that whoever counts failures counts it once.
+    pub(crate) fn of(mut self, incident: Incident) -> Self {
+        self.fault = self.fault.of(incident);
         self
     }
 
@@ -109,19 +143,23 @@ impl Error {
 
     /// Says that the peer may have begun the call.
     pub(crate) fn perhaps_processed(mut self) -> Self {
-        self.perhaps_processed = true;
+        self.fault = self.fault.perhaps_processed();
         self
     }
 
     pub(crate) fn backoff(next_dial: Duration, last: &Error) -> Self {
         let message = format!(
             "the last dial failed ({}); the next is due in {} ms",
-            last.status.message(),
+            last.status().message(),
             next_dial.as_millis()
         );
-        // A peer that refused us still refuses us while we wait.
-        let status = Status::new(last.status.code(), message);
-        Self::with_status(ErrorKind::Backoff, status).caused_by(last.clone())
+        // A peer that refused us still refuses us while we wait, and that is no further failure.
+        let status = Status::new(last.status().code(), message);
+        let error = Self::with_status(ErrorKind::Backoff, status).caused_by(last.clone());
+        match last.fault.origin() {
+            Origin::Link(incident) => error.of(incident),
+            _ => error,
+        }
     }
 
     /// What went wrong.
@@ -132,7 +170,7 @@ impl Error {
     /// Whether the peer provably has not begun the call, so that sending it again cannot do anything twice: it never left, or
     /// the peer said so (REFUSED_STREAM, a GOAWAY below the call, a lane that it did not take).
     pub fn not_processed(&self) -> bool {
-        !self.perhaps_processed
+        self.fault.not_processed()
     }
 
     /// The peer that it went wrong with, where one was known.
@@ -142,7 +180,7 @@ impl Error {
 
     /// What a gRPC caller sees.
     pub fn status(&self) -> &Status {
-        &self.status
+        self.fault.status()
     }
 
     /// What a closed connection means for who was using it, or tried to.
@@ -287,13 +325,14 @@ impl Error {
             h2::Reason::INADEQUATE_SECURITY => Code::PermissionDenied,
             _ => Code::Internal,
         };
-        let who = if error.is_remote() {
-            "the peer"
-        } else {
-            "this side"
-        };
+        let by_peer = error.is_remote();
+        let who = if by_peer { "the peer" } else { "this side" };
         let status = Status::new(code, format!("{who} reset the call: {reason}"));
-        Self::with_status(ErrorKind::Reset, status).caused_by(error)
+        let error = Self::with_status(ErrorKind::Reset, status).caused_by(error);
+        match reason {
+            h2::Reason::REFUSED_STREAM if by_peer => error.refused(),
+            _ => error,
+        }
     }
 }
 
@@ -334,12 +373,12 @@ impl fmt::Display for Error {
 
 impl StdError for Error {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
-        Some(&self.status)
+        Some(&self.fault)
     }
 }
 
 impl From<Error> for Status {
     fn from(error: Error) -> Self {
-        error.status
+        error.fault.into()
     }
 }

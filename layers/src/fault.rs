@@ -19,7 +19,10 @@
 use std::{
     error::Error,
     fmt,
-    sync::atomic::{AtomicU64, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use tonic::{Code, ConnectError, Status, TimeoutExpired};
@@ -78,6 +81,20 @@ impl Fault {
     /// Says that the peer may have begun the call.
     pub fn perhaps_processed(mut self) -> Self {
         self.perhaps_processed = true;
+        self
+    }
+
+    /// Keeps what it came from as the status's source.
+    pub fn caused_by(mut self, cause: impl Error + Send + Sync + 'static) -> Self {
+        self.status.set_source(Arc::new(cause));
+        self
+    }
+
+    /// Names the incident that a fault of the link belongs to; one that is not of the link stays as it is.
+    pub fn of(mut self, incident: Incident) -> Self {
+        if let Origin::Link(own) = &mut self.origin {
+            *own = incident;
+        }
         self
     }
 

@@ -14,7 +14,7 @@ use iroh::{
 };
 use tokio::time::{Instant, timeout};
 use tokio_util::task::AbortOnDropHandle;
-use tower_iroh_layers::Urgency;
+use tower_iroh_layers::{Incident, Urgency};
 
 use super::{
     PeerStats,
@@ -46,6 +46,8 @@ pub(crate) struct Link {
     health_interval: Duration,
     idle_timeout: Duration,
     driver: OnceLock<AbortOnDropHandle<()>>,
+    /// Its loss, which is one failure however many calls it takes along.
+    loss: Incident,
 }
 
 /// What a link is made with.
@@ -71,6 +73,7 @@ impl Link {
             health_interval: settings.health_interval,
             idle_timeout: settings.idle_timeout,
             driver: OnceLock::new(),
+            loss: Incident::new(),
         })
     }
 
@@ -100,11 +103,15 @@ impl Link {
 
     /// Why the connection is gone, as a caller is told.
     fn why_lost(&self) -> Error {
-        match self.connection.close_reason() {
+        self.own(match self.connection.close_reason() {
             Some(reason) => Error::from_connection(&reason),
             None => Error::new(ErrorKind::Lost, "the lane was lost"),
-        }
-        .at(self.peer())
+        })
+    }
+
+    /// Says of which connection an error tells.
+    fn own(&self, error: Error) -> Error {
+        error.of(self.loss).at(self.peer())
     }
 
     /// What an HTTP/2 error on `lane` means for its call.
@@ -114,15 +121,15 @@ impl Link {
             && !error.is_reset()
             && let Some(refused) = refused(lane.activity().code())
         {
-            return refused.caused_by(error).at(self.peer());
+            return self.own(refused.caused_by(error));
         }
-        Error::from_h2(error, closed.as_ref()).at(self.peer())
+        self.own(Error::from_h2(error, closed.as_ref()))
     }
 
     /// What the end of a lane means for its calls, where the peer ended it with `code`.
     pub(crate) fn meaning(&self, code: Option<VarInt>) -> Error {
         match (self.connection.close_reason(), refused(code)) {
-            (None, Some(refused)) => refused.at(self.peer()),
+            (None, Some(refused)) => self.own(refused),
             _ => self.why_lost(),
         }
     }
@@ -205,9 +212,12 @@ impl Opener for Link {
         };
         let stream = self.open_stream(preamble).await?;
         let activity = stream.activity();
-        Http2::handshake(stream, activity)
-            .await
-            .map_err(|error| Error::from_h2(error, self.connection.close_reason().as_ref()))
+        Http2::handshake(stream, activity).await.map_err(|error| {
+            self.own(Error::from_h2(
+                error,
+                self.connection.close_reason().as_ref(),
+            ))
+        })
     }
 }
 
@@ -222,7 +232,7 @@ impl Pooled for Link {
         match self.connection.close_reason() {
             // A connection on which nothing ever came back was refused, whatever the handshake said.
             Some(reason) if !self.activities.alive() => {
-                End::Failed(Error::from_connection(&reason).at(self.peer()))
+                End::Failed(self.own(Error::from_connection(&reason)))
             }
             _ => End::Closed,
         }
