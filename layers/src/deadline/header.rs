@@ -2,14 +2,17 @@
 
 use std::time::Duration;
 
-use http::{HeaderMap, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue};
 
 /// The header's name.
 pub const NAME: &str = "grpc-timeout";
 
 /// Reads the header. A malformed one counts as absent, as tonic has it: it must not fail a call that would succeed.
 pub fn read(headers: &HeaderMap) -> Option<Duration> {
-    let text = headers.get(NAME)?.to_str().ok()?;
+    let text = headers
+        .get(const { HeaderName::from_static(NAME) })?
+        .to_str()
+        .ok()?;
     let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
     if digits.len() > 8 || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
         return None;
@@ -41,20 +44,38 @@ pub fn write(headers: &mut HeaderMap, timeout: Duration) {
         .find(|(value, _)| *value <= MOST)
         // 99,999,999 hours are eleven thousand years.
         .unwrap_or((u128::from(timeout.as_secs() / 3600).min(MOST), 'H'));
-    if let Ok(value) = HeaderValue::try_from(format!("{value}{unit}")) {
-        headers.insert(NAME, value);
+    // By hand and not by `format!`: every attempt of every call that has a deadline comes by here.
+    let mut text = [0; 9];
+    text[8] = unit as u8;
+    let mut first = 8;
+    let mut value = value as u32;
+    loop {
+        first -= 1;
+        text[first] = b'0' + (value % 10) as u8;
+        value /= 10;
+        if value == 0 {
+            break;
+        }
+    }
+    if let Ok(value) = HeaderValue::from_bytes(&text[first..]) {
+        headers.insert(const { HeaderName::from_static(NAME) }, value);
     }
 }
 
 /// How far apart two clocks may end one call: the header's rounding and a timer's tick.
-const SLACK: Duration = Duration::from_millis(5);
+pub(super) const SLACK: Duration = Duration::from_millis(5);
 
 /// Whether a response's head says that the peer's clock ended the call, when ours has `left` on it.
 ///
 /// tonic's server keeps `grpc-timeout` too, and where its answer is polled before our timer it is CANCELLED. A CANCELLED
 /// that comes earlier is the server's own.
 pub fn ended_by_peer(head: &HeaderMap, left: Duration) -> bool {
-    left <= SLACK && head.get("grpc-status").is_some_and(|status| status == "1")
+    left <= SLACK && is_cancelled(head)
+}
+
+/// Whether a head or trailers say CANCELLED.
+pub(super) fn is_cancelled(said: &HeaderMap) -> bool {
+    said.get("grpc-status").is_some_and(|status| status == "1")
 }
 
 #[cfg(test)]

@@ -1,0 +1,62 @@
+use std::time::Duration;
+
+use tower::Layer;
+
+use super::ClientDeadline;
+use crate::ConfigError;
+
+/// Gives each outgoing call one clock: see the [module](crate::deadline).
+#[derive(Clone, Copy, Debug, Default)]
+pub struct DeadlineLayer {
+    default_timeout: Option<Duration>,
+}
+
+impl DeadlineLayer {
+    /// A layer that enforces the deadlines which calls have, and gives none to those without.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// What has a setting.
+    pub fn builder() -> DeadlineBuilder {
+        DeadlineBuilder::default()
+    }
+}
+
+/// Settings of a [`DeadlineLayer`].
+#[derive(Clone, Copy, Debug, Default)]
+pub struct DeadlineBuilder {
+    default_timeout: Option<Duration>,
+}
+
+impl DeadlineBuilder {
+    /// The most that a call may take, from when it is made to the end of its response, whatever it says itself; none by default.
+    ///
+    /// As in gRPC's service configuration, the shorter one of this and the caller's wins. A stream that should last for days has no place
+    /// under such a layer.
+    pub fn default_timeout(mut self, limit: Duration) -> Self {
+        self.default_timeout = Some(limit);
+        self
+    }
+
+    /// The layer.
+    ///
+    /// # Errors
+    /// When the default time-out is zero: no call could be made.
+    pub fn try_build(self) -> Result<DeadlineLayer, ConfigError> {
+        if let Some(limit) = self.default_timeout {
+            ConfigError::lasting("deadline.default_timeout", limit)?;
+        }
+        Ok(DeadlineLayer {
+            default_timeout: self.default_timeout,
+        })
+    }
+}
+
+impl<S> Layer<S> for DeadlineLayer {
+    type Service = ClientDeadline<S>;
+
+    fn layer(&self, inner: S) -> ClientDeadline<S> {
+        ClientDeadline::new(inner, self.default_timeout)
+    }
+}

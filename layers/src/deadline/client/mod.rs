@@ -1,0 +1,11 @@
+//! For outgoing calls.
+
+mod body;
+mod future;
+mod layer;
+mod service;
+
+pub use body::ClientDeadlineBody;
+pub use future::ClientDeadlineFuture;
+pub use layer::{DeadlineBuilder, DeadlineLayer};
+pub use service::ClientDeadline;

@@ -1,0 +1,92 @@
+//! Waits for a deadline beside something else.
+
+use std::{
+    future::Future,
+    pin::Pin,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use pin_project_lite::pin_project;
+use tokio::time::{Instant, Sleep, sleep_until};
+
+use crate::Deadline;
+
+/// When a call's time is over, and how much it had.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Budget {
+    pub(super) deadline: Deadline,
+    pub(super) limit: Duration,
+}
+
+impl Budget {
+    /// The earlier of a point in time and a limit from now; `None`, without a look at the clock, where there is neither.
+    pub(super) fn earliest(until: Option<Deadline>, limit: Option<Duration>) -> Option<Self> {
+        if until.is_none() && limit.is_none() {
+            return None;
+        }
+        let now = Instant::now();
+        let limited = limit.map(|limit| Deadline::after_from(now, limit));
+        let deadline = until.into_iter().chain(limited).min()?;
+        Some(Self {
+            deadline,
+            limit: deadline.instant().saturating_duration_since(now),
+        })
+    }
+}
+
+pin_project! {
+    /// A deadline, and a timer once there was something to wait for. Without a deadline it never ends and costs nothing.
+    #[derive(Debug)]
+    pub(super) struct Clock {
+        budget: Option<Budget>,
+        #[pin]
+        timer: Option<Sleep>,
+    }
+}
+
+impl Clock {
+    pub(super) fn new(budget: Option<Budget>) -> Self {
+        Self {
+            budget,
+            timer: None,
+        }
+    }
+
+    pub(super) fn budget(&self) -> Option<Budget> {
+        self.budget
+    }
+
+    /// The budget, once it is used up.
+    pub(super) fn over(&self) -> Option<Budget> {
+        self.budget.filter(|budget| budget.deadline.is_over())
+    }
+
+    /// Ends when less than `slack` is left, as far as it is polled then; else when nothing is.
+    ///
+    /// It looks at the clock and not only at the timer: a task that is polled for another reason should not wait for the timer's tick, and
+    /// tokio lets no timer end in a task that has used up its share of a turn.
+    pub(super) fn poll_over(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slack: Duration,
+    ) -> Poll<Budget> {
+        let mut this = self.project();
+        let Some(budget) = *this.budget else {
+            return Poll::Pending;
+        };
+        loop {
+            if budget.deadline.left() <= slack {
+                return Poll::Ready(budget);
+            }
+            if this.timer.is_none() {
+                this.timer.set(Some(sleep_until(budget.deadline.instant())));
+            }
+            match this.timer.as_mut().as_pin_mut().map(|timer| timer.poll(cx)) {
+                Some(Poll::Pending) => return Poll::Pending,
+                // One that ended early was for a deadline farther away than timers reach.
+                Some(Poll::Ready(())) | None => this.timer.set(None),
+            }
+        }
+    }
+}

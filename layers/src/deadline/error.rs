@@ -1,0 +1,95 @@
+use std::{fmt, time::Duration};
+
+use tonic::{Status, TimeoutExpired};
+
+use super::header;
+use crate::{
+    BoxError, Deadline, Fault, Origin,
+    fault::{chain, code_of},
+};
+
+/// A call's time was over: DEADLINE_EXCEEDED.
+///
+/// Its source is a [`Fault`] of [`Origin::Ours`], because a caller's impatience says nothing of the peer; whether the attempt below was long
+/// enough to blame the peer, [`classify`](crate::Origin) decides there. [`Fault::not_processed`] holds only where the call
+/// had not been handed to the inner service.
+#[derive(Debug, thiserror::Error)]
+#[error("the call's deadline passed {stage}")]
+#[non_exhaustive]
+pub struct Elapsed {
+    stage: Stage,
+    #[source]
+    fault: Fault,
+}
+
+/// What a call was doing when its time was over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Stage {
+    /// It waited for the inner service to be ready, so it has not been sent.
+    Waiting,
+    /// It waited for the response's head.
+    Answer,
+    /// It waited for the rest of the response.
+    Body,
+}
+
+impl fmt::Display for Stage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Waiting => "before it could be sent",
+            Self::Answer => "before there was an answer",
+            Self::Body => "before the response had ended",
+        })
+    }
+}
+
+impl Elapsed {
+    pub(super) fn new(stage: Stage, limit: Option<Duration>) -> Self {
+        let advice = match stage {
+            Stage::Waiting => {
+                "nothing was sent: look at why the peer is not ready, or allow more time"
+            }
+            Stage::Answer | Stage::Body => {
+                "allow more time, or ask for less; the peer may have done the work"
+            }
+        };
+        let message = match limit {
+            Some(limit) => {
+                format!("the deadline, {limit:?} after the start, passed {stage}; {advice}")
+            }
+            None => format!("the transport's time-out passed {stage}; {advice}"),
+        };
+        let fault = Fault::new(Origin::Ours, Status::deadline_exceeded(message));
+        Self {
+            stage,
+            fault: match stage {
+                Stage::Waiting => fault,
+                Stage::Answer | Stage::Body => fault.perhaps_processed(),
+            },
+        }
+    }
+
+    /// What the call was doing.
+    pub fn stage(&self) -> Stage {
+        self.stage
+    }
+}
+
+/// The same error, unless a clock beside ours made it: the peer's or the transport's may strike first, and both say CANCELLED for it.
+pub(super) fn by_any_clock(
+    error: BoxError,
+    stage: Stage,
+    budget: Option<(Deadline, Duration)>,
+) -> BoxError {
+    let limit = budget.map(|(_, limit)| limit);
+    let expired = || chain(&*error).any(|error| error.is::<TimeoutExpired>());
+    let cancelled = || {
+        code_of(&*error) == tonic::Code::Cancelled
+            && budget.is_some_and(|(deadline, _)| deadline.left() <= header::SLACK)
+    };
+    if expired() || cancelled() {
+        return Box::new(Elapsed::new(stage, limit));
+    }
+    error
+}

@@ -1,0 +1,66 @@
+//! The point in time.
+
+use std::time::Duration;
+
+use http::{Extensions, HeaderMap, Request};
+use tokio::time::Instant;
+
+use super::header;
+
+/// When a call's time is over.
+///
+/// The deadline layer puts it into the extensions of each request that has one; the layers below and the transport read it with
+/// [`Deadline::of`]. Whoever sends the request onwards calls [`Deadline::stamp`], so that the peer is told what is left and not what
+/// there was at first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Deadline(Instant);
+
+impl Deadline {
+    /// A deadline at `at`.
+    pub fn at(at: Instant) -> Self {
+        Self(at)
+    }
+
+    /// A deadline `limit` from now. One that no clock can show is thirty years away, as tokio has it.
+    pub fn after(limit: Duration) -> Self {
+        Self::after_from(Instant::now(), limit)
+    }
+
+    pub(super) fn after_from(now: Instant, limit: Duration) -> Self {
+        let far = Duration::from_secs(86400 * 365 * 30);
+        Self(now.checked_add(limit).unwrap_or(now + far))
+    }
+
+    /// The point in time.
+    pub fn instant(self) -> Instant {
+        self.0
+    }
+
+    /// What is left; zero once it has passed.
+    pub fn left(self) -> Duration {
+        self.0.saturating_duration_since(Instant::now())
+    }
+
+    /// Whether it has passed.
+    pub fn is_over(self) -> bool {
+        self.left().is_zero()
+    }
+
+    /// The deadline of a request: that in its extensions, else its `grpc-timeout` counted from now, else none.
+    pub fn of<B>(request: &Request<B>) -> Option<Self> {
+        Self::of_parts(request.extensions(), request.headers())
+    }
+
+    /// [`of`](Self::of), for who has the request in parts.
+    pub fn of_parts(extensions: &Extensions, headers: &HeaderMap) -> Option<Self> {
+        match extensions.get::<Self>() {
+            Some(deadline) => Some(*deadline),
+            None => header::read(headers).map(Self::after),
+        }
+    }
+
+    /// Writes what is left into `grpc-timeout`.
+    pub fn stamp(self, headers: &mut HeaderMap) {
+        header::write(headers, self.left());
+    }
+}
