@@ -50,6 +50,8 @@ pub mod priority;
 pub mod retry;
 
 mod config_error;
+#[cfg(any(feature = "buffer", feature = "priority"))]
+mod methods;
 
 pub use config_error::ConfigError;
 pub use deadline::Deadline;

@@ -1,0 +1,155 @@
+use std::time::Duration;
+
+use super::queue::{Limits, Overflow};
+use crate::{ConfigError, methods::Methods};
+
+/// What a buffer serves, how much it may hold and for how long.
+#[derive(Clone, Debug)]
+pub struct BufferConfig {
+    pub(super) served: Methods<()>,
+    pub(super) idempotent: Methods<()>,
+    pub(super) limits: Limits,
+    pub(super) sweep: Duration,
+}
+
+impl BufferConfig {
+    /// A builder with the defaults.
+    pub fn builder() -> BufferConfigBuilder {
+        BufferConfigBuilder::default()
+    }
+}
+
+impl Default for BufferConfig {
+    /// No method listed, so that only calls with [`WaitForReady`](super::WaitForReady) are served; 1,000 calls, 16 MiB, 300 s, swept every 5 s,
+    /// [`Overflow::RejectNewest`].
+    fn default() -> Self {
+        Self {
+            served: Methods::new(),
+            idempotent: Methods::new(),
+            limits: Limits {
+                calls: 1_000,
+                bytes: 16 << 20,
+                ttl: Duration::from_secs(300),
+                overflow: Overflow::default(),
+            },
+            sweep: Duration::from_secs(5),
+        }
+    }
+}
+
+/// Makes a [`BufferConfig`].
+#[derive(Clone, Debug, Default)]
+#[must_use]
+pub struct BufferConfigBuilder {
+    config: BufferConfig,
+    sweep: Option<Duration>,
+    served: Vec<String>,
+    idempotent: Vec<String>,
+}
+
+impl BufferConfigBuilder {
+    /// Serves these methods beside calls that carry [`WaitForReady`](super::WaitForReady): `/pkg.Svc/Method`, and for all of a service
+    /// `/pkg.Svc/*` or `pkg.Svc`. Adds to those listed before.
+    pub fn serve<M: Into<String>>(mut self, methods: impl IntoIterator<Item = M>) -> Self {
+        self.served.extend(methods.into_iter().map(Into::into));
+        self
+    }
+
+    /// Declares that these methods may be sent again even where an earlier attempt may have arrived. Written as for [`serve`](Self::serve); it lists nothing to be served.
+    pub fn idempotent<M: Into<String>>(mut self, methods: impl IntoIterator<Item = M>) -> Self {
+        self.idempotent.extend(methods.into_iter().map(Into::into));
+        self
+    }
+
+    /// How many calls may wait. 1,000 unless set.
+    pub fn max_calls(mut self, calls: usize) -> Self {
+        self.config.limits.calls = calls;
+        self
+    }
+
+    /// How many bytes of messages may wait. 16 MiB unless set. Metadata is not counted: `max_calls` bounds it.
+    pub fn max_bytes(mut self, bytes: usize) -> Self {
+        self.config.limits.bytes = bytes;
+        self
+    }
+
+    /// How long a call may wait. 300 s unless set. A call's deadline may end it earlier.
+    pub fn ttl(mut self, ttl: Duration) -> Self {
+        self.config.limits.ttl = ttl;
+        self
+    }
+
+    /// How often the buffer looks for calls whose time to live is over, while any wait. 5 s unless set, or the time to live if that is shorter.
+    /// Deadlines are kept exactly.
+    pub fn sweep(mut self, every: Duration) -> Self {
+        self.sweep = Some(every);
+        self
+    }
+
+    /// Who goes when there is no room. [`Overflow::RejectNewest`] unless set.
+    pub fn overflow(mut self, overflow: Overflow) -> Self {
+        self.config.limits.overflow = overflow;
+        self
+    }
+
+    /// The configuration.
+    ///
+    /// # Errors
+    /// A limit or a time of zero, a time that no clock can show, a sweep longer than the time to live, or a pattern that names no method.
+    pub fn try_build(self) -> Result<BufferConfig, ConfigError> {
+        let mut config = self.config;
+        let Limits {
+            calls, bytes, ttl, ..
+        } = config.limits;
+        ConfigError::nonzero("buffer.max_calls", calls)?;
+        ConfigError::nonzero("buffer.max_bytes", bytes)?;
+        ConfigError::lasting("buffer.ttl", ttl)?;
+        config.sweep = self.sweep.unwrap_or(config.sweep.min(ttl));
+        ConfigError::lasting("buffer.sweep", config.sweep)?;
+        let year = Duration::from_secs(86_400 * 365);
+        if ttl > year {
+            let value = format_args!("{ttl:?}");
+            return Err(ConfigError::new("buffer.ttl", value, "at most 365 days"));
+        }
+        if config.sweep > ttl {
+            return Err(ConfigError::new(
+                "buffer.sweep",
+                format_args!("{:?}", config.sweep),
+                format!("at most the TTL, {ttl:?}"),
+            ));
+        }
+        for method in &self.served {
+            config.served.insert("buffer.serve", method, ())?;
+        }
+        for method in &self.idempotent {
+            config.idempotent.insert("buffer.idempotent", method, ())?;
+        }
+        Ok(config)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn field(builder: BufferConfigBuilder) -> &'static str {
+        builder.try_build().expect_err("refused").field()
+    }
+
+    #[test]
+    fn edges_are_refused_and_named() {
+        let builder = BufferConfig::builder;
+        assert!(builder().try_build().is_ok());
+        assert_eq!(field(builder().max_calls(0)), "buffer.max_calls");
+        assert_eq!(field(builder().max_bytes(0)), "buffer.max_bytes");
+        assert_eq!(field(builder().ttl(Duration::ZERO)), "buffer.ttl");
+        assert_eq!(field(builder().ttl(Duration::MAX)), "buffer.ttl");
+        assert_eq!(field(builder().sweep(Duration::ZERO)), "buffer.sweep");
+        let second = Duration::from_secs(1);
+        assert!(builder().ttl(second).try_build().is_ok());
+        let contradiction = builder().ttl(second).sweep(second * 2);
+        assert_eq!(field(contradiction), "buffer.sweep");
+        assert_eq!(field(builder().serve(["nothing/"])), "buffer.serve");
+        assert_eq!(field(builder().idempotent(["*"])), "buffer.idempotent");
+    }
+}

@@ -1,0 +1,244 @@
+//! The task that hands calls over while any wait. It belongs to those who wait: it begins with the first and ends with the last.
+
+use std::{
+    future::{Future, poll_fn},
+    pin::pin,
+    sync::Arc,
+    task::Poll,
+};
+
+use http::{Request, Response};
+use tokio::{
+    runtime::Handle,
+    time::{Instant, sleep_until},
+};
+use tonic::body::Body;
+use tower::Service;
+
+use super::{
+    held::{Waiter, judge},
+    queue::{End, Slip},
+    shared::{Flight, Shared},
+};
+use crate::BoxError;
+
+/// Starts the driver on the runtime of the task that asks for it.
+///
+/// Where there is none, all that wait are told so.
+pub(super) fn start<S, R>(shared: &Arc<Shared<R>>, template: &S)
+where
+    S: Service<Request<Body>, Response = Response<R>> + Clone + Send + 'static,
+    S::Future: Send,
+    S::Error: Into<BoxError>,
+    R: Send + 'static,
+{
+    let driver = Driver {
+        alive: Alive(Some(shared.clone())),
+        shared: shared.clone(),
+        template: template.clone(),
+    };
+    match Handle::try_current() {
+        Ok(runtime) => drop(runtime.spawn(driver.run())),
+        // The driver says so itself.
+        Err(_) => drop(driver),
+    }
+}
+
+struct Driver<S, R> {
+    alive: Alive<R>,
+    shared: Arc<Shared<R>>,
+    template: S,
+}
+
+/// What the driver does next.
+enum Step {
+    /// Nobody waits.
+    Done,
+    /// Waits for the peer or the time, whichever comes first.
+    Wait { until: Instant, deliver: bool },
+}
+
+enum Event {
+    Ready(Result<(), BoxError>),
+    Look,
+}
+
+/// Tells those who wait if the driver ends before its time, with its runtime or in a panic of the service below, perhaps before it was first polled.
+struct Alive<R>(Option<Arc<Shared<R>>>);
+
+impl<R> Drop for Alive<R> {
+    fn drop(&mut self) {
+        if let Some(shared) = &self.0 {
+            shared.stopped();
+        }
+    }
+}
+
+impl<S, R> Driver<S, R>
+where
+    S: Service<Request<Body>, Response = Response<R>> + Clone + Send + 'static,
+    S::Future: Send,
+    S::Error: Into<BoxError>,
+    R: Send + 'static,
+{
+    async fn run(mut self) {
+        let mut service = self.template.clone();
+        let mut next_sweep = Instant::now() + self.shared.config.sweep;
+        loop {
+            let (until, deliver) = match self.step(&mut next_sweep) {
+                Step::Done => break,
+                Step::Wait { until, deliver } => (until, deliver),
+            };
+            let event = {
+                let mut changed = pin!(self.shared.changed.notified());
+                let mut time = pin!(sleep_until(until));
+                poll_fn(|cx| {
+                    if changed.as_mut().poll(cx).is_ready() || time.as_mut().poll(cx).is_ready() {
+                        return Poll::Ready(Event::Look);
+                    }
+                    if deliver && let Poll::Ready(ready) = service.poll_ready(cx) {
+                        return Poll::Ready(Event::Ready(ready.map_err(Into::into)));
+                    }
+                    Poll::Pending
+                })
+                .await
+            };
+            match event {
+                Event::Look => {}
+                Event::Ready(Ok(())) => {
+                    if !self.hand_over(&mut service) {
+                        // Readiness may be somebody's permit: it is not kept for later.
+                        service = self.template.clone();
+                    }
+                }
+                Event::Ready(Err(error)) => {
+                    service = self.template.clone();
+                    self.unready(error);
+                }
+            }
+            tokio::task::coop::consume_budget().await;
+        }
+        self.alive.0 = None;
+    }
+
+    /// Ends those whose time is over, and says what is next.
+    fn step(&self, next_sweep: &mut Instant) -> Step {
+        let now = Instant::now();
+        let sweep = now >= *next_sweep;
+        if sweep {
+            *next_sweep = now + self.shared.config.sweep;
+        }
+        let (gone, step) = self.shared.with(|state| {
+            let gone = state.queue.expire(now, sweep);
+            if state.queue.is_empty() {
+                state.driver = None;
+                return (gone, Step::Done);
+            }
+            let deadline = state.queue.next_deadline();
+            let look = deadline.map_or(*next_sweep, |at| at.min(*next_sweep));
+            let held = state.pace.holds_until(now);
+            let until = held.map_or(look, |at| at.min(look));
+            state.driver = Some(until);
+            let deliver = held.is_none();
+            (gone, Step::Wait { until, deliver })
+        });
+        self.shared.expire(gone);
+        step
+    }
+
+    /// Takes the head whose caller is still there. `None` if it has to wait, or there is none.
+    fn take(&self, now: Instant) -> Option<(Slip, Box<Waiter<R>>)> {
+        loop {
+            let (taken, gone, left) = self.shared.with(|state| {
+                if state.pace.holds_until(now).is_some() {
+                    return (None, Vec::new(), false);
+                }
+                let (taken, gone) = state.queue.take(now);
+                let left = matches!(&taken, Some((_, waiter)) if waiter.caller.is_closed());
+                if left {
+                    // It is about to leave the queue, and finds itself gone.
+                    state.queue.end(End::Cancelled);
+                } else if taken.is_some() {
+                    state.pace.handed_over(now);
+                }
+                (taken, gone, left)
+            });
+            self.shared.expire(gone);
+            if !left {
+                return taken;
+            }
+        }
+    }
+
+    /// Makes the head's call with `service`, which is ready, in a task of its own: it needs nobody to poll it, and its caller's leaving ends it.
+    fn hand_over(&self, service: &mut S) -> bool {
+        let now = Instant::now();
+        let Some((slip, waiter)) = self.take(now) else {
+            return false;
+        };
+        let flight = Flight::new(self.shared.clone(), slip, now, End::Failed);
+        let call = service.call(waiter.held.request_after_wait());
+        let (shared, template) = (self.shared.clone(), self.template.clone());
+        tokio::spawn(async move {
+            if fly(call, flight, waiter).await {
+                start(&shared, &template);
+            }
+        });
+        true
+    }
+
+    /// The service says that it can't become ready: for the head that is an attempt like any other.
+    fn unready(&self, error: BoxError) {
+        let now = Instant::now();
+        if let Some((slip, waiter)) = self.take(now) {
+            let flight = Flight::new(self.shared.clone(), slip, now, End::Failed);
+            if failed(error, flight, waiter) {
+                start(&self.shared, &self.template);
+            }
+        }
+    }
+}
+
+/// Follows one call to its answer or its caller's leaving. Whether the driver has to be started.
+async fn fly<F, E, R>(call: F, flight: Flight<R>, mut waiter: Box<Waiter<R>>) -> bool
+where
+    F: Future<Output = Result<Response<R>, E>>,
+    E: Into<BoxError>,
+{
+    let answer = {
+        let mut call = pin!(call);
+        let caller = &mut waiter.caller;
+        poll_fn(|cx| {
+            if caller.poll_closed(cx).is_ready() {
+                return Poll::Ready(None);
+            }
+            call.as_mut().poll(cx).map(Some)
+        })
+        .await
+    };
+    match answer {
+        None => flight.end(End::Cancelled),
+        Some(Ok(response)) => {
+            flight.answered(judge(&response));
+            // A caller who leaves at this moment misses it.
+            let _ = waiter.caller.send(Ok(response));
+        }
+        Some(Err(error)) => return failed(error.into(), flight, waiter),
+    }
+    false
+}
+
+/// Puts a call back that may be sent again, and gives its caller the error otherwise.
+fn failed<R>(error: BoxError, flight: Flight<R>, mut waiter: Box<Waiter<R>>) -> bool {
+    let waiter = if waiter.held.comes_back(&error) {
+        match flight.put_back(waiter) {
+            Ok(start) => return start,
+            Err(waiter) => waiter,
+        }
+    } else {
+        flight.end(End::Failed);
+        waiter
+    };
+    let _ = waiter.caller.send(Err(error));
+    false
+}

@@ -1,0 +1,226 @@
+use std::{error::Error, fmt, time::Duration};
+
+use tonic::{Code, Status};
+
+use super::queue::{Full, Late};
+use crate::{Fault, Origin};
+
+/// Why the buffer ended a call itself.
+///
+/// Its source is a [`Fault`] of this side, whose source is the [`Status`] that a caller sees. The peer has not begun the call, unless it is declared
+/// idempotent and an earlier attempt may have arrived: [`Fault::not_processed`] tells.
+#[derive(Debug)]
+pub struct BufferError {
+    reason: Reason,
+    fault: Fault,
+}
+
+/// Which limit a call hit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Reason {
+    /// It was refused: as many calls waited as may. RESOURCE_EXHAUSTED.
+    TooManyCalls {
+        /// How many calls may wait.
+        limit: usize,
+    },
+    /// It was refused: with it there would have been more bytes than may wait. RESOURCE_EXHAUSTED.
+    TooManyBytes {
+        /// How many bytes may wait.
+        limit: usize,
+    },
+    /// It was refused: it alone is larger than all that may wait. RESOURCE_EXHAUSTED.
+    TooLarge {
+        /// Its size.
+        bytes: usize,
+        /// How many bytes may wait.
+        limit: usize,
+    },
+    /// It waited and made room for another call, as the overflow policy says. RESOURCE_EXHAUSTED.
+    Displaced {
+        /// How long it had waited.
+        waited: Duration,
+    },
+    /// It waited its whole time to live. UNAVAILABLE.
+    Expired {
+        /// How long it waited.
+        waited: Duration,
+        /// How long a call may wait.
+        ttl: Duration,
+    },
+    /// Its deadline passed while it waited. DEADLINE_EXCEEDED.
+    DeadlinePassed {
+        /// How long it waited.
+        waited: Duration,
+    },
+    /// Somebody cleared the buffer. UNAVAILABLE.
+    Cleared {
+        /// What they said.
+        why: String,
+    },
+    /// There is no task that could deliver it: the tokio runtime it waited on has ended, or there is none, or the service below panicked. UNAVAILABLE.
+    Stopped,
+}
+
+/// What a call that ends here has been through.
+#[derive(Debug, Default)]
+pub(super) struct History {
+    pub(super) attempts: u32,
+    /// An attempt may have reached the peer.
+    pub(super) perhaps_processed: bool,
+    /// What the last attempt came back with.
+    pub(super) last: Option<String>,
+}
+
+impl Reason {
+    pub(super) fn full(full: Full, bytes: usize, calls_limit: usize, bytes_limit: usize) -> Self {
+        match full {
+            Full::Calls => Self::TooManyCalls { limit: calls_limit },
+            Full::Bytes => Self::TooManyBytes { limit: bytes_limit },
+            Full::TooLarge => Self::TooLarge {
+                bytes,
+                limit: bytes_limit,
+            },
+        }
+    }
+
+    pub(super) fn late(late: Late, waited: Duration, ttl: Duration) -> Self {
+        match late {
+            Late::Ttl => Self::Expired { waited, ttl },
+            Late::Deadline => Self::DeadlinePassed { waited },
+        }
+    }
+
+    fn code(&self) -> Code {
+        match self {
+            Self::TooManyCalls { .. }
+            | Self::TooManyBytes { .. }
+            | Self::TooLarge { .. }
+            | Self::Displaced { .. } => Code::ResourceExhausted,
+            Self::DeadlinePassed { .. } => Code::DeadlineExceeded,
+            Self::Expired { .. } | Self::Cleared { .. } | Self::Stopped => Code::Unavailable,
+        }
+    }
+}
+
+impl BufferError {
+    pub(super) fn new(reason: Reason, history: &History) -> Self {
+        let mut message = reason.to_string();
+        if let Some(last) = &history.last {
+            let n = history.attempts;
+            message = format!("{message}; attempts: {n}, the last one: {last}");
+        }
+        let mut fault = Fault::new(Origin::Ours, Status::new(reason.code(), message));
+        if history.perhaps_processed {
+            fault = fault.perhaps_processed();
+        }
+        Self { reason, fault }
+    }
+
+    /// Which limit it was.
+    pub fn reason(&self) -> &Reason {
+        &self.reason
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::TooManyCalls { limit } => write!(
+                f,
+                "not sent: the buffer is full, {limit} calls wait for the peer (max_calls); try again later"
+            ),
+            Self::TooManyBytes { limit } => write!(
+                f,
+                "not sent: the buffer is full, it may hold {limit} bytes (max_bytes); try again later"
+            ),
+            Self::TooLarge { bytes, limit } => write!(
+                f,
+                "not sent: {bytes} bytes are more than the buffer may hold, {limit} (max_bytes)"
+            ),
+            Self::Displaced { waited } => write!(
+                f,
+                "not sent: waited {} and was dropped from the full buffer for another call (overflow)",
+                Seconds(*waited)
+            ),
+            Self::Expired { waited, ttl } => write!(
+                f,
+                "not sent: waited {} for the peer (TTL {})",
+                Seconds(*waited),
+                Seconds(*ttl)
+            ),
+            Self::DeadlinePassed { waited } => write!(
+                f,
+                "not sent: waited {} for the peer, until the deadline",
+                Seconds(*waited)
+            ),
+            Self::Cleared { why } => write!(f, "not sent: the buffer was cleared: {why}"),
+            Self::Stopped => f.write_str(
+                "not sent: nothing delivers it, its tokio runtime has ended or the service below panicked",
+            ),
+        }
+    }
+}
+
+/// A duration as people say it: `300 s`, `1.5 s`.
+struct Seconds(Duration);
+
+impl fmt::Display for Seconds {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let millis = (self.0.as_secs_f64() * 1000.0).round();
+        write!(f, "{} s", millis / 1000.0)
+    }
+}
+
+impl fmt::Display for BufferError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.reason.fmt(f)
+    }
+}
+
+impl Error for BufferError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        Some(&self.fault)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{BoxError, fault::code_of};
+
+    #[test]
+    fn the_message_says_which_limit_and_what_was_tried() {
+        let reason = Reason::Expired {
+            waited: Duration::from_millis(301_500),
+            ttl: Duration::from_secs(300),
+        };
+        let history = History {
+            attempts: 2,
+            perhaps_processed: false,
+            last: Some("no route".into()),
+        };
+        let error: BoxError = Box::new(BufferError::new(reason, &history));
+        assert_eq!(
+            error.to_string(),
+            "not sent: waited 301.5 s for the peer (TTL 300 s)"
+        );
+        assert_eq!(code_of(&*error), Code::Unavailable);
+        let fault = Fault::find(&*error).expect("a fault");
+        assert!(fault.not_processed());
+        assert_eq!(
+            fault.status().message(),
+            "not sent: waited 301.5 s for the peer (TTL 300 s); attempts: 2, the last one: no route"
+        );
+    }
+
+    #[test]
+    fn what_may_have_arrived_is_not_said_to_be_unprocessed() {
+        let history = History {
+            perhaps_processed: true,
+            ..History::default()
+        };
+        let error = BufferError::new(Reason::Stopped, &history);
+        assert!(!Fault::find(&error).expect("a fault").not_processed());
+    }
+}

@@ -1,0 +1,233 @@
+use std::{
+    future::Future,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+};
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body::Body as _;
+use pin_project_lite::pin_project;
+use tokio::sync::oneshot;
+use tonic::body::Body;
+use tower::{Service, util::Oneshot};
+
+use super::{
+    BufferError, Reason, Served,
+    driver::start,
+    error::History,
+    held::{Answer, Held, Waiter, judge},
+    queue::End,
+    shared::{Flight, Place, Queued, Shared},
+};
+use crate::{BoxError, Deadline, peek::Peeked};
+
+pin_project! {
+    /// The future of [`Buffer`](super::Buffer). Dropped, it takes its call out of the queue at once, or off the wire.
+    #[must_use = "futures do nothing unless polled"]
+    pub struct ResponseFuture<S, P>
+    where
+        S: Served,
+        P: Service<Request<Body>>,
+    {
+        #[pin]
+        state: State<S, P>,
+    }
+}
+
+pin_project! {
+    #[project = StateProj]
+    enum State<S, P>
+    where
+        S: Served,
+        P: Service<Request<Body>>,
+    {
+        Arrives { arrival: Option<Arrival<S, P>> },
+        Passes { #[pin] future: Oneshot<P, Request<Body>> },
+        Straight { #[pin] future: S::Future, call: Option<Straight<S>> },
+        // The receiver is dropped before the place: whoever puts the call back meanwhile sees it closed, or is found by the place.
+        Waits { answer: oneshot::Receiver<Answer<S::Body>>, place: Option<Place<S::Body>> },
+    }
+}
+
+/// A served call before its first poll.
+struct Arrival<S: Served, P> {
+    inner: S,
+    passing: P,
+    shared: Arc<Shared<S::Body>>,
+    request: Request<Body>,
+}
+
+/// What is kept of a call while it is in flight, so that it can be made again if it comes back.
+struct Straight<S: Served> {
+    held: Held,
+    flight: Flight<S::Body>,
+    template: S,
+}
+
+impl<S, P> ResponseFuture<S, P>
+where
+    S: Served,
+    P: Service<Request<Body>>,
+{
+    pub(super) fn passing(passing: P, request: Request<Body>) -> Self {
+        let future = Oneshot::new(passing, request);
+        Self {
+            state: State::Passes { future },
+        }
+    }
+
+    pub(super) fn served(
+        inner: S,
+        passing: P,
+        shared: Arc<Shared<S::Body>>,
+        request: Request<Body>,
+    ) -> Self {
+        let arrival = Some(Arrival {
+            inner,
+            passing,
+            shared,
+            request,
+        });
+        Self {
+            state: State::Arrives { arrival },
+        }
+    }
+}
+
+impl<S: Served, P: Service<Request<Body>>> Arrival<S, P> {
+    /// Where a call goes that has just arrived.
+    fn go(self, cx: &mut Context<'_>) -> Result<State<S, P>, BoxError> {
+        let (parts, body) = self.request.into_parts();
+        let mut body = Peeked::new(body, cx);
+        let whole = match body.take_single() {
+            Some(bytes) => Some(bytes),
+            None => body.is_end_stream().then(Bytes::new),
+        };
+        let Some(bytes) = whole else {
+            // A stream can't be held: it goes the way of those that pass by.
+            let request = Request::from_parts(parts, Body::new(body));
+            let future = Oneshot::new(self.passing, request);
+            return Ok(State::Passes { future });
+        };
+        let deadline = Deadline::of_parts(&parts.extensions, &parts.headers);
+        let idempotent = self
+            .shared
+            .config
+            .idempotent
+            .get(parts.uri.path())
+            .is_some();
+        let mut held = Held::new(parts, bytes, deadline, idempotent);
+        if self.shared.is_idle() {
+            let mut service = self.inner.clone();
+            match service.poll_ready(cx) {
+                Poll::Ready(Ok(())) => {
+                    if let Some(flight) = self.shared.straight(&held) {
+                        let future = service.call(held.request());
+                        let call = Some(Straight {
+                            held,
+                            flight,
+                            template: self.inner,
+                        });
+                        return Ok(State::Straight { future, call });
+                    }
+                }
+                Poll::Ready(Err(error)) => {
+                    let error = error.into();
+                    if !held.comes_back(&error) {
+                        if let Some(flight) = self.shared.straight(&held) {
+                            flight.end(End::Failed);
+                        }
+                        return Err(error);
+                    }
+                }
+                Poll::Pending => {}
+            }
+        }
+        let Queued {
+            place,
+            answer,
+            start: needed,
+        } = self.shared.wait(held)?;
+        if needed {
+            start(&self.shared, &self.inner);
+        }
+        let place = Some(place);
+        Ok(State::Waits { answer, place })
+    }
+}
+
+impl<S: Served> Straight<S> {
+    /// The call came back with an error: it waits from now on, or has failed.
+    fn came_back<P: Service<Request<Body>>>(
+        mut self,
+        error: BoxError,
+    ) -> Result<State<S, P>, BoxError> {
+        if !self.held.comes_back(&error) {
+            self.flight.end(End::Failed);
+            return Err(error);
+        }
+        let (caller, answer) = oneshot::channel();
+        let place = self.flight.place();
+        let held = self.held;
+        match self.flight.put_back(Box::new(Waiter { held, caller })) {
+            Ok(needed) => {
+                if needed && let Some(place) = &place {
+                    start(place.shared(), &self.template);
+                }
+                Ok(State::Waits { answer, place })
+            }
+            Err(_) => Err(error),
+        }
+    }
+}
+
+impl<S, P> Future for ResponseFuture<S, P>
+where
+    S: Served,
+    P: Service<Request<Body>, Response = Response<S::Body>>,
+    P::Error: Into<BoxError>,
+{
+    type Output = Result<Response<S::Body>, BoxError>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut state = self.project().state;
+        loop {
+            let next = match state.as_mut().project() {
+                StateProj::Arrives { arrival } => match arrival.take() {
+                    Some(arrival) => arrival.go(cx)?,
+                    None => return Poll::Ready(Err(stopped())),
+                },
+                StateProj::Passes { future } => {
+                    return future.poll(cx).map_err(Into::into);
+                }
+                StateProj::Straight { future, call } => {
+                    let result = ready!(future.poll(cx));
+                    match (result, call.take()) {
+                        (Ok(response), call) => {
+                            if let Some(call) = call {
+                                call.flight.answered(judge(&response));
+                            }
+                            return Poll::Ready(Ok(response));
+                        }
+                        (Err(error), None) => return Poll::Ready(Err(error.into())),
+                        (Err(error), Some(call)) => call.came_back(error.into())?,
+                    }
+                }
+                StateProj::Waits { answer, place } => {
+                    let answer = ready!(Pin::new(answer).poll(cx));
+                    // The call is out of the queue by now.
+                    drop(place.take());
+                    // Without an answer the task that would have given it is gone.
+                    return Poll::Ready(answer.unwrap_or_else(|_| Err(stopped())));
+                }
+            };
+            state.set(next);
+        }
+    }
+}
+
+fn stopped() -> BoxError {
+    Box::new(BufferError::new(Reason::Stopped, &History::default()))
+}

@@ -1,0 +1,137 @@
+//! A call that can be made more than once.
+
+use bytes::Bytes;
+use http::{Request, Response, StatusCode, request};
+use http_body_util::Full;
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+use tonic::{Code, Status, body::Body};
+
+use super::{
+    BufferError, Reason,
+    error::History,
+    queue::{End, Slip},
+};
+use crate::{BoxError, Deadline, Fault, Origin, Urgency, fault};
+
+/// A call whose whole body is here.
+pub(super) struct Held {
+    parts: request::Parts,
+    body: Bytes,
+    pub(super) deadline: Option<Deadline>,
+    idempotent: bool,
+    perhaps_processed: bool,
+    /// What the last attempt came back with.
+    last: Option<String>,
+}
+
+/// Below this much a message is copied when it begins to wait: generated clients encode into buffers of 8 KiB, all of which a message keeps.
+const COPIED: usize = 4096;
+
+impl Held {
+    pub(super) fn new(
+        parts: request::Parts,
+        body: Bytes,
+        deadline: Option<Deadline>,
+        idempotent: bool,
+    ) -> Self {
+        Self {
+            parts,
+            body,
+            deadline,
+            idempotent,
+            perhaps_processed: false,
+            last: None,
+        }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.body.len()
+    }
+
+    /// As [`Urgency::of`].
+    pub(super) fn urgency(&self) -> Urgency {
+        let said = self.parts.extensions.get::<Urgency>().copied();
+        said.or_else(|| Urgency::from_headers(&self.parts.headers))
+            .unwrap_or_default()
+    }
+
+    /// Makes the bytes that it counts the bytes that it keeps.
+    pub(super) fn compact(&mut self) {
+        if self.body.len() < COPIED {
+            self.body = Bytes::copy_from_slice(&self.body);
+        }
+    }
+
+    /// The call as it is sent now.
+    pub(super) fn request(&self) -> Request<Body> {
+        let body = Body::new(Full::new(self.body.clone()));
+        Request::from_parts(self.parts.clone(), body)
+    }
+
+    /// As [`request`](Self::request), after a wait: the peer is told how much of the time is left.
+    pub(super) fn request_after_wait(&self) -> Request<Body> {
+        let mut request = self.request();
+        if let Some(deadline) = self.deadline {
+            deadline.stamp(request.headers_mut());
+        }
+        request
+    }
+
+    /// Whether a call that came back with `error` may be sent again; notes what it takes to say so later.
+    pub(super) fn comes_back(&mut self, error: &BoxError) -> bool {
+        let found = Fault::find(&**error);
+        let unsent = found.as_ref().is_some_and(Fault::not_processed);
+        let code = fault::code_of(&**error);
+        let again = match found.as_ref().map(Fault::origin) {
+            Some(Origin::Refused | Origin::Link(_)) => unsent || self.idempotent,
+            // What stands below says that the peer is not to be had, as a fail-fast or an ejected arm does. Any other answer of this side is one.
+            Some(Origin::Ours) => unsent && code == Code::Unavailable,
+            Some(_) => false,
+            // A transport that tells no more than a code, if that: a lost connection of tonic's own is UNKNOWN.
+            None => self.idempotent && matches!(code, Code::Unavailable | Code::Unknown),
+        };
+        if again {
+            self.perhaps_processed |= !unsent;
+            let said = fault::chain(&**error)
+                .find_map(|error| error.downcast_ref::<Status>())
+                .map(|status| status.message().to_owned());
+            self.last = Some(said.unwrap_or_else(|| error.to_string()));
+        }
+        again
+    }
+
+    pub(super) fn history(&mut self, attempts: u32) -> History {
+        History {
+            attempts,
+            perhaps_processed: self.perhaps_processed,
+            last: self.last.take(),
+        }
+    }
+}
+
+/// How an answer counts: it is delivered whatever it says, and failed if its head says so. What a body says later is for those above.
+pub(super) fn judge<R>(response: &Response<R>) -> End {
+    let status = response.headers().get("grpc-status");
+    let ok = response.status() == StatusCode::OK && status.is_none_or(|status| status == "0");
+    if ok { End::Delivered } else { End::Failed }
+}
+
+/// What a caller who waits is told.
+pub(super) type Answer<R> = Result<Response<R>, BoxError>;
+
+/// A call and the way to its caller.
+pub(super) struct Waiter<R> {
+    pub(super) held: Held,
+    pub(super) caller: oneshot::Sender<Answer<R>>,
+}
+
+impl<R> Waiter<R> {
+    /// Ends the wait with an error of ours. Never under a lock: it wakes the caller.
+    pub(super) fn refuse(mut self, slip: &Slip, why: impl FnOnce(std::time::Duration) -> Reason) {
+        let waited = Instant::now().saturating_duration_since(slip.arrived);
+        let error = BufferError::new(why(waited), &self.held.history(slip.attempts));
+        // Whoever has left needs no answer.
+        let _ = self.caller.send(Err(Box::new(error)));
+    }
+}

@@ -1,0 +1,43 @@
+use tower::{Layer, layer::util::Identity};
+
+use super::{Buffer, BufferConfig};
+
+/// Gives each service that it wraps a buffer of its own.
+#[derive(Clone, Debug)]
+pub struct BufferLayer<L = Identity> {
+    config: BufferConfig,
+    passing: L,
+}
+
+impl BufferLayer {
+    /// A buffer per wrapped service, that is one per peer. [`Buffer::handle`] gives the handle.
+    pub fn new(config: BufferConfig) -> Self {
+        Self {
+            config,
+            passing: Identity::new(),
+        }
+    }
+}
+
+impl<L> BufferLayer<L> {
+    /// Wraps the way of the calls that pass by in `layer` too, and only theirs: with a fail-fast there, calls that nobody buffers fail at once while those in
+    /// the buffer wait for the same peer.
+    pub fn passing<M>(self, layer: M) -> BufferLayer<M> {
+        BufferLayer {
+            config: self.config,
+            passing: layer,
+        }
+    }
+}
+
+impl<S: Clone, L: Layer<S>> Layer<S> for BufferLayer<L>
+where
+    S: super::Served,
+{
+    type Service = Buffer<S, L::Service>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        let passing = self.passing.layer(inner.clone());
+        Buffer::with_passing(self.config.clone(), inner, passing)
+    }
+}

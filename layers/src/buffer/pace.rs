@@ -1,0 +1,99 @@
+//! How fast calls are handed over while they come back. Pure: it is told the time.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+const SHORTEST: Duration = Duration::from_millis(10);
+const LONGEST: Duration = Duration::from_secs(1);
+
+/// A peer that is there takes calls as fast as it is ready. After a failed delivery one call is handed over per wait, and
+/// each further failure doubles the wait, so that a service that is always ready and always fails is not spun on.
+///
+/// A wait is measured from hand over to hand over: a call that takes its time, or whose caller polls it no more, delays the others by one wait and not by
+/// its own length.
+#[derive(Debug)]
+pub(super) struct Pace {
+    wait: Duration,
+    /// When the wait last changed: an attempt that began before says nothing new.
+    since: Instant,
+    next: Instant,
+}
+
+impl Pace {
+    pub(super) fn new(now: Instant) -> Self {
+        Self {
+            wait: Duration::ZERO,
+            since: now,
+            next: now,
+        }
+    }
+
+    /// When the next call may be handed over; `None` if at once.
+    pub(super) fn holds_until(&self, now: Instant) -> Option<Instant> {
+        (!self.wait.is_zero() && now < self.next).then_some(self.next)
+    }
+
+    pub(super) fn handed_over(&mut self, now: Instant) {
+        self.next = now + self.wait;
+    }
+
+    /// An attempt that began at `began` came back.
+    pub(super) fn failed(&mut self, began: Instant, now: Instant) {
+        if !self.wait.is_zero() && began <= self.since {
+            return;
+        }
+        self.wait = (self.wait * 2).clamp(SHORTEST, LONGEST);
+        self.since = now;
+        self.next = now + self.wait;
+    }
+
+    /// The peer answered. Whether that lifts a wait.
+    pub(super) fn succeeded(&mut self) -> bool {
+        !std::mem::take(&mut self.wait).is_zero()
+    }
+
+    /// The next call may go at once, whatever failed before.
+    pub(super) fn hurry(&mut self, now: Instant) {
+        self.next = now;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waits_double_per_round_and_not_per_call() {
+        let start = Instant::now();
+        let mut pace = Pace::new(start);
+        assert_eq!(pace.holds_until(start), None);
+        for _ in 0..1_000 {
+            pace.failed(start, start);
+        }
+        let first = pace.holds_until(start).expect("a wait");
+        assert_eq!(first, start + SHORTEST);
+        let mut now = first;
+        for _ in 0..20 {
+            assert_eq!(pace.holds_until(now), None, "due");
+            pace.handed_over(now);
+            pace.failed(now, now);
+            now = pace.holds_until(now).expect("a wait");
+        }
+        assert_eq!(now - pace.since, LONGEST);
+        assert!(pace.succeeded() && !pace.succeeded());
+        assert_eq!(pace.holds_until(now), None);
+    }
+
+    #[test]
+    fn a_call_that_hangs_delays_the_next_by_one_wait() {
+        let start = Instant::now();
+        let mut pace = Pace::new(start);
+        pace.failed(start, start);
+        let due = start + SHORTEST;
+        pace.handed_over(due);
+        assert_eq!(pace.holds_until(due), Some(due + SHORTEST));
+        pace.hurry(due);
+        assert_eq!(pace.holds_until(due), None);
+    }
+}

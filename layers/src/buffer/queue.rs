@@ -1,0 +1,420 @@
+//! The queue: order, limits and accounts. Pure: it is told the time, and it holds whatever it is given.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use tokio::time::Instant;
+
+use super::BufferStats;
+use crate::Urgency;
+
+/// What a queue may hold, and for how long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Limits {
+    pub(super) calls: usize,
+    pub(super) bytes: usize,
+    pub(super) ttl: Duration,
+    pub(super) overflow: Overflow,
+}
+
+/// Who has to go when a call arrives and there is no room for it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Overflow {
+    /// The call that arrives: it is refused.
+    #[default]
+    RejectNewest,
+    /// The calls that have waited longest, however urgent they are.
+    DropOldest,
+    /// The least urgent calls, of those the newest first. A call that arrives and is itself the least urgent is refused.
+    DropLowest,
+}
+
+/// A call's place in the order: by urgency, then by arrival.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Key {
+    pub(super) urgency: Urgency,
+    pub(super) seq: u64,
+}
+
+/// What the queue knows of a call that it has accepted.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Slip {
+    pub(super) key: Key,
+    pub(super) bytes: usize,
+    pub(super) arrived: Instant,
+    pub(super) deadline: Option<Instant>,
+    pub(super) attempts: u32,
+}
+
+/// Why there was no room for a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Full {
+    Calls,
+    Bytes,
+    /// It is larger than all that the queue may hold.
+    TooLarge,
+}
+
+/// Which time was over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Late {
+    Ttl,
+    Deadline,
+}
+
+/// How a call ended that was in flight.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum End {
+    Delivered,
+    Failed,
+    Cancelled,
+}
+
+/// Calls that wait no more, because of one limit each.
+pub(super) type Gone<T, Why> = Vec<(Slip, T, Why)>;
+
+const LEVELS: usize = Urgency::LOWEST.get() as usize + 1;
+
+pub(super) struct Queue<T> {
+    limits: Limits,
+    /// Per urgency, by arrival. The oldest of all is the oldest of eight heads, so nothing needs a second index.
+    levels: [BTreeMap<u64, (Slip, T)>; LEVELS],
+    deadlines: BTreeSet<(Instant, Key)>,
+    next_seq: u64,
+    /// `waiting` and `bytes` are kept here too; `oldest` is not.
+    stats: BufferStats,
+}
+
+impl<T> Queue<T> {
+    pub(super) fn new(limits: Limits) -> Self {
+        Self {
+            limits,
+            levels: std::array::from_fn(|_| BTreeMap::new()),
+            deadlines: BTreeSet::new(),
+            next_seq: 0,
+            stats: BufferStats::default(),
+        }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.stats.waiting == 0
+    }
+
+    pub(super) fn stats(&self, now: Instant) -> BufferStats {
+        BufferStats {
+            oldest: self
+                .oldest(&[0; LEVELS])
+                .map(|slip| now.saturating_duration_since(slip.arrived)),
+            ..self.stats
+        }
+    }
+
+    /// The counters, without a look at the queue.
+    #[cfg_attr(
+        not(feature = "metrics"),
+        allow(dead_code, reason = "the meter reads it")
+    )]
+    pub(super) fn counters(&self) -> &BufferStats {
+        &self.stats
+    }
+
+    pub(super) fn next_deadline(&self) -> Option<Instant> {
+        self.deadlines.first().map(|(at, _)| *at)
+    }
+
+    /// Accepts a call that does not wait: it is in flight at once.
+    pub(super) fn straight(
+        &mut self,
+        now: Instant,
+        urgency: Urgency,
+        bytes: usize,
+        deadline: Option<Instant>,
+    ) -> Slip {
+        let mut slip = self.slip(now, urgency, bytes, deadline);
+        slip.attempts = 1;
+        self.stats.accepted += 1;
+        self.stats.attempts += 1;
+        self.stats.in_flight += 1;
+        slip
+    }
+
+    /// Accepts a call that waits, or refuses it; those that had to make room are given back.
+    ///
+    /// A call that is refused has displaced nobody.
+    pub(super) fn arrive(
+        &mut self,
+        now: Instant,
+        urgency: Urgency,
+        bytes: usize,
+        deadline: Option<Instant>,
+        value: T,
+    ) -> Result<(Key, Gone<T, Full>), (T, Full)> {
+        let slip = self.slip(now, urgency, bytes, deadline);
+        match self.make_room(&slip) {
+            Ok(gone) => {
+                self.stats.accepted += 1;
+                self.insert(slip, value);
+                Ok((slip.key, gone))
+            }
+            Err(full) => {
+                self.stats.rejected += 1;
+                Err((value, full))
+            }
+        }
+    }
+
+    /// Puts a call back that was in flight, to where it stood. Without room or time for it, it stays in flight and comes back.
+    pub(super) fn put_back(
+        &mut self,
+        now: Instant,
+        slip: Slip,
+        value: T,
+    ) -> Result<Gone<T, Full>, T> {
+        if self.late(&slip, now).is_some() {
+            return Err(value);
+        }
+        match self.make_room(&slip) {
+            Ok(gone) => {
+                self.stats.in_flight -= 1;
+                self.insert(slip, value);
+                Ok(gone)
+            }
+            Err(_) => Err(value),
+        }
+    }
+
+    /// The next call, which is in flight then. Those whose time is over are passed over and given back too.
+    pub(super) fn take(&mut self, now: Instant) -> (Option<(Slip, T)>, Gone<T, Late>) {
+        let mut gone = Vec::new();
+        while let Some(key) = self.head() {
+            let Some((mut slip, value)) = self.remove(key) else {
+                break;
+            };
+            if let Some(late) = self.late(&slip, now) {
+                self.stats.expired += 1;
+                gone.push((slip, value, late));
+                continue;
+            }
+            slip.attempts = slip.attempts.saturating_add(1);
+            self.stats.attempts += 1;
+            self.stats.in_flight += 1;
+            return (Some((slip, value)), gone);
+        }
+        (None, gone)
+    }
+
+    /// A call that was in flight has ended.
+    pub(super) fn end(&mut self, end: End) {
+        self.stats.in_flight -= 1;
+        match end {
+            End::Delivered => self.stats.delivered += 1,
+            End::Failed => self.stats.failed += 1,
+            End::Cancelled => self.stats.cancelled += 1,
+        }
+    }
+
+    /// A caller has left. `None` if its call waits no more.
+    pub(super) fn leave(&mut self, key: Key) -> Option<T> {
+        let (_, value) = self.remove(key)?;
+        self.stats.cancelled += 1;
+        Some(value)
+    }
+
+    /// Takes out whose deadline has passed and, on a `sweep`, whose time to live is over.
+    pub(super) fn expire(&mut self, now: Instant, sweep: bool) -> Gone<T, Late> {
+        let mut gone = Vec::new();
+        while let Some((at, key)) = self.deadlines.first().copied()
+            && at <= now
+        {
+            match self.remove(key) {
+                Some((slip, value)) => gone.push((slip, value, Late::Deadline)),
+                // Not to be: each deadline has its call. Better an index mended than a loop without end.
+                None => drop(self.deadlines.pop_first()),
+            }
+        }
+        for level in 0..if sweep { LEVELS } else { 0 } {
+            // A level is in the order of arrival, so the first that is in time ends it.
+            while let Some(key) = self.first_of(level, 0).map(|slip| slip.key)
+                && let Some((slip, value)) = self.remove_if(key, |slip, ttl| slip.is_past(ttl, now))
+            {
+                gone.push((slip, value, Late::Ttl));
+            }
+        }
+        self.stats.expired += gone.len() as u64;
+        gone
+    }
+
+    /// Takes out everything.
+    pub(super) fn clear(&mut self) -> Vec<(Slip, T)> {
+        let mut gone = Vec::new();
+        while let Some(key) = self.head()
+            && let Some(entry) = self.remove(key)
+        {
+            gone.push(entry);
+        }
+        self.stats.dropped += gone.len() as u64;
+        gone
+    }
+
+    fn slip(
+        &mut self,
+        arrived: Instant,
+        urgency: Urgency,
+        bytes: usize,
+        deadline: Option<Instant>,
+    ) -> Slip {
+        let seq = self.next_seq;
+        self.next_seq += 1;
+        Slip {
+            key: Key { urgency, seq },
+            bytes,
+            arrived,
+            deadline,
+            attempts: 0,
+        }
+    }
+
+    fn late(&self, slip: &Slip, now: Instant) -> Option<Late> {
+        if slip.deadline.is_some_and(|at| at <= now) {
+            return Some(Late::Deadline);
+        }
+        slip.is_past(self.limits.ttl, now).then_some(Late::Ttl)
+    }
+
+    fn insert(&mut self, slip: Slip, value: T) {
+        if let Some(at) = slip.deadline {
+            self.deadlines.insert((at, slip.key));
+        }
+        self.levels[slip.key.level()].insert(slip.key.seq, (slip, value));
+        self.stats.waiting += 1;
+        self.stats.bytes += slip.bytes;
+    }
+
+    fn remove(&mut self, key: Key) -> Option<(Slip, T)> {
+        let (slip, value) = self.levels[key.level()].remove(&key.seq)?;
+        if let Some(at) = slip.deadline {
+            self.deadlines.remove(&(at, key));
+        }
+        self.stats.waiting -= 1;
+        self.stats.bytes -= slip.bytes;
+        Some((slip, value))
+    }
+
+    fn remove_if(
+        &mut self,
+        key: Key,
+        when: impl FnOnce(&Slip, Duration) -> bool,
+    ) -> Option<(Slip, T)> {
+        let (slip, _) = self.levels[key.level()].get(&key.seq)?;
+        if !when(slip, self.limits.ttl) {
+            return None;
+        }
+        self.remove(key)
+    }
+
+    fn head(&self) -> Option<Key> {
+        (0..LEVELS).find_map(|level| Some(self.first_of(level, 0)?.key))
+    }
+
+    /// The first slip of a level from `seq` on.
+    fn first_of(&self, level: usize, seq: u64) -> Option<&Slip> {
+        let (_, (slip, _)) = match seq {
+            0 => self.levels[level].first_key_value()?,
+            _ => self.levels[level].range(seq..).next()?,
+        };
+        Some(slip)
+    }
+
+    /// The oldest slip, where `from` says for each level from which number on to look.
+    fn oldest(&self, from: &[u64; LEVELS]) -> Option<&Slip> {
+        (0..LEVELS)
+            .filter_map(|level| self.first_of(level, from[level]))
+            .min_by_key(|slip| slip.key.seq)
+    }
+
+    /// Takes out who has to go so that `newcomer` fits in; nobody if it can't be made to fit.
+    fn make_room(&mut self, newcomer: &Slip) -> Result<Gone<T, Full>, Full> {
+        let Limits {
+            calls,
+            bytes,
+            overflow,
+            ..
+        } = self.limits;
+        if newcomer.bytes > bytes {
+            return Err(Full::TooLarge);
+        }
+        let (mut waiting, mut held) = (self.stats.waiting, self.stats.bytes);
+        let lacks = |waiting: usize, held: usize| {
+            if waiting >= calls {
+                Some(Full::Calls)
+            } else if held + newcomer.bytes > bytes {
+                Some(Full::Bytes)
+            } else {
+                None
+            }
+        };
+        let Some(first) = lacks(waiting, held) else {
+            return Ok(Vec::new());
+        };
+        let victims: Vec<Key> = match overflow {
+            Overflow::RejectNewest => return Err(first),
+            Overflow::DropOldest => {
+                let mut from = [0; LEVELS];
+                let mut victims = Vec::new();
+                while let Some(full) = lacks(waiting, held) {
+                    let victim = self
+                        .oldest(&from)
+                        .filter(|slip| slip.key.seq < newcomer.key.seq)
+                        .ok_or(full)?;
+                    from[victim.key.level()] = victim.key.seq + 1;
+                    (waiting, held) = (waiting - 1, held - victim.bytes);
+                    victims.push(victim.key);
+                }
+                victims
+            }
+            Overflow::DropLowest => {
+                let mut victims = Vec::new();
+                let mut upwards = self
+                    .levels
+                    .iter()
+                    .rev()
+                    .flat_map(|level| level.values().rev());
+                while let Some(full) = lacks(waiting, held) {
+                    let (victim, _) = upwards
+                        .next()
+                        .filter(|(slip, _)| slip.key > newcomer.key)
+                        .ok_or(full)?;
+                    (waiting, held) = (waiting - 1, held - victim.bytes);
+                    victims.push(victim.key);
+                }
+                victims
+            }
+        };
+        let gone: Vec<_> = victims
+            .into_iter()
+            .filter_map(|key| self.remove(key))
+            .map(|(slip, value)| (slip, value, first))
+            .collect();
+        self.stats.dropped += gone.len() as u64;
+        Ok(gone)
+    }
+}
+
+impl Key {
+    fn level(self) -> usize {
+        usize::from(self.urgency.get())
+    }
+}
+
+impl Slip {
+    fn is_past(&self, ttl: Duration, now: Instant) -> bool {
+        now.saturating_duration_since(self.arrived) >= ttl
+    }
+}
+
+#[cfg(test)]
+#[path = "queue_tests.rs"]
+mod tests;

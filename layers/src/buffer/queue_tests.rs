@@ -1,0 +1,332 @@
+use proptest::prelude::*;
+
+use super::*;
+
+const SECOND: Duration = Duration::from_secs(1);
+
+fn queue(calls: usize, bytes: usize, overflow: Overflow) -> Queue<u64> {
+    Queue::new(Limits {
+        calls,
+        bytes,
+        ttl: SECOND * 30,
+        overflow,
+    })
+}
+
+fn urgency(n: u8) -> Urgency {
+    Urgency::new(n).expect("in range")
+}
+
+/// accepted = delivered + failed + expired + dropped + cancelled + in flight + waiting.
+fn sum(stats: &BufferStats) -> u64 {
+    stats.delivered
+        + stats.failed
+        + stats.expired
+        + stats.dropped
+        + stats.cancelled
+        + stats.in_flight
+        + stats.waiting as u64
+}
+
+/// Fills a queue with calls of (urgency, bytes), valued by their place in the list.
+fn filled(mut queue: Queue<u64>, calls: &[(u8, usize)]) -> Queue<u64> {
+    let now = Instant::now();
+    for (n, &(u, bytes)) in calls.iter().enumerate() {
+        let arrived = queue.arrive(now, urgency(u), bytes, None, n as u64);
+        assert!(arrived.is_ok(), "call {n}");
+    }
+    queue
+}
+
+fn drain(mut queue: Queue<u64>) -> Vec<u64> {
+    let now = Instant::now();
+    std::iter::from_fn(|| Some(queue.take(now).0?.1)).collect()
+}
+
+fn arrive(queue: &mut Queue<u64>, u: u8, bytes: usize) -> Result<Vec<u64>, Full> {
+    match queue.arrive(Instant::now(), urgency(u), bytes, None, 99) {
+        Ok((_, gone)) => Ok(gone.into_iter().map(|(_, value, _)| value).collect()),
+        Err((_, full)) => Err(full),
+    }
+}
+
+#[test]
+fn urgency_first_then_arrival() {
+    let queue = filled(
+        queue(9, 9, Overflow::RejectNewest),
+        &[(3, 1), (6, 1), (1, 1), (3, 1), (1, 1)],
+    );
+    assert_eq!(drain(queue), [2, 4, 0, 3, 1]);
+}
+
+#[test]
+fn each_policy_lets_another_go() {
+    let calls = [(3, 1), (1, 1), (6, 1), (6, 1)];
+    let mut reject = filled(queue(4, 100, Overflow::RejectNewest), &calls);
+    assert_eq!(arrive(&mut reject, 0, 1), Err(Full::Calls));
+    assert_eq!(drain(reject), [1, 0, 2, 3]);
+
+    let mut oldest = filled(queue(4, 100, Overflow::DropOldest), &calls);
+    assert_eq!(arrive(&mut oldest, 7, 1), Ok(vec![0]));
+    assert_eq!(drain(oldest), [1, 2, 3, 99]);
+
+    let mut lowest = filled(queue(4, 100, Overflow::DropLowest), &calls);
+    assert_eq!(
+        arrive(&mut lowest, 5, 1),
+        Ok(vec![3]),
+        "the newest of the lowest"
+    );
+    assert_eq!(
+        arrive(&mut lowest, 6, 1),
+        Err(Full::Calls),
+        "itself the lowest"
+    );
+    assert_eq!(drain(lowest), [1, 0, 99, 2]);
+}
+
+#[test]
+fn bytes_are_a_limit_of_their_own() {
+    let calls = [(3, 4), (6, 4)];
+    let mut reject = filled(queue(9, 10, Overflow::RejectNewest), &calls);
+    assert_eq!(arrive(&mut reject, 0, 3), Err(Full::Bytes));
+    assert_eq!(arrive(&mut reject, 0, 11), Err(Full::TooLarge));
+    assert_eq!(arrive(&mut reject, 0, 2), Ok(vec![]));
+
+    let mut oldest = filled(queue(9, 10, Overflow::DropOldest), &calls);
+    assert_eq!(arrive(&mut oldest, 3, 10), Ok(vec![0, 1]));
+
+    let mut lowest = filled(queue(9, 10, Overflow::DropLowest), &calls);
+    assert_eq!(
+        arrive(&mut lowest, 5, 7),
+        Err(Full::Bytes),
+        "one is less urgent, and its going would not do"
+    );
+    assert_eq!(lowest.counters().waiting, 2, "so nobody went");
+    assert_eq!(arrive(&mut lowest, 5, 6), Ok(vec![1]));
+}
+
+#[test]
+fn a_call_that_comes_back_stands_where_it_stood() {
+    let now = Instant::now();
+    let mut queue = filled(queue(9, 9, Overflow::RejectNewest), &[(3, 1), (3, 1)]);
+    let (slip, value) = queue.take(now).0.expect("a head");
+    assert_eq!((value, slip.attempts), (0, 1));
+    assert!(queue.put_back(now, slip, value).is_ok());
+    let (slip, value) = queue.take(now).0.expect("a head");
+    assert_eq!((value, slip.attempts), (0, 2));
+    assert_eq!(queue.counters().attempts, 2);
+    // Its time goes on.
+    assert!(queue.put_back(now + SECOND * 31, slip, value).is_err());
+    queue.end(End::Failed);
+    assert_eq!(sum(queue.counters()), queue.counters().accepted);
+}
+
+#[test]
+fn time_to_live_ends_on_a_sweep_and_a_deadline_at_once() {
+    let now = Instant::now();
+    let mut queue = queue(9, 9, Overflow::RejectNewest);
+    let deadline = Some(now + SECOND);
+    assert!(queue.arrive(now, urgency(3), 1, deadline, 0).is_ok());
+    assert!(queue.arrive(now, urgency(3), 1, None, 1).is_ok());
+    assert_eq!(queue.next_deadline(), deadline);
+    let gone = queue.expire(now + SECOND, false);
+    assert!(matches!(gone[..], [(_, 0, Late::Deadline)]));
+    assert!(queue.expire(now + SECOND * 31, false).is_empty());
+    let gone = queue.expire(now + SECOND * 30, true);
+    assert!(matches!(gone[..], [(_, 1, Late::Ttl)]));
+    assert_eq!(queue.counters().bytes, 0);
+    // A head whose time is over is not handed over, swept or not.
+    assert!(queue.arrive(now, urgency(3), 1, None, 2).is_ok());
+    let (taken, gone) = queue.take(now + SECOND * 30);
+    assert!(taken.is_none() && gone.len() == 1);
+    assert_eq!(queue.counters().expired, 3);
+}
+
+#[derive(Clone, Debug)]
+enum Op {
+    Arrive {
+        urgency: u8,
+        bytes: usize,
+        deadline: Option<u64>,
+    },
+    Straight {
+        bytes: usize,
+    },
+    Leave(prop::sample::Index),
+    Take,
+    PutBack(prop::sample::Index),
+    End(prop::sample::Index, u8),
+    Pass(u64),
+    Sweep,
+    Clear,
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    prop_oneof![
+        8 => (0u8..8, 0usize..8, prop::option::of(1u64..40))
+            .prop_map(|(urgency, bytes, deadline)| Op::Arrive { urgency, bytes, deadline }),
+        1 => (0usize..8).prop_map(|bytes| Op::Straight { bytes }),
+        2 => any::<prop::sample::Index>().prop_map(Op::Leave),
+        4 => Just(Op::Take),
+        3 => any::<prop::sample::Index>().prop_map(Op::PutBack),
+        2 => (any::<prop::sample::Index>(), 0u8..3).prop_map(|(n, how)| Op::End(n, how)),
+        2 => (1u64..15).prop_map(Op::Pass),
+        1 => Just(Op::Sweep),
+        1 => Just(Op::Clear),
+    ]
+}
+
+/// The same rules, said with a list.
+struct Model {
+    waiting: Vec<(Slip, u64)>,
+    limits: Limits,
+}
+
+impl Model {
+    /// Who goes for `newcomer`; `None` if it is refused.
+    fn victims(&self, newcomer: Slip) -> Option<Vec<u64>> {
+        let mut left = self.waiting.clone();
+        let mut victims = Vec::new();
+        loop {
+            let bytes: usize = left.iter().map(|(slip, _)| slip.bytes).sum();
+            if left.len() < self.limits.calls && bytes + newcomer.bytes <= self.limits.bytes {
+                return Some(victims);
+            }
+            let next = match self.limits.overflow {
+                Overflow::RejectNewest => None,
+                Overflow::DropOldest => (0..left.len())
+                    .min_by_key(|&n| left[n].0.key.seq)
+                    .filter(|&n| left[n].0.key.seq < newcomer.key.seq),
+                Overflow::DropLowest => (0..left.len())
+                    .max_by_key(|&n| left[n].0.key)
+                    .filter(|&n| left[n].0.key > newcomer.key),
+            };
+            victims.push(left.remove(next?).1);
+        }
+    }
+
+    fn forget(&mut self, values: &[u64]) {
+        self.waiting.retain(|(_, value)| !values.contains(value));
+    }
+
+    fn late(&self, slip: &Slip, now: Instant) -> bool {
+        slip.deadline.is_some_and(|at| at <= now) || now - slip.arrived >= self.limits.ttl
+    }
+}
+
+fn values<W>(gone: &Gone<u64, W>) -> Vec<u64> {
+    gone.iter().map(|(_, value, _)| *value).collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 10_000, max_shrink_iters: 20_000, ..ProptestConfig::default() })]
+
+    /// Arrival, cancellation, expiry, failure and recovery in any order: the sum holds after each step, and a plain list agrees on who
+    /// waits, who is next and who goes.
+    #[test]
+    fn any_schedule_keeps_the_sum(
+        policy in prop_oneof![Just(Overflow::RejectNewest), Just(Overflow::DropOldest), Just(Overflow::DropLowest)],
+        ops in prop::collection::vec(op(), 1..60),
+    ) {
+        let mut now = Instant::now();
+        let mut queue = queue(6, 24, policy);
+        let mut model = Model { waiting: Vec::new(), limits: queue.limits };
+        let mut flying: Vec<(Slip, u64)> = Vec::new();
+        let mut ended = 0u64;
+        for (n, op) in ops.into_iter().enumerate() {
+            let value = n as u64;
+            match op {
+                Op::Arrive { urgency: u, bytes, deadline } => {
+                    let deadline = deadline.map(|secs| now + SECOND * secs as u32);
+                    let key = Key { urgency: urgency(u), seq: queue.next_seq };
+                    let slip = Slip { key, bytes, arrived: now, deadline, attempts: 0 };
+                    let expected = model.victims(slip);
+                    match queue.arrive(now, key.urgency, bytes, deadline, value) {
+                        Ok((given, gone)) => {
+                            prop_assert_eq!(given, key);
+                            prop_assert_eq!(Some(values(&gone)), expected);
+                            ended += gone.len() as u64;
+                            model.forget(&values(&gone));
+                            model.waiting.push((slip, value));
+                        }
+                        Err(_) => prop_assert_eq!(expected, None),
+                    }
+                }
+                Op::Straight { bytes } => {
+                    flying.push((queue.straight(now, Urgency::default(), bytes, None), value));
+                }
+                Op::Leave(index) if !model.waiting.is_empty() => {
+                    let (slip, value) = model.waiting.remove(index.index(model.waiting.len()));
+                    prop_assert_eq!(queue.leave(slip.key), Some(value));
+                    prop_assert_eq!(queue.leave(slip.key), None, "once");
+                    ended += 1;
+                }
+                Op::Take => {
+                    let (taken, gone) = queue.take(now);
+                    ended += gone.len() as u64;
+                    model.forget(&values(&gone));
+                    let next = model.waiting.iter().min_by_key(|(slip, _)| slip.key);
+                    prop_assert_eq!(taken.as_ref().map(|(_, value)| *value), next.map(|(_, value)| *value));
+                    if let Some((slip, value)) = taken {
+                        prop_assert!(!model.late(&slip, now));
+                        model.forget(&[value]);
+                        flying.push((slip, value));
+                    }
+                }
+                Op::PutBack(index) if !flying.is_empty() => {
+                    let (slip, value) = flying.remove(index.index(flying.len()));
+                    let expected = if model.late(&slip, now) { None } else { model.victims(slip) };
+                    match queue.put_back(now, slip, value) {
+                        Ok(gone) => {
+                            prop_assert_eq!(Some(values(&gone)), expected);
+                            ended += gone.len() as u64;
+                            model.forget(&values(&gone));
+                            model.waiting.push((slip, value));
+                        }
+                        Err(_) => {
+                            prop_assert_eq!(expected, None);
+                            flying.push((slip, value));
+                        }
+                    }
+                }
+                Op::End(index, how) if !flying.is_empty() => {
+                    flying.remove(index.index(flying.len()));
+                    queue.end([End::Delivered, End::Failed, End::Cancelled][usize::from(how)]);
+                    ended += 1;
+                }
+                Op::Pass(secs) => {
+                    now += SECOND * secs as u32;
+                    let gone = queue.expire(now, false);
+                    ended += gone.len() as u64;
+                    model.waiting.retain(|(slip, _)| slip.deadline.is_none_or(|at| at > now));
+                }
+                Op::Sweep => {
+                    let gone = queue.expire(now, true);
+                    ended += gone.len() as u64;
+                    let limits = model.limits;
+                    model.waiting.retain(|(slip, _)| {
+                        slip.deadline.is_none_or(|at| at > now) && now - slip.arrived < limits.ttl
+                    });
+                }
+                Op::Clear => {
+                    ended += queue.clear().len() as u64;
+                    model.waiting.clear();
+                }
+                Op::Leave(_) | Op::PutBack(_) | Op::End(..) => {}
+            }
+            let stats = queue.stats(now);
+            prop_assert_eq!(sum(&stats), stats.accepted);
+            prop_assert_eq!(stats.accepted, ended + stats.in_flight + stats.waiting as u64);
+            prop_assert_eq!(stats.in_flight, flying.len() as u64);
+            prop_assert_eq!(stats.waiting, model.waiting.len());
+            prop_assert_eq!(stats.bytes, model.waiting.iter().map(|(slip, _)| slip.bytes).sum::<usize>());
+            prop_assert!(stats.waiting <= 6 && stats.bytes <= 24);
+            let oldest = model.waiting.iter().map(|(slip, _)| slip).min_by_key(|slip| slip.key.seq);
+            prop_assert_eq!(stats.oldest, oldest.map(|slip| now - slip.arrived));
+            prop_assert_eq!(
+                queue.next_deadline(),
+                model.waiting.iter().filter_map(|(slip, _)| slip.deadline).min()
+            );
+        }
+    }
+}

@@ -1,0 +1,296 @@
+//! What the clones of a buffer share with its driver and its callers: one mutex, never held across an await or while foreign code runs.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::{
+    sync::{Notify, oneshot},
+    time::Instant,
+};
+
+use super::{
+    BufferConfig, BufferError, BufferStats, Reason,
+    error::History,
+    held::{Answer, Held, Waiter},
+    pace::Pace,
+    queue::{End, Full, Gone, Key, Late, Queue, Slip},
+};
+pub(super) struct Shared<R> {
+    pub(super) config: BufferConfig,
+    state: Mutex<State<R>>,
+    /// Wakes the driver, the only one that waits here.
+    pub(super) changed: Notify,
+}
+
+pub(super) struct State<R> {
+    pub(super) queue: Queue<Box<Waiter<R>>>,
+    pub(super) pace: Pace,
+    /// When the running driver looks next by itself; `None` while none runs.
+    pub(super) driver: Option<Instant>,
+    #[cfg(feature = "metrics")]
+    meter: super::meter::Meter,
+}
+
+/// What [`Shared::wait`] and [`Shared::put_back`] leave to do.
+pub(super) struct Queued<R> {
+    pub(super) place: Place<R>,
+    pub(super) answer: oneshot::Receiver<Answer<R>>,
+    /// Whether the caller has to start the driver.
+    pub(super) start: bool,
+}
+
+impl<R> Shared<R> {
+    pub(super) fn new(config: BufferConfig) -> Arc<Self> {
+        Arc::new(Self {
+            state: Mutex::new(State {
+                queue: Queue::new(config.limits),
+                pace: Pace::new(Instant::now()),
+                driver: None,
+                #[cfg(feature = "metrics")]
+                meter: super::meter::Meter::new(),
+            }),
+            config,
+            changed: Notify::new(),
+        })
+    }
+
+    /// Every change goes through here, so the meters follow the accounts.
+    pub(super) fn with<T>(&self, change: impl FnOnce(&mut State<R>) -> T) -> T {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let result = change(&mut state);
+        #[cfg(feature = "metrics")]
+        {
+            let State { meter, queue, .. } = &mut *state;
+            meter.follow(queue.counters());
+        }
+        result
+    }
+
+    pub(super) fn stats(&self) -> BufferStats {
+        let now = Instant::now();
+        self.with(|state| state.queue.stats(now))
+    }
+
+    /// Whether nobody waits, so that a call may try to go straight through.
+    pub(super) fn is_idle(&self) -> bool {
+        self.with(|state| state.queue.is_empty())
+    }
+
+    /// Accepts a call that goes straight through, unless others wait.
+    pub(super) fn straight(self: &Arc<Self>, held: &Held) -> Option<Flight<R>> {
+        let urgency = held.urgency();
+        let now = Instant::now();
+        let deadline = held.deadline.map(|at| at.instant());
+        let slip = self.with(|state| {
+            state
+                .queue
+                .is_empty()
+                .then(|| state.queue.straight(now, urgency, held.len(), deadline))
+        })?;
+        Some(Flight::new(self.clone(), slip, now, End::Cancelled))
+    }
+
+    /// Accepts a call that waits.
+    pub(super) fn wait(self: &Arc<Self>, mut held: Held) -> Result<Queued<R>, BufferError> {
+        let now = Instant::now();
+        let (urgency, bytes) = (held.urgency(), held.len());
+        let deadline = held.deadline.map(|at| at.instant());
+        held.compact();
+        let (caller, answer) = oneshot::channel();
+        let waiter = Box::new(Waiter { held, caller });
+        let arrived = self.with(|state| {
+            let arrived = state.queue.arrive(now, urgency, bytes, deadline, waiter);
+            arrived.map(|(key, gone)| (key, gone, self.rouse(state, deadline)))
+        });
+        match arrived {
+            Ok((key, gone, start)) => {
+                displace(gone);
+                Ok(Queued {
+                    place: Place {
+                        shared: self.clone(),
+                        key,
+                    },
+                    answer,
+                    start,
+                })
+            }
+            Err((waiter, full)) => {
+                let limits = &self.config.limits;
+                let reason = Reason::full(full, bytes, limits.calls, limits.bytes);
+                drop(waiter);
+                Err(BufferError::new(reason, &History::default()))
+            }
+        }
+    }
+
+    /// Puts a call that came back to where it stood. Whether the driver has to be started; or the call, which has failed then.
+    fn put_back(
+        &self,
+        slip: Slip,
+        began: Instant,
+        mut waiter: Box<Waiter<R>>,
+    ) -> Result<bool, Box<Waiter<R>>> {
+        waiter.held.compact();
+        let now = Instant::now();
+        let back = self.with(|state| {
+            state.pace.failed(began, now);
+            // A caller who left while it was in flight has looked for it in the queue and will not do so again.
+            if waiter.caller.is_closed() {
+                state.queue.end(End::Cancelled);
+                return Err(waiter);
+            }
+            match state.queue.put_back(now, slip, waiter) {
+                Ok(gone) => Ok((gone, self.rouse(state, slip.deadline))),
+                Err(waiter) => {
+                    state.queue.end(End::Failed);
+                    Err(waiter)
+                }
+            }
+        });
+        back.map(|(gone, start)| {
+            displace(gone);
+            start
+        })
+    }
+
+    /// Sees to it that the driver knows of a call that has just begun to wait. True if there is none and the caller of this has to start it.
+    fn rouse(&self, state: &mut State<R>, deadline: Option<Instant>) -> bool {
+        match state.driver {
+            None => {
+                state.driver = Some(Instant::now() + self.config.sweep);
+                true
+            }
+            Some(looks) => {
+                let first = state.queue.counters().waiting == 1;
+                if first || deadline.is_some_and(|at| at < looks) {
+                    self.changed.notify_one();
+                }
+                false
+            }
+        }
+    }
+
+    /// Tells callers that their time is over.
+    pub(super) fn expire(&self, gone: Gone<Box<Waiter<R>>, Late>) {
+        let ttl = self.config.limits.ttl;
+        for (slip, waiter, late) in gone {
+            waiter.refuse(&slip, |waited| Reason::late(late, waited, ttl));
+        }
+    }
+
+    /// Ends all that wait.
+    pub(super) fn clear(&self, why: impl Fn() -> Reason) -> usize {
+        let gone = self.with(|state| state.queue.clear());
+        let count = gone.len();
+        self.changed.notify_one();
+        for (slip, waiter) in gone {
+            waiter.refuse(&slip, |_| why());
+        }
+        count
+    }
+
+    /// The driver has ended, or has not come to be.
+    pub(super) fn stopped(&self) {
+        let gone = self.with(|state| {
+            state.driver = None;
+            state.queue.clear()
+        });
+        for (slip, waiter) in gone {
+            waiter.refuse(&slip, |_| Reason::Stopped);
+        }
+    }
+}
+
+fn displace<R>(gone: Gone<Box<Waiter<R>>, Full>) {
+    for (slip, waiter, _) in gone {
+        waiter.refuse(&slip, |waited| Reason::Displaced { waited });
+    }
+}
+
+/// A waiting caller's hold on its call: dropped with the caller's future, it takes the call and its bytes out at once.
+pub(super) struct Place<R> {
+    shared: Arc<Shared<R>>,
+    key: Key,
+}
+
+impl<R> Place<R> {
+    pub(super) fn shared(&self) -> &Arc<Shared<R>> {
+        &self.shared
+    }
+}
+
+impl<R> Drop for Place<R> {
+    fn drop(&mut self) {
+        let (left, empty) = self.shared.with(|state| {
+            let left = state.queue.leave(self.key);
+            (left, state.queue.is_empty() && state.driver.is_some())
+        });
+        if left.is_some() && empty {
+            // Nothing is left to be driven.
+            self.shared.changed.notify_one();
+        }
+    }
+}
+
+/// A call in flight. Its end is counted once; the latest is its drop.
+pub(super) struct Flight<R> {
+    shared: Option<Arc<Shared<R>>>,
+    slip: Slip,
+    began: Instant,
+    dropped: End,
+}
+
+impl<R> Flight<R> {
+    /// `dropped` says what it means when nobody says how it ended.
+    pub(super) fn new(shared: Arc<Shared<R>>, slip: Slip, began: Instant, dropped: End) -> Self {
+        Self {
+            shared: Some(shared),
+            slip,
+            began,
+            dropped,
+        }
+    }
+
+    pub(super) fn end(mut self, end: End) {
+        if let Some(shared) = self.shared.take() {
+            shared.with(|state| state.queue.end(end));
+        }
+    }
+
+    /// The peer answered.
+    pub(super) fn answered(mut self, end: End) {
+        let Some(shared) = self.shared.take() else {
+            return;
+        };
+        let lifted = shared.with(|state| {
+            state.queue.end(end);
+            state.pace.succeeded()
+        });
+        if lifted {
+            shared.changed.notify_one();
+        }
+    }
+
+    /// Puts the call back to where it stood, for [`Place`] to hold. Whether the driver has to be started; or the call, which has failed then.
+    pub(super) fn put_back(mut self, waiter: Box<Waiter<R>>) -> Result<bool, Box<Waiter<R>>> {
+        match self.shared.take() {
+            Some(shared) => shared.put_back(self.slip, self.began, waiter),
+            None => Err(waiter),
+        }
+    }
+
+    pub(super) fn place(&self) -> Option<Place<R>> {
+        let shared = self.shared.clone()?;
+        Some(Place {
+            shared,
+            key: self.slip.key,
+        })
+    }
+}
+
+impl<R> Drop for Flight<R> {
+    fn drop(&mut self) {
+        if let Some(shared) = self.shared.take() {
+            shared.with(|state| state.queue.end(self.dropped));
+        }
+    }
+}

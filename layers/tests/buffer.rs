@@ -1,0 +1,914 @@
+//! The buffer's contracts, over a peer that goes away and comes back. Time is paused.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    future::Future,
+    pin::Pin,
+    sync::{Arc, Mutex},
+    task::{Context, Poll, Waker},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use futures_util::{FutureExt, future::join_all};
+use http::{HeaderMap, Request, Response};
+use http_body_util::{BodyExt, Full, StreamBody};
+use proptest::prelude::*;
+use tokio::time::{Instant, sleep, timeout};
+use tonic::{Code, Status, body::Body};
+use tower::{Layer, Service, ServiceBuilder, ServiceExt};
+use tower_iroh_layers::{
+    BoxError, Deadline, Fault, Incident, Origin, Urgency,
+    buffer::{
+        Buffer, BufferConfig, BufferConfigBuilder, BufferError, BufferHandle, BufferLayer,
+        BufferStats, Overflow, Reason, WaitForReady,
+    },
+    deadline::header,
+    fault::code_of,
+};
+
+const METHOD: &str = "/test.Store/Put";
+const SECOND: Duration = Duration::from_secs(1);
+const MILLI: Duration = Duration::from_millis(1);
+
+/// How the peer takes one call.
+#[derive(Clone, Copy, Debug)]
+enum Way {
+    Answer,
+    AnswerAfter(Duration),
+    /// A head that is trailers too, with UNAVAILABLE.
+    SayNo,
+    /// The call is taken and nothing comes.
+    Hang,
+    Refuse,
+    Lose {
+        processed: bool,
+    },
+    OursUnavailable,
+    /// An error that knows no more than a code.
+    Plain(Code),
+}
+
+#[derive(Default)]
+struct Link {
+    up: bool,
+    wakers: Vec<Waker>,
+    polls: u64,
+    /// What was received, in order, by the call's id.
+    receipts: Vec<String>,
+    heads: Vec<HeaderMap>,
+    ways: VecDeque<Way>,
+    /// Set once there is no more in `ways`.
+    then: Option<Way>,
+}
+
+/// A peer that is ready while its link is up. A clone is another handle and carries no readiness.
+#[derive(Default)]
+struct Peer {
+    link: Arc<Mutex<Link>>,
+    ready: bool,
+}
+
+impl Clone for Peer {
+    fn clone(&self) -> Self {
+        Self {
+            link: self.link.clone(),
+            ready: false,
+        }
+    }
+}
+
+impl Peer {
+    fn set_up(&self, up: bool) {
+        let mut link = self.link.lock().expect("lock");
+        link.up = up;
+        for waker in std::mem::take(&mut link.wakers) {
+            waker.wake();
+        }
+    }
+
+    fn receipts(&self) -> Vec<String> {
+        self.link.lock().expect("lock").receipts.clone()
+    }
+
+    fn polls(&self) -> u64 {
+        self.link.lock().expect("lock").polls
+    }
+
+    fn next(&self, ways: impl IntoIterator<Item = Way>) -> &Self {
+        self.link.lock().expect("lock").ways.extend(ways);
+        self
+    }
+
+    fn always(&self, way: Way) -> &Self {
+        self.link.lock().expect("lock").then = Some(way);
+        self
+    }
+}
+
+impl Service<Request<Body>> for Peer {
+    type Response = Response<Body>;
+    type Error = BoxError;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, BoxError>> + Send>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        let mut link = self.link.lock().expect("lock");
+        link.polls += 1;
+        if link.up {
+            self.ready = true;
+            return Poll::Ready(Ok(()));
+        }
+        link.wakers.push(cx.waker().clone());
+        Poll::Pending
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        assert!(std::mem::take(&mut self.ready), "called without readiness");
+        let link = self.link.clone();
+        Box::pin(async move {
+            let id = id_of(&request);
+            let way = {
+                let mut link = link.lock().expect("lock");
+                let way = link.ways.pop_front().or(link.then);
+                way.unwrap_or(Way::Answer)
+            };
+            let receive = || {
+                let mut link = link.lock().expect("lock");
+                link.receipts.push(id);
+                link.heads.push(request.headers().clone());
+            };
+            match way {
+                Way::Answer => receive(),
+                Way::AnswerAfter(time) => {
+                    receive();
+                    sleep(time).await;
+                }
+                Way::SayNo => {
+                    receive();
+                    return Ok(Status::unavailable("says the peer").into_http());
+                }
+                Way::Hang => {
+                    receive();
+                    std::future::pending::<()>().await;
+                }
+                Way::Refuse => return Err(fault(Origin::Refused, true).into()),
+                Way::Lose { processed } => {
+                    if processed {
+                        receive();
+                    }
+                    return Err(fault(Origin::Link(Incident::new()), !processed).into());
+                }
+                Way::OursUnavailable => return Err(fault(Origin::Ours, true).into()),
+                Way::Plain(code) => {
+                    receive();
+                    return Err(Status::new(code, "plain").into());
+                }
+            }
+            Ok(Response::new(request.into_body()))
+        })
+    }
+}
+
+fn fault(origin: Origin, unsent: bool) -> Fault {
+    let fault = Fault::new(origin, Status::unavailable("no link"));
+    if unsent {
+        fault
+    } else {
+        fault.perhaps_processed()
+    }
+}
+
+fn id_of(request: &Request<Body>) -> String {
+    let id = request.headers().get("id").map(|id| id.to_str());
+    id.expect("an id").expect("text").to_owned()
+}
+
+fn request(id: impl ToString, bytes: usize) -> Request<Body> {
+    Request::post(METHOD)
+        .header("id", id.to_string())
+        .body(Body::new(Full::new(Bytes::from(vec![7; bytes]))))
+        .expect("a request")
+}
+
+fn urgent(id: impl ToString, urgency: u8) -> Request<Body> {
+    let mut request = request(id, 1);
+    let urgency = Urgency::new(urgency).expect("in range");
+    request.extensions_mut().insert(urgency);
+    request
+}
+
+fn config() -> BufferConfigBuilder {
+    BufferConfig::builder().serve([METHOD])
+}
+
+fn buffer(config: BufferConfigBuilder) -> (Peer, Buffer<Peer>, BufferHandle) {
+    let peer = Peer::default();
+    let config = config.try_build().expect("a configuration");
+    let buffer = Buffer::new(config, peer.clone());
+    let handle = buffer.handle();
+    (peer, buffer, handle)
+}
+
+type Call = Pin<Box<dyn Future<Output = Result<Response<Body>, BoxError>> + Send>>;
+
+/// A call that has been polled once.
+async fn begun(buffer: &Buffer<Peer>, request: Request<Body>) -> Call {
+    let mut call: Call = Box::pin(buffer.clone().oneshot(request));
+    let first = std::future::poll_fn(|cx| Poll::Ready(call.as_mut().poll(cx))).await;
+    match first {
+        Poll::Ready(result) => Box::pin(std::future::ready(result)),
+        Poll::Pending => call,
+    }
+}
+
+fn reason(error: &BoxError) -> Reason {
+    let error = error.downcast_ref::<BufferError>();
+    error.expect("an error of the buffer").reason().clone()
+}
+
+fn sum(stats: &BufferStats) -> u64 {
+    stats.delivered
+        + stats.failed
+        + stats.expired
+        + stats.dropped
+        + stats.cancelled
+        + stats.in_flight
+        + stats.waiting as u64
+}
+
+/// Nothing waits or flies, the sum holds, and no task of the buffer is left.
+async fn at_rest(handle: &BufferHandle) -> BufferStats {
+    sleep(2 * SECOND).await;
+    let stats = handle.stats();
+    assert_eq!(sum(&stats), stats.accepted, "{stats:?}");
+    assert_eq!((stats.waiting, stats.in_flight, stats.bytes), (0, 0, 0));
+    let tasks = tokio::runtime::Handle::current()
+        .metrics()
+        .num_alive_tasks();
+    assert_eq!(tasks, 0, "no driver without callers");
+    stats
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_ready_peer_is_called_straight() {
+    let (peer, buffer, handle) = buffer(config());
+    peer.set_up(true);
+    let call = begun(&buffer, request("a", 3)).await;
+    let response = call.now_or_never().expect("at once").expect("answered");
+    let body = response.into_body().collect().await.expect("a body");
+    assert_eq!(body.to_bytes().len(), 3);
+    let stats = at_rest(&handle).await;
+    assert_eq!((stats.accepted, stats.delivered, stats.attempts), (1, 1, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_waits_for_the_peer_and_gets_the_real_answer() {
+    let (peer, buffer, handle) = buffer(config());
+    let call = begun(&buffer, request("a", 3)).await;
+    sleep(100 * SECOND).await;
+    let stats = handle.stats();
+    assert_eq!((stats.waiting, stats.bytes), (1, 3));
+    assert_eq!(stats.oldest, Some(100 * SECOND));
+    assert!(
+        peer.polls() < 60,
+        "{} polls: sweeps, and no spinning",
+        peer.polls()
+    );
+    peer.set_up(true);
+    let response = call.await.expect("answered");
+    let body = response.into_body().collect().await.expect("a body");
+    assert_eq!(body.to_bytes().as_ref(), [7; 3]);
+    assert_eq!(at_rest(&handle).await.delivered, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_call_is_received_once_while_the_peer_comes_and_goes() {
+    let (peer, buffer, handle) = buffer(config());
+    let ways = (0..400).map(|n| match n % 7 {
+        0 | 3 => Way::Lose { processed: false },
+        1 => Way::Refuse,
+        5 => Way::AnswerAfter(30 * MILLI),
+        _ => Way::Answer,
+    });
+    peer.next(ways);
+    let coming_and_going = async {
+        for n in 0u32.. {
+            peer.set_up(n % 2 == 1);
+            sleep(MILLI * (40 + n * 13 % 50)).await;
+        }
+    };
+    let calls = join_all((0..600).map(|n| {
+        let service = buffer.clone();
+        async move {
+            sleep(MILLI * (n * 7 % 2_000)).await;
+            service.oneshot(request(n, 10)).await.map(|_| ())
+        }
+    }));
+    let results = tokio::select! {
+        results = calls => results,
+        () = coming_and_going => unreachable!(),
+    };
+    assert!(results.iter().all(Result::is_ok));
+    let mut times = HashMap::new();
+    for id in peer.receipts() {
+        *times.entry(id).or_insert(0) += 1;
+    }
+    assert_eq!(times.len(), 600);
+    assert!(times.values().all(|&times| times == 1));
+    let stats = at_rest(&handle).await;
+    assert_eq!((stats.accepted, stats.delivered), (600, 600));
+    assert!(stats.attempts > 600, "some came back");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_order_is_urgency_then_arrival() {
+    let (peer, buffer, handle) = buffer(config());
+    let mut calls = Vec::new();
+    for (id, urgency) in [("a", 6), ("b", 3), ("c", 1), ("d", 3), ("e", 6), ("f", 0)] {
+        calls.push(begun(&buffer, urgent(id, urgency)).await);
+    }
+    peer.set_up(true);
+    join_all(calls).await;
+    assert_eq!(peer.receipts(), ["f", "c", "b", "d", "a", "e"]);
+    at_rest(&handle).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_abandoned_head_stalls_nobody() {
+    // Dropped, or alive and never polled again: while it waits, and after it was handed over.
+    for way in [Way::Answer, Way::Hang, Way::Refuse] {
+        let (peer, buffer, handle) = buffer(config());
+        peer.next([way]);
+        let dropped = begun(&buffer, urgent("dropped", 0)).await;
+        let idle = begun(&buffer, urgent("idle", 1)).await;
+        let others = join_all([
+            begun(&buffer, urgent("x", 3)).await,
+            begun(&buffer, urgent("y", 3)).await,
+        ]);
+        drop(dropped);
+        assert_eq!(handle.stats().waiting, 3, "left at once");
+        peer.set_up(true);
+        let results = timeout(5 * SECOND, others).await.expect("not stalled");
+        assert!(results.iter().all(Result::is_ok));
+        assert!(!peer.receipts().contains(&"dropped".to_owned()));
+        drop(idle);
+        assert_eq!(at_rest(&handle).await.accepted, 4);
+    }
+}
+
+/// A service with room for one call at a time, below the buffer.
+#[tokio::test(start_paused = true)]
+async fn a_caller_who_does_not_poll_holds_no_permit_below() {
+    let peer = Peer::default();
+    let inner = ServiceBuilder::new()
+        .concurrency_limit(1)
+        .service(peer.clone());
+    let config = config().try_build().expect("a configuration");
+    let buffer = Buffer::new(config, inner);
+    let mut idle = Box::pin(buffer.clone().oneshot(request("idle", 1)));
+    assert!(idle.as_mut().now_or_never().is_none());
+    let other = tokio::spawn(buffer.clone().oneshot(request("other", 1)));
+    tokio::task::yield_now().await;
+    peer.set_up(true);
+    let other = timeout(SECOND, other).await.expect("not stalled");
+    other.expect("joined").expect("answered");
+    assert_eq!(peer.receipts(), ["idle", "other"]);
+    assert!(idle.await.is_ok(), "its answer was kept");
+}
+
+#[tokio::test(start_paused = true)]
+async fn overflow_lets_go_whom_the_policy_says() {
+    let cases = [
+        (Overflow::RejectNewest, "new"),
+        (Overflow::DropOldest, "first"),
+        (Overflow::DropLowest, "bulk"),
+    ];
+    for (policy, loser) in cases {
+        let (peer, buffer, handle) = buffer(config().max_calls(3).overflow(policy));
+        let mut calls = Vec::new();
+        for (id, urgency) in [("first", 1), ("bulk", 6), ("third", 3), ("new", 3)] {
+            calls.push((id, begun(&buffer, urgent(id, urgency)).await));
+        }
+        peer.set_up(true);
+        for (id, call) in calls {
+            match call.await {
+                Ok(_) => assert_ne!(id, loser, "{policy:?}"),
+                Err(error) => {
+                    assert_eq!(id, loser, "{policy:?}");
+                    assert_eq!(code_of(&*error), Code::ResourceExhausted);
+                    let fault = Fault::find(&*error).expect("a fault");
+                    assert!(fault.origin() == Origin::Ours && fault.not_processed());
+                    match reason(&error) {
+                        Reason::TooManyCalls { limit: 3 } => assert_eq!(loser, "new"),
+                        Reason::Displaced { .. } => assert_ne!(loser, "new"),
+                        other => panic!("{other:?}"),
+                    }
+                }
+            }
+        }
+        let stats = at_rest(&handle).await;
+        assert_eq!(stats.dropped + stats.rejected, 1);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn bytes_are_bounded_and_freed_with_the_caller() {
+    let (peer, buffer, handle) = buffer(config().max_bytes(100));
+    let first = begun(&buffer, request("a", 60)).await;
+    let _second = begun(&buffer, request("b", 40)).await;
+    let error = begun(&buffer, request("c", 1))
+        .await
+        .await
+        .expect_err("full");
+    assert_eq!(reason(&error), Reason::TooManyBytes { limit: 100 });
+    drop(first);
+    assert_eq!(handle.stats().bytes, 40, "freed at once");
+    let error = begun(&buffer, request("d", 101)).await.await;
+    let error = error.expect_err("too large");
+    assert_eq!(
+        reason(&error),
+        Reason::TooLarge {
+            bytes: 101,
+            limit: 100
+        }
+    );
+    assert_eq!(code_of(&*error), Code::ResourceExhausted);
+    // One that need not wait is not held, so its size does not matter.
+    drop(_second);
+    peer.set_up(true);
+    assert!(begun(&buffer, request("e", 101)).await.await.is_ok());
+    at_rest(&handle).await;
+}
+
+/// A body that tells when it is freed.
+#[tokio::test(start_paused = true)]
+async fn a_caller_who_leaves_takes_the_call_along() {
+    let (_peer, buffer, _handle) = buffer(config());
+    let witness = Arc::new(());
+    let mut one = request("a", 1);
+    one.extensions_mut().insert(witness.clone());
+    let call = begun(&buffer, one).await;
+    assert!(Arc::strong_count(&witness) > 1);
+    drop(call);
+    assert_eq!(Arc::strong_count(&witness), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn time_to_live_is_kept_by_the_sweep() {
+    let (_peer, buffer, handle) = buffer(config());
+    let start = Instant::now();
+    let error = begun(&buffer, request("a", 1)).await.await;
+    let error = error.expect_err("expired");
+    let waited = start.elapsed();
+    assert!(
+        (300 * SECOND..=305 * SECOND).contains(&waited),
+        "{waited:?}"
+    );
+    assert_eq!(code_of(&*error), Code::Unavailable);
+    assert!(error.to_string().contains("TTL 300 s"), "{error}");
+    assert!(matches!(reason(&error), Reason::Expired { .. }));
+    assert_eq!(at_rest(&handle).await.expired, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_deadline_ends_a_wait_to_the_millisecond() {
+    let (_peer, buffer, handle) = buffer(config());
+    let patient = begun(&buffer, request("patient", 1)).await;
+    // In the extensions, and in the header.
+    let mut extension = request("a", 1);
+    extension
+        .extensions_mut()
+        .insert(Deadline::after(1_200 * MILLI));
+    let mut in_header = request("b", 1);
+    header::write(in_header.headers_mut(), 700 * MILLI);
+    let start = Instant::now();
+    let calls = [
+        (1_200 * MILLI, begun(&buffer, extension).await),
+        (700 * MILLI, begun(&buffer, in_header).await),
+    ];
+    let ends = join_all(calls.map(|(after, call)| async move {
+        let error = call.await.expect_err("too late");
+        let late = start.elapsed().saturating_sub(after);
+        assert!(late <= 2 * MILLI, "{late:?}");
+        error
+    }));
+    for error in ends.await {
+        assert_eq!(code_of(&*error), Code::DeadlineExceeded);
+        assert!(matches!(reason(&error), Reason::DeadlinePassed { .. }));
+    }
+    drop(patient);
+    assert_eq!(at_rest(&handle).await.expired, 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_peer_is_told_what_is_left_of_the_deadline() {
+    let (peer, buffer, _handle) = buffer(config());
+    let mut request = request("a", 1);
+    header::write(request.headers_mut(), 10 * SECOND);
+    let call = begun(&buffer, request).await;
+    sleep(4 * SECOND).await;
+    peer.set_up(true);
+    call.await.expect("answered");
+    let heads = peer.link.lock().expect("lock").heads.clone();
+    let left = header::read(&heads[0]).expect("a timeout");
+    assert!(left <= 6 * SECOND && left > 5_900 * MILLI, "{left:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn others_pass_by() {
+    let (peer, buffer, handle) = buffer(config());
+    let waits = begun(&buffer, request("waits", 1)).await;
+    let mut other = request("other", 1);
+    *other.uri_mut() = "/test.Store/Get".parse().expect("a path");
+    let mut marked = request("marked", 1);
+    *marked.uri_mut() = "/test.Store/Get".parse().expect("a path");
+    marked.extensions_mut().insert(WaitForReady);
+    let other = begun(&buffer, other).await;
+    let marked = begun(&buffer, marked).await;
+    assert_eq!(handle.stats().waiting, 2, "the listed and the marked one");
+    peer.set_up(true);
+    other.await.expect("answered");
+    waits.await.expect("answered");
+    marked.await.expect("answered");
+    assert_eq!(at_rest(&handle).await.accepted, 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn those_who_pass_by_may_have_a_way_of_their_own() {
+    #[derive(Clone)]
+    struct No<S>(S);
+    impl<S: Service<Request<Body>, Response = Response<Body>>> Service<Request<Body>> for No<S> {
+        type Response = Response<Body>;
+        type Error = BoxError;
+        type Future = std::future::Ready<Result<Response<Body>, BoxError>>;
+        fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+            Poll::Ready(Ok(()))
+        }
+        fn call(&mut self, _: Request<Body>) -> Self::Future {
+            std::future::ready(Err(Status::unavailable("fails fast").into()))
+        }
+    }
+    let peer = Peer::default();
+    let config = config().try_build().expect("a configuration");
+    let layer = BufferLayer::new(config).passing(tower::layer::layer_fn(No));
+    let buffer = layer.layer(peer.clone());
+    let waits = tokio::spawn(buffer.clone().oneshot(request("waits", 1)));
+    let mut other = request("other", 1);
+    *other.uri_mut() = "/test.Store/Get".parse().expect("a path");
+    let error = buffer.clone().oneshot(other).await.expect_err("at once");
+    assert_eq!(code_of(&*error), Code::Unavailable);
+    peer.set_up(true);
+    assert!(waits.await.expect("joined").is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_streaming_body_goes_straight_through() {
+    let (peer, buffer, handle) = buffer(config());
+    let (frames, stream) = tokio::sync::mpsc::channel(4);
+    let body = StreamBody::new(tokio_stream::wrappers::ReceiverStream::new(stream));
+    let mut streaming = request("stream", 0);
+    *streaming.body_mut() = Body::new(body);
+    let frame = |text: &'static str| {
+        Ok::<_, Status>(http_body::Frame::data(Bytes::from_static(text.as_bytes())))
+    };
+    frames.send(frame("a")).await.expect("room");
+    let call = begun(&buffer, streaming).await;
+    assert_eq!(handle.stats().accepted, 0);
+    peer.set_up(true);
+    frames.send(frame("b")).await.expect("room");
+    drop(frames);
+    let response = call.await.expect("answered");
+    let body = response.into_body().collect().await.expect("a body");
+    assert_eq!(body.to_bytes(), "ab", "whole and in order");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_empty_body_is_held_like_any_other() {
+    let (peer, buffer, handle) = buffer(config());
+    let mut empty = request("empty", 0);
+    *empty.body_mut() = Body::empty();
+    let call = begun(&buffer, empty).await;
+    assert_eq!(handle.stats().waiting, 1);
+    peer.set_up(true);
+    call.await.expect("answered");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_the_peer_answers_is_delivered_and_not_sent_again() {
+    for waits in [false, true] {
+        let (peer, buffer, handle) = buffer(config());
+        peer.set_up(!waits);
+        peer.next([Way::SayNo, Way::Plain(Code::Internal)]);
+        peer.next([Way::Lose { processed: true }]);
+        let mut calls = Vec::new();
+        for id in ["answer", "error", "lost"] {
+            calls.push(begun(&buffer, request(id, 1)).await);
+        }
+        peer.set_up(true);
+        let mut results = join_all(calls).await.into_iter();
+        let answer = results.next().expect("three").expect("a head");
+        assert_eq!(answer.headers()["grpc-status"], "14");
+        let codes: Vec<_> = results
+            .map(|result| code_of(&*result.expect_err("an error")))
+            .collect();
+        assert_eq!(codes, [Code::Internal, Code::Unavailable]);
+        assert_eq!(peer.receipts(), ["answer", "error", "lost"]);
+        let stats = at_rest(&handle).await;
+        assert_eq!((stats.failed, stats.attempts), (3, 3));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_not_sent_is_sent_again_and_what_is_idempotent_too() {
+    let unsent = [
+        Way::Refuse,
+        Way::Lose { processed: false },
+        Way::OursUnavailable,
+    ];
+    let perhaps = [
+        Way::Lose { processed: true },
+        Way::Plain(Code::Unavailable),
+        Way::Plain(Code::Unknown),
+    ];
+    for waits in [false, true] {
+        let (peer, buffer, handle) = buffer(config());
+        peer.set_up(!waits);
+        peer.next(unsent);
+        let call = begun(&buffer, request("a", 1)).await;
+        peer.set_up(true);
+        call.await.expect("answered");
+        assert_eq!(peer.receipts(), ["a"]);
+        assert_eq!(at_rest(&handle).await.attempts, 4);
+    }
+    let (peer, buffer, handle) = buffer(config().idempotent([METHOD]));
+    peer.set_up(true);
+    peer.next(perhaps);
+    begun(&buffer, request("a", 1))
+        .await
+        .await
+        .expect("answered");
+    assert_eq!(peer.receipts(), ["a"; 4]);
+    assert_eq!(at_rest(&handle).await.attempts, 4);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_may_have_arrived_is_never_said_to_be_unsent() {
+    let (peer, buffer, _handle) = buffer(config().idempotent([METHOD]));
+    peer.set_up(true);
+    peer.always(Way::Lose { processed: true });
+    let error = begun(&buffer, request("a", 1)).await.await;
+    let error = error.expect_err("expired");
+    let fault = Fault::find(&*error).expect("a fault");
+    assert!(!fault.not_processed());
+    assert!(fault.status().message().contains("no link"), "{fault:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_always_refuses_is_not_spun_on() {
+    let (peer, buffer, handle) = buffer(config());
+    peer.set_up(true);
+    peer.always(Way::Refuse);
+    let calls: Vec<_> = join_all((0..50).map(|n| begun(&buffer, request(n, 1)))).await;
+    sleep(100 * SECOND).await;
+    let attempts = handle.stats().attempts;
+    assert!((100..170).contains(&attempts), "{attempts}");
+    // The first that gets through opens the way for all.
+    peer.always(Way::Answer);
+    let start = Instant::now();
+    for result in join_all(calls).await {
+        result.expect("answered");
+    }
+    assert!(start.elapsed() <= SECOND);
+    // In the order of their arrival still.
+    let expected: Vec<_> = (0..50).map(|n| n.to_string()).collect();
+    assert_eq!(peer.receipts(), expected);
+    at_rest(&handle).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn flush_ends_a_wait_and_clear_ends_them_all() {
+    let (peer, buffer, handle) = buffer(config());
+    peer.set_up(true);
+    peer.next([Way::Refuse; 10]);
+    let call = begun(&buffer, request("a", 1)).await;
+    let call = tokio::spawn(call);
+    for _ in 0..10 {
+        tokio::task::yield_now().await;
+        handle.flush();
+    }
+    let start = Instant::now();
+    while handle.stats().attempts < 11 {
+        handle.flush();
+        tokio::task::yield_now().await;
+    }
+    assert!(start.elapsed() < MILLI);
+    call.await.expect("joined").expect("answered");
+
+    peer.set_up(false);
+    let call = begun(&buffer, request("b", 1)).await;
+    assert_eq!(handle.clear("maintenance"), 1);
+    let error = call.await.expect_err("cleared");
+    assert_eq!(code_of(&*error), Code::Unavailable);
+    assert!(error.to_string().contains("maintenance"));
+    assert_eq!(at_rest(&handle).await.dropped, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn callers_outlive_the_service() {
+    let (peer, buffer, handle) = buffer(config());
+    let call = begun(&buffer, request("a", 1)).await;
+    drop(buffer);
+    sleep(SECOND).await;
+    peer.set_up(true);
+    call.await.expect("answered");
+    at_rest(&handle).await;
+}
+
+#[test]
+fn a_caller_learns_when_the_driver_s_runtime_has_ended() {
+    let (_peer, buffer, handle) = buffer(config());
+    let runtime = || {
+        tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .build()
+            .expect("a runtime")
+    };
+    let first = runtime();
+    let call = first.block_on(begun(&buffer, request("a", 1)));
+    first.block_on(tokio::task::yield_now());
+    drop(first);
+    let second = runtime();
+    let error = second.block_on(call).expect_err("stranded");
+    assert_eq!(reason(&error), Reason::Stopped);
+    assert_eq!(handle.stats().dropped, 1);
+    // The buffer works on, on the runtime of the next who waits.
+    let call = second.block_on(begun(&buffer, request("b", 1)));
+    assert_eq!(handle.stats().waiting, 1);
+    drop((call, second));
+    assert_eq!(handle.stats().waiting, 0);
+    // Without any runtime there is nobody to deliver it, which is an answer and no panic.
+    let call = buffer.oneshot(request("c", 1)).now_or_never();
+    let error = call.expect("at once").expect_err("nobody there");
+    assert_eq!(reason(&error), Reason::Stopped);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_code_survives_tower_s_buffer_and_boxes() {
+    let (_peer, buffer, _handle) = buffer(config().max_calls(1));
+    let _first = begun(&buffer, request("a", 1)).await;
+    let boxed = tower::util::BoxService::new(tower::buffer::Buffer::new(buffer, 4));
+    let error = boxed.oneshot(request("b", 1)).await.expect_err("full");
+    assert_eq!(code_of(&*error), Code::ResourceExhausted);
+    assert_eq!(Status::from_error(error).code(), Code::ResourceExhausted);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_clone_carries_no_readiness() {
+    // The peer asserts that each call was preceded by a readiness of the very handle that is called.
+    let (peer, mut buffer, _handle) = buffer(config());
+    peer.set_up(true);
+    std::future::poll_fn(|cx| buffer.poll_ready(cx))
+        .await
+        .expect("always");
+    let clone = buffer.clone();
+    clone.oneshot(request("a", 1)).await.expect("answered");
+    buffer.call(request("b", 1)).await.expect("answered");
+}
+
+#[tokio::test(start_paused = true)]
+async fn sixty_idle_days() {
+    let (peer, buffer, handle) = buffer(config());
+    let call = begun(&buffer, request("a", 1)).await;
+    peer.set_up(true);
+    call.await.expect("answered");
+    at_rest(&handle).await;
+    let polls = peer.polls();
+    tokio::time::advance(60 * 24 * 3600 * SECOND).await;
+    assert_eq!(peer.polls(), polls);
+    begun(&buffer, request("b", 1))
+        .await
+        .await
+        .expect("answered");
+    peer.set_up(false);
+    let error = begun(&buffer, request("c", 1)).await.await;
+    assert!(matches!(
+        reason(&error.expect_err("expired")),
+        Reason::Expired { .. }
+    ));
+    at_rest(&handle).await;
+}
+
+#[derive(Clone, Debug)]
+enum Op {
+    Call {
+        urgency: u8,
+        bytes: usize,
+        deadline: Option<u64>,
+    },
+    Leave(prop::sample::Index),
+    Pass(u64),
+    Up(bool),
+    Ways(Vec<u8>),
+    Clear,
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    prop_oneof![
+        8 => (0u8..8, 0usize..40, prop::option::of(1u64..20_000))
+            .prop_map(|(urgency, bytes, deadline)| Op::Call { urgency, bytes, deadline }),
+        2 => any::<prop::sample::Index>().prop_map(Op::Leave),
+        4 => (0u64..6_000).prop_map(Op::Pass),
+        3 => any::<bool>().prop_map(Op::Up),
+        2 => prop::collection::vec(0u8..6, 1..4).prop_map(Op::Ways),
+        1 => Just(Op::Clear),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
+
+    /// The sum at each step, one receipt at most for each call, one exactly for each answer, and nobody left behind.
+    #[test]
+    fn any_schedule_keeps_the_sum_and_loses_nobody(
+        policy in prop_oneof![Just(Overflow::RejectNewest), Just(Overflow::DropOldest), Just(Overflow::DropLowest)],
+        ops in prop::collection::vec(op(), 1..40),
+    ) {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .start_paused(true)
+            .build()
+            .expect("a runtime");
+        runtime.block_on(async {
+            let ttl = 30 * SECOND;
+            let config = config().max_calls(6).max_bytes(100).ttl(ttl).overflow(policy);
+            let (peer, buffer, handle) = buffer(config);
+            let mut calls = Vec::new();
+            let mut made = 0;
+            for op in ops {
+                match op {
+                    Op::Call { urgency, bytes, deadline } => {
+                        let mut request = request(made, bytes);
+                        let urgency = Urgency::new(urgency).expect("in range");
+                        request.extensions_mut().insert(urgency);
+                        if let Some(millis) = deadline {
+                            request.extensions_mut().insert(Deadline::after(Duration::from_millis(millis)));
+                        }
+                        let call = begun(&buffer, request).await;
+                        calls.push((made, tokio::spawn(call)));
+                        made += 1;
+                    }
+                    Op::Leave(index) if !calls.is_empty() => {
+                        let (_, call) = calls.remove(index.index(calls.len()));
+                        call.abort();
+                    }
+                    Op::Pass(millis) => sleep(Duration::from_millis(millis)).await,
+                    Op::Up(up) => peer.set_up(up),
+                    Op::Ways(ways) => {
+                        peer.next(ways.into_iter().map(|way| match way {
+                            0 => Way::Refuse,
+                            1 => Way::Lose { processed: false },
+                            2 => Way::Lose { processed: true },
+                            3 => Way::AnswerAfter(500 * MILLI),
+                            4 => Way::OursUnavailable,
+                            _ => Way::Answer,
+                        }));
+                    }
+                    Op::Clear => {
+                        handle.clear("test");
+                    }
+                    Op::Leave(_) => {}
+                }
+                let stats = handle.stats();
+                prop_assert_eq!(sum(&stats), stats.accepted, "{:?}", stats);
+                prop_assert!(stats.waiting <= 6 && stats.bytes <= 100);
+            }
+            let all = async {
+                let mut answered = Vec::new();
+                for (id, call) in calls {
+                    match call.await.expect("joined") {
+                        Ok(_) => answered.push(id.to_string()),
+                        Err(error) => assert_ne!(code_of(&*error), Code::Unknown),
+                    }
+                }
+                answered
+            };
+            // Whatever happens, nobody waits longer than the time to live and a sweep.
+            let answered = timeout(ttl + 6 * SECOND, all).await;
+            prop_assert!(answered.is_ok(), "stranded: {:?}", handle.stats());
+            let mut receipts = peer.receipts();
+            receipts.sort();
+            let received = receipts.len();
+            receipts.dedup();
+            prop_assert_eq!(receipts.len(), received, "a call was received twice");
+            for id in answered.expect("in time") {
+                prop_assert!(receipts.contains(&id));
+            }
+            sleep(2 * SECOND).await;
+            let stats = handle.stats();
+            prop_assert_eq!(sum(&stats), stats.accepted);
+            prop_assert_eq!((stats.waiting, stats.in_flight, stats.bytes), (0, 0, 0));
+            prop_assert_eq!(tokio::runtime::Handle::current().metrics().num_alive_tasks(), 0);
+            Ok(())
+        })?;
+    }
+}
