@@ -1,1 +1,97 @@
-//! breaker
+//! A circuit breaker that knows what a gRPC failure is.
+//!
+//! It stops calling a peer that keeps failing, and finds out when it is back. What it knows is a [`Circuit`]: one per peer and transport,
+//! shared by all that leads there and kept when a connection is replaced. A [`Registry`] keeps the circuits of many peers.
+//!
+//! | state | calls | until |
+//! |---|---|---|
+//! | closed | all | 5 failures in a row, or 2 of the link, or half of at least 20 in 10 s ([`BreakerConfig`]) |
+//! | open | none: `poll_ready` is `Pending` | a time with full jitter, under a ceiling of 1 s that doubles up to 30 s |
+//! | half-open | one at a time, the probe | it succeeds (closed) or fails (open, for longer) |
+//!
+//! What a failure is says [`classify`](crate::classify): one verdict per attempt, from the trailers if need be. Three of them are special here. Calls that
+//! one lost connection took along count once, by their [`Incident`](crate::Incident). An overloaded peer (RESOURCE_EXHAUSTED) counts in the rate but not in
+//! the run, and the wait is at least what it asked for with `grpc-retry-pushback-ms` (at most ten recovery times). A neutral
+//! end counts nowhere; a probe that ends so gives its permit to the next at once.
+//!
+//! A probe is a call of a user, and may be a stream that lasts for days. So a probe with a head that is no failure, and no failure in the
+//! following [`first_wait`](BreakerConfigBuilder::first_wait), closes the circuit; one without any answer for a [`recovery`](BreakerConfigBuilder::recovery) time lets another one try. The
+//! ceiling's steps are forgotten one by one while the circuit is closed, so a peer that answers a probe and fails again is not
+//! tried every second.
+//!
+//! **Why not another.** tower has none. Most look at the response's head, where a failed gRPC call is a 200; reject with an error of their own, which takes the endpoint
+//! out of a p2c balancer for ever; and let one lost connection with fifty calls on it count fifty times.
+//!
+//! ```
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! use tower::ServiceBuilder;
+//! use tower_iroh_layers::breaker::{BreakerConfig, BreakerLayer, Circuit};
+//! use tower_iroh_proto::echo::{EchoRequest, echo_client::EchoClient};
+//!
+//! let config = BreakerConfig::builder().link_threshold(1).try_build()?;
+//! let circuit = Circuit::new(config);
+//! let nobody = tonic::transport::Endpoint::from_static("http://127.0.0.1:1").connect_lazy();
+//! let channel = ServiceBuilder::new()
+//!     .layer(BreakerLayer::new(circuit.clone()))
+//!     .service(nobody);
+//! let mut client = EchoClient::new(channel);
+//! client.echo(EchoRequest::default()).await.unwrap_err();
+//! assert!(!circuit.state().is_closed());
+//! println!("{}", circuit.why());
+//! circuit.reset();
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! **Composition.** Below a retry, so that each attempt counts and waits; below whatever chooses between peers or transports, which sees
+//! an open one as not ready. A generated client waits for readiness without a deadline, so put
+//! `fail_fast` or a deadline above it, with [`Circuit::why`] as the reason. Who dials tells the circuit of a new connection with
+//! [`Circuit::sign_of_life`]. [`Circuit::observe_only`] shows what it would do before it does it.
+//!
+//! **Readiness.** The circuit's comes first; while it is open the inner service is not polled. A readiness error of the inner service is never passed on: it becomes the next
+//! call's error and counts there. The probe's permit is taken in `call`. Who was told that it is ready and loses the race for it, or finds the circuit open, waits in its
+//! future with the inner service that was ready: it does not fail. The inner service is cloned for that.
+//!
+//! **Cancel safety.** A dropped future or body is a verdict (mostly a neutral one), and returns the permit. A dropped service leaves no waker
+//! behind. Each change of state wakes all who wait, once; time wakes them by one timer per circuit, which is there only while somebody
+//! waits. The timer belongs to the runtime of who waited first. No task.
+//!
+//! **Cost.** Closed and successful: two loads, a look at the clock, one atomic update of the window, a reference count; no lock, no allocation
+//! (`tests/breaker_alloc.rs`). The lock is for failures and for a circuit that is not closed.
+//!
+//! **Metrics** (feature `metrics`), each with `transport`: `tower_iroh_breaker_opened_total` by `rule`
+//! (`run`, `link`, `rate`, `probe`), `tower_iroh_breaker_closed_total`, and `tower_iroh_breaker_not_closed`, how many circuits hold calls
+//! back now.
+
+mod backoff;
+mod circuit;
+mod config;
+mod core;
+mod future;
+mod gate;
+mod layer;
+mod meter;
+mod registry;
+mod ring;
+mod service;
+mod state;
+
+/// What the gate is built of; `tests/breaker_loom.rs` builds it of loom's.
+mod sync {
+    pub(super) use std::sync::{
+        Mutex, MutexGuard,
+        atomic::{AtomicU64, Ordering},
+    };
+}
+
+pub use circuit::{Attempt, Circuit, CircuitBuilder};
+pub use config::{BreakerConfig, BreakerConfigBuilder};
+pub use future::ResponseFuture;
+pub use layer::BreakerLayer;
+pub use registry::Registry;
+pub use service::Breaker;
+pub use state::{CircuitState, Reason, Rule, Statistics};
+
+/// The body of a [`Breaker`]'s response: its end is the attempt's.
+pub type BreakerBody<B> = crate::classify::TrackedBody<B, Attempt>;

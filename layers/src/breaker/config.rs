@@ -1,0 +1,215 @@
+use std::time::Duration;
+
+use crate::ConfigError;
+
+/// When a circuit opens, and for how long.
+///
+/// | setting | default |
+/// |---|---|
+/// | [`failure_threshold`](BreakerConfigBuilder::failure_threshold) | 5 failures in a row |
+/// | [`link_threshold`](BreakerConfigBuilder::link_threshold) | 2 failures of the link in a row |
+/// | [`failure_rate`](BreakerConfigBuilder::failure_rate) | 0.5 |
+/// | [`min_calls`](BreakerConfigBuilder::min_calls) | 20 |
+/// | [`window`](BreakerConfigBuilder::window) | 10 s |
+/// | [`first_wait`](BreakerConfigBuilder::first_wait) | 1 s |
+/// | [`recovery`](BreakerConfigBuilder::recovery) | 30 s |
+/// | [`observe_only`](BreakerConfigBuilder::observe_only) | no |
+#[derive(Clone, Debug, PartialEq)]
+pub struct BreakerConfig {
+    pub(super) run: Option<u32>,
+    pub(super) link: u32,
+    pub(super) rate: f64,
+    pub(super) min_calls: u32,
+    pub(super) window: Duration,
+    pub(super) first_wait: Duration,
+    pub(super) recovery: Duration,
+    pub(super) observe_only: bool,
+}
+
+impl Default for BreakerConfig {
+    fn default() -> Self {
+        Self {
+            run: Some(5),
+            link: 2,
+            rate: 0.5,
+            min_calls: 20,
+            window: Duration::from_secs(10),
+            first_wait: Duration::from_secs(1),
+            recovery: Duration::from_secs(30),
+            observe_only: false,
+        }
+    }
+}
+
+impl BreakerConfig {
+    /// Begins with the defaults.
+    pub fn builder() -> BreakerConfigBuilder {
+        BreakerConfigBuilder(Self::default())
+    }
+}
+
+/// Makes a [`BreakerConfig`].
+#[derive(Clone, Debug)]
+#[must_use]
+pub struct BreakerConfigBuilder(BreakerConfig);
+
+/// The window's shortest and longest; its ring's buckets are a tenth of it.
+const WINDOW: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(3600));
+/// What a bucket of the ring can hold is more than this.
+const MOST_CALLS: u32 = 100_000;
+const LONGEST_WAIT: Duration = Duration::from_secs(86_400);
+
+impl BreakerConfigBuilder {
+    /// This many failures in a row open the circuit; `None` switches the rule off. Failures of the link count here too.
+    pub fn failure_threshold(mut self, failures: impl Into<Option<u32>>) -> Self {
+        self.0.run = failures.into();
+        self
+    }
+
+    /// This many failures of the link in a row open the circuit. One lost connection is one, however many calls it took along.
+    pub fn link_threshold(mut self, failures: u32) -> Self {
+        self.0.link = failures;
+        self
+    }
+
+    /// The share of the calls in the window that must have failed, above 0 and at most 1.
+    pub fn failure_rate(mut self, share: f64) -> Self {
+        self.0.rate = share;
+        self
+    }
+
+    /// The share means nothing before the window has this many calls; at most 100,000.
+    pub fn min_calls(mut self, calls: u32) -> Self {
+        self.0.min_calls = calls;
+        self
+    }
+
+    /// How far back the share looks, 100 ms to an hour. It slides by tenths.
+    pub fn window(mut self, window: Duration) -> Self {
+        self.0.window = window;
+        self
+    }
+
+    /// The longest that the circuit stays open when it opens first; each time that it opens again doubles it, up to
+    /// [`recovery`](Self::recovery). The wait is drawn from zero to this (full jitter), so that a thousand clients do not
+    /// come back at once.
+    pub fn first_wait(mut self, wait: Duration) -> Self {
+        self.0.first_wait = wait;
+        self
+    }
+
+    /// The longest that the circuit stays open without trying again; at most a day. Also how long a probe may go without any
+    /// answer before another one is let in.
+    pub fn recovery(mut self, time: Duration) -> Self {
+        self.0.recovery = time;
+        self
+    }
+
+    /// Whether circuits begin by enforcing nothing: they record, and say what they would do.
+    pub fn observe_only(mut self, observe_only: bool) -> Self {
+        self.0.observe_only = observe_only;
+        self
+    }
+
+    /// Checks the settings.
+    ///
+    /// # Errors
+    /// When a setting is zero, no number, out of its range, or contradicts another.
+    pub fn try_build(self) -> Result<BreakerConfig, ConfigError> {
+        let config = self.0;
+        ConfigError::nonzero(
+            "breaker.failure_threshold",
+            config.run.unwrap_or(1) as usize,
+        )?;
+        ConfigError::nonzero("breaker.link_threshold", config.link as usize)?;
+        ConfigError::share("breaker.failure_rate", config.rate)?;
+        if config.rate == 0.0 {
+            return Err(ConfigError::new(
+                "breaker.failure_rate",
+                config.rate,
+                "must be above 0, or one failure would be too many",
+            ));
+        }
+        ConfigError::nonzero("breaker.min_calls", config.min_calls as usize)?;
+        if config.min_calls > MOST_CALLS {
+            return Err(ConfigError::new(
+                "breaker.min_calls",
+                config.min_calls,
+                format!("must be at most {MOST_CALLS}"),
+            ));
+        }
+        within("breaker.window", config.window, WINDOW.0, WINDOW.1)?;
+        ConfigError::lasting("breaker.first_wait", config.first_wait)?;
+        ConfigError::lasting("breaker.recovery", config.recovery)?;
+        within(
+            "breaker.recovery",
+            config.recovery,
+            config.first_wait,
+            LONGEST_WAIT,
+        )?;
+        Ok(config)
+    }
+}
+
+fn within(
+    field: &'static str,
+    value: Duration,
+    least: Duration,
+    most: Duration,
+) -> Result<(), ConfigError> {
+    if (least..=most).contains(&value) {
+        return Ok(());
+    }
+    Err(ConfigError::new(
+        field,
+        format_args!("{value:?}"),
+        format!("{least:?} to {most:?} is accepted"),
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_defaults_are_accepted_and_are_the_mission_s() {
+        let config = BreakerConfig::builder().try_build().expect("defaults");
+        assert_eq!(config, BreakerConfig::default());
+        assert_eq!(
+            (config.run, config.recovery),
+            (Some(5), Duration::from_secs(30))
+        );
+    }
+
+    #[test]
+    fn zero_nan_and_contradictions_are_refused() {
+        let new = BreakerConfig::builder;
+        for (field, builder) in [
+            ("breaker.failure_threshold", new().failure_threshold(0)),
+            ("breaker.link_threshold", new().link_threshold(0)),
+            ("breaker.failure_rate", new().failure_rate(f64::NAN)),
+            ("breaker.failure_rate", new().failure_rate(0.0)),
+            ("breaker.failure_rate", new().failure_rate(1.01)),
+            (
+                "breaker.failure_rate",
+                new().failure_rate(f64::NEG_INFINITY),
+            ),
+            ("breaker.min_calls", new().min_calls(0)),
+            ("breaker.min_calls", new().min_calls(u32::MAX)),
+            ("breaker.window", new().window(Duration::ZERO)),
+            ("breaker.window", new().window(Duration::MAX)),
+            ("breaker.first_wait", new().first_wait(Duration::ZERO)),
+            ("breaker.recovery", new().recovery(Duration::ZERO)),
+            ("breaker.recovery", new().recovery(Duration::MAX)),
+            (
+                "breaker.recovery",
+                new().first_wait(Duration::from_secs(31)),
+            ),
+        ] {
+            let error = builder.try_build().expect_err(field);
+            assert_eq!(error.field(), field);
+        }
+        let off = new().failure_threshold(None).try_build();
+        assert_eq!(off.expect("the rule can be off").run, None);
+    }
+}

@@ -1,0 +1,416 @@
+//! The circuit's rules, without timers: everything that depends on time is told what time it is.
+
+use std::{
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
+    task::Waker,
+    time::Duration,
+};
+
+use tokio::{sync::watch, time::Instant};
+use tonic::Code;
+
+use super::{
+    BreakerConfig,
+    backoff::Backoff,
+    gate::{Gate, Held, Phase, Ticket, Word},
+    meter::Meter,
+    ring::Ring,
+    state::{CircuitState, Codes, Reason, Rule, Statistics},
+};
+use crate::{
+    Incident,
+    classify::{Outcome, Pushback, Verdict},
+};
+
+pub(super) struct Core {
+    config: BreakerConfig,
+    gate: Gate<Slow>,
+    ring: Ring,
+    /// Failures in a row: of any kind in the low half, of the link in the high half.
+    run: AtomicU64,
+    observe_only: AtomicBool,
+    changes: watch::Sender<CircuitState>,
+    meter: Meter,
+}
+
+/// What a closed and healthy circuit never touches.
+struct Slow {
+    /// When time alone changes the phase.
+    until: Option<Instant>,
+    /// The probe has got a head that is no failure.
+    answered: bool,
+    reason: Option<Reason>,
+    backoff: Backoff,
+    /// The last incidents that were counted.
+    incidents: [Option<Incident>; 8],
+    next_incident: usize,
+    codes: Codes,
+    /// What the peer asked for.
+    not_before: Option<Instant>,
+    opened: u64,
+    held: u64,
+}
+
+/// What [`Core::enter`] says.
+pub(super) enum Entry {
+    /// Go; the word says as what.
+    Go(Word),
+    /// Wait for a change, or until a time.
+    Wait(Option<Instant>),
+}
+
+const LINK: u64 = 1 << 32;
+/// A peer that asks for more than so many recovery times is not believed.
+const MOST_PUSHBACK: u32 = 10;
+
+impl Core {
+    pub(super) fn new(config: BreakerConfig, transport: &'static str, now: Instant) -> Self {
+        Self {
+            gate: Gate::new(Slow {
+                until: None,
+                answered: false,
+                reason: None,
+                backoff: Backoff::new(config.first_wait, config.recovery),
+                incidents: [None; 8],
+                next_incident: 0,
+                codes: Codes::default(),
+                not_before: None,
+                opened: 0,
+                held: 0,
+            }),
+            ring: Ring::new(config.window, now),
+            run: AtomicU64::new(0),
+            observe_only: AtomicBool::new(config.observe_only),
+            changes: watch::Sender::new(CircuitState::Closed),
+            meter: Meter::new(transport),
+            config,
+        }
+    }
+
+    /// One load.
+    pub(super) fn word(&self) -> Word {
+        self.gate.word()
+    }
+
+    /// Whether a call may go, where the word is not plainly closed. With `take` it goes at once, and takes the permit if it is a
+    /// probe. Who has to wait and leaves a waker is woken by the next change.
+    pub(super) fn enter(
+        &self,
+        now: Instant,
+        take: bool,
+        waiter: Option<(&mut Ticket, &Waker)>,
+    ) -> Entry {
+        let mut held = self.gate.lock();
+        self.pass_time(&mut held, now);
+        let word = held.word();
+        match word.phase() {
+            Phase::Closed | Phase::ForcedClosed => return Entry::Go(word),
+            Phase::Free if !take => return Entry::Go(word),
+            Phase::Free => {
+                if let Some(word) = held.take() {
+                    held.until = Some(now + self.config.recovery);
+                    held.answered = false;
+                    return Entry::Go(word);
+                }
+            }
+            Phase::Open | Phase::Taken | Phase::ForcedOpen => {}
+        }
+        if self.observe_only.load(Ordering::Relaxed) {
+            held.held += u64::from(take);
+            return Entry::Go(Word::BYSTANDER);
+        }
+        if let Some((ticket, waker)) = waiter {
+            let new = held.wait(ticket, waker);
+            held.held += u64::from(new);
+        }
+        Entry::Wait(held.until)
+    }
+
+    /// A waiter goes. Returns whether it was the last.
+    pub(super) fn leave(&self, ticket: u64) -> bool {
+        let mut held = self.gate.lock();
+        held.leave(ticket);
+        held.waiting() == 0
+    }
+
+    pub(super) fn nobody_waits(&self) -> bool {
+        self.gate.lock().waiting() == 0
+    }
+
+    pub(super) fn wake_all(&self) {
+        self.gate.lock().wake_all();
+    }
+
+    fn pass_time(&self, held: &mut Held<'_, Slow>, now: Instant) {
+        if held.until.is_none_or(|until| now < until) {
+            return;
+        }
+        match held.word().phase() {
+            Phase::Open => self.half_open(held),
+            // A stream that has gone well for a while. Its end may be days away.
+            Phase::Taken if held.answered => self.close(held, now),
+            // The probe hangs: let another one try. Its own end decides nothing any more.
+            Phase::Taken => self.half_open(held),
+            _ => held.until = None,
+        }
+    }
+
+    /// An attempt that entered with `word` has ended.
+    pub(super) fn ended(
+        &self,
+        word: Word,
+        now: impl FnOnce() -> Instant,
+        outcome: &Outcome,
+        rtt: impl FnOnce() -> Option<Duration>,
+    ) {
+        let phase = word.phase();
+        if !matches!(phase, Phase::Closed | Phase::Taken) || self.gate.word() != word {
+            return;
+        }
+        let rtt = match outcome.code() {
+            Code::DeadlineExceeded => rtt(),
+            _ => None,
+        };
+        let verdict = outcome.verdict(rtt);
+        match (phase, verdict) {
+            (Phase::Closed, Verdict::Success) => {
+                self.ring.record(now(), false);
+                if self.run.load(Ordering::Relaxed) != 0 {
+                    self.run.store(0, Ordering::Relaxed);
+                }
+            }
+            (Phase::Closed, Verdict::Neutral) => {}
+            (Phase::Closed, _) => self.failed(word, now(), verdict, outcome),
+            _ => self.probed(word, now(), verdict, outcome),
+        }
+    }
+
+    fn failed(&self, word: Word, now: Instant, verdict: Verdict, outcome: &Outcome) {
+        let Some(mut held) = self.gate.lock_if(word) else {
+            return;
+        };
+        if let Verdict::Link(incident) = verdict
+            && !held.is_new(incident)
+        {
+            return;
+        }
+        let code = outcome.code();
+        held.codes.add(code);
+        held.heed(now, verdict, outcome, &self.config);
+        self.ring.record(now, true);
+        let run = match verdict {
+            Verdict::Link(_) => self.run.fetch_add(LINK + 1, Ordering::Relaxed) + LINK + 1,
+            Verdict::Failure => self.run.fetch_add(1, Ordering::Relaxed) + 1,
+            // It answered, so the way to it is there.
+            _ => self.run.fetch_and(LINK - 1, Ordering::Relaxed) & (LINK - 1),
+        };
+        if let Some(rule) = self.rule(run, now) {
+            let link = matches!(rule, Rule::Link(_));
+            self.open(&mut held, now, rule, code, link);
+        }
+    }
+
+    fn rule(&self, run: u64, now: Instant) -> Option<Rule> {
+        let (all, link) = ((run % LINK) as u32, (run / LINK) as u32);
+        if link >= self.config.link {
+            return Some(Rule::Link(link));
+        }
+        if self.config.run.is_some_and(|threshold| all >= threshold) {
+            return Some(Rule::Run(all));
+        }
+        let counts = self.ring.counts(now);
+        let most = f64::from(counts.total) * self.config.rate;
+        (counts.total >= self.config.min_calls && f64::from(counts.bad) >= most).then_some(
+            Rule::Rate {
+                bad: counts.bad,
+                total: counts.total,
+                window: self.config.window,
+            },
+        )
+    }
+
+    fn probed(&self, word: Word, now: Instant, verdict: Verdict, outcome: &Outcome) {
+        let Some(mut held) = self.gate.lock_if(word) else {
+            return;
+        };
+        match verdict {
+            Verdict::Success => self.close(&mut held, now),
+            Verdict::Neutral => self.half_open(&mut held),
+            Verdict::Failure | Verdict::Overload | Verdict::Link(_) => {
+                let mut link = false;
+                if let Verdict::Link(incident) = verdict {
+                    link = true;
+                    held.is_new(incident);
+                }
+                held.codes.add(outcome.code());
+                held.heed(now, verdict, outcome, &self.config);
+                self.open(&mut held, now, Rule::Probe, outcome.code(), link);
+            }
+        }
+    }
+
+    /// The attempt that entered with `word` is gone, and nothing is known of it.
+    pub(super) fn given_up(&self, word: Word) {
+        if word.phase() == Phase::Taken
+            && let Some(mut held) = self.gate.lock_if(word)
+        {
+            self.half_open(&mut held);
+        }
+    }
+
+    /// The probe that entered with `word` has a head that is no failure.
+    pub(super) fn answered(&self, word: Word, now: Instant) {
+        if let Some(mut held) = self.gate.lock_if(word) {
+            held.answered = true;
+            held.until = Some(now + self.config.first_wait);
+            held.wake_all();
+        }
+    }
+
+    /// Whether the circuit was open because of its link, and now is not.
+    pub(super) fn sign_of_life(&self) {
+        if self.gate.word().phase() != Phase::Open {
+            return;
+        }
+        let mut held = self.gate.lock();
+        let link = held.reason.as_ref().is_some_and(|reason| reason.link);
+        if held.word().phase() == Phase::Open && link {
+            self.half_open(&mut held);
+        }
+    }
+
+    pub(super) fn force(&self, open: bool) {
+        let mut held = self.gate.lock();
+        held.until = None;
+        let (phase, state) = match open {
+            true => (Phase::ForcedOpen, CircuitState::ForcedOpen),
+            false => (Phase::ForcedClosed, CircuitState::ForcedClosed),
+        };
+        self.publish(state);
+        held.shift(phase);
+    }
+
+    pub(super) fn release(&self, now: Instant) {
+        let mut held = self.gate.lock();
+        if matches!(held.word().phase(), Phase::ForcedOpen | Phase::ForcedClosed) {
+            self.close(&mut held, now);
+        }
+    }
+
+    pub(super) fn reset(&self, now: Instant) {
+        let mut held = self.gate.lock();
+        held.backoff.reset();
+        self.close(&mut held, now);
+    }
+
+    pub(super) fn observe_only(&self, observe_only: bool) {
+        self.observe_only.store(observe_only, Ordering::Relaxed);
+        self.wake_all();
+    }
+
+    fn open(&self, held: &mut Held<'_, Slow>, now: Instant, rule: Rule, code: Code, link: bool) {
+        let wait = held.backoff.next(now, rand::random());
+        let until = (now + wait).max(held.not_before.unwrap_or(now));
+        let codes = held.codes.clone();
+        let reason = Reason {
+            rule,
+            code,
+            link,
+            codes,
+        };
+        held.until = Some(until);
+        held.reason = Some(reason.clone());
+        held.opened += 1;
+        self.publish(CircuitState::Open { until, reason });
+        held.shift(Phase::Open);
+    }
+
+    fn half_open(&self, held: &mut Held<'_, Slow>) {
+        held.until = None;
+        if let (Phase::Open, Some(reason)) = (held.word().phase(), held.reason.clone()) {
+            self.publish(CircuitState::HalfOpen { reason });
+        }
+        held.shift(Phase::Free);
+    }
+
+    fn close(&self, held: &mut Held<'_, Slow>, now: Instant) {
+        self.ring.clear();
+        self.run.store(0, Ordering::Relaxed);
+        held.until = None;
+        held.reason = None;
+        held.not_before = None;
+        held.codes = Codes::default();
+        held.backoff.closed(now);
+        self.publish(CircuitState::Closed);
+        // Last: who reads this word sees what is above.
+        held.shift(Phase::Closed);
+    }
+
+    fn publish(&self, state: CircuitState) {
+        self.changes.send_if_modified(|now| {
+            let changed = *now != state;
+            if changed {
+                self.meter.changed(now, &state);
+                *now = state;
+            }
+            changed
+        });
+    }
+
+    pub(super) fn changes(&self) -> &watch::Sender<CircuitState> {
+        &self.changes
+    }
+
+    /// Whether nothing would be lost if the circuit were forgotten, as far as it knows.
+    pub(super) fn is_idle(&self, now: Instant) -> bool {
+        match self.word().phase() {
+            Phase::Closed | Phase::Free => true,
+            Phase::Open => self.gate.lock().until.is_none_or(|until| until < now),
+            Phase::Taken | Phase::ForcedOpen | Phase::ForcedClosed => false,
+        }
+    }
+
+    pub(super) fn is_forced(&self) -> bool {
+        matches!(self.word().phase(), Phase::ForcedOpen | Phase::ForcedClosed)
+    }
+
+    pub(super) fn statistics(&self, now: Instant) -> Statistics {
+        let held = self.gate.lock();
+        let counts = self.ring.counts(now);
+        Statistics {
+            state: self.changes.borrow().clone(),
+            observe_only: self.observe_only.load(Ordering::Relaxed),
+            opened: held.opened,
+            waiting: held.waiting(),
+            held: held.held,
+            calls: counts.total,
+            failed: counts.bad,
+            codes: Statistics::codes_of(&held.codes),
+        }
+    }
+}
+
+impl Drop for Core {
+    fn drop(&mut self) {
+        self.meter.gone(&self.changes.borrow());
+    }
+}
+
+impl Slow {
+    fn is_new(&mut self, incident: Incident) -> bool {
+        if self.incidents.contains(&Some(incident)) {
+            return false;
+        }
+        self.incidents[self.next_incident] = Some(incident);
+        self.next_incident = (self.next_incident + 1) % self.incidents.len();
+        true
+    }
+
+    /// Notes what a peer that has too much to do asks for.
+    fn heed(&mut self, now: Instant, verdict: Verdict, outcome: &Outcome, config: &BreakerConfig) {
+        if let (Verdict::Overload, Some(Pushback::After(wait))) = (verdict, outcome.pushback()) {
+            let at = now + wait.min(config.recovery * MOST_PUSHBACK);
+            self.not_before = self.not_before.max(Some(at));
+        }
+    }
+}

@@ -1,0 +1,89 @@
+use std::{
+    fmt, mem,
+    task::{Context, Poll, ready},
+};
+
+use http::{Request, Response};
+use http_body::Body;
+use tower::Service;
+
+use super::{BreakerBody, Circuit, ResponseFuture, circuit::Waiter};
+use crate::{BoxError, Deadline};
+
+/// The service that [`BreakerLayer`](super::BreakerLayer) makes.
+pub struct Breaker<S> {
+    inner: S,
+    waiter: Waiter,
+    /// The inner service's readiness failed; the next call says so.
+    failed: Option<BoxError>,
+}
+
+impl<S> Breaker<S> {
+    /// Puts `circuit` before `inner`.
+    pub fn new(inner: S, circuit: Circuit) -> Self {
+        Self {
+            inner,
+            waiter: Waiter::new(circuit),
+            failed: None,
+        }
+    }
+
+    /// The circuit.
+    pub fn circuit(&self) -> &Circuit {
+        self.waiter.circuit()
+    }
+}
+
+impl<S: Clone> Clone for Breaker<S> {
+    /// A clone carries no readiness: it has neither waited nor been let through.
+    fn clone(&self) -> Self {
+        Self::new(self.inner.clone(), self.circuit().clone())
+    }
+}
+
+impl<S: fmt::Debug> fmt::Debug for Breaker<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Breaker")
+            .field("inner", &self.inner)
+            .field("circuit", self.circuit())
+            .finish_non_exhaustive()
+    }
+}
+
+impl<S, B, R> Service<Request<B>> for Breaker<S>
+where
+    S: Service<Request<B>, Response = Response<R>> + Clone,
+    S::Error: Into<BoxError>,
+    R: Body,
+    R::Error: Into<BoxError>,
+{
+    type Response = Response<BreakerBody<R>>;
+    type Error = BoxError;
+    type Future = ResponseFuture<S, B>;
+
+    /// Never an error: one of the inner service's is the next call's, where it counts.
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        ready!(self.waiter.poll_ready(cx));
+        // One from an earlier poll may have healed since.
+        self.failed = ready!(self.inner.poll_ready(cx)).err().map(Into::into);
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        let failed = self.failed.take();
+        match (self.circuit().enter(), failed) {
+            // Made before the call, so that a panic in there gives the permit back.
+            (Some(attempt), None) => {
+                let deadline = Deadline::of(&request);
+                ResponseFuture::running(self.inner.call(request), attempt, deadline)
+            }
+            (attempt, Some(error)) => ResponseFuture::failed(error, attempt),
+            (None, None) => {
+                // The clone has no readiness; the one that has goes with the call.
+                let clone = self.inner.clone();
+                let inner = mem::replace(&mut self.inner, clone);
+                ResponseFuture::waiting(inner, request, self.circuit().clone())
+            }
+        }
+    }
+}

@@ -1,0 +1,142 @@
+//! What the handle does.
+
+use http::Request;
+use tower::Service;
+use tower_iroh_layers::{
+    Incident,
+    breaker::{CircuitState, Rule},
+};
+
+use crate::peer::*;
+
+#[tokio::test(start_paused = true)]
+async fn a_force_holds_until_it_is_released() {
+    let peer = Peer::default();
+    let mut client = client(&peer, config());
+    let circuit = client.circuit().clone();
+    circuit.force_open();
+    assert!(!is_ready(&mut client).await);
+    tokio::time::advance(SECOND * 1000).await;
+    assert!(!is_ready(&mut client).await);
+    assert!(circuit.why().contains("forced open"));
+
+    circuit.force_closed();
+    peer.plays(vec![FAIL; 100]);
+    calls(&mut client, 100).await;
+    assert_eq!(circuit.state(), CircuitState::ForcedClosed);
+
+    circuit.release();
+    assert_eq!(circuit.state(), CircuitState::Closed);
+    peer.plays(vec![FAIL; 4]);
+    calls(&mut client, 4).await;
+    assert_eq!(circuit.state(), CircuitState::Closed, "counts anew");
+    peer.plays([FAIL]);
+    call(&mut client).await;
+    assert_eq!(circuit.state().name(), "open");
+    circuit.release();
+    assert_eq!(circuit.state().name(), "open", "there was no force");
+    circuit.reset();
+    assert_eq!(circuit.state(), CircuitState::Closed);
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_change_by_the_handle_wakes_who_waits() {
+    for change in [0, 1, 2, 3] {
+        let peer = Peer::default();
+        let mut client = opened(&peer).await;
+        let circuit = client.circuit().clone();
+        let mut waits = tokio_test::task::spawn(ready(&mut client));
+        assert!(waits.poll().is_pending());
+        match change {
+            0 => circuit.reset(),
+            1 => circuit.force_closed(),
+            2 => circuit.observe_only(true),
+            _ => {
+                circuit.force_open();
+                circuit.release();
+            }
+        }
+        assert!(waits.is_woken() && waits.poll().is_ready(), "{change}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn watch_and_why_tell_the_story() {
+    let peer = Peer::default();
+    let mut client = client(&peer, config());
+    let circuit = client.circuit().clone();
+    let mut watch = circuit.watch();
+    assert_eq!(*watch.borrow_and_update(), CircuitState::Closed);
+    peer.plays(vec![FAIL; 5]);
+    calls(&mut client, 5).await;
+    watch.changed().await.expect("the circuit lives");
+    let state = watch.borrow_and_update().clone();
+    let CircuitState::Open { reason, .. } = state else {
+        panic!("{state:?}");
+    };
+    assert_eq!(reason.rule(), Rule::Run(5));
+    let why = circuit.why();
+    assert!(
+        why.starts_with("the circuit breaker is open: 5 failures in a row (Unavailable 5); the next probe is due in"),
+        "{why}"
+    );
+    ready(&mut client).await;
+    assert!(watch.has_changed().expect("the circuit lives"));
+    assert_eq!(watch.borrow_and_update().name(), "half_open");
+    assert!(circuit.why().contains("probe"));
+    call(&mut client).await;
+    assert_eq!(*watch.borrow_and_update(), CircuitState::Closed);
+    let statistics = circuit.statistics();
+    assert_eq!((statistics.opened, statistics.held), (1, 1));
+    assert!(statistics.codes.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn observe_only_enforces_nothing_and_says_what_it_would_do() {
+    let peer = Peer::new(vec![FAIL; 100]);
+    let mut client = client(&peer, config().observe_only(true));
+    for _ in 0..100 {
+        assert!(is_ready(&mut client).await);
+        finish(client.call(Request::new(()))).await;
+    }
+    assert_eq!(peer.calls(), 100);
+    let statistics = client.circuit().statistics();
+    assert!(statistics.observe_only);
+    assert_eq!(statistics.state.name(), "open");
+    assert!(statistics.held > 0 && statistics.waiting == 0);
+    // One that goes beside the probe has no say.
+    tokio::time::advance(SECOND * 60).await;
+    peer.plays([Reply::Hang, OK]);
+    assert!(is_ready(&mut client).await);
+    let probe = client.call(Request::new(()));
+    call(&mut client).await;
+    assert_eq!(client.circuit().state().name(), "half_open");
+    drop(probe);
+    call(&mut client).await;
+    assert!(client.circuit().state().is_closed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_sign_of_life_ends_the_wait_only_where_the_link_failed() {
+    let peer = Peer::new([link(Incident::new()), link(Incident::new())]);
+    let mut client = client(&peer, config());
+    calls(&mut client, 2).await;
+    let circuit = client.circuit().clone();
+    assert_eq!(circuit.state().name(), "open");
+    let mut waits = tokio_test::task::spawn(ready(&mut client));
+    assert!(waits.poll().is_pending());
+    circuit.sign_of_life();
+    assert!(waits.is_woken() && waits.poll().is_ready());
+    drop(waits);
+    assert_eq!(circuit.state().name(), "half_open");
+    // A dial that fails as the probe is the link's failure too.
+    peer.plays([link(Incident::new())]);
+    call(&mut client).await;
+    assert!(!is_ready(&mut client).await);
+    circuit.sign_of_life();
+    assert!(is_ready(&mut client).await);
+
+    let mut answered = opened(&peer).await;
+    answered.circuit().sign_of_life();
+    assert!(!is_ready(&mut answered).await);
+}

@@ -1,0 +1,169 @@
+//! What opens a circuit, and for how long.
+
+use http::Request;
+use tonic::{Code, Status};
+use tower::Service;
+use tower_iroh_layers::{
+    Deadline, Fault, Incident, Origin,
+    breaker::{Circuit, CircuitState, Rule},
+};
+
+use crate::peer::*;
+
+fn rule(client: &Client) -> Option<Rule> {
+    match client.circuit().state() {
+        CircuitState::Open { reason, .. } => Some(reason.rule()),
+        _ => None,
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_way_a_call_can_end_is_classified() {
+    let ours = Fault::new(Origin::Ours, Status::unavailable("queue full"));
+    let refused = Fault::new(Origin::Refused, Status::unavailable("later"));
+    let peer_says = |code| Fault::new(Origin::Peer, Status::new(code, ""));
+    for (reply, opens) in [
+        (Reply::Head(Code::Unavailable), true),
+        (Reply::Trailers(Code::Internal), true),
+        (Reply::NoStatus, true),
+        (Reply::Reset, true),
+        (Reply::Error(peer_says(Code::DataLoss)), true),
+        (link(Incident::new()), false),
+        (Reply::Head(Code::NotFound), false),
+        (Reply::Trailers(Code::PermissionDenied), false),
+        (Reply::Trailers(Code::Cancelled), false),
+        (Reply::Error(ours), false),
+        (Reply::Error(refused), false),
+        (Reply::Head(Code::ResourceExhausted), false),
+    ] {
+        let peer = Peer::new(vec![reply.clone(); 5]);
+        let mut client = client(&peer, config());
+        calls(&mut client, 5).await;
+        assert_eq!(client.circuit().state().is_closed(), !opens, "{reply:?}");
+        assert_eq!(rule(&client), opens.then_some(Rule::Run(5)), "{reply:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_success_ends_a_run_and_a_neutral_end_does_not() {
+    let peer = Peer::new([FAIL, FAIL, FAIL, FAIL, OK, FAIL, FAIL, FAIL, FAIL]);
+    let mut client = client(&peer, config());
+    calls(&mut client, 9).await;
+    assert!(client.circuit().state().is_closed());
+    peer.plays([Reply::Trailers(Code::Cancelled), FAIL]);
+    calls(&mut client, 2).await;
+    assert_eq!(rule(&client), Some(Rule::Run(5)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_a_million_successes_half_failing_opens_within_the_window() {
+    let peer = Peer::default();
+    let mut client = client(&peer, config().failure_threshold(None));
+    for _ in 0..1_000_000 {
+        call(&mut client).await;
+    }
+    let counted = client.circuit().statistics();
+    assert!(counted.calls > 100_000, "{counted:?}");
+    // Ten calls a second, every other one fails.
+    let mut spent = 0;
+    while client.circuit().state().is_closed() {
+        peer.plays([if spent % 2 == 0 { OK } else { FAIL }]);
+        call(&mut client).await;
+        tokio::time::advance(SECOND / 10).await;
+        spent += 1;
+        assert!(spent <= 102, "the window has passed");
+    }
+    assert!(matches!(rule(&client), Some(Rule::Rate { .. })));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_share_needs_enough_calls_and_counts_overload() {
+    let peer = Peer::new(vec![Reply::Head(Code::ResourceExhausted); 20]);
+    let mut client = client(&peer, config());
+    calls(&mut client, 19).await;
+    assert!(client.circuit().state().is_closed(), "not in the run");
+    call(&mut client).await;
+    let reason = match client.circuit().state() {
+        CircuitState::Open { reason, .. } => reason,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(reason.codes(), [(Code::ResourceExhausted, 20)]);
+    assert!(reason.to_string().starts_with("20 of 20 calls failed"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_overloaded_peer_s_pushback_is_honoured() {
+    let pushback = SECOND * 7;
+    let peer = Peer::new([Reply::Pushback(pushback)]);
+    let mut client = client(&peer, config().min_calls(1));
+    call(&mut client).await;
+    assert!(wait(&mut client).await >= pushback);
+    // And by a probe that is refused.
+    peer.plays([Reply::Pushback(pushback * 2)]);
+    call(&mut client).await;
+    assert!(wait(&mut client).await >= pushback * 2);
+    // Not without end.
+    peer.plays([Reply::Pushback(SECOND * 1_000_000)]);
+    call(&mut client).await;
+    assert!(wait(&mut client).await <= SECOND * 301);
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_lost_connection_is_one_failure_however_many_calls_it_took_along() {
+    let lost = Incident::new();
+    let peer = Peer::new(vec![link(lost); 50]);
+    let mut client = client(&peer, config().min_calls(1).failure_rate(1.0));
+    peer.script.lock().expect("no panic").push_front(OK);
+    calls(&mut client, 51).await;
+    assert!(client.circuit().state().is_closed());
+    assert_eq!(client.circuit().statistics().failed, 1);
+    peer.plays([link(Incident::new())]);
+    call(&mut client).await;
+    assert_eq!(rule(&client), Some(Rule::Link(2)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn only_a_fair_deadline_counts() {
+    let miss = |client: &mut Client, limit| {
+        let mut request = Request::new(());
+        let deadline = Deadline::after(limit);
+        request.extensions_mut().insert(deadline);
+        let call = client.call(request);
+        async move {
+            // A deadline layer above drops what it waited for.
+            let _ = tokio::time::timeout_at(deadline.instant(), finish(call)).await;
+        }
+    };
+    for (limit, opens) in [(SECOND / 2, false), (SECOND, true)] {
+        let peer = Peer::new(vec![Reply::Hang; 5]);
+        let mut client = client(&peer, config());
+        for _ in 0..5 {
+            ready(&mut client).await;
+            miss(&mut client, limit).await;
+        }
+        assert_eq!(client.circuit().state().is_closed(), !opens, "{limit:?}");
+    }
+    // A second is not fair where a round trip takes 300 ms.
+    let peer = Peer::new(vec![Reply::Hang; 5]);
+    let circuit = Circuit::builder(Default::default()).rtt(|| Some(SECOND * 3 / 10));
+    let mut client = Client::new(peer, circuit.build());
+    for _ in 0..5 {
+        ready(&mut client).await;
+        miss(&mut client, SECOND).await;
+    }
+    assert!(client.circuit().state().is_closed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_wait_is_jittered_doubles_and_ends_at_the_recovery_time() {
+    let peer = Peer::default();
+    let mut client = opened(&peer).await;
+    for n in 0..12 {
+        let most = SECOND * 2u32.pow(n).min(30);
+        let waited = wait(&mut client).await;
+        assert!(waited <= most + SECOND / 100, "{n}: {waited:?}");
+        peer.plays([FAIL]);
+        call(&mut client).await;
+        assert_eq!(rule(&client), Some(Rule::Probe));
+    }
+}

@@ -1,0 +1,179 @@
+//! The permit and generation protocol, over all interleavings: the gate's own source, with loom's atomics and lock.
+
+#![allow(
+    missing_docs,
+    unreachable_pub,
+    reason = "the gate is private to its crate"
+)]
+
+mod sync {
+    pub(crate) use loom::sync::{
+        Mutex, MutexGuard,
+        atomic::{AtomicU64, Ordering},
+    };
+}
+
+#[allow(dead_code, reason = "the models use a part of it")]
+#[path = "../src/breaker/gate.rs"]
+mod gate;
+
+use std::{
+    sync::atomic::{AtomicUsize, Ordering::Relaxed},
+    task::{Wake, Waker},
+};
+
+use gate::{Gate, Phase, Ticket, Word};
+use loom::{sync::Arc, thread};
+
+/// Counts its wakes. It is looked at when all threads have ended.
+#[derive(Default)]
+struct Woken(AtomicUsize);
+
+impl Wake for Woken {
+    fn wake(self: std::sync::Arc<Self>) {
+        self.0.fetch_add(1, Relaxed);
+    }
+}
+
+/// A gate in this phase; its state counts how often it went to `Closed`.
+fn gate(phase: Phase) -> Arc<Gate<u32>> {
+    let gate = Gate::new(0);
+    gate.lock().shift(phase);
+    Arc::new(gate)
+}
+
+fn settle(gate: &Gate<u32>, word: Word, phase: Phase) -> bool {
+    match gate.lock_if(word) {
+        Some(mut held) => {
+            *held += 1;
+            held.shift(phase);
+            true
+        }
+        None => false,
+    }
+}
+
+#[test]
+fn two_who_race_for_the_permit_are_one_probe_and_one_who_is_woken() {
+    loom::model(|| {
+        let gate = gate(Phase::Free);
+        let enter = |gate: Arc<Gate<u32>>| {
+            let woken = std::sync::Arc::new(Woken::default());
+            let waker = Waker::from(woken.clone());
+            let probed = thread::spawn(move || {
+                let mut held = gate.lock();
+                if let Some(word) = held.take() {
+                    drop(held);
+                    // A neutral end: the permit goes back.
+                    assert!(settle(&gate, word, Phase::Free));
+                    return true;
+                }
+                let mut ticket: Ticket = None;
+                held.wait(&mut ticket, &waker);
+                false
+            });
+            (probed, woken)
+        };
+        let both = [enter(gate.clone()), enter(gate.clone())];
+        let both = both.map(|(probed, woken)| (probed.join().expect("no panic"), woken));
+        assert!(both.iter().any(|(probed, _)| *probed));
+        for (probed, woken) in both {
+            assert!(probed || woken.0.load(Relaxed) == 1, "a wake was lost");
+        }
+        assert_eq!(gate.word().phase(), Phase::Free);
+    });
+}
+
+#[test]
+fn a_straggler_and_the_probe_end_at_once_and_only_the_probe_decides() {
+    loom::model(|| {
+        let gate = gate(Phase::Closed);
+        let old = gate.word();
+        assert!(settle(&gate, old, Phase::Open));
+        gate.lock().shift(Phase::Free);
+        let probe = gate.lock().take().expect("the permit is there");
+        let straggler = {
+            let gate = gate.clone();
+            thread::spawn(move || settle(&gate, old, Phase::Closed))
+        };
+        let hung = {
+            let gate = gate.clone();
+            // Time was up for the probe, as whoever waits sees it.
+            thread::spawn(move || settle(&gate, probe, Phase::Free))
+        };
+        let decided = settle(&gate, probe, Phase::Closed);
+        assert!(!straggler.join().expect("no panic"));
+        let given_up = hung.join().expect("no panic");
+        assert!(decided != given_up, "exactly one of them");
+        let end = if decided { Phase::Closed } else { Phase::Free };
+        assert_eq!(gate.word().phase(), end);
+    });
+}
+
+#[test]
+fn two_failures_trip_once_and_a_reader_sees_what_was_reset_before_it_closed() {
+    loom::model(|| {
+        let gate = gate(Phase::Closed);
+        let word = gate.word();
+        let run = Arc::new(loom::sync::atomic::AtomicU64::new(5));
+        let fails = {
+            let gate = gate.clone();
+            thread::spawn(move || settle(&gate, word, Phase::Open))
+        };
+        let closes = {
+            let (gate, run) = (gate.clone(), run.clone());
+            thread::spawn(move || {
+                if settle(&gate, word, Phase::Open) {
+                    let mut held = gate.lock();
+                    run.store(0, loom::sync::atomic::Ordering::Relaxed);
+                    held.shift(Phase::Closed);
+                    return true;
+                }
+                false
+            })
+        };
+        let seen = gate.word();
+        if seen.phase() == Phase::Closed && seen != word {
+            assert_eq!(run.load(loom::sync::atomic::Ordering::Relaxed), 0);
+        }
+        let (fails, closes) = (
+            fails.join().expect("no panic"),
+            closes.join().expect("no panic"),
+        );
+        assert!(fails != closes, "it opens once");
+        assert_eq!(*gate.lock(), 1);
+    });
+}
+
+#[test]
+fn a_waiter_that_leaves_takes_nobody_s_wake() {
+    loom::model(|| {
+        let gate = gate(Phase::Taken);
+        let probe = gate.word();
+        let stays = std::sync::Arc::new(Woken::default());
+        let mut ticket: Ticket = None;
+        let goes = Waker::from(std::sync::Arc::new(Woken::default()));
+        gate.lock().wait(&mut ticket, &goes);
+        let leaves = {
+            let gate = gate.clone();
+            thread::spawn(move || gate.lock().leave(ticket.expect("it waits")))
+        };
+        let waits = {
+            let (gate, waker) = (gate.clone(), Waker::from(stays.clone()));
+            thread::spawn(move || {
+                let mut held = gate.lock();
+                let must_wait = held.word().phase() == Phase::Taken;
+                if must_wait {
+                    let mut ticket: Ticket = None;
+                    held.wait(&mut ticket, &waker);
+                }
+                must_wait
+            })
+        };
+        assert!(settle(&gate, probe, Phase::Closed));
+        leaves.join().expect("no panic");
+        let waited = waits.join().expect("no panic");
+        assert_eq!(usize::from(waited), stays.0.load(Relaxed));
+        assert_eq!(gate.lock().waiting(), 0);
+    });
+}
