@@ -1,1 +1,67 @@
-//! priority
+//! How urgent a call is, decided once and carried to whatever orders calls below.
+//!
+//! [`PriorityLayer`] gives each request an [`Urgency`](crate::Urgency): in its extensions, where this crate's buffer and a transport's lanes look for it, and in RFC 9218's
+//! `priority` header where it differs from the default, for the peer, for gateways and for a transport that has only HTTP/2 to say it with. The first of these that says something
+//! decides:
+//!
+//! 1. the urgency in the request's extensions, which the caller put there;
+//! 2. the request's `priority` header (a malformed one says nothing and fails nothing);
+//! 3. what the configuration says of the method, else of its service;
+//! 4. the configuration's fallback, [`Urgency::INTERACTIVE`](crate::Urgency::INTERACTIVE) unless set.
+//!
+//! Where it was 3 or 4, size has a say too: a first message of 64 KiB or more makes the call [`BULK`](crate::Urgency::BULK) unless it is less urgent already. Size
+//! only ever lowers, and it does not overrule a caller who asked; it does overrule the table, because a method that carries heartbeats one day may carry a snapshot the next,
+//! and one large message in a lane for small ones delays them all.
+//!
+//! **Why not tower's.** Neither tower nor tower-http has a notion of how urgent a request is; tower's `Filter` and `steer` choose a service and not an order.
+//!
+//! ```
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! use tower::ServiceBuilder;
+//! use tower_iroh_layers::{Urgency, priority::{PriorityConfig, PriorityLayer}};
+//! use tower_iroh_proto::echo::{EchoRequest, echo_client::EchoClient};
+//! # use tower_iroh_proto::{EchoService, echo::echo_server::EchoServer};
+//! # let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
+//! # let address = format!("http://{}", listener.local_addr()?);
+//! # let incoming = tokio_stream::wrappers::TcpListenerStream::new(listener);
+//! # let echo = EchoServer::new(EchoService);
+//! # tokio::spawn(tonic::transport::Server::builder().add_service(echo).serve_with_incoming(incoming));
+//!
+//! let config = PriorityConfig::builder()
+//!     .method("/raft.v1.Raft/Vote", Urgency::HIGHEST)
+//!     .method("/raft.v1.Raft/*", Urgency::CONTROL)
+//!     .try_build()?;
+//! let channel = ServiceBuilder::new()
+//!     .layer(PriorityLayer::new(config))
+//!     .service(tonic::transport::Endpoint::new(address)?.connect_lazy());
+//! let mut client = EchoClient::new(channel);
+//!
+//! // This call is interactive; were it large, it would be bulk.
+//! client.echo(EchoRequest::default()).await?;
+//! // This one says itself what it is.
+//! let mut request = tonic::Request::new(EchoRequest::default());
+//! request.extensions_mut().insert(Urgency::BULK);
+//! client.echo(request).await?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! **Composition.** Above whatever reads the urgency: the buffer and the lanes. On a server [`ReadPriorityLayer`] puts the header's urgency into the
+//! extensions, where a handler finds it with `Request::extensions`.
+//!
+//! **Readiness** is the inner service's. **Cancel safety:** the call's future is the inner one's; nothing is left behind. **Cost:** a table lookup and one extension. The size rule
+//! looks at what the body has at hand and waits for nothing; that costs one box per call, and gives back a body that ends with its last frame. No body is looked at where
+//! the rule could change nothing: the request asked, or it is not more urgent than the rule makes it.
+//!
+//! **Metrics** (feature `metrics`): `tower_iroh_priority_calls_total{urgency}`, and `tower_iroh_priority_lowered_total`, how many of them size made less urgent.
+
+mod config;
+#[cfg(feature = "metrics")]
+mod meter;
+mod read;
+mod service;
+
+pub use config::{PriorityConfig, PriorityConfigBuilder};
+pub use read::{ReadPriority, ReadPriorityLayer};
+pub use service::{Priority, PriorityLayer};

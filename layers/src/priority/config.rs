@@ -1,0 +1,122 @@
+use crate::{ConfigError, Urgency, methods::Methods};
+
+/// From this many bytes on a message is large.
+const LARGE: usize = 64 * 1024;
+
+/// How urgent calls are that do not say it themselves.
+#[derive(Clone, Debug)]
+pub struct PriorityConfig {
+    methods: Methods<Urgency>,
+    fallback: Urgency,
+    size: Option<(usize, Urgency)>,
+}
+
+impl PriorityConfig {
+    /// A builder with the defaults.
+    pub fn builder() -> PriorityConfigBuilder {
+        PriorityConfigBuilder::default()
+    }
+
+    /// How urgent a call of the method at `path` is before its size is known.
+    pub(super) fn of_method(&self, path: &str) -> Urgency {
+        self.methods.get(path).copied().unwrap_or(self.fallback)
+    }
+
+    /// The size from which a call of `urgency` becomes less urgent, and how urgent it is then; `None` if no size does.
+    pub(super) fn lowered_from(&self, urgency: Urgency) -> Option<(usize, Urgency)> {
+        self.size.filter(|(_, lowered)| *lowered > urgency)
+    }
+}
+
+impl Default for PriorityConfig {
+    /// No methods, [`Urgency::INTERACTIVE`], and [`Urgency::BULK`] from 64 KiB on.
+    fn default() -> Self {
+        Self {
+            methods: Methods::new(),
+            fallback: Urgency::INTERACTIVE,
+            size: Some((LARGE, Urgency::BULK)),
+        }
+    }
+}
+
+/// Makes a [`PriorityConfig`].
+#[derive(Clone, Debug, Default)]
+#[must_use]
+pub struct PriorityConfigBuilder {
+    config: PriorityConfig,
+    methods: Vec<(String, Urgency)>,
+}
+
+impl PriorityConfigBuilder {
+    /// Says how urgent a method is, `/pkg.Svc/Method`, or all of a service, `/pkg.Svc/*` or `pkg.Svc`. A method's own word outranks its service's; of two on the same the later counts.
+    pub fn method(mut self, method: impl Into<String>, urgency: Urgency) -> Self {
+        self.methods.push((method.into(), urgency));
+        self
+    }
+
+    /// How urgent everything else is. [`Urgency::INTERACTIVE`] unless set.
+    pub fn fallback(mut self, urgency: Urgency) -> Self {
+        self.config.fallback = urgency;
+        self
+    }
+
+    /// Calls whose first message is at least `bytes` long, as it is sent, are at most as urgent as `urgency`. 64 KiB and [`Urgency::BULK`] unless set.
+    pub fn large(mut self, bytes: usize, urgency: Urgency) -> Self {
+        self.config.size = Some((bytes, urgency));
+        self
+    }
+
+    /// Size says nothing: no body is looked at.
+    pub fn ignore_size(mut self) -> Self {
+        self.config.size = None;
+        self
+    }
+
+    /// The configuration.
+    ///
+    /// # Errors
+    /// A size that is 0 or longer than any gRPC message, or a pattern that names no method.
+    pub fn try_build(self) -> Result<PriorityConfig, ConfigError> {
+        let mut config = self.config;
+        if let Some((bytes, _)) = config.size {
+            ConfigError::nonzero("priority.large", bytes)?;
+            if u32::try_from(bytes).is_err() {
+                let accepted = "at most 4294967295, the length of the longest message";
+                return Err(ConfigError::new("priority.large", bytes, accepted));
+            }
+        }
+        for (method, urgency) in &self.methods {
+            config.methods.insert("priority.method", method, *urgency)?;
+        }
+        Ok(config)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn edges_are_refused_and_named() {
+        let field = |builder: PriorityConfigBuilder| {
+            let error = builder.try_build().expect_err("refused");
+            error.field()
+        };
+        let builder = PriorityConfig::builder;
+        assert!(builder().try_build().is_ok());
+        assert_eq!(field(builder().large(0, Urgency::BULK)), "priority.large");
+        let endless = builder().large(usize::MAX, Urgency::BULK);
+        assert_eq!(field(endless), "priority.large");
+        let nothing = builder().method("nothing/", Urgency::BULK);
+        assert_eq!(field(nothing), "priority.method");
+    }
+
+    #[test]
+    fn size_lowers_and_never_raises() {
+        let config = PriorityConfig::default();
+        let lowered = Some((LARGE, Urgency::BULK));
+        assert_eq!(config.lowered_from(Urgency::CONTROL), lowered);
+        assert_eq!(config.lowered_from(Urgency::BULK), None);
+        assert_eq!(config.lowered_from(Urgency::LOWEST), None);
+    }
+}

@@ -1,0 +1,120 @@
+use std::{
+    sync::Arc,
+    task::{Context, Poll, Waker},
+};
+
+use http::{HeaderValue, Request};
+use tonic::body::Body;
+use tower::{Layer, Service};
+
+use super::PriorityConfig;
+use crate::{Urgency, peek::Peeked, urgency::PRIORITY};
+
+/// Decides how urgent each request is: see the [module](super).
+#[derive(Clone, Debug)]
+pub struct PriorityLayer {
+    rules: Arc<Rules>,
+}
+
+#[derive(Debug)]
+struct Rules {
+    config: PriorityConfig,
+    #[cfg(feature = "metrics")]
+    meter: super::meter::Meter,
+}
+
+impl PriorityLayer {
+    /// Decides by `config` where a request says nothing itself.
+    pub fn new(config: PriorityConfig) -> Self {
+        Self {
+            rules: Arc::new(Rules {
+                config,
+                #[cfg(feature = "metrics")]
+                meter: super::meter::Meter::new(),
+            }),
+        }
+    }
+}
+
+impl Default for PriorityLayer {
+    fn default() -> Self {
+        Self::new(PriorityConfig::default())
+    }
+}
+
+impl<S> Layer<S> for PriorityLayer {
+    type Service = Priority<S>;
+
+    fn layer(&self, inner: S) -> Priority<S> {
+        Priority {
+            inner,
+            rules: self.rules.clone(),
+        }
+    }
+}
+
+/// The service that [`PriorityLayer`] makes. It has no error of its own. A clone is as ready as the inner service's clone.
+#[derive(Clone, Debug)]
+pub struct Priority<S> {
+    inner: S,
+    rules: Arc<Rules>,
+}
+
+impl<S: Service<Request<Body>>> Service<Request<Body>> for Priority<S> {
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = S::Future;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<Body>) -> S::Future {
+        let request = self.rules.decide(request);
+        self.inner.call(request)
+    }
+}
+
+impl Rules {
+    fn decide(&self, mut request: Request<Body>) -> Request<Body> {
+        let mut lowered = false;
+        let urgency = match Urgency::requested(&request) {
+            Some(urgency) => urgency,
+            None => {
+                let urgency = self.config.of_method(request.uri().path());
+                match self.config.lowered_from(urgency) {
+                    Some((large, less)) => {
+                        lowered = is_large(&mut request, large);
+                        if lowered { less } else { urgency }
+                    }
+                    None => urgency,
+                }
+            }
+        };
+        #[cfg(feature = "metrics")]
+        self.meter.decided(urgency, lowered);
+        #[cfg(not(feature = "metrics"))]
+        let _ = lowered;
+        request.extensions_mut().insert(urgency);
+        // A header that says the same stays as it is; absent, it says the default.
+        if Urgency::from_headers(request.headers()).unwrap_or_default() != urgency {
+            request.headers_mut().insert(PRIORITY, header(urgency));
+        }
+        request
+    }
+}
+
+/// Whether the first message has at least `large` bytes, as far as that is known now. The body is whole again afterwards.
+fn is_large(request: &mut Request<Body>, large: usize) -> bool {
+    let body = std::mem::take(request.body_mut());
+    // Nobody is to be woken for this look: who sends the body polls it again, and is.
+    let body = Peeked::new(body, &mut Context::from_waker(Waker::noop()));
+    let len = body.message_len();
+    *request.body_mut() = Body::new(body);
+    len.is_some_and(|len| len as usize >= large)
+}
+
+fn header(urgency: Urgency) -> HeaderValue {
+    const VALUES: [&str; 8] = ["u=0", "u=1", "u=2", "u=3", "u=4", "u=5", "u=6", "u=7"];
+    HeaderValue::from_static(VALUES[usize::from(urgency.get())])
+}
