@@ -1,0 +1,96 @@
+use std::{fmt, sync::Arc, time::Duration};
+
+use crate::ConfigError;
+
+pub(super) type Reason = Arc<dyn Fn() -> String + Send + Sync>;
+
+/// For how long not being ready is waiting, and why it might be.
+#[derive(Clone)]
+pub struct FailFastConfig {
+    pub(super) wait: Duration,
+    pub(super) reason: Option<Reason>,
+}
+
+impl FailFastConfig {
+    /// A wait of 2 s, and no reason.
+    ///
+    /// Two seconds let a usual reconnect through: a dial over a relay with a try or two before it, or a circuit breaker's first wait (at
+    /// most 1 s) and its probe. They are well under the deadlines that people set, 5 s and more, so a caller still has time to go elsewhere.
+    pub const WAIT: Duration = Duration::from_secs(2);
+
+    /// Begins with the defaults.
+    pub fn builder() -> FailFastConfigBuilder {
+        FailFastConfigBuilder(Self::default())
+    }
+}
+
+impl Default for FailFastConfig {
+    /// [`WAIT`](Self::WAIT), and no reason.
+    fn default() -> Self {
+        Self {
+            wait: Self::WAIT,
+            reason: None,
+        }
+    }
+}
+
+impl fmt::Debug for FailFastConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("FailFastConfig")
+            .field("wait", &self.wait)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Makes a [`FailFastConfig`].
+#[derive(Clone, Debug)]
+#[must_use]
+pub struct FailFastConfigBuilder(FailFastConfig);
+
+/// Longer than a deadline, it would never act.
+const LONGEST: Duration = Duration::from_secs(3600);
+
+impl FailFastConfigBuilder {
+    /// How long the inner service may be not ready before calls fail; above zero and at most an hour.
+    pub fn wait(mut self, wait: Duration) -> Self {
+        self.0.wait = wait;
+        self
+    }
+
+    /// Asked for each call that fails, for its message: a circuit breaker's `why`, for example. It must not block.
+    pub fn reason(mut self, reason: impl Fn() -> String + Send + Sync + 'static) -> Self {
+        self.0.reason = Some(Arc::new(reason));
+        self
+    }
+
+    /// Checks the settings.
+    ///
+    /// # Errors
+    /// When the wait is zero or longer than an hour.
+    pub fn try_build(self) -> Result<FailFastConfig, ConfigError> {
+        let wait = self.0.wait;
+        ConfigError::lasting("fail_fast.wait", wait)?;
+        if wait > LONGEST {
+            return Err(ConfigError::new(
+                "fail_fast.wait",
+                format_args!("{wait:?}"),
+                format!("must be at most {LONGEST:?}"),
+            ));
+        }
+        Ok(self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_and_for_ever_are_refused() {
+        let build = |wait| FailFastConfig::builder().wait(wait).try_build();
+        for wait in [Duration::ZERO, Duration::MAX] {
+            assert_eq!(build(wait).expect_err("refused").field(), "fail_fast.wait");
+        }
+        assert!(build(FailFastConfig::WAIT).is_ok());
+    }
+}

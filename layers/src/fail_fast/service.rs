@@ -1,0 +1,123 @@
+use std::{
+    fmt,
+    future::Future,
+    mem,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+};
+
+use tokio::time::{Instant, Sleep, sleep_until};
+use tower::Service;
+
+use super::{FailFastConfig, ResponseFuture, shared::Shared};
+use crate::BoxError;
+
+/// The service that [`FailFastLayer`](super::FailFastLayer) makes.
+pub struct FailFast<S> {
+    inner: S,
+    shared: Arc<Shared>,
+    /// Whether it counts among those who wait.
+    waits: bool,
+    /// While it waits.
+    timer: Option<Pin<Box<Sleep>>>,
+    /// What the next call is told, where readiness was only to tell it.
+    failed: Option<BoxError>,
+}
+
+impl<S> FailFast<S> {
+    /// Puts a new state before `inner`; clones share it.
+    pub fn new(inner: S, config: FailFastConfig) -> Self {
+        Self::with(inner, Arc::new(Shared::new(config)))
+    }
+
+    fn with(inner: S, shared: Arc<Shared>) -> Self {
+        Self {
+            inner,
+            shared,
+            waits: false,
+            timer: None,
+            failed: None,
+        }
+    }
+
+    /// Whether calls fail at once now.
+    pub fn is_failing(&self) -> bool {
+        self.shared.is_failing()
+    }
+}
+
+impl<S: Clone> Clone for FailFast<S> {
+    /// A clone carries no readiness: it neither waits nor has an answer.
+    fn clone(&self) -> Self {
+        Self::with(self.inner.clone(), self.shared.clone())
+    }
+}
+
+impl<S> Drop for FailFast<S> {
+    fn drop(&mut self) {
+        self.shared.leave(&mut self.waits);
+    }
+}
+
+impl<S: fmt::Debug> fmt::Debug for FailFast<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("FailFast")
+            .field("inner", &self.inner)
+            .field("is_failing", &self.is_failing())
+            .finish_non_exhaustive()
+    }
+}
+
+impl<S, Req> Service<Req> for FailFast<S>
+where
+    S: Service<Req> + Clone + Send + 'static,
+    S::Error: Into<BoxError>,
+    Req: 'static,
+{
+    type Response = S::Response;
+    type Error = BoxError;
+    type Future = ResponseFuture<S::Future>;
+
+    /// Never an error, and never `Pending` for longer than the wait: what there is to say, the next call says.
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        // An earlier answer may not hold any more.
+        self.failed = None;
+        loop {
+            if self.shared.is_failing()
+                && let Some(refusal) = self.shared.refusal(Instant::now())
+            {
+                if self.waits {
+                    // What it waited with may hold a place in somebody's queue, which nobody would ever use.
+                    self.inner = self.inner.clone();
+                    self.shared.leave(&mut self.waits);
+                    self.timer = None;
+                }
+                self.failed = Some(refusal.into());
+                return Poll::Ready(Ok(()));
+            }
+            if let Poll::Ready(ready) = self.inner.poll_ready(cx) {
+                self.shared.ready(Instant::now, &mut self.waits);
+                self.timer = None;
+                self.failed = ready.err().map(Into::into);
+                return Poll::Ready(Ok(()));
+            }
+            let until = self.shared.not_ready(Instant::now(), &mut self.waits);
+            let timer = self
+                .timer
+                .get_or_insert_with(|| Box::pin(sleep_until(until)));
+            if timer.deadline() != until {
+                timer.as_mut().reset(until);
+            }
+            ready!(timer.as_mut().poll(cx));
+            self.shared.fail::<S, Req>(Instant::now(), &self.inner);
+        }
+    }
+
+    fn call(&mut self, request: Req) -> Self::Future {
+        match mem::take(&mut self.failed) {
+            Some(error) => ResponseFuture::failed(error),
+            None => ResponseFuture::call(self.inner.call(request)),
+        }
+    }
+}

@@ -1,0 +1,178 @@
+use std::{
+    future::poll_fn,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        atomic::{AtomicU8, Ordering},
+    },
+};
+
+use tokio::{task::AbortHandle, time::Instant};
+use tower::Service;
+
+use super::{FailFastConfig, FailedFast, meter::Meter, spell::Spell};
+
+/// Nobody waits.
+const CALM: u8 = 0;
+/// Somebody waits.
+const WAITING: u8 = 1;
+/// Calls fail, and the task looks out for readiness.
+const FAILING: u8 = 2;
+
+/// What the clones of a service share.
+pub(super) struct Shared {
+    config: FailFastConfig,
+    /// Written under the lock only.
+    phase: AtomicU8,
+    inside: Mutex<Inside>,
+    meter: Meter,
+}
+
+#[derive(Default)]
+struct Inside {
+    spell: Spell,
+    /// Since when nobody was ready, while calls fail.
+    failing_since: Option<Instant>,
+    watcher: Option<AbortHandle>,
+}
+
+impl Shared {
+    pub(super) fn new(config: FailFastConfig) -> Self {
+        Self {
+            config,
+            phase: AtomicU8::new(CALM),
+            inside: Mutex::default(),
+            meter: Meter::new(),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inside> {
+        self.inside.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn settle(&self, inside: &Inside) {
+        let phase = match (inside.failing_since, inside.spell.is_over()) {
+            (Some(_), _) => FAILING,
+            (None, false) => WAITING,
+            (None, true) => CALM,
+        };
+        self.phase.store(phase, Ordering::Release);
+    }
+
+    pub(super) fn is_failing(&self) -> bool {
+        self.phase.load(Ordering::Acquire) == FAILING
+    }
+
+    /// The error of a call while it is failing.
+    pub(super) fn refusal(&self, now: Instant) -> Option<FailedFast> {
+        let since = self.lock().failing_since?;
+        self.meter.refused();
+        let reason = self.config.reason.as_ref().map(|reason| reason());
+        Some(FailedFast::new(
+            now.saturating_duration_since(since),
+            reason,
+        ))
+    }
+
+    /// The inner service is not ready. Returns when that will have lasted too long.
+    pub(super) fn not_ready(&self, now: Instant, waits: &mut bool) -> Instant {
+        let mut inside = self.lock();
+        if !std::mem::replace(waits, true) {
+            inside.spell.come();
+        }
+        let until = inside.spell.not_ready(now, self.config.wait);
+        self.settle(&inside);
+        until
+    }
+
+    /// The inner service is ready. One load where nobody waits.
+    pub(super) fn ready(&self, now: impl FnOnce() -> Instant, waits: &mut bool) {
+        if self.phase.load(Ordering::Relaxed) == CALM && !*waits {
+            return;
+        }
+        let mut inside = self.lock();
+        if std::mem::take(waits) {
+            inside.spell.go();
+        }
+        inside.spell.ready(now());
+        self.settle(&inside);
+    }
+
+    /// Who waited, if it did, does not any more.
+    pub(super) fn leave(&self, waits: &mut bool) {
+        if std::mem::take(waits) {
+            let mut inside = self.lock();
+            inside.spell.go();
+            self.settle(&inside);
+        }
+    }
+
+    /// Lets calls fail if nobody has been ready for long enough, and looks out for readiness on `inner` until there is.
+    pub(super) fn fail<S, Req>(self: &Arc<Self>, now: Instant, inner: &S)
+    where
+        S: Service<Req> + Clone + Send + 'static,
+        Req: 'static,
+    {
+        let mut inside = self.lock();
+        if inside.failing_since.is_some() {
+            return;
+        }
+        let Some(since) = inside.spell.lasted(now, self.config.wait) else {
+            return;
+        };
+        inside.failing_since = Some(since);
+        self.settle(&inside);
+        drop(inside);
+        self.meter.failing(true);
+        // Not under the lock: a runtime that shuts down drops the task at once, and its end needs it.
+        let end = End(Arc::downgrade(self));
+        let watcher = tokio::spawn(watch(inner.clone(), end)).abort_handle();
+        let mut inside = self.lock();
+        if inside.failing_since == Some(since) {
+            inside.watcher = Some(watcher);
+        }
+    }
+
+    fn recovered(&self) {
+        let mut inside = self.lock();
+        inside.watcher = None;
+        inside.spell.ready(Instant::now());
+        if inside.failing_since.take().is_some() {
+            self.meter.failing(false);
+        }
+        self.settle(&inside);
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        let inside = self
+            .inside
+            .get_mut()
+            .unwrap_or_else(PoisonError::into_inner);
+        if let Some(watcher) = inside.watcher.take() {
+            watcher.abort();
+        }
+        if inside.failing_since.is_some() {
+            self.meter.failing(false);
+        }
+    }
+}
+
+/// The task: ready or failed, what the inner service has to say is for the next caller, who asks again.
+async fn watch<S: Service<Req>, Req>(mut inner: S, end: End) {
+    let _ = poll_fn(|cx| inner.poll_ready(cx)).await;
+    // First, so that what it holds by being ready is there for who comes next.
+    drop(inner);
+    drop(end);
+}
+
+/// However the task ends, by a panic too, calls do not fail for ever. It does not keep the state.
+struct End(Weak<Shared>);
+
+impl Drop for End {
+    fn drop(&mut self) {
+        if let Some(shared) = self.0.upgrade() {
+            shared.recovered();
+        }
+    }
+}

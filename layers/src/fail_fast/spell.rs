@@ -1,0 +1,86 @@
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// A stretch of time in which somebody waited and nobody was ready.
+#[derive(Debug, Default)]
+pub(super) struct Spell {
+    since: Option<Instant>,
+    waiting: usize,
+}
+
+impl Spell {
+    /// One more waits.
+    pub(super) fn come(&mut self) {
+        self.waiting += 1;
+    }
+
+    /// One of them does not any more, whether it was ready or left.
+    pub(super) fn go(&mut self) {
+        self.waiting = self.waiting.saturating_sub(1);
+        if self.waiting == 0 {
+            self.since = None;
+        }
+    }
+
+    pub(super) fn is_over(&self) -> bool {
+        self.waiting == 0
+    }
+
+    /// One who waits found that it is not ready. Returns when that has lasted for `wait`.
+    pub(super) fn not_ready(&mut self, now: Instant, wait: Duration) -> Instant {
+        // A caller may leave and its service stay, unpolled: what began so long ago that somebody's timer would have noticed is not one
+        // spell.
+        let stale = |since: Instant| now >= since + wait * 2;
+        if self.since.is_none_or(stale) {
+            self.since = Some(now);
+        }
+        self.since.unwrap_or(now) + wait
+    }
+
+    /// Somebody was ready. Those who still wait begin anew.
+    pub(super) fn ready(&mut self, now: Instant) {
+        self.since = (self.waiting > 0).then_some(now);
+    }
+
+    /// Since when it has lasted, if that is for `wait`.
+    pub(super) fn lasted(&self, now: Instant, wait: Duration) -> Option<Instant> {
+        self.since.filter(|since| now >= *since + wait)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn a_spell_is_as_long_as_nobody_is_ready() {
+        let start = Instant::now();
+        let wait = SECOND * 2;
+        let mut spell = Spell::default();
+        spell.come();
+        assert_eq!(spell.not_ready(start, wait), start + wait);
+        spell.come();
+        assert_eq!(spell.not_ready(start + SECOND, wait), start + wait);
+        assert_eq!(spell.lasted(start + SECOND, wait), None);
+        assert_eq!(spell.lasted(start + wait, wait), Some(start));
+        // One is ready: the other begins anew.
+        spell.go();
+        spell.ready(start + wait);
+        assert_eq!(spell.not_ready(start + wait, wait), start + wait * 2);
+        spell.go();
+        assert!(spell.is_over() && spell.lasted(start + wait * 9, wait).is_none());
+    }
+
+    #[test]
+    fn what_nobody_looked_at_for_long_is_another_spell() {
+        let start = Instant::now();
+        let mut spell = Spell::default();
+        spell.come();
+        spell.not_ready(start, SECOND);
+        let later = start + SECOND * 3600;
+        assert_eq!(spell.not_ready(later, SECOND), later + SECOND);
+    }
+}
