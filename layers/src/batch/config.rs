@@ -1,0 +1,120 @@
+use std::time::Duration;
+
+use tokio::sync::Semaphore;
+
+use crate::ConfigError;
+
+/// Longer than this, a window would be felt.
+const LONGEST_WINDOW: Duration = Duration::from_millis(10);
+
+/// How large a batch may be, and how long an item may wait for company.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BatchConfig {
+    pub(super) max_items: usize,
+    pub(super) max_bytes: usize,
+    pub(super) max_waiting: usize,
+    pub(super) window: Duration,
+}
+
+impl BatchConfig {
+    /// A builder with the defaults.
+    pub fn builder() -> BatchConfigBuilder {
+        BatchConfigBuilder::default()
+    }
+}
+
+impl Default for BatchConfig {
+    /// Batches of at most 128 items and 1 MiB, no window, 1,024 items that wait.
+    fn default() -> Self {
+        Self {
+            max_items: 128,
+            max_bytes: 1 << 20,
+            max_waiting: 1024,
+            window: Duration::ZERO,
+        }
+    }
+}
+
+/// Makes a [`BatchConfig`].
+#[derive(Clone, Copy, Debug, Default)]
+#[must_use]
+pub struct BatchConfigBuilder {
+    config: BatchConfig,
+}
+
+impl BatchConfigBuilder {
+    /// How many items a batch may have. 128 unless set.
+    pub fn max_items(mut self, items: usize) -> Self {
+        self.config.max_items = items;
+        self
+    }
+
+    /// How many bytes a batch may have, by the size function. 1 MiB unless set. An item that is larger by itself goes alone.
+    pub fn max_bytes(mut self, bytes: usize) -> Self {
+        self.config.max_bytes = bytes;
+        self
+    }
+
+    /// How many items may wait, beside those in flight; beyond it the service is not ready. 1,024 unless set.
+    pub fn max_waiting(mut self, items: usize) -> Self {
+        self.config.max_waiting = items;
+        self
+    }
+
+    /// How long an item may wait for company when nothing is in flight. Zero unless set, which sends at once; 10 ms at most.
+    pub fn window(mut self, window: Duration) -> Self {
+        self.config.window = window;
+        self
+    }
+
+    /// The configuration.
+    ///
+    /// # Errors
+    /// A limit of zero, a window above 10 ms, or fewer items that may wait than a batch has.
+    pub fn try_build(self) -> Result<BatchConfig, ConfigError> {
+        let config = self.config;
+        ConfigError::nonzero("batch.max_items", config.max_items)?;
+        ConfigError::nonzero("batch.max_bytes", config.max_bytes)?;
+        let range = config.max_items..=Semaphore::MAX_PERMITS;
+        if !range.contains(&config.max_waiting) {
+            let accepted = format!(
+                "{} (max_items) to {} is accepted",
+                range.start(),
+                range.end()
+            );
+            return Err(ConfigError::new(
+                "batch.max_waiting",
+                config.max_waiting,
+                accepted,
+            ));
+        }
+        if config.window > LONGEST_WINDOW {
+            let window = format_args!("{:?}", config.window);
+            return Err(ConfigError::new("batch.window", window, "at most 10 ms"));
+        }
+        Ok(config)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn edges_are_refused_and_named() {
+        let field = |builder: BatchConfigBuilder| {
+            let error = builder.try_build().expect_err("refused");
+            error.field()
+        };
+        let builder = BatchConfig::builder;
+        assert_eq!(builder().try_build(), Ok(BatchConfig::default()));
+        assert!(builder().window(LONGEST_WINDOW).try_build().is_ok());
+        let long = builder().window(LONGEST_WINDOW + Duration::from_nanos(1));
+        assert_eq!(field(long), "batch.window");
+        assert_eq!(field(builder().max_items(0)), "batch.max_items");
+        assert_eq!(field(builder().max_bytes(0)), "batch.max_bytes");
+        assert_eq!(field(builder().max_waiting(127)), "batch.max_waiting");
+        let endless = builder().max_waiting(usize::MAX);
+        assert_eq!(field(endless), "batch.max_waiting");
+    }
+}
