@@ -50,7 +50,7 @@ pub mod priority;
 pub mod retry;
 
 mod config_error;
-#[cfg(any(feature = "buffer", feature = "priority"))]
+#[cfg(any(feature = "buffer", feature = "priority", feature = "retry"))]
 mod methods;
 
 pub use config_error::ConfigError;

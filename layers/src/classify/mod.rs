@@ -50,7 +50,7 @@
 //! **Readiness** is the inner service's. **Cancel safety:** dropping the future or the body is an end like any other and is told.
 //! **Cost:** no lock, no allocation; a look at the clock only where there is a deadline. **Metrics:** none of its own.
 
-mod head;
+pub(crate) mod head;
 mod layer;
 mod outcome;
 mod track;

@@ -18,7 +18,8 @@
 //! **Why not tonic's time-outs or tower's `Timeout`.** They begin when a request is handed to the connection, so waiting for one is unbounded;
 //! they end with the head, so a stream is; they do not tell the peer what is left; and the caller gets CANCELLED or UNKNOWN.
 //!
-//! ```
+#![cfg_attr(feature = "deadline", doc = "```")]
+#![cfg_attr(not(feature = "deadline"), doc = "```ignore")]
 //! # #[tokio::main(flavor = "current_thread")]
 //! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! use std::time::Duration;

@@ -1,1 +1,83 @@
-//! retry
+//! Makes a call again when that is safe, within a budget.
+//!
+//! The rules are those of gRPC's proposal [A6]; the numbers are [`RetryPolicy`]'s defaults.
+//!
+//! | the attempt ended with | sent again |
+//! |---|---|
+//! | provably not begun by the peer: REFUSED_STREAM, a GOAWAY below it ([`Origin::Refused`](crate::Origin::Refused)) | any method, at once, then with backoff; at most twice |
+//! | provably not begun, UNAVAILABLE: a dial that failed, a request that never left | any method, with backoff; at most twice, together with those above |
+//! | one of the policy's codes (UNAVAILABLE), perhaps processed | [listed](RetryPolicyBuilder::idempotent) methods and calls with [`Idempotent`], with backoff, until the peer may have seen the call three times, while the budget lasts |
+//! | anything else; a rejection of this side ([`Origin::Ours`](crate::Origin::Ours)); a response's head without a status | never |
+//!
+//! - **What counts as the end of an attempt** is an error, or a head that is trailers too, or an HTTP status that is not 200: so servers and proxies
+//!   answer errors. Any other head commits the call to its attempt: trailers or a lost connection after it are the caller's.
+//! - **Backoff:** 100 ms, doubled up to 1 s, moved by 20 % at random. A server's `grpc-retry-pushback-ms` takes its place and begins it anew; a negative or
+//!   unreadable one ends the retries.
+//! - **Deadline:** a wait that would pass the call's deadline is not begun; the caller gets the last answer at once. Each attempt's `grpc-timeout` has what is left.
+//! - **`grpc-previous-rpc-attempts`** tells the peer how many attempts it may have seen before.
+//! - **Budget:** [`RetryBudget`], per channel and whatever the method. What the peer has not begun is neither charged nor withheld.
+//! - **Body:** what was sent is kept, up to 256 KiB, until the call is committed. A unary request is one piece that each attempt refers to. A streaming one is recorded, and
+//!   the next attempt gets the record and then goes on with the source; the one before can take no more from it, whatever its transport still does. A request that has outgrown the limit, or that failed itself, is
+//!   not sent again.
+//!
+//! The caller always gets the last attempt's own response or error, with its code.
+//!
+//! **Why not tower's `retry`.** It clones requests, so streams are out; it does not know a status in a head, pushback, a commit, or what the peer has
+//! not begun; and tonic's bodies do not clone.
+//!
+//! ```
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! use tower::ServiceBuilder;
+//! use tower_iroh_layers::retry::{RetryLayer, RetryPolicy};
+//! use tower_iroh_proto::echo::{EchoRequest, echo_client::EchoClient};
+//!
+//! let policy = RetryPolicy::builder()
+//!     .idempotent(["/tower_iroh.echo.v1.Echo/Echo"])
+//!     .initial_backoff(std::time::Duration::from_millis(1))
+//!     .try_build()?;
+//! let nobody = tonic::transport::Endpoint::from_static("http://127.0.0.1:1").connect_lazy();
+//! let channel = ServiceBuilder::new().layer(RetryLayer::new(policy)).service(nobody);
+//! // Dials three times, and says what the last one said.
+//! let status = EchoClient::new(channel).echo(EchoRequest::default()).await.unwrap_err();
+//! assert_eq!(status.code(), tonic::Code::Unavailable);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! **Composition.** Below the deadline layer, which bounds all attempts together; above buffer, fail fast and breaker, so that each attempt is
+//! counted and may go another way. Request extensions are cloned onto each attempt. Other layers on the same call may retry too: the buffer
+//! does for what it holds, so with both, list a method in one of them.
+//!
+//! **Readiness** is the inner service's, reserved for the first attempt. A further attempt waits for a clone of it in the future; its failure to become ready
+//! counts as that attempt's failure. A breaker that opened meanwhile is not ready, so a retry waits for it or for the deadline.
+//!
+//! **Cancel safety.** Dropping the future drops the attempt, the wait, and what is kept of the request; no task runs for it. The body of an
+//! attempt that was replaced is woken to find out and lets go.
+//!
+//! **Cost.** Per call a clone of the request's head and of the inner service, and a box for the body that is sent; no lock for a unary request. A streaming
+//! request takes an uncontended lock per frame. The response is not wrapped.
+//!
+//! **Metrics,** only where attempts fail: `tower_iroh_retry_retries_total` by `reason` (`code`, `refused`, `unreached`), `tower_iroh_retry_given_up_total` by `reason`
+//! (`attempts`, `budget`, `body`, `deadline`, `pushback`), and `tower_iroh_retry_budgets_exhausted`, how many budgets withhold retries.
+//!
+//! [A6]: https://github.com/grpc/proposal/blob/master/A6-client-retries.md
+
+mod budget;
+mod call;
+mod error;
+mod future;
+mod layer;
+mod meter;
+mod policy;
+mod replay;
+mod service;
+mod tally;
+
+pub use budget::RetryBudget;
+pub use call::Idempotent;
+pub use error::RetryError;
+pub use future::RetryFuture;
+pub use layer::RetryLayer;
+pub use policy::{RetryPolicy, RetryPolicyBuilder};
+pub use service::Retry;

@@ -1,0 +1,110 @@
+//! A call: what its attempts are made of.
+
+use std::{sync::Arc, time::Duration};
+
+use http::{HeaderName, HeaderValue, Request, request};
+use tonic::{Code, body::Body};
+
+use super::{
+    RetryBudget, RetryError, RetryPolicy, meter,
+    replay::Held,
+    tally::{Circumstances, Failure, Tally},
+};
+use crate::{Deadline, deadline::header::NAME as GRPC_TIMEOUT};
+
+/// Says that this call may be done twice, whatever its method: an extension of a request.
+///
+/// ```
+/// # use tower_iroh_layers::retry::Idempotent;
+/// let mut request = tonic::Request::new(());
+/// request.extensions_mut().insert(Idempotent);
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Idempotent;
+
+const PREVIOUS_ATTEMPTS: &str = "grpc-previous-rpc-attempts";
+
+pub(super) struct Call {
+    policy: Arc<RetryPolicy>,
+    budget: RetryBudget,
+    head: request::Parts,
+    body: Held,
+    deadline: Option<Deadline>,
+    tally: Tally,
+    last: Code,
+}
+
+impl Call {
+    pub(super) fn new(
+        request: Request<Body>,
+        policy: Arc<RetryPolicy>,
+        budget: RetryBudget,
+    ) -> Self {
+        let (head, body) = request.into_parts();
+        Self {
+            body: Held::new(body, policy.max_buffered),
+            deadline: Deadline::of_parts(&head.extensions, &head.headers),
+            head,
+            policy,
+            budget,
+            tally: Tally::default(),
+            last: Code::Ok,
+        }
+    }
+
+    /// The next attempt.
+    pub(super) fn request(&self) -> Request<Body> {
+        let mut head = self.head.clone();
+        let first = self.tally.is_first();
+        if let Some(deadline) = self.deadline
+            // The first attempt follows a deadline layer at once, which has just written it.
+            && !(first && head.headers.contains_key(const { HeaderName::from_static(GRPC_TIMEOUT) }))
+        {
+            deadline.stamp(&mut head.headers);
+        }
+        if self.tally.seen > 0 {
+            let seen = HeaderValue::from(self.tally.seen);
+            head.headers
+                .insert(const { HeaderName::from_static(PREVIOUS_ATTEMPTS) }, seen);
+        }
+        Request::from_parts(head, self.body.attempt())
+    }
+
+    /// An attempt succeeded, as far as its head tells.
+    pub(super) fn succeeded(&self) {
+        self.budget.succeeded();
+        self.body.commit();
+    }
+
+    /// An attempt failed; how long to wait before the next one, if there is one.
+    pub(super) fn failed(&mut self, failure: &Failure) -> Option<Duration> {
+        self.last = failure.code;
+        let said = self.head.extensions.get::<Idempotent>().is_some();
+        let at = Circumstances {
+            idempotent: said || self.policy.idempotent.get(self.head.uri.path()).is_some(),
+            policy: &self.policy,
+            budget: &self.budget,
+            replayable: self.body.is_replayable(),
+            left: self.deadline.map(Deadline::left),
+            random: rand::random(),
+        };
+        match self.tally.failed(failure, &at) {
+            Ok((reason, wait)) => {
+                meter::retried(reason);
+                self.body.take_back();
+                Some(wait)
+            }
+            Err(end) => {
+                meter::ended(end);
+                self.body.commit();
+                None
+            }
+        }
+    }
+
+    /// Whether there is no time left for an attempt.
+    pub(super) fn too_late(&self) -> Option<RetryError> {
+        let over = self.deadline.is_some_and(Deadline::is_over);
+        over.then(|| RetryError::too_late(self.last, self.tally.seen > 0))
+    }
+}

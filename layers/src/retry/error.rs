@@ -1,0 +1,34 @@
+use tonic::Status;
+
+use crate::{Fault, Origin};
+
+/// What this layer itself may fail with. The failure of an attempt is handed on as it is.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RetryError {
+    /// The call's deadline passed while a retry waited for the inner service: DEADLINE_EXCEEDED.
+    #[error("the call's deadline passed before it could be sent again")]
+    TooLate(#[source] Fault),
+    /// What a request's body yields to an attempt that another one has replaced: CANCELLED. No caller sees it.
+    #[error("another attempt has taken over")]
+    Superseded(#[source] Fault),
+}
+
+impl RetryError {
+    /// `last` is how the attempt before ended.
+    pub(super) fn too_late(last: tonic::Code, seen: bool) -> Self {
+        let status = Status::deadline_exceeded(format!(
+            "the deadline passed while a retry waited for the connection; the attempt before ended with: {last}"
+        ));
+        let fault = Fault::new(Origin::Ours, status);
+        Self::TooLate(match seen {
+            true => fault.perhaps_processed(),
+            false => fault,
+        })
+    }
+
+    pub(super) fn superseded() -> Self {
+        let status = Status::cancelled("another attempt has taken over this request");
+        Self::Superseded(Fault::new(Origin::Ours, status).perhaps_processed())
+    }
+}

@@ -1,0 +1,276 @@
+use std::time::Duration;
+
+use tonic::Code;
+
+use crate::{ConfigError, methods::Methods};
+
+/// What is sent again, how often, and how soon. [`Default`] lists no method, so only what a peer has provably not begun is sent again.
+#[derive(Clone, Debug)]
+pub struct RetryPolicy {
+    pub(super) max_attempts: u32,
+    pub(super) backoff: Backoff,
+    /// A bit per code.
+    codes: u32,
+    pub(super) idempotent: Methods<()>,
+    pub(super) max_buffered: usize,
+    pub(super) max_tokens: u32,
+    pub(super) token_ratio: f64,
+}
+
+/// How long to wait before an attempt: A6, "Exponential Backoff".
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Backoff {
+    pub(super) initial: Duration,
+    pub(super) max: Duration,
+    pub(super) multiplier: f64,
+    pub(super) jitter: f64,
+}
+
+impl Backoff {
+    /// The `n`th wait, counted from 0. `random` is within 0 to 1.
+    pub(super) fn wait(&self, n: u32, random: f64) -> Duration {
+        let exponent = i32::try_from(n).unwrap_or(i32::MAX);
+        let grown = self.initial.as_secs_f64() * self.multiplier.powi(exponent);
+        // `min` takes the other one where the growth has left the numbers.
+        let capped = grown.min(self.max.as_secs_f64());
+        let factor = 1.0 + self.jitter * (2.0 * random - 1.0);
+        Duration::try_from_secs_f64(capped * factor).unwrap_or(self.max)
+    }
+}
+
+const fn bit(code: Code) -> u32 {
+    1 << (code as u32)
+}
+
+impl Default for RetryPolicy {
+    fn default() -> Self {
+        Self {
+            max_attempts: 3,
+            backoff: Backoff {
+                initial: Duration::from_millis(100),
+                max: Duration::from_secs(1),
+                multiplier: 2.0,
+                jitter: 0.2,
+            },
+            codes: bit(Code::Unavailable),
+            idempotent: Methods::new(),
+            max_buffered: 256 << 10,
+            max_tokens: 10,
+            token_ratio: 0.1,
+        }
+    }
+}
+
+impl RetryPolicy {
+    /// Sends nothing again, not even what a peer has provably not begun.
+    pub fn disabled() -> Self {
+        Self {
+            max_attempts: 1,
+            ..Self::default()
+        }
+    }
+
+    /// A policy with settings of one's own.
+    pub fn builder() -> RetryPolicyBuilder {
+        RetryPolicyBuilder::default()
+    }
+
+    pub(super) fn retries(&self, code: Code) -> bool {
+        self.codes & bit(code) != 0
+    }
+}
+
+/// Settings of a [`RetryPolicy`]; what is not set is as the methods here say.
+#[derive(Clone, Debug, Default)]
+pub struct RetryPolicyBuilder {
+    policy: RetryPolicy,
+    codes: Option<Vec<Code>>,
+    methods: Vec<String>,
+}
+
+impl RetryPolicyBuilder {
+    /// How often a call may reach the peer: 3, the first one included. It bounds the attempts that never reached it as well, for themselves. 1 sends
+    /// nothing again.
+    pub fn max_attempts(mut self, attempts: u32) -> Self {
+        self.policy.max_attempts = attempts;
+        self
+    }
+
+    /// The wait before the first retry: 100 ms.
+    pub fn initial_backoff(mut self, wait: Duration) -> Self {
+        self.policy.backoff.initial = wait;
+        self
+    }
+
+    /// The longest wait, before jitter: 1 s.
+    pub fn max_backoff(mut self, wait: Duration) -> Self {
+        self.policy.backoff.max = wait;
+        self
+    }
+
+    /// What each further wait is multiplied with: 2.0.
+    pub fn multiplier(mut self, multiplier: f64) -> Self {
+        self.policy.backoff.multiplier = multiplier;
+        self
+    }
+
+    /// How far a wait is moved at random, either way, as a share of it: 0.2.
+    pub fn jitter(mut self, share: f64) -> Self {
+        self.policy.backoff.jitter = share;
+        self
+    }
+
+    /// The codes that are worth another attempt: UNAVAILABLE. This replaces the list.
+    pub fn codes(mut self, codes: impl IntoIterator<Item = Code>) -> Self {
+        self.codes = Some(codes.into_iter().collect());
+        self
+    }
+
+    /// Adds methods that may be done twice: `/pkg.Svc/Method`, or `/pkg.Svc/*` for all of a service. None by default. A single
+    /// call says so with [`Idempotent`](super::Idempotent).
+    pub fn idempotent<M: Into<String>>(mut self, methods: impl IntoIterator<Item = M>) -> Self {
+        self.methods.extend(methods.into_iter().map(Into::into));
+        self
+    }
+
+    /// How much of one request is kept to be sent again, in bytes: 256 KiB. Each frame counts 32 bytes beside its data.
+    ///
+    /// A larger request is sent as it is and not again once more than this has left. Calls in flight times this bounds the memory; a
+    /// unary request is held anyway until it is sent and costs no copy. gRPC's Go client has the same limit, Java's 1 MiB.
+    pub fn max_buffered(mut self, bytes: usize) -> Self {
+        self.policy.max_buffered = bytes;
+        self
+    }
+
+    /// The budget's size, A6's `maxTokens`: 10. Each failure takes one; at half of it or below nothing is retried.
+    pub fn max_tokens(mut self, tokens: u32) -> Self {
+        self.policy.max_tokens = tokens;
+        self
+    }
+
+    /// What each success gives back to the budget, A6's `tokenRatio`: 0.1, so one retry in ten calls in the long run. Three decimals count.
+    pub fn token_ratio(mut self, ratio: f64) -> Self {
+        self.policy.token_ratio = ratio;
+        self
+    }
+
+    /// The policy.
+    ///
+    /// # Errors
+    /// When a number is zero where something must be, NaN, or out of its range, the initial backoff is above the maximum, OK is in the list of
+    /// codes, or a method is none.
+    pub fn try_build(self) -> Result<RetryPolicy, ConfigError> {
+        let mut policy = self.policy;
+        ConfigError::nonzero("retry.max_attempts", policy.max_attempts as usize)?;
+        let Backoff {
+            initial,
+            max,
+            multiplier,
+            jitter,
+        } = policy.backoff;
+        ConfigError::lasting("retry.initial_backoff", initial)?;
+        ConfigError::lasting("retry.max_backoff", max)?;
+        if initial > max {
+            let accepted = format!("must be at most retry.max_backoff, {max:?}");
+            let value = format_args!("{initial:?}");
+            return Err(ConfigError::new("retry.initial_backoff", value, accepted));
+        }
+        if !(1.0..=1000.0).contains(&multiplier) {
+            let accepted = "1.0 to 1000.0 is accepted";
+            return Err(ConfigError::new("retry.multiplier", multiplier, accepted));
+        }
+        ConfigError::share("retry.jitter", jitter)?;
+        if !(1..=1000).contains(&policy.max_tokens) {
+            let accepted = "1 to 1000 is accepted";
+            return Err(ConfigError::new(
+                "retry.max_tokens",
+                policy.max_tokens,
+                accepted,
+            ));
+        }
+        if !(0.001..=1000.0).contains(&policy.token_ratio) {
+            let accepted = "0.001 to 1000.0 is accepted";
+            return Err(ConfigError::new(
+                "retry.token_ratio",
+                policy.token_ratio,
+                accepted,
+            ));
+        }
+        if let Some(codes) = self.codes {
+            if codes.contains(&Code::Ok) {
+                let accepted = "what has succeeded is not sent again";
+                return Err(ConfigError::new("retry.codes", "OK", accepted));
+            }
+            policy.codes = codes.into_iter().fold(0, |all, code| all | bit(code));
+        }
+        for method in &self.methods {
+            policy.idempotent.insert("retry.idempotent", method, ())?;
+        }
+        Ok(policy)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn waits_grow_to_their_cap() {
+        let backoff = RetryPolicy::default().backoff;
+        let middle: Vec<_> = (0..6).map(|n| backoff.wait(n, 0.5).as_millis()).collect();
+        assert_eq!(middle, [100, 200, 400, 800, 1000, 1000]);
+        assert_eq!(backoff.wait(0, 0.0), Duration::from_millis(80));
+        assert_eq!(backoff.wait(9, 1.0), Duration::from_millis(1200));
+    }
+
+    proptest! {
+        #[test]
+        fn a_wait_is_within_its_jitter(n in any::<u32>(), random in 0.0..=1.0) {
+            let backoff = RetryPolicy::default().backoff;
+            let (wait, middle) = (backoff.wait(n, random), backoff.wait(n, 0.5));
+            prop_assert!(wait >= middle.mul_f64(0.7999) && wait <= middle.mul_f64(1.2001));
+        }
+
+        #[test]
+        fn no_setting_that_is_accepted_panics(
+            initial in 1..u64::MAX, max in 1..u64::MAX, multiplier in 1.0..1000.0, jitter in 0.0..=1.0, n in any::<u32>(),
+        ) {
+            let backoff = Backoff { initial: Duration::from_secs(initial), max: Duration::from_secs(max), multiplier, jitter };
+            backoff.wait(n, 1.0);
+        }
+    }
+
+    #[test]
+    fn settings_that_cannot_be_are_refused() {
+        let field = |builder: RetryPolicyBuilder| builder.try_build().expect_err("refused").field();
+        let new = RetryPolicy::builder;
+        assert_eq!(field(new().max_attempts(0)), "retry.max_attempts");
+        assert_eq!(
+            field(new().initial_backoff(Duration::ZERO)),
+            "retry.initial_backoff"
+        );
+        assert_eq!(
+            field(new().max_backoff(Duration::ZERO)),
+            "retry.max_backoff"
+        );
+        assert_eq!(
+            field(new().initial_backoff(Duration::from_secs(2))),
+            "retry.initial_backoff"
+        );
+        for bad in [0.0, 0.9, f64::NAN, f64::INFINITY] {
+            assert_eq!(field(new().multiplier(bad)), "retry.multiplier");
+        }
+        for bad in [-0.1, 1.1, f64::NAN] {
+            assert_eq!(field(new().jitter(bad)), "retry.jitter");
+        }
+        for bad in [0.0, -1.0, 0.0001, f64::NAN] {
+            assert_eq!(field(new().token_ratio(bad)), "retry.token_ratio");
+        }
+        assert_eq!(field(new().max_tokens(0)), "retry.max_tokens");
+        assert_eq!(field(new().codes([Code::Ok])), "retry.codes");
+        assert_eq!(field(new().idempotent(["Svc/"])), "retry.idempotent");
+        assert!(new().codes([]).max_buffered(0).try_build().is_ok());
+    }
+}

@@ -1,0 +1,297 @@
+//! A request's body that can be sent again, as far as it is held.
+
+use std::{
+    collections::VecDeque,
+    pin::Pin,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::{Context, Poll, Waker, ready},
+};
+
+use bytes::Bytes;
+use http::HeaderMap;
+use http_body::{Body as _, Frame, SizeHint};
+use http_body_util::Full;
+use tonic::{Status, body::Body};
+
+use super::RetryError;
+use crate::{BoxError, peek::Peeked};
+
+/// What a call's body is to its attempts.
+pub(super) enum Held {
+    Empty,
+    /// All of it, in one piece: a unary or server-streaming request. Each attempt gets a reference, no copy.
+    Whole(Bytes),
+    /// What has been sent of it, and the rest.
+    Tape(Tape),
+}
+
+impl Held {
+    /// Looks at `body` without waiting for it; keeps up to `limit` bytes.
+    pub(super) fn new(body: Body, limit: usize) -> Self {
+        if body.is_end_stream() {
+            return Self::Empty;
+        }
+        // No waker: a body that is not ready is polled again by the attempt that sends it.
+        let mut body = Peeked::new(body, &mut Context::from_waker(Waker::noop()));
+        if body.is_end_stream() {
+            return Self::Empty;
+        }
+        let fits = usize::try_from(body.size_hint().lower()).is_ok_and(|held| held <= limit);
+        match body.is_whole() && fits {
+            true => match body.take_single() {
+                Some(bytes) => Self::Whole(bytes),
+                None => Self::Tape(Tape::new(body, limit)),
+            },
+            false => Self::Tape(Tape::new(body, limit)),
+        }
+    }
+
+    /// The body for the next attempt, from its beginning. Any earlier one is at its end.
+    pub(super) fn attempt(&self) -> Body {
+        match self {
+            Self::Empty => Body::empty(),
+            Self::Whole(bytes) => Body::new(Full::new(bytes.clone())),
+            Self::Tape(tape) => Body::new(tape.reel()),
+        }
+    }
+
+    /// Whether an attempt can have all of it again.
+    pub(super) fn is_replayable(&self) -> bool {
+        match self {
+            Self::Empty | Self::Whole(_) => true,
+            Self::Tape(tape) => tape.lock().recording,
+        }
+    }
+
+    /// Takes the body back from the attempt that has it.
+    pub(super) fn take_back(&self) {
+        if let Self::Tape(tape) = self {
+            tape.take_back();
+        }
+    }
+
+    /// There will be no further attempt: what is kept goes as it is sent.
+    pub(super) fn commit(&self) {
+        if let Self::Tape(tape) = self {
+            tape.lock().commit();
+        }
+    }
+}
+
+/// A body that is recorded while it is sent.
+pub(super) struct Tape(Arc<Mutex<Reel>>);
+
+struct Reel {
+    source: Option<Peeked<Body>>,
+    record: VecDeque<Piece>,
+    /// How much of the record the attempt that has the body was given.
+    position: usize,
+    /// What the record may still take.
+    room: usize,
+    recording: bool,
+    /// The attempt that has the body. An older one may not take from the source any more: what it took would be lost.
+    generation: u32,
+    /// Whom the source will wake.
+    reader: Option<Waker>,
+}
+
+#[derive(Clone)]
+enum Piece {
+    Data(Bytes),
+    Trailers(HeaderMap),
+}
+
+/// What a piece costs beside its data, so that empty ones are not free.
+const PIECE: usize = 32;
+
+impl Tape {
+    fn new(source: Peeked<Body>, limit: usize) -> Self {
+        Self(Arc::new(Mutex::new(Reel {
+            source: Some(source),
+            record: VecDeque::new(),
+            position: 0,
+            room: limit,
+            recording: true,
+            generation: 0,
+            reader: None,
+        })))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Reel> {
+        lock(&self.0)
+    }
+
+    fn take_back(&self) {
+        let reader = {
+            let mut reel = self.lock();
+            reel.generation = reel.generation.wrapping_add(1);
+            reel.position = 0;
+            reel.reader.take()
+        };
+        // It would wait for ever, and hold the request, for a wake-up that now goes to another.
+        if let Some(reader) = reader {
+            reader.wake();
+        }
+    }
+
+    fn reel(&self) -> ReplayBody {
+        ReplayBody {
+            generation: self.lock().generation,
+            reel: Some(self.0.clone()),
+        }
+    }
+}
+
+/// A body that panicked has left nothing half-done here.
+fn lock(reel: &Mutex<Reel>) -> MutexGuard<'_, Reel> {
+    reel.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Reel {
+    fn commit(&mut self) {
+        if self.recording {
+            self.recording = false;
+            self.record.drain(..self.position);
+            self.position = 0;
+        }
+    }
+
+    /// What the attempt has not been given yet.
+    fn recorded(&mut self) -> Option<Frame<Bytes>> {
+        let piece = match self.recording {
+            true => {
+                let piece = self.record.get(self.position).cloned()?;
+                self.position += 1;
+                piece
+            }
+            false => self.record.pop_front()?,
+        };
+        Some(match piece {
+            Piece::Data(data) => Frame::data(data),
+            Piece::Trailers(trailers) => Frame::trailers(trailers),
+        })
+    }
+
+    fn keep(&mut self, frame: &Frame<Bytes>) {
+        if !self.recording {
+            return;
+        }
+        let data = frame.data_ref();
+        let cost = data.map_or(0, Bytes::len).saturating_add(PIECE);
+        match self.room.checked_sub(cost) {
+            Some(room) => {
+                self.room = room;
+                self.record.extend(match (data, frame.trailers_ref()) {
+                    (Some(data), _) => Some(Piece::Data(data.clone())),
+                    (None, trailers) => trailers.cloned().map(Piece::Trailers),
+                });
+                self.position = self.record.len();
+            }
+            // All that was recorded has been given to this attempt, or it would not read the source.
+            None => self.commit(),
+        }
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        if let Some(frame) = self.recorded() {
+            return Poll::Ready(Some(Ok(frame)));
+        }
+        let Some(source) = &mut self.source else {
+            return Poll::Ready(None);
+        };
+        let frame = match Pin::new(source).poll_frame(cx) {
+            Poll::Ready(frame) => frame,
+            Poll::Pending => {
+                match &mut self.reader {
+                    Some(reader) => reader.clone_from(cx.waker()),
+                    None => self.reader = Some(cx.waker().clone()),
+                }
+                return Poll::Pending;
+            }
+        };
+        match &frame {
+            Some(Ok(frame)) => self.keep(frame),
+            // The caller's own failure: there is no whole body to send again.
+            Some(Err(_)) => {
+                self.commit();
+                self.source = None;
+            }
+            None => self.source = None,
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end(&self) -> bool {
+        self.position >= self.record.len()
+            && (self.recording || self.record.is_empty())
+            && self
+                .source
+                .as_ref()
+                .is_none_or(|source| source.is_end_stream())
+    }
+
+    fn size(&self) -> SizeHint {
+        let waiting = self.record.iter().skip(self.position);
+        let waiting = waiting.map(|piece| match piece {
+            Piece::Data(data) => data.len() as u64,
+            Piece::Trailers(_) => 0,
+        });
+        let waiting: u64 = waiting.sum();
+        let rest = match &self.source {
+            Some(source) => source.size_hint(),
+            None => SizeHint::with_exact(0),
+        };
+        let mut hint = SizeHint::new();
+        if let Some(upper) = rest.upper().and_then(|upper| upper.checked_add(waiting)) {
+            hint.set_upper(upper);
+        }
+        hint.set_lower(rest.lower().saturating_add(waiting));
+        hint
+    }
+}
+
+/// One attempt's hold on a [`Tape`].
+struct ReplayBody {
+    reel: Option<Arc<Mutex<Reel>>>,
+    generation: u32,
+}
+
+impl ReplayBody {
+    /// The tape, if this attempt still has it.
+    fn own(&self) -> Option<MutexGuard<'_, Reel>> {
+        let reel = lock(self.reel.as_ref()?);
+        (reel.generation == self.generation).then_some(reel)
+    }
+}
+
+impl http_body::Body for ReplayBody {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        if let Some(mut reel) = self.own() {
+            let frame = ready!(reel.poll(cx));
+            return Poll::Ready(frame.map(|frame| frame.map_err(Into::into)));
+        }
+        // An error and not an end, which would make a shorter request of it.
+        Poll::Ready(match self.reel.take() {
+            Some(_) => Some(Err(Box::new(RetryError::superseded()))),
+            None => None,
+        })
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.reel {
+            Some(_) => self.own().is_some_and(|reel| reel.is_end()),
+            None => true,
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.own()
+            .map_or_else(SizeHint::default, |reel| reel.size())
+    }
+}
