@@ -44,6 +44,7 @@ enum Way {
     Lose {
         processed: bool,
     },
+    Panic,
     OursUnavailable,
     /// An error that knows no more than a code.
     Plain(Code),
@@ -151,6 +152,7 @@ impl Service<Request<Body>> for Peer {
                     receive();
                     std::future::pending::<()>().await;
                 }
+                Way::Panic => panic!("as asked"),
                 Way::Refuse => return Err(fault(Origin::Refused, true).into()),
                 Way::Lose { processed } => {
                     if processed {
@@ -750,6 +752,28 @@ fn a_caller_learns_when_the_driver_s_runtime_has_ended() {
     let call = buffer.oneshot(request("c", 1)).now_or_never();
     let error = call.expect("at once").expect_err("nobody there");
     assert_eq!(reason(&error), Reason::Stopped);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_panic_below_is_told_to_all_who_wait() {
+    let (peer, buffer, handle) = buffer(config());
+    peer.next([Way::Panic]);
+    let calls = [
+        begun(&buffer, request("a", 1)).await,
+        begun(&buffer, request("b", 1)).await,
+    ];
+    peer.set_up(true);
+    let unsent = join_all(calls).await.into_iter().map(|result| {
+        let error = result.expect_err("nobody delivers it");
+        assert_eq!(reason(&error), Reason::Stopped);
+        Fault::find(&*error).expect("a fault").not_processed()
+    });
+    assert_eq!(unsent.collect::<Vec<_>>(), [false, true]);
+    begun(&buffer, request("c", 1))
+        .await
+        .await
+        .expect("works on");
+    at_rest(&handle).await;
 }
 
 #[tokio::test(start_paused = true)]

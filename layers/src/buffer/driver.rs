@@ -105,12 +105,18 @@ where
             };
             match event {
                 Event::Look => {}
-                Event::Ready(Ok(())) => {
-                    if !self.hand_over(&mut service) {
-                        // Readiness may be somebody's permit: it is not kept for later.
-                        service = self.template.clone();
+                Event::Ready(Ok(())) => match self.hand_over(&mut service) {
+                    // Polled once here, so that calls begin in the order of the queue; then in a task of its own, so that it needs nobody to poll it.
+                    Some(call) => {
+                        let mut call = Box::pin(call);
+                        let first = poll_fn(|cx| Poll::Ready(call.as_mut().poll(cx))).await;
+                        if first.is_pending() {
+                            tokio::spawn(call);
+                        }
                     }
-                }
+                    // Readiness may be somebody's permit: it is not kept for later.
+                    None => service = self.template.clone(),
+                },
                 Event::Ready(Err(error)) => {
                     service = self.template.clone();
                     self.unready(error);
@@ -170,21 +176,18 @@ where
         }
     }
 
-    /// Makes the head's call with `service`, which is ready, in a task of its own: it needs nobody to poll it, and its caller's leaving ends it.
-    fn hand_over(&self, service: &mut S) -> bool {
+    /// Makes the head's call with `service`, which is ready. `None` if nobody is to be sent now.
+    fn hand_over(&self, service: &mut S) -> Option<impl Future<Output = ()> + Send + use<S, R>> {
         let now = Instant::now();
-        let Some((slip, waiter)) = self.take(now) else {
-            return false;
-        };
+        let (slip, waiter) = self.take(now)?;
         let flight = Flight::new(self.shared.clone(), slip, now, End::Failed);
         let call = service.call(waiter.held.request_after_wait());
         let (shared, template) = (self.shared.clone(), self.template.clone());
-        tokio::spawn(async move {
+        Some(async move {
             if fly(call, flight, waiter).await {
                 start(&shared, &template);
             }
-        });
-        true
+        })
     }
 
     /// The service says that it can't become ready: for the head that is an attempt like any other.

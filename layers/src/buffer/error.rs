@@ -105,7 +105,7 @@ impl Reason {
 
 impl BufferError {
     pub(super) fn new(reason: Reason, history: &History) -> Self {
-        let mut message = reason.to_string();
+        let mut message = describe(&reason, !history.perhaps_processed);
         if let Some(last) = &history.last {
             let n = history.attempts;
             message = format!("{message}; attempts: {n}, the last one: {last}");
@@ -128,35 +128,35 @@ impl fmt::Display for Reason {
         match self {
             Self::TooManyCalls { limit } => write!(
                 f,
-                "not sent: the buffer is full, {limit} calls wait for the peer (max_calls); try again later"
+                "the buffer is full, {limit} calls wait for the peer (max_calls); try again later"
             ),
             Self::TooManyBytes { limit } => write!(
                 f,
-                "not sent: the buffer is full, it may hold {limit} bytes (max_bytes); try again later"
+                "the buffer is full, it may hold {limit} bytes (max_bytes); try again later"
             ),
             Self::TooLarge { bytes, limit } => write!(
                 f,
-                "not sent: {bytes} bytes are more than the buffer may hold, {limit} (max_bytes)"
+                "{bytes} bytes are more than the buffer may hold, {limit} (max_bytes)"
             ),
             Self::Displaced { waited } => write!(
                 f,
-                "not sent: waited {} and was dropped from the full buffer for another call (overflow)",
+                "waited {} and was dropped from the full buffer for another call (overflow)",
                 Seconds(*waited)
             ),
             Self::Expired { waited, ttl } => write!(
                 f,
-                "not sent: waited {} for the peer (TTL {})",
+                "waited {} for the peer (TTL {})",
                 Seconds(*waited),
                 Seconds(*ttl)
             ),
             Self::DeadlinePassed { waited } => write!(
                 f,
-                "not sent: waited {} for the peer, until the deadline",
+                "waited {} for the peer, until the deadline",
                 Seconds(*waited)
             ),
-            Self::Cleared { why } => write!(f, "not sent: the buffer was cleared: {why}"),
+            Self::Cleared { why } => write!(f, "the buffer was cleared: {why}"),
             Self::Stopped => f.write_str(
-                "not sent: nothing delivers it, its tokio runtime has ended or the service below panicked",
+                "nothing delivers it: the tokio runtime has ended, or the service below panicked",
             ),
         }
     }
@@ -174,8 +174,14 @@ impl fmt::Display for Seconds {
 
 impl fmt::Display for BufferError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.reason.fmt(f)
+        f.write_str(&describe(&self.reason, self.fault.not_processed()))
     }
+}
+
+/// An attempt that may have arrived forbids to say that nothing was sent.
+fn describe(reason: &Reason, unsent: bool) -> String {
+    let what = if unsent { "not sent" } else { "no answer" };
+    format!("{what}: {reason}")
 }
 
 impl Error for BufferError {
@@ -201,10 +207,7 @@ mod tests {
             last: Some("no route".into()),
         };
         let error: BoxError = Box::new(BufferError::new(reason, &history));
-        assert_eq!(
-            error.to_string(),
-            "not sent: waited 301.5 s for the peer (TTL 300 s)"
-        );
+        assert_eq!(error.to_string(), "not sent: waited 301.5 s for the peer (TTL 300 s)");
         assert_eq!(code_of(&*error), Code::Unavailable);
         let fault = Fault::find(&*error).expect("a fault");
         assert!(fault.not_processed());
@@ -221,6 +224,11 @@ mod tests {
             ..History::default()
         };
         let error = BufferError::new(Reason::Stopped, &history);
+        assert!(
+            error
+                .to_string()
+                .starts_with("no answer: nothing delivers it")
+        );
         assert!(!Fault::find(&error).expect("a fault").not_processed());
     }
 }

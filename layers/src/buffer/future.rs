@@ -197,7 +197,7 @@ where
             let next = match state.as_mut().project() {
                 StateProj::Arrives { arrival } => match arrival.take() {
                     Some(arrival) => arrival.go(cx)?,
-                    None => return Poll::Ready(Err(stopped())),
+                    None => return Poll::Ready(Err(lost())),
                 },
                 StateProj::Passes { future } => {
                     return future.poll(cx).map_err(Into::into);
@@ -219,8 +219,7 @@ where
                     let answer = ready!(Pin::new(answer).poll(cx));
                     // The call is out of the queue by now.
                     drop(place.take());
-                    // Without an answer the task that would have given it is gone.
-                    return Poll::Ready(answer.unwrap_or_else(|_| Err(stopped())));
+                    return Poll::Ready(answer.unwrap_or_else(|_| Err(lost())));
                 }
             };
             state.set(next);
@@ -228,6 +227,11 @@ where
     }
 }
 
-fn stopped() -> BoxError {
-    Box::new(BufferError::new(Reason::Stopped, &History::default()))
+/// Those who wait are told when the driver ends. Without a word the call was in flight, and what followed it is gone.
+fn lost() -> BoxError {
+    let history = History {
+        perhaps_processed: true,
+        ..History::default()
+    };
+    Box::new(BufferError::new(Reason::Stopped, &history))
 }
