@@ -1,0 +1,141 @@
+use std::{fmt, sync::Arc};
+
+use http::Extensions;
+use tower::Layer;
+
+use super::{
+    registry::{PeerName, Registry},
+    series::Role,
+    service::Metrics,
+};
+
+/// Records each call that passes: see the [module's page](super).
+///
+/// Clones, and the services that they make, share one set of series and one count of names, so caps hold for all of them together. A
+/// setter makes a layer that shares with none.
+#[derive(Clone)]
+pub struct MetricsLayer {
+    config: Config,
+    registry: Arc<Registry>,
+    disabled: bool,
+    /// The peer of everything that passes, where it is always the same.
+    peer: Option<Arc<str>>,
+}
+
+#[derive(Clone)]
+pub(super) struct Config {
+    pub(super) role: Role,
+    pub(super) transport: Option<&'static str>,
+    pub(super) methods: usize,
+    pub(super) peers: Option<usize>,
+    pub(super) peer_of: Option<PeerName>,
+}
+
+impl MetricsLayer {
+    /// How many names of methods are told apart by default.
+    pub const METHOD_CAP: usize = 256;
+
+    /// For a client's calls: above a retry layer.
+    pub fn client() -> Self {
+        Self::with_role(Role::Client)
+    }
+
+    /// For a client's attempts over one transport (`"iroh"`, `"tcp"`): below a retry layer and below what selects the transport.
+    pub fn attempt(transport: &'static str) -> Self {
+        Self::with_role(Role::Attempt).transport(transport)
+    }
+
+    /// For a server's calls: outermost, so that what other layers refuse is recorded too.
+    pub fn server() -> Self {
+        Self::with_role(Role::Server)
+    }
+
+    /// Records nothing, in the place of one that would.
+    pub fn disabled() -> Self {
+        Self {
+            disabled: true,
+            ..Self::client()
+        }
+    }
+
+    fn with_role(role: Role) -> Self {
+        Self::from_config(Config {
+            role,
+            transport: None,
+            methods: Self::METHOD_CAP,
+            peers: None,
+            peer_of: None,
+        })
+    }
+
+    fn from_config(config: Config) -> Self {
+        Self {
+            registry: Arc::new(Registry::new(config.clone())),
+            config,
+            disabled: false,
+            peer: None,
+        }
+    }
+
+    /// Labels everything with `transport`. Default: no such label, but for [`attempt`](Self::attempt).
+    pub fn transport(mut self, transport: &'static str) -> Self {
+        self.config.transport = Some(transport);
+        Self::from_config(self.config)
+    }
+
+    /// How many names of methods are told apart, for each peer if there is a label for peers; calls of others have the method
+    /// `_OTHER`. Default: [`METHOD_CAP`](Self::METHOD_CAP). With 0 there is `_OTHER` only.
+    pub fn method_cap(mut self, cap: usize) -> Self {
+        self.config.methods = cap;
+        Self::from_config(self.config)
+    }
+
+    /// Labels everything with the peer, `cap` of them by name and all others as `_OTHER`. Default: no such label.
+    ///
+    /// There may be `cap` times the method cap times seventeen codes of histograms. The name comes from [`for_peer`](Self::for_peer), else from
+    /// [`peer_from`](Self::peer_from), else it is empty.
+    pub fn peer_label(mut self, cap: usize) -> Self {
+        self.config.peers = Some(cap);
+        Self::from_config(self.config)
+    }
+
+    /// Where a request's extensions have the peer's name. It is asked once per call, and only if there is a
+    /// [`peer_label`](Self::peer_label).
+    pub fn peer_from<F>(mut self, name: F) -> Self
+    where
+        F: Fn(&Extensions) -> Option<Arc<str>> + Send + Sync + 'static,
+    {
+        self.config.peer_of = Some(Arc::new(name));
+        Self::from_config(self.config)
+    }
+
+    /// This layer for one peer: it shares all series and caps with `self`. It changes nothing where there is no
+    /// [`peer_label`](Self::peer_label).
+    pub fn for_peer(&self, name: impl Into<Arc<str>>) -> Self {
+        Self {
+            peer: Some(name.into()),
+            ..self.clone()
+        }
+    }
+}
+
+impl<S> Layer<S> for MetricsLayer {
+    type Service = Metrics<S>;
+
+    fn layer(&self, inner: S) -> Metrics<S> {
+        let registry = (!self.disabled).then(|| self.registry.clone());
+        Metrics::new(inner, registry, self.peer.clone())
+    }
+}
+
+impl fmt::Debug for MetricsLayer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MetricsLayer")
+            .field("role", &self.config.role)
+            .field("transport", &self.config.transport)
+            .field("method_cap", &self.config.methods)
+            .field("peer_label", &self.config.peers)
+            .field("peer", &self.peer)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,126 @@
+use std::{
+    fmt,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use http::{Request, Response, uri::PathAndQuery};
+use http_body::Body;
+use tokio::time::Instant;
+use tower::Service;
+
+use super::{
+    registry::{Peer, Registry},
+    series::MethodSeries,
+};
+use crate::{
+    BoxError, Deadline,
+    classify::{Observe, Outcome, Tracked, TrackedBody, track},
+};
+
+/// The service that [`MetricsLayer`](super::MetricsLayer) makes.
+#[derive(Clone)]
+pub struct Metrics<S> {
+    inner: S,
+    /// `None` records nothing.
+    registry: Option<Arc<Registry>>,
+    peer: Option<Arc<str>>,
+}
+
+impl<S> Metrics<S> {
+    pub(super) fn new(inner: S, registry: Option<Arc<Registry>>, peer: Option<Arc<str>>) -> Self {
+        Self {
+            inner,
+            registry,
+            peer,
+        }
+    }
+}
+
+impl<S, B, R> Service<Request<B>> for Metrics<S>
+where
+    S: Service<Request<B>, Response = Response<R>>,
+    S::Error: Into<BoxError>,
+    R: Body,
+    R::Error: Into<BoxError>,
+{
+    type Response = Response<TrackedBody<R, Record>>;
+    type Error = BoxError;
+    type Future = Tracked<S::Future, Record>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        self.inner.poll_ready(cx).map_err(Into::into)
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        let Some(registry) = &self.registry else {
+            return track(self.inner.call(request), Record(None), None);
+        };
+        let started = Instant::now();
+        let deadline = Deadline::of(&request);
+        let peer = registry.peer(self.peer.as_ref(), request.extensions());
+        let method = match peer.method(request.uri().path()) {
+            Some(series) => Method::Known(series),
+            None => Method::New(request.uri().path_and_query().cloned()),
+        };
+        let future = self.inner.call(request);
+        // Only now: had the call panicked, nobody would take it off again.
+        peer.series.in_flight.increment(1.0);
+        let record = Open {
+            started,
+            peer,
+            method,
+        };
+        track(future, Record(Some(record)), deadline)
+    }
+}
+
+/// Waits for a call's end to record it.
+pub struct Record(Option<Open>);
+
+struct Open {
+    started: Instant,
+    peer: Arc<Peer>,
+    method: Method,
+}
+
+enum Method {
+    Known(Arc<MethodSeries>),
+    New(Option<PathAndQuery>),
+}
+
+impl Observe for Record {
+    fn ended(self, outcome: &Outcome) {
+        let Some(call) = self.0 else {
+            return;
+        };
+        let code = outcome.code();
+        call.peer.series.in_flight.decrement(1.0);
+        call.peer.series.count_error(outcome);
+        let series = match call.method {
+            Method::Known(series) => series,
+            Method::New(path) => {
+                let path = path.as_ref().map_or("", PathAndQuery::path);
+                call.peer.learn(path, code)
+            }
+        };
+        series.duration(code).record(call.started.elapsed());
+    }
+}
+
+impl<S: fmt::Debug> fmt::Debug for Metrics<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Metrics")
+            .field("inner", &self.inner)
+            .field("peer", &self.peer)
+            .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Record {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Record")
+            .field("started", &self.0.as_ref().map(|call| call.started))
+            .finish_non_exhaustive()
+    }
+}

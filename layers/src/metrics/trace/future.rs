@@ -1,0 +1,142 @@
+use std::{
+    future::Future,
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use http::Response;
+use http_body::{Body, Frame, SizeHint};
+use pin_project_lite::pin_project;
+use tracing::Span;
+
+use super::{super::series, context::TraceContext, layer::Side};
+use crate::{
+    BoxError,
+    classify::{Observe, Outcome, Tracked, TrackedBody},
+};
+
+/// What a call is polled in.
+#[derive(Debug)]
+pub(super) struct Within {
+    pub(super) span: Span,
+    pub(super) context: Option<TraceContext>,
+}
+
+impl Within {
+    pub(super) fn enter<T>(&self, f: impl FnOnce() -> T) -> T {
+        let _entered = self.span.enter();
+        match &self.context {
+            Some(context) => context.sync_scope(f),
+            None => f(),
+        }
+    }
+}
+
+/// Writes the code into the span when the call ends.
+#[derive(Debug)]
+pub struct SpanEnd(Option<(Span, Side)>);
+
+impl SpanEnd {
+    pub(super) fn new(span: &Span, side: Side) -> Self {
+        Self((!span.is_disabled()).then(|| (span.clone(), side)))
+    }
+
+    pub(super) fn none() -> Self {
+        Self(None)
+    }
+
+    pub(super) fn as_ref(&self) -> Option<&(Span, Side)> {
+        self.0.as_ref()
+    }
+}
+
+impl Observe for SpanEnd {
+    fn ended(self, outcome: &Outcome) {
+        let Some((span, side)) = self.0 else {
+            return;
+        };
+        let code = outcome.code();
+        let role = match side {
+            Side::Client => series::Role::Client,
+            Side::Server => series::Role::Server,
+        };
+        span.record("rpc.response.status_code", series::name_of(code));
+        if series::is_error(role, code) {
+            span.record("otel.status_code", "ERROR");
+        }
+    }
+}
+
+pin_project! {
+    /// The future of a [`Trace`](super::Trace).
+    #[must_use = "futures do nothing unless polled"]
+    pub struct Traced<F> {
+        #[pin]
+        inner: Tracked<F, SpanEnd>,
+        within: Option<Within>,
+    }
+}
+
+impl<F> Traced<F> {
+    pub(super) fn new(inner: Tracked<F, SpanEnd>, within: Option<Within>) -> Self {
+        Self { inner, within }
+    }
+}
+
+/// Polls within the call's span and trace, while there is one.
+fn enter<T>(within: &Option<Within>, f: impl FnOnce() -> T) -> T {
+    match within {
+        Some(within) => within.enter(f),
+        None => f(),
+    }
+}
+
+impl<F, R, E> Future for Traced<F>
+where
+    F: Future<Output = Result<Response<R>, E>>,
+    E: Into<BoxError>,
+    R: Body,
+{
+    type Output = Result<Response<TracedBody<R>>, BoxError>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        let response = ready!(enter(this.within, || this.inner.poll(cx)))?;
+        let within = this.within.take();
+        Poll::Ready(Ok(response.map(|inner| TracedBody { inner, within })))
+    }
+}
+
+pin_project! {
+    /// The response's body of a [`Trace`](super::Trace). Its size and its end are the inner one's.
+    pub struct TracedBody<B> {
+        #[pin]
+        inner: TrackedBody<B, SpanEnd>,
+        within: Option<Within>,
+    }
+}
+
+impl<B> Body for TracedBody<B>
+where
+    B: Body,
+    B::Error: Into<BoxError>,
+{
+    type Data = B::Data;
+    type Error = BoxError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<B::Data>, BoxError>>> {
+        let this = self.project();
+        enter(this.within, || this.inner.poll_frame(cx))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}

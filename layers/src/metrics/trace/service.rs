@@ -1,0 +1,123 @@
+use std::task::{Context, Poll};
+
+use http::{Request, Response};
+use http_body::Body;
+use tower::Service;
+use tracing::field;
+
+use super::{
+    context::TraceContext,
+    future::{SpanEnd, Traced, TracedBody, Within},
+    layer::Side,
+};
+use crate::{BoxError, Deadline, classify::track};
+
+/// The service that [`TraceLayer`](super::TraceLayer) makes.
+#[derive(Clone, Copy, Debug)]
+pub struct Trace<S> {
+    inner: S,
+    side: Option<Side>,
+}
+
+impl<S> Trace<S> {
+    pub(super) fn new(inner: S, side: Option<Side>) -> Self {
+        Self { inner, side }
+    }
+
+    /// The call's span and trace; where nobody listens to the span, the trace is the caller's as it came.
+    fn within<B>(side: Side, request: &Request<B>) -> Within {
+        let method = request.uri().path();
+        let method = method.strip_prefix('/').unwrap_or(method);
+        let (span, parent) = match side {
+            Side::Client => (span!("client", method), {
+                TraceContext::of(request).or_else(TraceContext::current)
+            }),
+            Side::Server => (span!("server", method), {
+                TraceContext::from_headers(request.headers())
+            }),
+        };
+        if span.is_disabled() {
+            return Within {
+                span,
+                context: parent,
+            };
+        }
+        let context = match &parent {
+            Some(parent) => parent.child(),
+            None => TraceContext::root(),
+        };
+        span.record(
+            "trace_id",
+            field::display(format_args!("{:032x}", context.trace_id())),
+        );
+        span.record(
+            "span_id",
+            field::display(format_args!("{:016x}", context.span_id())),
+        );
+        if let Some(parent) = parent {
+            span.record(
+                "parent_id",
+                field::display(format_args!("{:016x}", parent.span_id())),
+            );
+        }
+        Within {
+            span,
+            context: Some(context),
+        }
+    }
+}
+
+/// A macro, since a span's kind has to be known where it is declared.
+macro_rules! span {
+    ($kind:literal, $method:expr) => {
+        tracing::info_span!(
+            target: "tower_iroh::rpc",
+            "rpc",
+            otel.kind = $kind,
+            otel.name = $method,
+            otel.status_code = field::Empty,
+            rpc.system.name = "grpc",
+            rpc.method = $method,
+            rpc.response.status_code = field::Empty,
+            trace_id = field::Empty,
+            span_id = field::Empty,
+            parent_id = field::Empty,
+        )
+    };
+}
+use span;
+
+impl<S, B, R> Service<Request<B>> for Trace<S>
+where
+    S: Service<Request<B>, Response = Response<R>>,
+    S::Error: Into<BoxError>,
+    R: Body,
+    R::Error: Into<BoxError>,
+{
+    type Response = Response<TracedBody<R>>;
+    type Error = BoxError;
+    type Future = Traced<S::Future>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        self.inner.poll_ready(cx).map_err(Into::into)
+    }
+
+    fn call(&mut self, mut request: Request<B>) -> Self::Future {
+        let Some(side) = self.side else {
+            return Traced::new(track(self.inner.call(request), SpanEnd::none(), None), None);
+        };
+        let within = Self::within(side, &request);
+        if let Some(context) = &within.context {
+            match side {
+                Side::Client => context.write(request.headers_mut()),
+                Side::Server => {
+                    request.extensions_mut().insert(context.clone());
+                }
+            }
+        }
+        let end = SpanEnd::new(&within.span, side);
+        let deadline = end.as_ref().and_then(|_| Deadline::of(&request));
+        let future = within.enter(|| self.inner.call(request));
+        Traced::new(track(future, end, deadline), Some(within))
+    }
+}
