@@ -4,25 +4,26 @@ use std::{
     fmt,
     future::Future,
     pin::Pin,
-    sync::Arc,
-    task::{Context, Poll},
-    time::Duration,
+    task::{Context, Poll, ready},
 };
 
-use http::{HeaderValue, Request, Response};
+use http::{Request, Response};
 use iroh::{Endpoint, EndpointId};
 use tokio::sync::watch;
 use tonic::body::Body;
 use tower::Service;
-use tower_iroh_layers::Urgency;
 
 use crate::{Error, Links, PeerStats, State};
 
+mod arm;
 mod body;
 mod builder;
-mod call;
+mod revived;
+mod stack;
 
+use arm::Arm;
 pub use builder::ChannelBuilder;
+pub use stack::{Stack, StackBuilder, StackHandle, Stacked};
 
 /// A channel to one peer, for generated clients: `EchoClient::new(channel)`.
 ///
@@ -44,32 +45,30 @@ pub use builder::ChannelBuilder;
 ///
 /// It dials when the first call needs it and again whenever that is needed; clones share everything.
 ///
-/// **Readiness.** Always ready. What waits (a dial, a place in a lane) waits in the response future, under the deadline.
+/// It is a [`Stack`] of layers over the peer's [`Links`]: metrics, deadline, priority, retry, buffer, fail fast and breaker, each to be
+/// configured or left out with [`ChannelBuilder::stack`]. As it comes it sends nothing twice: a retry or a buffered call needs a method that is listed, or
+/// a call that says so.
 ///
-/// **Deadline.** The shorter of the call's `grpc-timeout` and [`ChannelBuilder::timeout`]; covers dialling, waiting, headers
-/// and body. The peer is told what is left when the request leaves. A response body acts on it when it is polled; one that
-/// is kept and never read keeps its place until it is dropped.
+/// **Readiness.** Always ready. What waits (a dial, a place in a lane, an open breaker) waits in the response future, under the
+/// deadline.
+///
+/// **Deadline.** The shortest of the call's `grpc-timeout`, that of the incoming call in whose handler it is made (see
+/// [`deadline`](crate::layers::deadline)), and [`ChannelBuilder::timeout`]; covers dialling, waiting, headers and body. The peer is told what is left when the request leaves. A response body
+/// acts on it when it is polled; one that is kept and never read keeps its place until it is dropped.
 ///
 /// **Cancel safety.** Dropping the response future or body resets the call at the peer and gives its place up. A dial that
 /// others wait for goes on.
 ///
-/// **Errors.** An [`Error`], with the exact [`tonic::Status`] as its source.
+/// **Errors.** An [`Error`], with the exact [`tonic::Status`] in its source chain.
 ///
-/// **Urgency.** From the request's [`Urgency`] extension or `priority` header, else the channel's own. It chooses the lane, and a
-/// request that is not of the default urgency tells the peer by the `priority` header (RFC 9218).
+/// **Urgency.** From the request's [`Urgency`] extension or `priority` header, else the method's, else the channel's own; a large message
+/// goes as bulk. It chooses the lane and the order in the buffer, and a request that is not of the default urgency tells the peer by the
+/// `priority` header (RFC 9218).
 #[derive(Clone)]
 pub struct Channel {
-    inner: Arc<Inner>,
-}
-
-struct Inner {
+    stacked: Stacked<Arm>,
     links: Links,
     peer: EndpointId,
-    scheme: http::uri::Scheme,
-    authority: http::uri::Authority,
-    user_agent: HeaderValue,
-    timeout: Option<Duration>,
-    urgency: Urgency,
 }
 
 impl Channel {
@@ -85,27 +84,32 @@ impl Channel {
 
     /// Whom the channel calls.
     pub fn peer(&self) -> EndpointId {
-        self.inner.peer
+        self.peer
     }
 
     /// The state of the connection, to be watched.
     pub fn state(&self) -> watch::Receiver<State> {
-        self.inner.links.state(self.inner.peer)
+        self.links.state(self.peer)
     }
 
     /// What is known of the connection; `None` while there is none.
     pub fn stats(&self) -> Option<PeerStats> {
-        self.inner.links.stats(&self.inner.peer)
+        self.links.stats(&self.peer)
+    }
+
+    /// The stack's handles: breaker, buffer, retry budget.
+    pub fn stack(&self) -> &StackHandle {
+        self.stacked.handle()
     }
 
     /// The links beneath.
     pub fn links(&self) -> &Links {
-        &self.inner.links
+        &self.links
     }
 
     /// Closes the connection. Calls in flight end with UNAVAILABLE; a later call dials again.
     pub fn close(&self) {
-        self.inner.links.close(&self.inner.peer);
+        self.links.close(&self.peer);
     }
 }
 
@@ -120,7 +124,8 @@ impl Service<Request<Body>> for Channel {
 
     fn call(&mut self, request: Request<Body>) -> ResponseFuture {
         ResponseFuture {
-            inner: Box::pin(call::call(self.inner.clone(), request)),
+            inner: Box::pin(self.stacked.call(request)),
+            peer: self.peer,
         }
     }
 }
@@ -128,9 +133,8 @@ impl Service<Request<Body>> for Channel {
 impl fmt::Debug for Channel {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Channel")
-            .field("peer", &self.inner.peer)
-            .field("timeout", &self.inner.timeout)
-            .field("urgency", &self.inner.urgency)
+            .field("peer", &self.peer)
+            .field("stack", self.stacked.handle())
             .finish_non_exhaustive()
     }
 }
@@ -138,14 +142,19 @@ impl fmt::Debug for Channel {
 /// The response of a [`Channel`]: headers, and a body that streams.
 #[must_use = "futures do nothing unless polled"]
 pub struct ResponseFuture {
-    inner: Pin<Box<dyn Future<Output = Result<Response<Body>, Error>> + Send>>,
+    inner: Pin<Box<<Stacked<Arm> as Service<Request<Body>>>::Future>>,
+    peer: EndpointId,
 }
 
 impl Future for ResponseFuture {
     type Output = Result<Response<Body>, Error>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        self.inner.as_mut().poll(cx)
+        let response = ready!(self.inner.as_mut().poll(cx));
+        Poll::Ready(match response {
+            Ok(response) => Ok(response.map(Body::new)),
+            Err(error) => Err(Error::from_layers(error).known_at(self.peer)),
+        })
     }
 }
 

@@ -61,7 +61,9 @@ mod remote_addr;
 mod tuning;
 
 pub use acceptor::{Acceptor, AcceptorBuilder, BareAcceptor, Incoming};
-pub use channel::{Channel, ChannelBuilder, ResponseFuture};
+pub use channel::{
+    Channel, ChannelBuilder, ResponseFuture, Stack, StackBuilder, StackHandle, Stacked,
+};
 
 pub use connector::{Connector, ConnectorIo};
 pub use error::{Error, ErrorKind};
@@ -71,6 +73,8 @@ pub use lane::{LaneConfig, Lanes};
 pub use links::{Links, LinksBuilder, PeerStats, State};
 pub use peer::{Path, Peer, PeerError, PeerInfo};
 pub use remote_addr::{RemoteAddr, RemoteAddrLayer};
+/// The layers, each to be used alone: see [`Stack`] for all of them in their order.
+pub use tower_iroh_layers as layers;
 pub use tower_iroh_layers::{ConfigError, Urgency};
 pub use tuning::Tuning;
 pub use wire::ALPN;

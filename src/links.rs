@@ -96,6 +96,11 @@ impl Links {
         self.pool.get(id).await.map_err(|error| error.at(id))
     }
 
+    /// Makes the next dial due, for a call that paces itself: a breaker's probe.
+    pub(crate) fn hurry(&self, id: EndpointId) {
+        self.pool.hurry(id);
+    }
+
     /// What somebody is told whose time was over while [`get`](Self::get) was still at work.
     pub(crate) fn late(&self, id: EndpointId) -> Error {
         self.pool.late(id).at(id)

@@ -169,7 +169,9 @@ async fn what_may_have_been_begun_is_told_from_what_was_not() {
     assert_eq!(error.kind(), ErrorKind::Closed);
     assert!(!error.not_processed(), "it was in flight");
     assert_eq!(error.status().code(), Code::Unavailable);
-    assert!(error.source().is_some_and(|source| source.is::<Status>()));
+    let fault = error.source().expect("a source");
+    assert!(fault.is::<tower_iroh::layers::Fault>());
+    assert!(fault.source().is_some_and(|source| source.is::<Status>()));
 
     let nowhere = Peer::new(iroh::SecretKey::from_bytes(&[9; 32]).public());
     let channel = Channel::builder(client.clone()).peer(nowhere).build();

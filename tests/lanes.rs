@@ -105,8 +105,8 @@ async fn urgency_and_size_choose_the_lane_and_the_header_tells_the_peer() {
         (64, Some(Urgency::HIGHEST), (1, header("u=0"))),
         (64, Some(Urgency::CONTROL), (1, header("u=1"))),
         (64, Some(Urgency::BULK), (6, header("u=6"))),
-        // A message that is large takes the bulk lane; what the caller asked for is still told.
-        (64 * 1024, None, (6, None)),
+        // A message that is large is bulk and says so; what the caller asked for is told as it was asked.
+        (64 * 1024, None, (6, header("u=6"))),
         (1 << 20, Some(Urgency::CONTROL), (6, header("u=1"))),
     ] {
         let answer = client.echo(request(size, urgency)).await.expect("answered");

@@ -1,26 +1,23 @@
 //! A response's body, with what the call holds until it has ended.
 
 use std::{
-    future::Future,
     pin::Pin,
     task::{Context, Poll, ready},
 };
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
-use tokio::time::{Sleep, sleep_until};
 
-use super::call::{Deadline, Held, expired};
+use super::arm::Held;
 use crate::Error;
 
-/// The body of a response. It ends, and gives up the call's place, with its trailers, an error, or the deadline; dropped
-/// before that it resets the call.
+/// The body of a response. It ends, and gives up the call's place, with its trailers or an error; dropped before that it resets the
+/// call.
 pub(super) struct ResponseBody {
     /// Gone once the body has ended, so that a call which the deadline ended is reset and not just unread.
     stream: Option<h2::RecvStream>,
     state: State,
     held: Option<Held>,
-    deadline: Option<Pin<Box<Sleep>>>,
 }
 
 enum State {
@@ -29,20 +26,18 @@ enum State {
 }
 
 impl ResponseBody {
-    pub(super) fn new(stream: h2::RecvStream, held: Held, deadline: Option<Deadline>) -> Self {
+    pub(super) fn new(stream: h2::RecvStream, held: Held) -> Self {
         Self {
             // A response that is only headers is over; its place is free at once.
             held: (!stream.is_end_stream()).then_some(held),
             stream: Some(stream),
             state: State::Data,
-            deadline: deadline.map(|Deadline(at)| Box::pin(sleep_until(at))),
         }
     }
 
     fn end(&mut self) {
         self.stream = None;
         self.held = None;
-        self.deadline = None;
     }
 
     fn fail(&mut self, error: h2::Error) -> Error {
@@ -86,14 +81,7 @@ impl Body for ResponseBody {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
-        let this = &mut *self;
-        if let Some(deadline) = &mut this.deadline
-            && deadline.as_mut().poll(cx).is_ready()
-        {
-            this.end();
-            return Poll::Ready(Some(Err(expired().perhaps_processed())));
-        }
-        this.poll_stream(cx)
+        self.poll_stream(cx)
     }
 
     fn is_end_stream(&self) -> bool {

@@ -1,11 +1,12 @@
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use http::HeaderValue;
 use iroh::Endpoint;
+use tower::Layer as _;
 use tower_iroh_layers::Urgency;
 
-use super::{Channel, Inner};
-use crate::{ConfigError, Lanes, Links, LinksBuilder, Peer, Tuning, peer};
+use super::{Arm, Channel, Stack, StackBuilder};
+use crate::{ConfigError, Lanes, Links, LinksBuilder, Peer, Tuning};
 
 /// Settings of a [`Channel`].
 ///
@@ -34,7 +35,7 @@ pub struct ChannelBuilder {
     peer: Option<Peer>,
     user_agent: Option<String>,
     timeout: Option<Duration>,
-    urgency: Urgency,
+    stack: StackBuilder,
 }
 
 #[derive(Clone, Debug)]
@@ -65,7 +66,7 @@ impl ChannelBuilder {
             peer: None,
             user_agent: None,
             timeout: None,
-            urgency: Urgency::default(),
+            stack: Stack::builder().transport("iroh"),
         }
     }
 
@@ -88,8 +89,27 @@ impl ChannelBuilder {
     }
 
     /// The urgency of calls that say nothing of their own. Default [`Urgency::INTERACTIVE`].
-    pub fn urgency(mut self, urgency: Urgency) -> Self {
-        self.urgency = urgency;
+    pub fn urgency(self, urgency: Urgency) -> Self {
+        self.stack(|stack| stack.urgency(urgency))
+    }
+
+    /// The layers that stand in the channel: see [`Stack`].
+    ///
+    /// ```
+    /// # async fn example(endpoint: iroh::Endpoint, peer: tower_iroh::Peer) -> Result<(), Box<dyn std::error::Error>> {
+    /// use tower_iroh::layers::{buffer::BufferConfig, retry::RetryPolicy};
+    ///
+    /// let retry = RetryPolicy::builder().idempotent(["/shop.v1.Stock/Get"]).try_build()?;
+    /// let buffer = BufferConfig::builder().serve(["/shop.v1.Orders/*"]).try_build()?;
+    /// let channel = tower_iroh::Channel::builder(endpoint)
+    ///     .peer(peer)
+    ///     .stack(|stack| stack.retry(retry).buffer(buffer).without_fail_fast())
+    ///     .build()?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn stack(mut self, configure: impl FnOnce(StackBuilder) -> StackBuilder) -> Self {
+        self.stack = configure(self.stack);
         self
     }
 
@@ -146,8 +166,10 @@ impl ChannelBuilder {
                 "a peer is required: a ticket, an endpoint id or an address",
             ));
         };
+        let mut stack = self.stack;
         if let Some(timeout) = self.timeout {
             ConfigError::lasting("channel.timeout", timeout)?;
+            stack = stack.timeout(timeout);
         }
         let ours = concat!("tower-iroh/", env!("CARGO_PKG_VERSION"));
         let user_agent = match &self.user_agent {
@@ -178,28 +200,26 @@ impl ChannelBuilder {
                 ));
             }
         };
-        let parts = peer::uri("http", peer.id()).into_parts();
-        let (Some(scheme), Some(authority)) = (parts.scheme, parts.authority) else {
-            return Err(ConfigError::new(
-                "channel.peer",
-                peer.id(),
-                "an endpoint id that fits a URI",
-            ));
-        };
         let id = peer.id();
         if !peer.addr().is_empty() {
             links.add_peer(peer);
         }
+        let (state, known) = (links.state(id), links.clone());
+        let stack = stack
+            .connection(state)
+            .rtt(move || known.stats(&id)?.rtt)
+            .try_build()?;
+        let Some(arm) = Arm::new(links.clone(), id, user_agent) else {
+            return Err(ConfigError::new(
+                "channel.peer",
+                id,
+                "an endpoint id that fits a URI",
+            ));
+        };
         Ok(Channel {
-            inner: Arc::new(Inner {
-                links,
-                peer: id,
-                scheme,
-                authority,
-                user_agent,
-                timeout: self.timeout,
-                urgency: self.urgency,
-            }),
+            stacked: stack.layer(arm),
+            links,
+            peer: id,
         })
     }
 }

@@ -49,6 +49,11 @@ impl Backoff {
         self.until = Some(now + wait);
     }
 
+    /// Whoever calls now has waited long enough by a clock of its own: the next dial is due, and what has failed is not forgotten.
+    pub(super) fn hurry(&mut self) {
+        self.until = None;
+    }
+
     /// The peer has shown signs of life: the next dial is due, and the next failure counts as the first.
     pub(super) fn reset(&mut self) {
         self.failures = 0;

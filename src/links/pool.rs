@@ -178,6 +178,14 @@ impl<D: Dialer> Pool<D> {
         }
     }
 
+    /// Somebody asks who paces himself: the next dial is due, however often the last ones failed.
+    pub(super) fn hurry(&self, id: EndpointId) {
+        let known = lock(&self.shared.peers).get(&id).cloned();
+        if let Some(entry) = known {
+            entry.lock().backoff.hurry();
+        }
+    }
+
     pub(super) fn close(&self, id: &EndpointId) {
         let known = lock(&self.shared.peers).get(id).cloned();
         if let Some(connection) = known.and_then(|entry| entry.take(|_| true)) {

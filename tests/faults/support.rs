@@ -439,7 +439,10 @@ impl Caller {
     pub fn over(arm: Arm, peer: &Peer, timeout: Option<Duration>, links: Links) -> Self {
         let service = match arm {
             Arm::Channel => {
-                let mut builder = Channel::with_links(links.clone()).peer(peer.clone());
+                // Each failure is to be seen, also one that would be tried again.
+                let mut builder = Channel::with_links(links.clone())
+                    .peer(peer.clone())
+                    .stack(tower_iroh::StackBuilder::without_retry);
                 if let Some(timeout) = timeout {
                     builder = builder.timeout(timeout);
                 }

@@ -1,8 +1,9 @@
 use std::{
     fmt,
+    future::Future,
     pin::Pin,
     sync::{Arc, Mutex, PoisonError, Weak},
-    task::{Context, Poll, Wake, Waker},
+    task::{Context, Wake, Waker},
     time::Duration,
 };
 
@@ -12,11 +13,10 @@ use tokio::{
 };
 
 use super::{
-    BreakerConfig, CircuitState, Statistics,
+    Attempt, BreakerConfig, CircuitState, Statistics,
     core::{Core, Entry},
-    gate::{Phase, Ticket, Word},
+    gate::{Phase, Word},
 };
-use crate::classify::{Observe, Outcome};
 
 type Rtt = Arc<dyn Fn() -> Option<Duration> + Send + Sync>;
 
@@ -131,6 +131,7 @@ impl Circuit {
     }
 
     /// One load where the circuit is closed.
+    #[inline]
     pub(super) fn enter(&self) -> Option<Attempt> {
         let mut word = self.shared.core.word();
         if word.phase() != Phase::Closed {
@@ -142,11 +143,18 @@ impl Circuit {
         Some(self.attempt(word))
     }
 
-    fn attempt(&self, word: Word) -> Attempt {
-        Attempt {
-            circuit: Some(self.clone()),
-            word,
-        }
+    #[inline]
+    pub(super) fn attempt(&self, word: Word) -> Attempt {
+        Attempt::new(self.clone(), word)
+    }
+
+    #[inline]
+    pub(super) fn core(&self) -> &Core {
+        &self.shared.core
+    }
+
+    pub(super) fn rtt(&self) -> Option<Duration> {
+        self.shared.rtt.as_ref().and_then(|rtt| rtt())
     }
 
     /// Whether somebody other than `self` has it.
@@ -163,7 +171,7 @@ impl Circuit {
     }
 
     /// Makes the one timer fire at `until`. Returns whether it already has.
-    fn arm(&self, until: Instant) -> bool {
+    pub(super) fn arm(&self, until: Instant) -> bool {
         let mut timer = self
             .shared
             .timer
@@ -177,7 +185,7 @@ impl Circuit {
         sleep.as_mut().poll(&mut cx).is_ready()
     }
 
-    fn disarm(&self) {
+    pub(super) fn disarm(&self) {
         let mut timer = self
             .shared
             .timer
@@ -236,123 +244,5 @@ impl fmt::Debug for CircuitBuilder {
 impl fmt::Debug for Circuit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("Circuit").field(&self.state()).finish()
-    }
-}
-
-/// One who may have to wait. Dropped, it leaves no waker behind.
-pub(super) struct Waiter {
-    circuit: Circuit,
-    ticket: Ticket,
-}
-
-impl Waiter {
-    pub(super) fn new(circuit: Circuit) -> Self {
-        Self {
-            circuit,
-            ticket: None,
-        }
-    }
-
-    pub(super) fn circuit(&self) -> &Circuit {
-        &self.circuit
-    }
-
-    /// Whether a call may be made now. One load where the circuit is closed.
-    pub(super) fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if self.circuit.shared.core.word().phase() == Phase::Closed {
-            // Closing took all wakers with it.
-            self.ticket = None;
-            return Poll::Ready(());
-        }
-        self.poll(cx, false).map(drop)
-    }
-
-    /// Goes in, with the permit if it takes one.
-    pub(super) fn poll_enter(&mut self, cx: &mut Context<'_>) -> Poll<Attempt> {
-        self.poll(cx, true).map(|word| self.circuit.attempt(word))
-    }
-
-    fn poll(&mut self, cx: &mut Context<'_>, take: bool) -> Poll<Word> {
-        loop {
-            let waiter = Some((&mut self.ticket, cx.waker()));
-            let core = &self.circuit.shared.core;
-            match core.enter(Instant::now(), take, waiter) {
-                Entry::Go(word) => {
-                    self.leave();
-                    return Poll::Ready(word);
-                }
-                Entry::Wait(Some(until)) if self.circuit.arm(until) => {}
-                Entry::Wait(_) => return Poll::Pending,
-            }
-        }
-    }
-
-    fn leave(&mut self) {
-        if let Some(ticket) = self.ticket.take()
-            && self.circuit.shared.core.leave(ticket)
-        {
-            self.circuit.disarm();
-        }
-    }
-}
-
-impl Drop for Waiter {
-    fn drop(&mut self) {
-        self.leave();
-    }
-}
-
-/// One attempt, from when it was let in to its verdict; dropped without one, it gives its permit back.
-///
-/// It is public because the type of a response's body names it.
-pub struct Attempt {
-    circuit: Option<Circuit>,
-    word: Word,
-}
-
-impl Attempt {
-    /// Another handle on the probe that this attempt is, if it is one.
-    pub(super) fn probe(&self) -> Option<Probe> {
-        let circuit = self.circuit.as_ref()?;
-        (self.word.phase() == Phase::Taken).then(|| Probe {
-            circuit: circuit.clone(),
-            word: self.word,
-        })
-    }
-}
-
-impl Observe for Attempt {
-    fn ended(mut self, outcome: &Outcome) {
-        if let Some(circuit) = self.circuit.take() {
-            let shared = &circuit.shared;
-            let rtt = || shared.rtt.as_ref().and_then(|rtt| rtt());
-            shared.core.ended(self.word, Instant::now, outcome, rtt);
-        }
-    }
-}
-
-impl Drop for Attempt {
-    fn drop(&mut self) {
-        if let Some(circuit) = &self.circuit {
-            circuit.shared.core.given_up(self.word);
-        }
-    }
-}
-
-impl fmt::Debug for Attempt {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Attempt").field("word", &self.word).finish()
-    }
-}
-
-/// A probe that has a head that is no failure says so at once: its end may be days away.
-pub(super) struct Probe {
-    circuit: Circuit,
-    word: Word,
-}
-
-impl Probe {
-    pub(super) fn answered(self) {
-        self.circuit.shared.core.answered(self.word, Instant::now());
     }
 }

@@ -11,16 +11,13 @@ use tonic::Code;
 
 use super::{
     BreakerConfig,
-    backoff::Backoff,
     gate::{Gate, Held, Phase, Ticket, Word},
     meter::Meter,
     ring::Ring,
+    slow::Slow,
     state::{CircuitState, Codes, Reason, Rule, Statistics},
 };
-use crate::{
-    Incident,
-    classify::{Outcome, Pushback, Verdict},
-};
+use crate::classify::{Outcome, Verdict};
 
 pub(super) struct Core {
     config: BreakerConfig,
@@ -33,24 +30,6 @@ pub(super) struct Core {
     meter: Meter,
 }
 
-/// What a closed and healthy circuit never touches.
-struct Slow {
-    /// When time alone changes the phase.
-    until: Option<Instant>,
-    /// The probe has got a head that is no failure.
-    answered: bool,
-    reason: Option<Reason>,
-    backoff: Backoff,
-    /// The last incidents that were counted.
-    incidents: [Option<Incident>; 8],
-    next_incident: usize,
-    codes: Codes,
-    /// What the peer asked for.
-    not_before: Option<Instant>,
-    opened: u64,
-    held: u64,
-}
-
 /// What [`Core::enter`] says.
 pub(super) enum Entry {
     /// Go; the word says as what.
@@ -60,24 +39,11 @@ pub(super) enum Entry {
 }
 
 const LINK: u64 = 1 << 32;
-/// A peer that asks for more than so many recovery times is not believed.
-const MOST_PUSHBACK: u32 = 10;
 
 impl Core {
     pub(super) fn new(config: BreakerConfig, transport: &'static str, now: Instant) -> Self {
         Self {
-            gate: Gate::new(Slow {
-                until: None,
-                answered: false,
-                reason: None,
-                backoff: Backoff::new(config.first_wait, config.recovery),
-                incidents: [None; 8],
-                next_incident: 0,
-                codes: Codes::default(),
-                not_before: None,
-                opened: 0,
-                held: 0,
-            }),
+            gate: Gate::new(Slow::new(&config)),
             ring: Ring::new(config.window, now),
             run: AtomicU64::new(0),
             observe_only: AtomicBool::new(config.observe_only),
@@ -88,12 +54,14 @@ impl Core {
     }
 
     /// One load.
+    #[inline]
     pub(super) fn word(&self) -> Word {
         self.gate.word()
     }
 
     /// Whether a call may go, where the word is not plainly closed. With `take` it goes at once, and takes the permit if it is a
     /// probe. Who has to wait and leaves a waker is woken by the next change.
+    #[cold]
     pub(super) fn enter(
         &self,
         now: Instant,
@@ -185,6 +153,7 @@ impl Core {
         }
     }
 
+    #[cold]
     fn failed(&self, word: Word, now: Instant, verdict: Verdict, outcome: &Outcome) {
         let Some(mut held) = self.gate.lock_if(word) else {
             return;
@@ -229,6 +198,7 @@ impl Core {
         )
     }
 
+    #[cold]
     fn probed(&self, word: Word, now: Instant, verdict: Verdict, outcome: &Outcome) {
         let Some(mut held) = self.gate.lock_if(word) else {
             return;
@@ -393,24 +363,5 @@ impl Core {
 impl Drop for Core {
     fn drop(&mut self) {
         self.meter.gone(&self.changes.borrow());
-    }
-}
-
-impl Slow {
-    fn is_new(&mut self, incident: Incident) -> bool {
-        if self.incidents.contains(&Some(incident)) {
-            return false;
-        }
-        self.incidents[self.next_incident] = Some(incident);
-        self.next_incident = (self.next_incident + 1) % self.incidents.len();
-        true
-    }
-
-    /// Notes what a peer that has too much to do asks for.
-    fn heed(&mut self, now: Instant, verdict: Verdict, outcome: &Outcome, config: &BreakerConfig) {
-        if let (Verdict::Overload, Some(Pushback::After(wait))) = (verdict, outcome.pushback()) {
-            let at = now + wait.min(config.recovery * MOST_PUSHBACK);
-            self.not_before = self.not_before.max(Some(at));
-        }
     }
 }

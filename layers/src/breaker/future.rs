@@ -1,18 +1,22 @@
 use std::{
     fmt,
-    future::Future,
-    pin::Pin,
-    task::{Context, Poll, ready},
+    future::{Future, ready},
+    pin::{Pin, pin},
+    task::{Context, Poll, Waker, ready},
 };
 
+use bytes::Bytes;
 use http::{Request, Response};
 use http_body::Body;
+use http_body_util::Empty;
 use pin_project_lite::pin_project;
+use tonic::Status;
 use tower::Service;
 
 use super::{
-    BreakerBody, Circuit,
-    circuit::{Attempt, Probe, Waiter},
+    BreakerBody, Circuit, Probing,
+    attempt::{Attempt, Probe},
+    waiter::Waiter,
 };
 use crate::{
     BoxError, Deadline,
@@ -38,13 +42,14 @@ pin_project! {
     enum State<S, B, F> {
         Running {
             #[pin]
-            tracked: Tracked<Inner<F>, Attempt>,
+            tracked: Tracked<F, Attempt>,
             probe: Option<Probe>,
         },
         // Was told that it is ready, and then another one took the permit or the circuit opened.
         Waiting {
             waiter: Waiter,
-            held: Option<(S, Request<B>)>,
+            // In a box, so that the future of all others is no larger for it.
+            held: Option<Box<(S, Request<B>)>>,
         },
         Failed {
             error: Option<BoxError>,
@@ -52,40 +57,21 @@ pin_project! {
     }
 }
 
-pin_project! {
-    #[project = InnerProj]
-    enum Inner<F> {
-        Call { #[pin] future: F },
-        Failed { error: Option<BoxError> },
-    }
-}
-
-impl<F, R, E> Future for Inner<F>
-where
-    F: Future<Output = Result<R, E>>,
-    E: Into<BoxError>,
-{
-    type Output = Result<R, BoxError>;
-
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        match self.project() {
-            InnerProj::Call { future } => future.poll(cx).map_err(Into::into),
-            InnerProj::Failed { error } => match error.take() {
-                Some(error) => Poll::Ready(Err(error)),
-                None => Poll::Pending,
-            },
-        }
-    }
-}
-
-fn running<S, B, F>(
-    inner: Inner<F>,
-    attempt: Attempt,
-    deadline: Option<Deadline>,
-) -> State<S, B, F> {
+#[inline]
+fn running<S, B, F>(future: F, attempt: Attempt, deadline: Option<Deadline>) -> State<S, B, F> {
     State::Running {
         probe: attempt.probe(),
-        tracked: track(inner, attempt, deadline),
+        tracked: track(future, attempt, deadline),
+    }
+}
+
+/// Lets an attempt end with an error that was there before it began.
+fn end_with(error: BoxError, attempt: Attempt) -> BoxError {
+    let nothing = ready(Err::<Response<Empty<Bytes>>, _>(error));
+    let ended = pin!(track(nothing, attempt, None));
+    match ended.poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(Err(error)) => error,
+        _ => Status::internal("an error that is there at once").into(),
     }
 }
 
@@ -93,20 +79,21 @@ impl<S, B> ResponseFuture<S, B>
 where
     S: Service<Request<B>>,
 {
+    #[inline]
     pub(super) fn running(future: S::Future, attempt: Attempt, deadline: Option<Deadline>) -> Self {
         Self {
-            state: running(Inner::Call { future }, attempt, deadline),
+            state: running(future, attempt, deadline),
         }
     }
 
     /// The inner service was not ready but failed; it counts if the call was let in.
     pub(super) fn failed(error: BoxError, attempt: Option<Attempt>) -> Self {
-        let error = Some(error);
+        let error = Some(match attempt {
+            Some(attempt) => end_with(error, attempt),
+            None => error,
+        });
         Self {
-            state: match attempt {
-                Some(attempt) => running(Inner::Failed { error }, attempt, None),
-                None => State::Failed { error },
-            },
+            state: State::Failed { error },
         }
     }
 
@@ -114,7 +101,7 @@ where
         Self {
             state: State::Waiting {
                 waiter: Waiter::new(circuit),
-                held: Some((inner, request)),
+                held: Some(Box::new((inner, request))),
             },
         }
     }
@@ -134,20 +121,25 @@ where
         loop {
             let next = match state.as_mut().project() {
                 StateProj::Running { tracked, probe } => {
-                    let response = ready!(tracked.poll(cx));
-                    if let (Ok(_), Some(probe)) = (&response, probe.take()) {
+                    let polled = tracked.poll(cx);
+                    if probe.is_some()
+                        && matches!(polled, Poll::Ready(Ok(_)))
+                        && let Some(probe) = probe.take()
+                    {
                         probe.answered();
                     }
-                    return Poll::Ready(response);
+                    return polled;
                 }
                 StateProj::Waiting { waiter, held } => {
                     let attempt = ready!(waiter.poll_enter(cx));
-                    let Some((mut inner, request)) = held.take() else {
+                    let Some(held) = held.take() else {
                         return Poll::Pending;
                     };
+                    let (mut inner, mut request) = *held;
+                    Probing::mark(&mut request, &attempt);
                     let deadline = Deadline::of(&request);
                     let future = inner.call(request);
-                    running(Inner::Call { future }, attempt, deadline)
+                    running(future, attempt, deadline)
                 }
                 StateProj::Failed { error } => match error.take() {
                     Some(error) => return Poll::Ready(Err(error)),

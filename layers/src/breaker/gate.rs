@@ -41,6 +41,7 @@ impl Word {
     /// The word of who goes without having a say. No gate comes to it.
     pub(crate) const BYSTANDER: Self = Self(u64::MAX);
 
+    #[inline]
     pub(crate) fn phase(self) -> Phase {
         match self.0 & ((1 << PHASE_BITS) - 1) {
             0 => Phase::Closed,
@@ -84,6 +85,7 @@ impl<T> Gate<T> {
     }
 
     /// The word as it is now. Whoever reads "closed" here also sees what was reset before it closed.
+    #[inline]
     pub(crate) fn word(&self) -> Word {
         Word(self.word.load(Ordering::Acquire))
     }

@@ -64,6 +64,7 @@
 //! (`run`, `link`, `rate`, `probe`), `tower_iroh_breaker_closed_total`, and `tower_iroh_breaker_not_closed`, how many circuits hold calls
 //! back now.
 
+mod attempt;
 mod backoff;
 mod circuit;
 mod config;
@@ -72,10 +73,13 @@ mod future;
 mod gate;
 mod layer;
 mod meter;
+mod probing;
 mod registry;
 mod ring;
 mod service;
+mod slow;
 mod state;
+mod waiter;
 
 /// What the gate is built of; `tests/breaker_loom.rs` builds it of loom's.
 mod sync {
@@ -85,10 +89,12 @@ mod sync {
     };
 }
 
-pub use circuit::{Attempt, Circuit, CircuitBuilder};
+pub use attempt::Attempt;
+pub use circuit::{Circuit, CircuitBuilder};
 pub use config::{BreakerConfig, BreakerConfigBuilder};
 pub use future::ResponseFuture;
 pub use layer::BreakerLayer;
+pub use probing::Probing;
 pub use registry::Registry;
 pub use service::Breaker;
 pub use state::{CircuitState, Reason, Rule, Statistics};

@@ -7,7 +7,7 @@ use http::{Request, Response};
 use http_body::Body;
 use tower::Service;
 
-use super::{BreakerBody, Circuit, ResponseFuture, circuit::Waiter};
+use super::{BreakerBody, Circuit, Probing, ResponseFuture, waiter::Waiter};
 use crate::{BoxError, Deadline};
 
 /// The service that [`BreakerLayer`](super::BreakerLayer) makes.
@@ -69,16 +69,21 @@ where
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, request: Request<B>) -> Self::Future {
-        let failed = self.failed.take();
-        match (self.circuit().enter(), failed) {
+    fn call(&mut self, mut request: Request<B>) -> Self::Future {
+        let attempt = self.circuit().enter();
+        if self.failed.is_some()
+            && let Some(error) = self.failed.take()
+        {
+            return ResponseFuture::failed(error, attempt);
+        }
+        match attempt {
             // Made before the call, so that a panic in there gives the permit back.
-            (Some(attempt), None) => {
+            Some(attempt) => {
+                Probing::mark(&mut request, &attempt);
                 let deadline = Deadline::of(&request);
                 ResponseFuture::running(self.inner.call(request), attempt, deadline)
             }
-            (attempt, Some(error)) => ResponseFuture::failed(error, attempt),
-            (None, None) => {
+            None => {
                 // The clone has no readiness; the one that has goes with the call.
                 let clone = self.inner.clone();
                 let inner = mem::replace(&mut self.inner, clone);

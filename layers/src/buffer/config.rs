@@ -10,9 +10,18 @@ pub struct BufferConfig {
     pub(super) idempotent: Methods<()>,
     pub(super) limits: Limits,
     pub(super) sweep: Duration,
+    pub(super) disabled: bool,
 }
 
 impl BufferConfig {
+    /// Serves nothing, not even calls with [`WaitForReady`](super::WaitForReady): all pass by.
+    pub fn disabled() -> Self {
+        Self {
+            disabled: true,
+            ..Self::default()
+        }
+    }
+
     /// A builder with the defaults.
     pub fn builder() -> BufferConfigBuilder {
         BufferConfigBuilder::default()
@@ -33,6 +42,7 @@ impl Default for BufferConfig {
                 overflow: Overflow::default(),
             },
             sweep: Duration::from_secs(5),
+            disabled: false,
         }
     }
 }

@@ -207,7 +207,10 @@ mod tests {
             last: Some("no route".into()),
         };
         let error: BoxError = Box::new(BufferError::new(reason, &history));
-        assert_eq!(error.to_string(), "not sent: waited 301.5 s for the peer (TTL 300 s)");
+        assert_eq!(
+            error.to_string(),
+            "not sent: waited 301.5 s for the peer (TTL 300 s)"
+        );
         assert_eq!(code_of(&*error), Code::Unavailable);
         let fault = Fault::find(&*error).expect("a fault");
         assert!(fault.not_processed());

@@ -96,14 +96,10 @@ where
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
+        let config = &self.shared.config;
         let served = request.extensions().get::<WaitForReady>().is_some()
-            || self
-                .shared
-                .config
-                .served
-                .get(request.uri().path())
-                .is_some();
-        if !served {
+            || config.served.get(request.uri().path()).is_some();
+        if !served || config.disabled {
             return ResponseFuture::passing(self.passing.clone(), request);
         }
         ResponseFuture::served(

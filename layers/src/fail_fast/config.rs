@@ -9,6 +9,7 @@ pub(super) type Reason = Arc<dyn Fn() -> String + Send + Sync>;
 pub struct FailFastConfig {
     pub(super) wait: Duration,
     pub(super) reason: Option<Reason>,
+    pub(super) disabled: bool,
 }
 
 impl FailFastConfig {
@@ -17,6 +18,20 @@ impl FailFastConfig {
     /// Two seconds let a usual reconnect through: a dial over a relay with a try or two before it, or a circuit breaker's first wait (at
     /// most 1 s) and its probe. They are well under the deadlines that people set, 5 s and more, so a caller still has time to go elsewhere.
     pub const WAIT: Duration = Duration::from_secs(2);
+
+    /// Waits for as long as its caller does.
+    pub fn disabled() -> Self {
+        Self {
+            disabled: true,
+            ..Self::default()
+        }
+    }
+
+    /// Gives `reason` where it has none.
+    pub fn or_reason(mut self, reason: impl Fn() -> String + Send + Sync + 'static) -> Self {
+        self.reason.get_or_insert_with(|| Arc::new(reason));
+        self
+    }
 
     /// Begins with the defaults.
     pub fn builder() -> FailFastConfigBuilder {
@@ -30,6 +45,7 @@ impl Default for FailFastConfig {
         Self {
             wait: Self::WAIT,
             reason: None,
+            disabled: false,
         }
     }
 }

@@ -102,6 +102,9 @@ where
                 self.failed = ready.err().map(Into::into);
                 return Poll::Ready(Ok(()));
             }
+            if self.shared.is_disabled() {
+                return Poll::Pending;
+            }
             let until = self.shared.not_ready(Instant::now(), &mut self.waits);
             let timer = self
                 .timer

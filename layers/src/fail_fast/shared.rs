@@ -58,6 +58,10 @@ impl Shared {
         self.phase.store(phase, Ordering::Release);
     }
 
+    pub(super) fn is_disabled(&self) -> bool {
+        self.config.disabled
+    }
+
     pub(super) fn is_failing(&self) -> bool {
         self.phase.load(Ordering::Acquire) == FAILING
     }

@@ -17,6 +17,20 @@ impl PriorityConfig {
         PriorityConfigBuilder::default()
     }
 
+    /// No method and no size: what a call says itself counts, else the fallback.
+    pub fn disabled() -> Self {
+        Self {
+            size: None,
+            ..Self::default()
+        }
+    }
+
+    /// The same with another urgency for calls whose method is not listed.
+    pub fn with_fallback(mut self, urgency: Urgency) -> Self {
+        self.fallback = urgency;
+        self
+    }
+
     /// How urgent a call of the method at `path` is before its size is known.
     pub(super) fn of_method(&self, path: &str) -> Urgency {
         self.methods.get(path).copied().unwrap_or(self.fallback)

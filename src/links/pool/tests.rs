@@ -217,6 +217,23 @@ async fn news_of_a_peer_end_the_wait() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn who_paces_himself_does_not_wait_and_nothing_is_forgotten() {
+    let pool = pool(10, Plan::Fail);
+    for _ in 0..5 {
+        let error = pool.get(id(1)).await.expect_err("dead");
+        assert_eq!(error.kind(), ErrorKind::DialFailed);
+        pool.hurry(id(1));
+        advance(Duration::from_millis(100)).await;
+    }
+    pool.get(id(1)).await.expect_err("dead");
+    let wait = pool.shared.entry(id(1)).lock().backoff.wait(Instant::now());
+    assert!(
+        wait.expect("not due") > Duration::from_secs(2),
+        "the sixth failure"
+    );
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_dial_ends_with_its_last_waiter_and_leaves_nothing() {
     let pool = pool(1, Plan::Hang);
     let mut first = task::spawn(pool.get(id(1)));

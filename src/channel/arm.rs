@@ -1,24 +1,27 @@
-//! One call, from request to response headers.
+//! The way of one call over iroh, from request to response headers.
 
 use std::{
     future::{Future, poll_fn},
     pin::pin,
     sync::{Arc, OnceLock},
-    task::Poll,
-    time::Duration,
+    task::{Context, Poll},
 };
 
-use http::{Request, Response, Uri, Version, header};
-use tokio::time::{Instant, timeout_at};
+use futures_util::future::BoxFuture;
+use http::{HeaderValue, Request, Response, Uri, Version, header};
+use iroh::EndpointId;
+use tokio::time::timeout_at;
 use tokio_util::task::AbortOnDropHandle;
 use tonic::{Status, body::Body};
-use tower_iroh_layers::{Urgency, deadline::header as grpc_timeout, peek::Peeked, urgency};
+use tower::Service;
+use tower_iroh_layers::{Deadline, Urgency, breaker::Probing, peek::Peeked, urgency};
 
-use super::{Inner, body::ResponseBody};
+use super::body::ResponseBody;
 use crate::{
-    Error, ErrorKind,
+    Error, ErrorKind, Links,
     lane::{Http2, Ticket},
     links::{Link, Use},
+    peer,
     wire::reset,
 };
 
@@ -63,19 +66,65 @@ fn explain(link: &Use<Link>, http2: &Http2, error: h2::Error) -> Error {
     error
 }
 
-pub(super) async fn call(
-    channel: Arc<Inner>,
-    request: Request<Body>,
-) -> Result<Response<Body>, Error> {
+/// The arm that leads over iroh: takes a call, gets a connection to the peer, a place in a lane, and sends it.
+///
+/// **Readiness.** Always ready; a call waits for the dial and for its place in its own future, until the deadline in its extensions.
+/// Past that the deadline is the business of the layer above.
+///
+/// **Cancel safety.** Dropping the future or the body resets the call at the peer and gives its place up. A dial that others wait for
+/// goes on.
+#[derive(Clone)]
+pub(super) struct Arm {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    links: Links,
+    peer: EndpointId,
+    scheme: http::uri::Scheme,
+    authority: http::uri::Authority,
+    user_agent: HeaderValue,
+}
+
+impl Arm {
+    /// `None` where the peer's id does not fit a URI.
+    pub(super) fn new(links: Links, peer: EndpointId, user_agent: HeaderValue) -> Option<Self> {
+        let parts = peer::uri("http", peer).into_parts();
+        Some(Self {
+            inner: Arc::new(Inner {
+                links,
+                peer,
+                scheme: parts.scheme?,
+                authority: parts.authority?,
+                user_agent,
+            }),
+        })
+    }
+}
+
+impl Service<Request<Body>> for Arm {
+    type Response = Response<ResponseBody>;
+    type Error = Error;
+    type Future = BoxFuture<'static, Result<Response<ResponseBody>, Error>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        Box::pin(call(self.inner.clone(), request))
+    }
+}
+
+async fn call(arm: Arc<Inner>, request: Request<Body>) -> Result<Response<ResponseBody>, Error> {
     let (head, body) = request.into_parts();
     let mut head = Request::from_parts(head, ());
-    let urgency = Urgency::requested(&head).unwrap_or(channel.urgency);
-    let limit = match (grpc_timeout::read(head.headers()), channel.timeout) {
-        (Some(theirs), Some(ours)) => Some(theirs.min(ours)),
-        (theirs, ours) => theirs.or(ours),
-    };
-    let deadline = limit.map(Deadline::after);
-    channel.prepare(&mut head, urgency)?;
+    let urgency = Urgency::of(&head);
+    let deadline = Deadline::of(&head);
+    if head.extensions().get::<Probing>().is_some() {
+        arm.links.hurry(arm.peer);
+    }
+    arm.prepare(&mut head, urgency)?;
     let mut offered = Some(body);
     let mut body = poll_fn(|cx| match offered.take() {
         Some(body) => Poll::Ready(Peeked::new(body, cx)),
@@ -91,10 +140,10 @@ pub(super) async fn call(
     let mut last = None;
     for _ in 0..OFFERS {
         // Kept until it has been asked: dropped, the last who waits for a dial takes along what it waited for.
-        let mut getting = pin!(channel.links.get(channel.peer));
+        let mut getting = pin!(arm.links.get(arm.peer));
         let link = match within(deadline, getting.as_mut()).await {
             Some(link) => link?,
-            None => return Err(channel.links.late(channel.peer)),
+            None => return Err(arm.links.late(arm.peer)),
         };
         let ready = async {
             let ticket = link.lanes().enter(urgency, message_len).await?;
@@ -109,10 +158,16 @@ pub(super) async fn call(
                 continue;
             }
             Some(Err(error)) => return Err(error),
-            None => return Err(expired().at(channel.peer)),
+            None => {
+                let late = Error::new(
+                    ErrorKind::Deadline,
+                    "the deadline passed while the call waited for a place",
+                );
+                return Err(late.at(arm.peer));
+            }
         };
         if let Some(deadline) = deadline {
-            grpc_timeout::write(head.headers_mut(), deadline.left());
+            deadline.stamp(head.headers_mut());
         }
         let sender = match http2.ready() {
             Ok(sender) => sender,
@@ -122,7 +177,7 @@ pub(super) async fn call(
                 last = Some(explain(&link, &http2, error));
                 if leaving {
                     // The peer is leaving: the calls that it has go on, this one goes to a new connection.
-                    channel.links.retire(channel.peer, link.connection());
+                    arm.links.retire(arm.peer, link.connection());
                 } else {
                     ticket.replace(&http2);
                 }
@@ -142,19 +197,10 @@ pub(super) async fn call(
             link,
             body_failure: sent.body_failure,
         };
-        return match within(deadline, sent.response).await {
-            Some(Ok(response))
-                if deadline.is_some_and(|deadline| {
-                    grpc_timeout::ended_by_peer(response.headers(), deadline.left())
-                }) =>
-            {
-                Err(expired().perhaps_processed().at(channel.peer))
-            }
-            Some(Ok(response)) => {
-                Ok(response.map(|stream| Body::new(ResponseBody::new(stream, held, deadline))))
-            }
-            Some(Err(error)) => Err(held.explain(error)),
-            None => Err(expired().perhaps_processed().at(channel.peer)),
+        // From here on the deadline is the layer's that stands above: it drops what it no longer waits for.
+        return match sent.response.await {
+            Ok(response) => Ok(response.map(|stream| ResponseBody::new(stream, held))),
+            Err(error) => Err(held.explain(error)),
         };
     }
     Err(last.unwrap_or_else(|| Error::new(ErrorKind::Lost, "no connection took the call")))
@@ -187,32 +233,10 @@ impl Inner {
     }
 }
 
-/// When a call's time is over.
-#[derive(Clone, Copy)]
-pub(super) struct Deadline(pub(super) Instant);
-
-impl Deadline {
-    fn after(limit: Duration) -> Self {
-        let now = Instant::now();
-        // As tokio has it: some decades are as good as for ever.
-        let far = Duration::from_secs(86400 * 365 * 30);
-        Self(now.checked_add(limit).unwrap_or(now + far))
-    }
-
-    fn left(self) -> Duration {
-        self.0.saturating_duration_since(Instant::now())
-    }
-}
-
-/// What a caller is told whose time is over.
-pub(super) fn expired() -> Error {
-    Error::new(ErrorKind::Deadline, "the deadline passed")
-}
-
 /// The future's result, or nothing once the deadline has passed.
 async fn within<F: Future>(deadline: Option<Deadline>, future: F) -> Option<F::Output> {
     match deadline {
-        Some(Deadline(at)) => timeout_at(at, future).await.ok(),
+        Some(deadline) => timeout_at(deadline.instant(), future).await.ok(),
         None => Some(future.await),
     }
 }

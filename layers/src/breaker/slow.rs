@@ -1,0 +1,72 @@
+use tokio::time::Instant;
+
+use super::{
+    BreakerConfig,
+    backoff::Backoff,
+    state::{Codes, Reason},
+};
+use crate::{
+    Incident,
+    classify::{Outcome, Pushback, Verdict},
+};
+
+/// What a closed and healthy circuit never touches.
+pub(super) struct Slow {
+    /// When time alone changes the phase.
+    pub(super) until: Option<Instant>,
+    /// The probe has got a head that is no failure.
+    pub(super) answered: bool,
+    pub(super) reason: Option<Reason>,
+    pub(super) backoff: Backoff,
+    /// The last incidents that were counted.
+    incidents: [Option<Incident>; 8],
+    next_incident: usize,
+    pub(super) codes: Codes,
+    /// What the peer asked for.
+    pub(super) not_before: Option<Instant>,
+    pub(super) opened: u64,
+    pub(super) held: u64,
+}
+
+/// A peer that asks for more than so many recovery times is not believed.
+const MOST_PUSHBACK: u32 = 10;
+
+impl Slow {
+    pub(super) fn new(config: &BreakerConfig) -> Self {
+        Self {
+            until: None,
+            answered: false,
+            reason: None,
+            backoff: Backoff::new(config.first_wait, config.recovery),
+            incidents: [None; 8],
+            next_incident: 0,
+            codes: Codes::default(),
+            not_before: None,
+            opened: 0,
+            held: 0,
+        }
+    }
+
+    pub(super) fn is_new(&mut self, incident: Incident) -> bool {
+        if self.incidents.contains(&Some(incident)) {
+            return false;
+        }
+        self.incidents[self.next_incident] = Some(incident);
+        self.next_incident = (self.next_incident + 1) % self.incidents.len();
+        true
+    }
+
+    /// Notes what a peer that has too much to do asks for.
+    pub(super) fn heed(
+        &mut self,
+        now: Instant,
+        verdict: Verdict,
+        outcome: &Outcome,
+        config: &BreakerConfig,
+    ) {
+        if let (Verdict::Overload, Some(Pushback::After(wait))) = (verdict, outcome.pushback()) {
+            let at = now + wait.min(config.recovery * MOST_PUSHBACK);
+            self.not_before = self.not_before.max(Some(at));
+        }
+    }
+}

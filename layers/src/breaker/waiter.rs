@@ -1,0 +1,73 @@
+use std::task::{Context, Poll};
+
+use tokio::time::Instant;
+
+use super::{
+    Attempt, Circuit,
+    core::Entry,
+    gate::{Phase, Ticket, Word},
+};
+
+/// One who may have to wait. Dropped, it leaves no waker behind.
+pub(super) struct Waiter {
+    circuit: Circuit,
+    ticket: Ticket,
+}
+
+impl Waiter {
+    pub(super) fn new(circuit: Circuit) -> Self {
+        Self {
+            circuit,
+            ticket: None,
+        }
+    }
+
+    pub(super) fn circuit(&self) -> &Circuit {
+        &self.circuit
+    }
+
+    /// Whether a call may be made now. One load where the circuit is closed.
+    #[inline]
+    pub(super) fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.circuit.core().word().phase() == Phase::Closed {
+            // Closing took all wakers with it.
+            self.ticket = None;
+            return Poll::Ready(());
+        }
+        self.poll(cx, false).map(drop)
+    }
+
+    /// Goes in, with the permit if it takes one.
+    pub(super) fn poll_enter(&mut self, cx: &mut Context<'_>) -> Poll<Attempt> {
+        self.poll(cx, true).map(|word| self.circuit.attempt(word))
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>, take: bool) -> Poll<Word> {
+        loop {
+            let waiter = Some((&mut self.ticket, cx.waker()));
+            let core = self.circuit.core();
+            match core.enter(Instant::now(), take, waiter) {
+                Entry::Go(word) => {
+                    self.leave();
+                    return Poll::Ready(word);
+                }
+                Entry::Wait(Some(until)) if self.circuit.arm(until) => {}
+                Entry::Wait(_) => return Poll::Pending,
+            }
+        }
+    }
+
+    fn leave(&mut self) {
+        if let Some(ticket) = self.ticket.take()
+            && self.circuit.core().leave(ticket)
+        {
+            self.circuit.disarm();
+        }
+    }
+}
+
+impl Drop for Waiter {
+    fn drop(&mut self) {
+        self.leave();
+    }
+}

@@ -1,0 +1,94 @@
+//! A new connection to the peer is a sign of life, which ends the wait of a breaker that lost connections or failed dials have opened.
+
+use std::{
+    fmt,
+    future::Future,
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use tokio::sync::watch;
+use tower::Service;
+use tower_iroh_layers::breaker::Circuit;
+
+use crate::State;
+
+/// Where signs of life are seen, and who wants to know of them.
+#[derive(Clone)]
+pub(super) struct Signs {
+    pub(super) circuit: Circuit,
+    pub(super) state: watch::Receiver<State>,
+}
+
+/// Passes readiness and calls on. While the breaker beneath lets it wait, it watches the connection's state; the circuit wakes whoever
+/// waits.
+pub struct Revived<S> {
+    inner: S,
+    signs: Option<Signs>,
+    /// The wait for the next change. Only there while the inner service is not ready, and never in a clone.
+    change: Option<Pin<Box<dyn Future<Output = ()> + Send + Sync>>>,
+}
+
+impl<S> Revived<S> {
+    pub(super) fn new(inner: S, signs: Option<Signs>) -> Self {
+        Self {
+            inner,
+            signs,
+            change: None,
+        }
+    }
+}
+
+impl Signs {
+    /// Reports each connection that comes to be; ends when nothing can come any more.
+    async fn report(mut self) {
+        while self.state.changed().await.is_ok() {
+            if *self.state.borrow_and_update() == State::Ready {
+                self.circuit.sign_of_life();
+            }
+        }
+    }
+}
+
+impl<S, R> Service<R> for Revived<S>
+where
+    S: Service<R>,
+{
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = S::Future;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        let ready = self.inner.poll_ready(cx);
+        if ready.is_ready() {
+            self.change = None;
+            return ready;
+        }
+        let Some(signs) = &self.signs else {
+            return ready;
+        };
+        let change = self
+            .change
+            .get_or_insert_with(|| Box::pin(signs.clone().report()));
+        // When it ends the links are gone, and the breaker's own time is what is left.
+        let _ = change.as_mut().poll(cx);
+        // A sign that was seen just now has woken this task already.
+        Poll::Pending
+    }
+
+    fn call(&mut self, request: R) -> S::Future {
+        self.inner.call(request)
+    }
+}
+
+impl<S: Clone> Clone for Revived<S> {
+    fn clone(&self) -> Self {
+        Self::new(self.inner.clone(), self.signs.clone())
+    }
+}
+
+impl<S: fmt::Debug> fmt::Debug for Revived<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Revived").field(&self.inner).finish()
+    }
+}

@@ -1,0 +1,246 @@
+//! The layers in their order, over any service that leads to one peer.
+
+use std::{
+    fmt,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use http::Request;
+use tokio::sync::watch;
+use tonic::body::Body;
+use tower::{Layer, Service};
+use tower_iroh_layers::{
+    breaker::{Breaker, BreakerConfig, BreakerLayer, Circuit},
+    buffer::{Buffer, BufferConfig, BufferHandle, BufferLayer, Served},
+    deadline::{ClientDeadline, DeadlineLayer},
+    fail_fast::{FailFast, FailFastConfig, FailFastLayer},
+    metrics::{
+        Metrics, MetricsLayer,
+        trace::{Trace, TraceLayer},
+    },
+    priority::{Priority, PriorityLayer},
+    retry::{Retry, RetryBudget, RetryLayer, RetryPolicy},
+};
+
+use super::revived::{Revived, Signs};
+use crate::State;
+
+mod builder;
+
+pub use builder::StackBuilder;
+
+/// The layers of a client in their order, for a service that leads to one peer.
+///
+/// ```text
+/// call metrics, span
+///   deadline ..... one clock for everything below
+///     priority ... how urgent the call is
+///       retry .... what is safe, within a budget
+///         buffer ........ listed methods and WaitForReady: waits for the peer
+///         or fail fast .. everyone else: not ready for long is UNAVAILABLE
+///           attempt metrics -> breaker -> the service
+/// ```
+///
+/// [`Channel`](crate::Channel) has it over iroh. It goes over any other gRPC service too, tonic's own `Channel` for one:
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # use tower_iroh_proto::echo::{EchoRequest, echo_client::EchoClient};
+/// use tower::Layer;
+/// use tower_iroh::Stack;
+///
+/// let channel = tonic::transport::Endpoint::from_static("http://127.0.0.1:1").connect_lazy();
+/// let stack = Stack::builder().transport("tcp").try_build()?;
+/// let service = stack.layer(channel);
+/// let handle = service.handle().clone();
+///
+/// let mut client = EchoClient::new(service);
+/// for _ in 0..2 {
+///     client.echo(EchoRequest::default()).await.unwrap_err();
+/// }
+/// assert!(!handle.circuit().state().is_closed(), "two dials failed in a row");
+/// # Ok(())
+/// # }
+/// ```
+///
+/// **Readiness.** Always ready: a call waits in its own future, under its deadline. **Cancel safety.** Dropping the future or the body takes
+/// the call back, wherever it is.
+#[derive(Clone, Debug)]
+pub struct Stack {
+    calls: MetricsLayer,
+    attempts: MetricsLayer,
+    trace: TraceLayer,
+    deadline: DeadlineLayer,
+    priority: PriorityLayer,
+    retry: RetryPolicy,
+    buffer: BufferConfig,
+    fail_fast: Option<FailFastConfig>,
+    circuit: Option<Circuit>,
+    new_circuit: NewCircuit,
+    connection: Option<watch::Receiver<State>>,
+}
+
+/// What a circuit is made of, where each service gets one of its own.
+#[derive(Clone)]
+struct NewCircuit {
+    config: Option<BreakerConfig>,
+    transport: &'static str,
+    rtt: Option<Rtt>,
+}
+
+type Rtt = Arc<dyn Fn() -> Option<Duration> + Send + Sync>;
+
+impl Stack {
+    /// Begins with every layer and its defaults.
+    pub fn builder() -> StackBuilder {
+        StackBuilder::default()
+    }
+}
+
+/// One way to the peer, with what watches it.
+type Way<S> = Revived<Metrics<Breaker<S>>>;
+/// All calls, from the outermost layer inwards.
+type Calls<S> = Trace<Metrics<ClientDeadline<Priority<Retry<Buffer<Way<S>, FailFast<Way<S>>>>>>>>;
+
+impl<S> Layer<S> for Stack
+where
+    Way<S>: Served,
+    S: Clone,
+{
+    type Service = Stacked<S>;
+
+    fn layer(&self, inner: S) -> Stacked<S> {
+        let circuit = match &self.circuit {
+            Some(circuit) => circuit.clone(),
+            None => self.new_circuit.make(),
+        };
+        let signs = self.connection.clone().map(|state| Signs {
+            circuit: circuit.clone(),
+            state,
+        });
+        let breaker = BreakerLayer::new(circuit.clone()).layer(inner);
+        let way = Revived::new(self.attempts.layer(breaker), signs);
+
+        let fail_fast = match &self.fail_fast {
+            Some(config) => {
+                let circuit = circuit.clone();
+                config.clone().or_reason(move || circuit.why())
+            }
+            None => FailFastConfig::disabled(),
+        };
+        let buffer = BufferLayer::new(self.buffer.clone())
+            .passing(FailFastLayer::new(fail_fast))
+            .layer(way);
+        let retry = RetryLayer::new(self.retry.clone());
+        let handle = StackHandle {
+            circuit,
+            buffer: buffer.handle(),
+            budget: retry.budget(),
+        };
+        let calls = self.priority.layer(retry.layer(buffer));
+        let calls = self.calls.layer(self.deadline.layer(calls));
+        Stacked {
+            calls: self.trace.layer(calls),
+            handle,
+        }
+    }
+}
+
+impl NewCircuit {
+    fn make(&self) -> Circuit {
+        let builder = Circuit::builder(self.config.clone().unwrap_or_default());
+        let builder = builder.transport(self.transport);
+        let circuit = match self.rtt.clone() {
+            Some(rtt) => builder.rtt(move || rtt()).build(),
+            None => builder.build(),
+        };
+        if self.config.is_none() {
+            circuit.force_closed();
+        }
+        circuit
+    }
+}
+
+impl fmt::Debug for NewCircuit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("NewCircuit")
+            .field("config", &self.config)
+            .field("transport", &self.transport)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A service under a [`Stack`]. Clones share everything.
+#[derive(Clone)]
+pub struct Stacked<S>
+where
+    Way<S>: Served,
+{
+    calls: Calls<S>,
+    handle: StackHandle,
+}
+
+impl<S> Stacked<S>
+where
+    Way<S>: Served,
+{
+    /// The handles of the layers.
+    pub fn handle(&self) -> &StackHandle {
+        &self.handle
+    }
+}
+
+impl<S> Service<Request<Body>> for Stacked<S>
+where
+    Way<S>: Served,
+    Calls<S>: Service<Request<Body>>,
+{
+    type Response = <Calls<S> as Service<Request<Body>>>::Response;
+    type Error = <Calls<S> as Service<Request<Body>>>::Error;
+    type Future = <Calls<S> as Service<Request<Body>>>::Future;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        self.calls.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        self.calls.call(request)
+    }
+}
+
+impl<S> fmt::Debug for Stacked<S>
+where
+    Way<S>: Served,
+{
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Stacked").field(&self.handle).finish()
+    }
+}
+
+/// The handles of a stack's layers. Clones are the same handles.
+#[derive(Clone, Debug)]
+pub struct StackHandle {
+    circuit: Circuit,
+    buffer: BufferHandle,
+    budget: RetryBudget,
+}
+
+impl StackHandle {
+    /// The breaker: its state to be watched, and to be forced or reset.
+    pub fn circuit(&self) -> &Circuit {
+        &self.circuit
+    }
+
+    /// The buffer: what waits in it, and what became of the rest.
+    pub fn buffer(&self) -> &BufferHandle {
+        &self.buffer
+    }
+
+    /// What may be spent on retries.
+    pub fn retry_budget(&self) -> &RetryBudget {
+        &self.budget
+    }
+}

@@ -1,0 +1,214 @@
+use std::{sync::Arc, time::Duration};
+
+use tokio::sync::watch;
+use tower_iroh_layers::{
+    ConfigError, Urgency,
+    breaker::{BreakerConfig, Circuit},
+    buffer::BufferConfig,
+    deadline::DeadlineLayer,
+    fail_fast::FailFastConfig,
+    metrics::{MetricsLayer, trace::TraceLayer},
+    priority::{PriorityConfig, PriorityLayer},
+    retry::RetryPolicy,
+};
+
+use super::{NewCircuit, Stack};
+use crate::State;
+
+/// Settings of a [`Stack`]: each layer to be configured or left out.
+///
+/// What is left out stays in its place and does nothing, so that the type is the same.
+#[derive(Clone, Debug)]
+#[must_use]
+pub struct StackBuilder {
+    timeout: Option<Duration>,
+    urgency: Option<Urgency>,
+    transport: &'static str,
+    metrics: Option<MetricsLayer>,
+    trace: TraceLayer,
+    priority: PriorityConfig,
+    retry: RetryPolicy,
+    buffer: BufferConfig,
+    fail_fast: Option<FailFastConfig>,
+    breaker: NewCircuit,
+    circuit: Option<Circuit>,
+    connection: Option<watch::Receiver<State>>,
+}
+
+impl Default for StackBuilder {
+    fn default() -> Self {
+        Self {
+            timeout: None,
+            urgency: None,
+            transport: "any",
+            metrics: Some(MetricsLayer::client()),
+            trace: TraceLayer::client(),
+            priority: PriorityConfig::default(),
+            retry: RetryPolicy::default(),
+            buffer: BufferConfig::default(),
+            fail_fast: Some(FailFastConfig::default()),
+            breaker: NewCircuit {
+                config: Some(BreakerConfig::default()),
+                transport: "any",
+                rtt: None,
+            },
+            circuit: None,
+            connection: None,
+        }
+    }
+}
+
+impl StackBuilder {
+    /// The longest that a call may take, from the call to the end of its response. Default: as long as the call itself says.
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = Some(timeout);
+        self
+    }
+
+    /// The urgency of calls that say nothing of their own and whose method is not listed. Default [`Urgency::INTERACTIVE`].
+    pub fn urgency(mut self, urgency: Urgency) -> Self {
+        self.urgency = Some(urgency);
+        self
+    }
+
+    /// What metrics call the transport beneath. Default "any"; a [`Channel`](crate::Channel) says "iroh".
+    pub fn transport(mut self, name: &'static str) -> Self {
+        self.transport = name;
+        self
+    }
+
+    /// How calls are recorded: a [`MetricsLayer::client`] with other settings.
+    pub fn metrics(mut self, metrics: MetricsLayer) -> Self {
+        self.metrics = Some(metrics);
+        self
+    }
+
+    /// Records no call and no attempt.
+    pub fn without_metrics(mut self) -> Self {
+        self.metrics = None;
+        self
+    }
+
+    /// Opens no span, and carries no trace onwards.
+    pub fn without_trace(mut self) -> Self {
+        self.trace = TraceLayer::disabled();
+        self
+    }
+
+    /// How a call's urgency is decided. Default: a message of 64 KiB or more is bulk.
+    pub fn priority(mut self, priority: PriorityConfig) -> Self {
+        self.priority = priority;
+        self
+    }
+
+    /// Goes by what a call itself says, and by [`urgency`](Self::urgency) else.
+    pub fn without_priority(mut self) -> Self {
+        self.priority = PriorityConfig::disabled();
+        self
+    }
+
+    /// What is made again. Default: what provably never reached the peer, and no method by its code, as none is listed.
+    pub fn retry(mut self, retry: RetryPolicy) -> Self {
+        self.retry = retry;
+        self
+    }
+
+    /// Makes nothing again, not even what never left.
+    pub fn without_retry(mut self) -> Self {
+        self.retry = RetryPolicy::disabled();
+        self
+    }
+
+    /// What waits for the peer, and how much of it. Default: calls with [`WaitForReady`](tower_iroh_layers::buffer::WaitForReady).
+    pub fn buffer(mut self, buffer: BufferConfig) -> Self {
+        self.buffer = buffer;
+        self
+    }
+
+    /// Holds no call back, even if it asks for that.
+    pub fn without_buffer(mut self) -> Self {
+        self.buffer = BufferConfig::disabled();
+        self
+    }
+
+    /// How long calls that are not buffered wait for a peer that is not ready. Default 2 s. Without a reason of its own it gives the breaker's.
+    pub fn fail_fast(mut self, fail_fast: FailFastConfig) -> Self {
+        self.fail_fast = Some(fail_fast);
+        self
+    }
+
+    /// Lets calls wait for the peer until their deadline.
+    pub fn without_fail_fast(mut self) -> Self {
+        self.fail_fast = None;
+        self
+    }
+
+    /// When the breaker opens, and for how long. Each service that the stack is put on has a circuit of its own.
+    pub fn breaker(mut self, breaker: BreakerConfig) -> Self {
+        self.breaker.config = Some(breaker);
+        self.circuit = None;
+        self
+    }
+
+    /// A circuit that others share: one of a [`Registry`](tower_iroh_layers::breaker::Registry), for several channels to one peer.
+    pub fn circuit(mut self, circuit: Circuit) -> Self {
+        self.circuit = Some(circuit);
+        self
+    }
+
+    /// Calls the peer however often it fails.
+    pub fn without_breaker(mut self) -> Self {
+        self.breaker.config = None;
+        self.circuit = None;
+        self
+    }
+
+    /// Where the smoothed round-trip time to the peer is known: a missed deadline of less than four of them is no failure of the peer's.
+    pub fn rtt(mut self, rtt: impl Fn() -> Option<Duration> + Send + Sync + 'static) -> Self {
+        self.breaker.rtt = Some(Arc::new(rtt));
+        self
+    }
+
+    /// The state of the connection beneath: that it comes to be is a sign of life.
+    pub(in crate::channel) fn connection(mut self, state: watch::Receiver<State>) -> Self {
+        self.connection = Some(state);
+        self
+    }
+
+    /// Checks the settings.
+    ///
+    /// # Errors
+    /// [`ConfigError`], naming the setting, its value, and what is accepted.
+    pub fn try_build(self) -> Result<Stack, ConfigError> {
+        let deadline = match self.timeout {
+            Some(timeout) => DeadlineLayer::builder()
+                .default_timeout(timeout)
+                .try_build()?,
+            None => DeadlineLayer::new(),
+        };
+        let priority = match self.urgency {
+            Some(urgency) => self.priority.with_fallback(urgency),
+            None => self.priority,
+        };
+        let (calls, attempts) = match self.metrics {
+            Some(calls) => (calls, MetricsLayer::attempt(self.transport)),
+            None => (MetricsLayer::disabled(), MetricsLayer::disabled()),
+        };
+        Ok(Stack {
+            calls,
+            attempts,
+            trace: self.trace,
+            deadline,
+            priority: PriorityLayer::new(priority),
+            retry: self.retry,
+            buffer: self.buffer,
+            fail_fast: self.fail_fast,
+            circuit: self.circuit,
+            new_circuit: NewCircuit {
+                transport: self.transport,
+                ..self.breaker
+            },
+            connection: self.connection,
+        })
+    }
+}

@@ -1,0 +1,222 @@
+//! What the errors of the layers, of QUIC and of HTTP/2 mean to a caller.
+
+use std::{error::Error as StdError, fmt};
+
+use iroh::endpoint::{ConnectWithOptsError, ConnectingError, ConnectionError};
+use tonic::{Code, Status};
+use tower_iroh_layers::{BoxError, Fault, Origin};
+
+use super::{Error, ErrorKind};
+use crate::wire::close;
+
+impl Error {
+    /// What comes out of a stack of layers: our own error as it is; of another, the fault or status in its chain.
+    pub(crate) fn from_layers(error: BoxError) -> Self {
+        let error = match error.downcast::<Self>() {
+            Ok(error) => return *error,
+            Err(error) => error,
+        };
+        let mut next: Option<&(dyn StdError + 'static)> = Some(&*error);
+        while let Some(current) = next {
+            if let Some(ours) = current.downcast_ref::<Self>() {
+                return ours.clone();
+            }
+            next = current.source();
+        }
+        let Some(fault) = Fault::find(&*error) else {
+            // A layer of the user's own, of which nothing is known but a code, perhaps.
+            let status = Status::from_error(error);
+            return Self::with_status(ErrorKind::Reset, status).perhaps_processed();
+        };
+        let kind = match (fault.status().code(), fault.origin()) {
+            (Code::DeadlineExceeded, _) => ErrorKind::Deadline,
+            (_, Origin::Ours) => ErrorKind::Rejected,
+            (_, Origin::Link(_)) => ErrorKind::Lost,
+            (_, Origin::Refused) => ErrorKind::Draining,
+            _ => ErrorKind::Reset,
+        };
+        // What the layer itself says stays in the chain, beneath the status.
+        let cause = Boxed(error);
+        Self {
+            kind,
+            peer: None,
+            fault: fault.caused_by(cause),
+        }
+    }
+
+    /// What a closed connection means for who was using it, or tried to.
+    pub(crate) fn from_connection(error: &ConnectionError) -> Self {
+        let (kind, message): (_, String) = match error {
+            ConnectionError::ApplicationClosed(frame) => {
+                let said = String::from_utf8_lossy(&frame.reason);
+                match frame.error_code {
+                    close::FORBIDDEN => (ErrorKind::Forbidden, format!("refused: {said}")),
+                    close::UNAUTHENTICATED => {
+                        (ErrorKind::Unauthenticated, format!("refused: {said}"))
+                    }
+                    close::TOO_MANY_CONNECTIONS => {
+                        (ErrorKind::Exhausted, format!("the peer refused: {said}"))
+                    }
+                    close::DRAINING | close::DRAINED => {
+                        (ErrorKind::Draining, "the peer is shutting down".to_owned())
+                    }
+                    close::DRAIN_EXPIRED => (
+                        ErrorKind::Lost,
+                        "the peer shut down before the call was finished".to_owned(),
+                    ),
+                    close::GONE => (ErrorKind::Lost, "the peer's endpoint closed".to_owned()),
+                    close::IDLE | close::CLIENT_CLOSED | close::RETIRED | close::UNHEALTHY => (
+                        ErrorKind::Lost,
+                        format!("the peer closed the connection: {said}"),
+                    ),
+                    // A code that is not ours comes from a hook of the application, which rejects with what it likes.
+                    code => (
+                        ErrorKind::Forbidden,
+                        format!("the peer refused with code {code}: {said}"),
+                    ),
+                }
+            }
+            // 0x178: the TLS alert no_application_protocol, RFC 9001 section 4.8.
+            ConnectionError::ConnectionClosed(frame)
+                if u64::from(frame.error_code) == ALERT_NO_APPLICATION_PROTOCOL =>
+            {
+                (
+                    ErrorKind::AlpnMismatch,
+                    "the peer does not speak the protocol asked for".to_owned(),
+                )
+            }
+            // An endpoint that is closing says so too, so it is not the limit that it may be.
+            ConnectionError::ConnectionClosed(frame)
+                if u64::from(frame.error_code) == CONNECTION_REFUSED =>
+            {
+                (
+                    ErrorKind::DialFailed,
+                    "the peer refused the connection: it is busy or shutting down".to_owned(),
+                )
+            }
+            ConnectionError::TransportError(error)
+                if u64::from(error.code) == ALERT_NO_APPLICATION_PROTOCOL =>
+            {
+                (
+                    ErrorKind::AlpnMismatch,
+                    "the peer does not speak the protocol asked for".to_owned(),
+                )
+            }
+            ConnectionError::TransportError(error)
+                if CRYPTO_ERRORS.contains(&u64::from(error.code)) =>
+            {
+                (
+                    ErrorKind::WrongIdentity,
+                    "who answered could not prove to be the peer".to_owned(),
+                )
+            }
+            ConnectionError::TimedOut => (
+                ErrorKind::Lost,
+                "the peer fell silent and the connection timed out".to_owned(),
+            ),
+            ConnectionError::LocallyClosed => (
+                ErrorKind::Closed,
+                "the connection was closed on this side".to_owned(),
+            ),
+            _ => (ErrorKind::Lost, "the connection was lost".to_owned()),
+        };
+        Self::new(kind, message).caused_by(error.clone())
+    }
+
+    /// What a dial means that failed before it reached anybody.
+    pub(crate) fn from_connect_start(
+        source: &ConnectWithOptsError,
+        shown: &(impl fmt::Display + ?Sized),
+    ) -> Self {
+        let kind = match source {
+            ConnectWithOptsError::SelfConnect { .. } => ErrorKind::InvalidPeer,
+            ConnectWithOptsError::NoAddress { .. } => ErrorKind::NoAddress,
+            ConnectWithOptsError::EndpointClosed { .. } => ErrorKind::Closed,
+            ConnectWithOptsError::LocallyRejected { .. } => ErrorKind::Forbidden,
+            _ => ErrorKind::DialFailed,
+        };
+        Self::new(kind, format!("cannot dial: {shown}"))
+    }
+
+    pub(crate) fn from_connecting(error: &ConnectingError) -> Self {
+        match error {
+            ConnectingError::ConnectionError { source, .. } => Self::from_dial_connection(source),
+            ConnectingError::LocallyRejected { .. } => {
+                Self::new(ErrorKind::Forbidden, "a hook on this side refused the peer")
+                    .caused_by(error.clone())
+            }
+            _ => Self::new(ErrorKind::DialFailed, "the handshake failed").caused_by(error.clone()),
+        }
+    }
+
+    /// A connection that ended before it began: a time-out is a dial's, and nothing was lost because nothing was sent.
+    fn from_dial_connection(error: &ConnectionError) -> Self {
+        let mut mapped = Self::from_connection(error);
+        mapped.kind = match (mapped.kind, error) {
+            (_, ConnectionError::TimedOut) => ErrorKind::DialTimeout,
+            (ErrorKind::Lost, _) => ErrorKind::DialFailed,
+            (kind, _) => kind,
+        };
+        mapped
+    }
+
+    /// What an HTTP/2 error means for one call. `connection` is why the QUIC connection beneath ended, if it did.
+    pub(crate) fn from_h2(error: h2::Error, connection: Option<&ConnectionError>) -> Self {
+        // A reset is about this call alone and was received before the connection ended.
+        if let Some(connection) = connection
+            && !error.is_reset()
+        {
+            return Self::from_connection(connection);
+        }
+        if error.is_io() {
+            return Self::new(ErrorKind::Lost, "the lane was lost").caused_by(error);
+        }
+        // A GOAWAY without an error reaches only the calls that the peer has not begun, RFC 9113 section 6.8.
+        if error.is_go_away() && error.is_remote() && error.reason() == Some(h2::Reason::NO_ERROR) {
+            return Self::new(ErrorKind::Draining, "the peer is shutting down").caused_by(error);
+        }
+        let Some(reason) = error.reason() else {
+            return Self::new(ErrorKind::Internal, format!("HTTP/2: {error}")).caused_by(error);
+        };
+        // The table of gRPC's PROTOCOL-HTTP2, "Errors".
+        let code = match reason {
+            h2::Reason::REFUSED_STREAM => Code::Unavailable,
+            h2::Reason::CANCEL => Code::Cancelled,
+            h2::Reason::ENHANCE_YOUR_CALM => Code::ResourceExhausted,
+            h2::Reason::INADEQUATE_SECURITY => Code::PermissionDenied,
+            _ => Code::Internal,
+        };
+        let by_peer = error.is_remote();
+        let who = if by_peer { "the peer" } else { "this side" };
+        let status = Status::new(code, format!("{who} reset the call: {reason}"));
+        let error = Self::with_status(ErrorKind::Reset, status).caused_by(error);
+        match reason {
+            h2::Reason::REFUSED_STREAM if by_peer => error.refused(),
+            _ => error,
+        }
+    }
+}
+
+/// A boxed error as an error, so that it can be another's cause.
+#[derive(Debug)]
+struct Boxed(BoxError);
+
+impl fmt::Display for Boxed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl StdError for Boxed {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        // Itself, so that it can be asked for its type.
+        Some(&*self.0)
+    }
+}
+
+/// `CRYPTO_ERROR` with the alert 120, RFC 9001 section 4.8 and RFC 7301 section 3.2.
+const ALERT_NO_APPLICATION_PROTOCOL: u64 = 0x100 + 120;
+/// All of `CRYPTO_ERROR`, RFC 9000 section 20.1.
+const CRYPTO_ERRORS: std::ops::RangeInclusive<u64> = 0x100..=0x1ff;
+/// RFC 9000 section 20.1.
+const CONNECTION_REFUSED: u64 = 0x02;
