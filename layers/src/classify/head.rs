@@ -2,11 +2,16 @@
 
 use std::time::Duration;
 
-use http::{HeaderMap, StatusCode, header};
+use http::{
+    HeaderMap, StatusCode,
+    header::{self, HeaderName},
+};
 use tonic::Code;
 
-const STATUS: &str = "grpc-status";
-const PUSHBACK: &str = "grpc-retry-pushback-ms";
+use crate::headers::first;
+
+static STATUS: HeaderName = HeaderName::from_static("grpc-status");
+static PUSHBACK: HeaderName = HeaderName::from_static("grpc-retry-pushback-ms");
 
 /// What a server says about trying again, gRPC proposal A6.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,7 +25,7 @@ pub enum Pushback {
 impl Pushback {
     /// Reads `grpc-retry-pushback-ms`.
     pub fn read(headers: &HeaderMap) -> Option<Self> {
-        let value = headers.get(PUSHBACK)?;
+        let value = first(headers, &PUSHBACK)?;
         // A 32-bit number by the proposal; a negative one means no further attempt.
         let millis = value
             .to_str()
@@ -35,15 +40,12 @@ impl Pushback {
 
 /// The status in headers or trailers; one that cannot be read is UNKNOWN.
 pub(crate) fn status(headers: &HeaderMap) -> Option<Code> {
-    headers
-        .get(STATUS)
-        .map(|value| Code::from_bytes(value.as_bytes()))
+    first(headers, &STATUS).map(|value| Code::from_bytes(value.as_bytes()))
 }
 
 /// Whether a head says that what follows is another protocol. Without a content type it is taken for gRPC: the status decides.
 pub(crate) fn is_foreign(headers: &HeaderMap) -> bool {
-    headers
-        .get(header::CONTENT_TYPE)
+    first(headers, &header::CONTENT_TYPE)
         .is_some_and(|value| !value.as_bytes().starts_with(b"application/grpc"))
 }
 
@@ -71,7 +73,7 @@ mod tests {
 
     fn pushback(value: &[u8]) -> Option<Pushback> {
         let mut headers = HeaderMap::new();
-        headers.insert(PUSHBACK, HeaderValue::from_bytes(value).ok()?);
+        headers.insert(&PUSHBACK, HeaderValue::from_bytes(value).ok()?);
         Pushback::read(&headers)
     }
 
@@ -102,8 +104,8 @@ mod tests {
         fn no_header_panics(bytes in proptest::collection::vec(any::<u8>(), 0..24)) {
             if let Ok(value) = HeaderValue::from_bytes(&bytes) {
                 let mut headers = HeaderMap::new();
-                headers.insert(STATUS, value.clone());
-                headers.insert(PUSHBACK, value.clone());
+                headers.insert(&STATUS, value.clone());
+                headers.insert(&PUSHBACK, value.clone());
                 headers.insert(header::CONTENT_TYPE, value);
                 prop_assert!(status(&headers).is_some());
                 prop_assert!(Pushback::read(&headers).is_some());

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use http::{HeaderMap, Response, StatusCode, response};
+use http::{HeaderMap, Response, StatusCode};
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 use tokio::time::Instant;
@@ -38,6 +38,7 @@ impl<F: FnOnce(&Outcome)> Observe for F {
 ///
 /// The end is told when it is seen: at once for an error or a head that is trailers too, else from the body's last frame or a drop.
 /// The future and the body that it yields are as cancel safe as what they wrap.
+#[inline]
 pub fn track<F, O: Observe>(future: F, observer: O, deadline: Option<Deadline>) -> Tracked<F, O> {
     Tracked {
         inner: future,
@@ -93,11 +94,16 @@ impl<O: Observe> Attempt<O> {
             },
             origin: fault.map(Fault::origin),
             not_processed: fault.is_some_and(Fault::not_processed),
-            pushback: said.and_then(Pushback::read),
+            // With OK there is nothing to send again.
+            pushback: match code {
+                Code::Ok => None,
+                _ => said.and_then(Pushback::read),
+            },
             timed_out_after,
         });
     }
 
+    #[cold]
     fn failed(&mut self, ending: Ending, error: &BoxError) {
         let fault = Fault::find(&**error);
         let said = chain(&**error)
@@ -107,16 +113,17 @@ impl<O: Observe> Attempt<O> {
     }
 
     /// Settles what the head decides.
-    fn head(&mut self, head: &response::Parts, is_end: bool) {
+    #[inline]
+    fn head<B>(&mut self, head: &Response<B>, is_end: bool) {
         self.stage = Stage::Body { got_data: false };
-        let headers = &head.headers;
+        let headers = head.headers();
         match status(headers) {
             // A head with OK and a body after it is only a head.
             Some(Code::Ok) if !is_end => {}
             Some(code) => self.settle(Ending::Head, code, None, Some(headers)),
-            None if head.status != StatusCode::OK => {
-                let code = code_of_http(head.status);
-                self.settle(Ending::Http(head.status), code, None, Some(headers));
+            None if head.status() != StatusCode::OK => {
+                let code = code_of_http(head.status());
+                self.settle(Ending::Http(head.status()), code, None, Some(headers));
             }
             None if is_foreign(headers) => {
                 self.settle(Ending::NotGrpc, Code::Unknown, None, None);
@@ -126,6 +133,7 @@ impl<O: Observe> Attempt<O> {
         }
     }
 
+    #[inline]
     fn frame<D>(&mut self, frame: &Frame<D>, is_end: bool) {
         match frame.trailers_ref() {
             Some(trailers) => match status(trailers) {
@@ -173,18 +181,18 @@ where
 {
     type Output = Result<Response<TrackedBody<R, O>>, BoxError>;
 
+    #[inline]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
         let result = ready!(this.inner.poll(cx));
         let attempt = this.attempt.take();
         Poll::Ready(match result {
             Ok(response) => {
-                let (head, inner) = response.into_parts();
                 let attempt = attempt.map(|mut attempt| {
-                    attempt.head(&head, inner.is_end_stream());
+                    attempt.head(&response, response.body().is_end_stream());
                     attempt
                 });
-                Ok(Response::from_parts(head, TrackedBody { inner, attempt }))
+                Ok(response.map(|inner| TrackedBody { inner, attempt }))
             }
             Err(error) => {
                 let error = error.into();
@@ -215,6 +223,7 @@ where
     type Data = B::Data;
     type Error = BoxError;
 
+    #[inline]
     fn poll_frame(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
