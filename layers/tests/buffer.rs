@@ -41,6 +41,7 @@ enum Way {
     /// The call is taken and nothing comes.
     Hang,
     Refuse,
+    RefuseAfter(Duration),
     Lose {
         processed: bool,
     },
@@ -133,10 +134,11 @@ impl Service<Request<Body>> for Peer {
                 let way = link.ways.pop_front().or(link.then);
                 way.unwrap_or(Way::Answer)
             };
+            let head = request.headers().clone();
             let receive = || {
                 let mut link = link.lock().expect("lock");
                 link.receipts.push(id);
-                link.heads.push(request.headers().clone());
+                link.heads.push(head);
             };
             match way {
                 Way::Answer => receive(),
@@ -153,6 +155,10 @@ impl Service<Request<Body>> for Peer {
                     std::future::pending::<()>().await;
                 }
                 Way::Panic => panic!("as asked"),
+                Way::RefuseAfter(time) => {
+                    sleep(time).await;
+                    return Err(fault(Origin::Refused, true).into());
+                }
                 Way::Refuse => return Err(fault(Origin::Refused, true).into()),
                 Way::Lose { processed } => {
                     if processed {
@@ -322,6 +328,62 @@ async fn each_call_is_received_once_while_the_peer_comes_and_goes() {
     assert!(stats.attempts > 600, "some came back");
 }
 
+/// The same by the real clock, with callers, peer and driver on threads of their own.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn threads_change_nothing() {
+    let (peer, buffer, handle) = buffer(config().max_calls(5_000));
+    let ways = (0..600).map(|n| match n % 50 {
+        0 => Way::Lose { processed: false },
+        1 => Way::RefuseAfter(MILLI),
+        _ => Way::Answer,
+    });
+    peer.next(ways);
+    let calls: Vec<_> = (0..3_000u64)
+        .map(|n| {
+            let service = buffer.clone();
+            tokio::spawn(async move {
+                sleep(MILLI * (n % 37) as u32).await;
+                let call = service.oneshot(request(n, 10));
+                match n % 5 {
+                    0 => timeout(MILLI * (n % 11) as u32, call)
+                        .await
+                        .map_or(Ok(false), |answer| answer.map(|_| true)),
+                    _ => call.await.map(|_| true),
+                }
+            })
+        })
+        .collect();
+    for n in 0..12 {
+        peer.set_up(n % 3 != 0);
+        let stats = handle.stats();
+        assert_eq!(sum(&stats), stats.accepted, "{stats:?}");
+        sleep(5 * MILLI).await;
+    }
+    peer.set_up(true);
+    let all = timeout(20 * SECOND, join_all(calls)).await;
+    let answered = all
+        .expect("nobody is stranded")
+        .into_iter()
+        .filter(|result| matches!(result, Ok(Ok(true))))
+        .count();
+    assert!(answered >= 2_400, "{answered}");
+    let mut receipts = peer.receipts();
+    let received = receipts.len();
+    assert!(received >= answered);
+    receipts.sort();
+    receipts.dedup();
+    assert_eq!(receipts.len(), received, "a call was received twice");
+    let rest = async {
+        while handle.stats().in_flight + handle.stats().waiting as u64 > 0 {
+            sleep(MILLI).await;
+        }
+    };
+    timeout(SECOND, rest).await.expect("nothing is left behind");
+    let stats = handle.stats();
+    assert_eq!((sum(&stats), stats.bytes), (stats.accepted, 0));
+    assert!(stats.delivered >= answered as u64);
+}
+
 #[tokio::test(start_paused = true)]
 async fn the_order_is_urgency_then_arrival() {
     let (peer, buffer, handle) = buffer(config());
@@ -376,6 +438,29 @@ async fn a_caller_who_does_not_poll_holds_no_permit_below() {
     other.expect("joined").expect("answered");
     assert_eq!(peer.receipts(), ["idle", "other"]);
     assert!(idle.await.is_ok(), "its answer was kept");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_driver_keeps_no_permit_while_it_pauses() {
+    let peer = Peer::default();
+    peer.set_up(true);
+    peer.next([Way::RefuseAfter(50 * MILLI)]);
+    let inner = ServiceBuilder::new()
+        .concurrency_limit(1)
+        .service(peer.clone());
+    let config = config().try_build().expect("a configuration");
+    let buffer = Buffer::new(config, inner);
+    // The first has the only permit and is refused; the driver, which waits for the permit for the second, has to wait then.
+    let first = tokio::spawn(buffer.clone().oneshot(request("first", 1)));
+    tokio::task::yield_now().await;
+    let second = tokio::spawn(buffer.clone().oneshot(request("second", 1)));
+    sleep(51 * MILLI).await;
+    let mut other = request("other", 1);
+    *other.uri_mut() = "/test.Store/Get".parse().expect("a path");
+    let other = timeout(5 * MILLI, buffer.oneshot(other)).await;
+    other.expect("nobody uses the permit").expect("answered");
+    assert!(first.await.expect("joined").is_ok() && second.await.expect("joined").is_ok());
+    assert_eq!(peer.receipts(), ["other", "first", "second"]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -476,6 +561,8 @@ async fn time_to_live_is_kept_by_the_sweep() {
 async fn a_deadline_ends_a_wait_to_the_millisecond() {
     let (_peer, buffer, handle) = buffer(config());
     let patient = begun(&buffer, request("patient", 1)).await;
+    // The driver sleeps until its sweep by now.
+    sleep(MILLI).await;
     // In the extensions, and in the header.
     let mut extension = request("a", 1);
     extension

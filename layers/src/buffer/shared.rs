@@ -160,8 +160,8 @@ impl<R> Shared<R> {
                 true
             }
             Some(looks) => {
-                let first = state.queue.counters().waiting == 1;
-                if first || deadline.is_some_and(|at| at < looks) {
+                // Whoever emptied the queue has woken it already, so only a time that it does not know of is news.
+                if deadline.is_some_and(|at| at < looks) {
                     self.changed.notify_one();
                 }
                 false

@@ -78,7 +78,10 @@ impl<S: Service<Request<Body>>> Service<Request<Body>> for Priority<S> {
 impl Rules {
     fn decide(&self, mut request: Request<Body>) -> Request<Body> {
         let mut lowered = false;
-        let urgency = match Urgency::requested(&request) {
+        let in_header = Urgency::from_headers(request.headers());
+        // As `Urgency::requested` has it.
+        let asked = request.extensions().get::<Urgency>().copied().or(in_header);
+        let urgency = match asked {
             Some(urgency) => urgency,
             None => {
                 let urgency = self.config.of_method(request.uri().path());
@@ -97,7 +100,7 @@ impl Rules {
         let _ = lowered;
         request.extensions_mut().insert(urgency);
         // A header that says the same stays as it is; absent, it says the default.
-        if Urgency::from_headers(request.headers()).unwrap_or_default() != urgency {
+        if in_header.unwrap_or_default() != urgency {
             request.headers_mut().insert(PRIORITY, header(urgency));
         }
         request
