@@ -1,0 +1,212 @@
+use std::{
+    fmt,
+    sync::{Mutex, PoisonError},
+};
+
+use tokio::time::Instant;
+use tonic::{Status, metadata::MetadataValue};
+
+use super::{Identity, bucket::Bucket, limiter::Exhausted};
+
+/// Why a call was refused or ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Reason {
+    /// The caller has no identity, and the policy gives such callers no such permission.
+    Unauthenticated,
+    /// The policy does not give this caller this permission.
+    NotPermitted,
+    /// A reload took the permission while the call was open.
+    Revoked,
+    /// Too many calls in too short a time.
+    Rate,
+    /// Too many calls open at a time.
+    Concurrent,
+    /// Too many callers that the policy does not list, at a time.
+    Callers,
+    /// A message of the request is too large.
+    MessageSize,
+}
+
+impl Reason {
+    #[cfg(feature = "metrics")]
+    const ALL: [Self; 7] = [
+        Self::Unauthenticated,
+        Self::NotPermitted,
+        Self::Revoked,
+        Self::Rate,
+        Self::Concurrent,
+        Self::Callers,
+        Self::MessageSize,
+    ];
+
+    /// As it stands in events and metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Unauthenticated => "unauthenticated",
+            Self::NotPermitted => "not_permitted",
+            Self::Revoked => "revoked",
+            Self::Rate => "rate",
+            Self::Concurrent => "concurrent",
+            Self::Callers => "callers",
+            Self::MessageSize => "message_size",
+        }
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// A call that was refused, or ended by a reload.
+#[derive(Clone, Copy, Debug)]
+pub struct Denial<'a> {
+    pub(super) identity: Option<&'a Identity>,
+    pub(super) method: &'a str,
+    pub(super) reason: Reason,
+    pub(super) generation: u64,
+}
+
+impl Denial<'_> {
+    /// Who called.
+    pub fn identity(&self) -> Option<&Identity> {
+        self.identity
+    }
+
+    /// The path that was called. The caller chose it: it may be any text.
+    pub fn method(&self) -> &str {
+        self.method
+    }
+
+    /// Why not.
+    pub fn reason(&self) -> Reason {
+        self.reason
+    }
+
+    /// By which policy: see [`PolicyHandle::generation`](super::PolicyHandle::generation).
+    pub fn generation(&self) -> u64 {
+        self.generation
+    }
+}
+
+/// So many events in a second, and so many at once: who is refused must not fill the disk.
+const EVENTS: (f64, f64) = (100.0, 1000.0);
+
+/// So much of a path that a stranger chose goes into an event.
+const METHOD_MAX: usize = 200;
+
+/// Writes denials down.
+pub(super) struct Audit {
+    /// With the number of events that were left out since the last.
+    events: Mutex<(Bucket, u64)>,
+    #[cfg(feature = "metrics")]
+    denied: std::sync::OnceLock<[metrics::Counter; Reason::ALL.len()]>,
+}
+
+impl Audit {
+    pub(super) fn new() -> Self {
+        Self {
+            events: Mutex::new((Bucket::new(Instant::now()), 0)),
+            #[cfg(feature = "metrics")]
+            denied: std::sync::OnceLock::new(),
+        }
+    }
+
+    pub(super) fn denied(&self, denial: &Denial<'_>) {
+        self.count(denial.reason);
+        let Some(left_out) = self.next_event() else {
+            return;
+        };
+        let method = denial.method;
+        let method = &method[..method.floor_char_boundary(METHOD_MAX)];
+        tracing::warn!(
+            target: "tower_iroh::audit",
+            identity = denial.identity.map(Identity::as_str),
+            method,
+            reason = denial.reason.as_str(),
+            generation = denial.generation,
+            left_out,
+            "call denied"
+        );
+    }
+
+    fn next_event(&self) -> Option<u64> {
+        let mut events = self.events.lock().unwrap_or_else(PoisonError::into_inner);
+        let (bucket, left_out) = &mut *events;
+        if bucket.take(Instant::now(), EVENTS.0, EVENTS.1).is_err() {
+            *left_out += 1;
+            return None;
+        }
+        Some(std::mem::take(left_out))
+    }
+
+    #[cfg(feature = "metrics")]
+    fn count(&self, reason: Reason) {
+        let denied = self.denied.get_or_init(|| {
+            let name = "tower_iroh_authorize_denied_total";
+            metrics::describe_counter!(
+                name,
+                metrics::Unit::Count,
+                "Calls refused or ended, by reason."
+            );
+            Reason::ALL.map(|reason| metrics::counter!(name, "reason" => reason.as_str()))
+        });
+        let index = Reason::ALL.iter().position(|it| *it == reason);
+        if let Some(counter) = index.and_then(|index| denied.get(index)) {
+            counter.increment(1);
+        }
+    }
+
+    #[cfg(not(feature = "metrics"))]
+    fn count(&self, _: Reason) {}
+}
+
+impl fmt::Debug for Audit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Audit").finish_non_exhaustive()
+    }
+}
+
+/// What a caller is told whom the policy refuses. It names no role and no other peer.
+pub(super) fn status(reason: Reason, identity: Option<&Identity>, method: &str) -> Status {
+    let method = &method[..method.floor_char_boundary(METHOD_MAX)];
+    let message = match reason {
+        Reason::Unauthenticated => format!("{method} needs a caller with an identity"),
+        Reason::Revoked => format!("the permission to call {method} was withdrawn"),
+        _ => format!("this peer may not call {method}"),
+    };
+    match identity {
+        None => Status::unauthenticated(message),
+        Some(_) => Status::permission_denied(message),
+    }
+}
+
+/// What a caller above a limit is told: with the time to wait, where there is one.
+pub(super) fn exhausted(why: Exhausted) -> (Reason, Status) {
+    let (reason, message) = match why {
+        Exhausted::Rate(_) => (
+            Reason::Rate,
+            "this caller makes more calls per second than it may; try again later",
+        ),
+        Exhausted::Concurrent => (
+            Reason::Concurrent,
+            "this caller has as many calls open as it may; let one end first",
+        ),
+        Exhausted::Callers => (
+            Reason::Callers,
+            "the server keeps account of as many callers as it can; try again later",
+        ),
+    };
+    let mut status = Status::resource_exhausted(message);
+    if let Exhausted::Rate(wait) = why {
+        // Rounded up: a millisecond early would be refused again. The proposal has 32 bits for it.
+        let millis = wait.as_nanos().div_ceil(1_000_000);
+        let millis = i32::try_from(millis).unwrap_or(i32::MAX);
+        status
+            .metadata_mut()
+            .insert("grpc-retry-pushback-ms", MetadataValue::from(millis));
+    }
+    (reason, status)
+}

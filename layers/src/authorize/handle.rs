@@ -1,0 +1,112 @@
+use std::sync::{
+    Arc, Mutex, PoisonError,
+    atomic::{AtomicU64, Ordering},
+};
+
+use arc_swap::ArcSwap;
+use tokio::sync::Notify;
+
+use super::{Policy, PolicyError, audit::Audit, limiter::Limiter};
+
+/// The policy in force, to be exchanged while calls are open.
+///
+/// Clones are one handle. Layers that share a handle share everything: a peer's limits are one count over all servers and transports.
+#[derive(Clone, Debug)]
+pub struct PolicyHandle {
+    pub(super) shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+pub(super) struct Shared {
+    current: ArcSwap<Versioned>,
+    /// That of `current`, for a look that costs next to nothing.
+    generation: AtomicU64,
+    /// The last one that `reloaded` has told of: a little behind `generation` while a reload goes on.
+    told: AtomicU64,
+    /// Told of each reload.
+    pub(super) reloaded: Arc<Notify>,
+    reloading: Mutex<()>,
+    pub(super) limiter: Arc<Limiter>,
+    pub(super) audit: Audit,
+}
+
+#[derive(Debug)]
+pub(super) struct Versioned {
+    pub(super) generation: u64,
+    pub(super) policy: Arc<Policy>,
+}
+
+impl PolicyHandle {
+    /// A handle with its first policy.
+    pub fn new(policy: Policy) -> Self {
+        let first = Versioned {
+            generation: 1,
+            policy: Arc::new(policy),
+        };
+        Self {
+            shared: Arc::new(Shared {
+                generation: AtomicU64::new(first.generation),
+                told: AtomicU64::new(first.generation),
+                current: ArcSwap::from_pointee(first),
+                reloaded: Arc::default(),
+                reloading: Mutex::new(()),
+                limiter: Arc::default(),
+                audit: Audit::new(),
+            }),
+        }
+    }
+
+    /// Puts another policy in force, all of it at once, and returns its generation.
+    ///
+    /// Calls that are open and would not be permitted any more end, whatever they wait for. What callers have used of their limits
+    /// stays counted.
+    pub fn reload(&self, policy: Policy) -> u64 {
+        let shared = &*self.shared;
+        let _reloading = shared
+            .reloading
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let generation = shared.current.load().generation + 1;
+        shared.current.store(Arc::new(Versioned {
+            generation,
+            policy: Arc::new(policy),
+        }));
+        shared.generation.store(generation, Ordering::Release);
+        shared.limiter.sweep();
+        shared.reloaded.notify_waiters();
+        shared.told.store(generation, Ordering::Release);
+        generation
+    }
+
+    /// Puts another policy in force, from TOML.
+    ///
+    /// # Errors
+    /// [`PolicyError`]; then the old policy stays in force.
+    pub fn reload_toml(&self, text: &str) -> Result<u64, PolicyError> {
+        Policy::from_toml(text).map(|policy| self.reload(policy))
+    }
+
+    /// The policy in force.
+    pub fn policy(&self) -> Arc<Policy> {
+        self.shared.current.load().policy.clone()
+    }
+
+    /// How many policies there have been: 1 for the first.
+    pub fn generation(&self) -> u64 {
+        self.shared.generation.load(Ordering::Acquire)
+    }
+}
+
+impl Shared {
+    pub(super) fn current(&self) -> arc_swap::Guard<Arc<Versioned>> {
+        self.current.load()
+    }
+
+    pub(super) fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Acquire)
+    }
+
+    pub(super) fn told(&self) -> u64 {
+        self.told.load(Ordering::Acquire)
+    }
+}

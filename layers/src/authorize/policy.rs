@@ -1,0 +1,117 @@
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
+
+use super::{Identity, Limits, PolicyBuilder, PolicyError};
+
+/// Who may call what, and how much: see the [module's page](super) for its TOML.
+///
+/// A caller is one of three: without an identity, by the entry for [anonymous](PolicyBuilder::anonymous) callers; with an identity that the
+/// policy lists, by that [peer](PolicyBuilder::peer)'s entry and nothing else; with any other, by the entry for
+/// [authenticated](PolicyBuilder::authenticated) ones. Where there is no such entry the answer is no.
+#[derive(Debug)]
+pub struct Policy {
+    pub(super) peers: HashMap<Arc<str>, Arc<Entry>>,
+    pub(super) authenticated: Option<Arc<Entry>>,
+    pub(super) anonymous: Option<Arc<Entry>>,
+}
+
+/// What one caller may.
+#[derive(Debug, Default)]
+pub(super) struct Entry {
+    pub(super) grants: Grants,
+    pub(super) limits: Limits,
+}
+
+/// The union of an entry's roles.
+#[derive(Debug, Default)]
+pub(super) struct Grants {
+    pub(super) all: bool,
+    /// `/package.Service/`.
+    pub(super) services: HashSet<Box<str>>,
+    /// `/package.Service/Method`.
+    pub(super) methods: HashSet<Box<str>>,
+}
+
+impl Grants {
+    fn permits(&self, path: &str) -> bool {
+        self.all
+            || self.methods.contains(path)
+            || (!self.services.is_empty()
+                && service_of(path).is_some_and(|service| self.services.contains(service)))
+    }
+}
+
+/// `/package.Service/` of `/package.Service/Method`; `None` of what is not exactly that.
+pub(super) fn service_of(path: &str) -> Option<&str> {
+    let (service, method) = path.strip_prefix('/')?.split_once('/')?;
+    let is_method = !service.is_empty() && !method.is_empty() && !method.contains('/');
+    is_method.then(|| &path[..service.len() + 2])
+}
+
+/// What a policy says of a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Decision {
+    /// It may go on.
+    Allowed,
+    /// The caller has no identity, and callers without one may not do this: UNAUTHENTICATED.
+    Unauthenticated,
+    /// The caller may not do this: PERMISSION_DENIED.
+    Denied,
+}
+
+impl Policy {
+    /// A policy in code.
+    pub fn builder() -> PolicyBuilder {
+        PolicyBuilder::default()
+    }
+
+    /// A policy from TOML.
+    ///
+    /// # Errors
+    /// [`PolicyError`], with line and key: for what is no TOML, a key or a role that does not exist, a method that is none, or a
+    /// limit that nothing could meet.
+    pub fn from_toml(text: &str) -> Result<Self, PolicyError> {
+        super::file::read(text)?.try_build()
+    }
+
+    /// What it says of a call to `path`, such as `/package.Service/Method`. Limits are not part of that.
+    pub fn decide(&self, identity: Option<&Identity>, path: &str) -> Decision {
+        match (self.entry(identity), identity) {
+            (Some(entry), _) if entry.grants.permits(path) => Decision::Allowed,
+            (_, None) => Decision::Unauthenticated,
+            (_, Some(_)) => Decision::Denied,
+        }
+    }
+
+    /// Whether it has an entry for this identity by name.
+    pub fn lists(&self, identity: &Identity) -> bool {
+        self.peers.contains_key(identity.as_str())
+    }
+
+    pub(super) fn entry(&self, identity: Option<&Identity>) -> Option<&Arc<Entry>> {
+        match identity {
+            None => self.anonymous.as_ref(),
+            Some(identity) => self
+                .peers
+                .get(identity.as_str())
+                .or(self.authenticated.as_ref()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_service_is_the_path_of_two_segments() {
+        assert_eq!(service_of("/p.S/M"), Some("/p.S/"));
+        for path in [
+            "", "/", "*", "p.S/M", "/p.S", "/p.S/", "//M", "//", "/p.S/M/", "/p.S/M/N", "//p.S/M",
+        ] {
+            assert_eq!(service_of(path), None, "{path:?}");
+        }
+    }
+}
