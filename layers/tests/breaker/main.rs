@@ -3,6 +3,9 @@
 mod clock;
 mod compose;
 mod handle;
+#[cfg(feature = "metrics")]
+mod metrics;
 mod peer;
 mod probe;
+mod random;
 mod trip;
