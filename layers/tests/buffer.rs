@@ -1023,3 +1023,65 @@ proptest! {
         })?;
     }
 }
+
+#[cfg(feature = "metrics")]
+#[test]
+fn its_metrics_follow_its_accounts() {
+    use metrics_util::debugging::{DebugValue, DebuggingRecorder};
+
+    let recorder = DebuggingRecorder::new();
+    let snapshots = recorder.snapshotter();
+    let read = || {
+        let mut values: Vec<_> = snapshots
+            .snapshot()
+            .into_vec()
+            .into_iter()
+            .map(|(key, _, _, value)| {
+                let key = key.key();
+                let label = key.labels().next().map(|label| label.value().to_owned());
+                let value = match value {
+                    DebugValue::Counter(n) => n as f64,
+                    DebugValue::Gauge(n) => n.into_inner(),
+                    DebugValue::Histogram(_) => unreachable!("none here"),
+                };
+                (label.unwrap_or_else(|| key.name().to_owned()), value)
+            })
+            .filter(|(_, value)| *value != 0.0)
+            .collect();
+        values.sort_by(|a, b| a.0.cmp(&b.0));
+        values
+    };
+    let named = |values: &[(&str, f64)]| -> Vec<(String, f64)> {
+        let own = |&(name, value): &(&str, f64)| (name.to_owned(), value);
+        values.iter().map(own).collect()
+    };
+    let (peer, buffer, _handle) =
+        metrics::with_local_recorder(&recorder, || buffer(config().max_calls(2)));
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        .build()
+        .expect("a runtime");
+    runtime.block_on(async {
+        let leaves = begun(&buffer, request("a", 10)).await;
+        let stays = begun(&buffer, request("b", 20)).await;
+        assert!(begun(&buffer, request("c", 1)).await.await.is_err());
+        let waiting = [
+            ("rejected", 1.0),
+            ("tower_iroh_buffer_bytes", 30.0),
+            ("tower_iroh_buffer_waiting", 2.0),
+        ];
+        assert_eq!(read(), named(&waiting));
+        drop(leaves);
+        peer.set_up(true);
+        stays.await.expect("answered");
+        // The debugging recorder tells what has changed since the last look.
+        let since = [
+            ("cancelled", 1.0),
+            ("delivered", 1.0),
+            ("tower_iroh_buffer_bytes", -30.0),
+            ("tower_iroh_buffer_waiting", -2.0),
+        ];
+        assert_eq!(read(), named(&since));
+    });
+}
