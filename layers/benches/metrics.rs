@@ -1,6 +1,6 @@
 //! What metrics, traces and authorization cost per call over a service that does nothing, in one run.
 //!
-//! Printing only what criterion measures; a Prometheus recorder is installed.
+//! A Prometheus recorder is installed. Authorization is part of it where that feature is on.
 
 use std::{
     convert::Infallible,
@@ -110,6 +110,38 @@ fn layers(criterion: &mut Criterion) {
         MetricsLayer::server().peer_from(|_| None).peer_label(100)
     );
     bench!("trace, nobody listens", TraceLayer::client());
+    #[cfg(feature = "authorize")]
+    for (name, limits) in [
+        ("authorize", tower_iroh_layers::authorize::Limits::new()),
+        (
+            "authorize, rate and concurrent calls",
+            tower_iroh_layers::authorize::Limits::new()
+                .rate(1e9, u32::MAX)
+                .concurrent(100),
+        ),
+    ] {
+        use tower_iroh_layers::authorize::{AuthorizeLayer, Identity, Policy, PolicyHandle};
+        let mut policy = Policy::builder()
+            .role("caller", ["/tower_iroh.echo.v1.Echo/*"])
+            .peer("the caller", ["caller"])
+            .limits(limits);
+        for peer in 0..1000 {
+            policy = policy.peer(format!("peer {peer}"), ["caller"]);
+        }
+        let policy = policy.try_build().expect("a policy");
+        let identity = Identity::from("the caller");
+        let layer = AuthorizeLayer::new(PolicyHandle::new(policy), move |_: &http::Extensions| {
+            Some(identity.clone())
+        });
+        let mut service = layer.layer(Nothing);
+        group.bench_function(name, |bencher| {
+            bencher.iter_batched(
+                request,
+                |request| call(&mut service, request),
+                BatchSize::SmallInput,
+            );
+        });
+    }
     bench!("bare again", tower::layer::util::Identity::new());
     group.finish();
 }

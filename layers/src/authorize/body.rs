@@ -1,4 +1,5 @@
 use std::{
+    fmt,
     pin::Pin,
     task::{Context, Poll},
 };
@@ -114,5 +115,14 @@ where
             State::Open { inner, .. } => inner.size_hint(),
             State::Ended => SizeHint::with_exact(0),
         }
+    }
+}
+
+impl<B> fmt::Debug for AuthorizedBody<B> {
+    /// Says how far it is and not what it holds.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AuthorizedBody")
+            .field("is_open", &matches!(self.state, State::Open { .. }))
+            .finish_non_exhaustive()
     }
 }

@@ -72,7 +72,7 @@
 //! **Why not tonic's interceptors or tower-http's `auth`.** Both look at one request's head once: they cannot end a stream that is open, count what is, or
 //! know a gRPC message's size.
 //!
-//! **Composition.** On a server, inside the layers that measure ([`metrics`](https://docs.rs/metrics)' `MetricsLayer::server`) and outside of all that does work.
+//! **Composition.** On a server, inside the layers that measure (`MetricsLayer::server`), so that they see denials, and outside of all that does work.
 //! **Readiness** is the inner service's. **Cancel safety:** permits live in the future, then in the response's body, and return when either is dropped. A waiting call is woken by
 //! a reload through its own registration, which leaves with it.
 //! **Cost:** up to four lookups in hash maps; a lock only for callers with a rate or a number of calls; the request's body and what it needs are two allocations, which a
