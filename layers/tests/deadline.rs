@@ -706,3 +706,70 @@ async fn a_body_keeps_its_size_and_its_end() {
         (Some(5), false)
     );
 }
+
+mod over_tonic {
+    use tokio_stream::wrappers::TcpListenerStream;
+    use tonic::transport::{Channel, Endpoint, Server};
+    use tower_iroh_proto::{
+        EchoService,
+        echo::{StreamRequest, echo_client::EchoClient, echo_server::EchoServer},
+    };
+
+    use super::*;
+
+    async fn channel() -> Channel {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await;
+        let listener = listener.expect("a port");
+        let address = listener.local_addr().expect("an address");
+        let server = Server::builder()
+            .layer(ServerDeadlineLayer::new())
+            .add_service(EchoServer::new(EchoService))
+            .serve_with_incoming(TcpListenerStream::new(listener));
+        tokio::spawn(server);
+        let endpoint = Endpoint::new(format!("http://{address}"));
+        endpoint.expect("a uri").connect_lazy()
+    }
+
+    /// A message each 10 ms, for much longer than the call may take.
+    fn request() -> tonic::Request<StreamRequest> {
+        let mut request = tonic::Request::new(StreamRequest {
+            count: 10_000,
+            size: 10,
+            interval_ms: 10,
+        });
+        request.set_timeout(Duration::from_millis(100));
+        request
+    }
+
+    /// tonic's own client bounds only the head, so what ends the stream is the server.
+    #[tokio::test]
+    async fn a_server_ends_a_late_stream_for_a_plain_client() {
+        let mut client = EchoClient::new(channel().await);
+        let mut stream = client
+            .server_stream(request())
+            .await
+            .expect("a head")
+            .into_inner();
+        let status = loop {
+            match stream.message().await {
+                Ok(message) => assert!(message.is_some(), "ended without a status"),
+                Err(status) => break status,
+            }
+        };
+        assert_eq!(status.code(), Code::DeadlineExceeded);
+        assert!(status.message().contains("on this server"), "{status}");
+    }
+
+    #[tokio::test]
+    async fn a_client_ends_a_late_stream_by_itself() {
+        let channel = DeadlineLayer::new().layer(channel().await);
+        let mut client = EchoClient::new(channel);
+        let task = tokio::spawn(async move {
+            let mut stream = client.server_stream(request()).await?.into_inner();
+            while stream.message().await?.is_some() {}
+            Ok::<_, Status>(())
+        });
+        let status = task.await.expect("no panic").expect_err("late");
+        assert_eq!(status.code(), Code::DeadlineExceeded);
+    }
+}

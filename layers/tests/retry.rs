@@ -2,6 +2,7 @@
 
 use std::{
     collections::VecDeque,
+    convert::Infallible,
     future::{Future, pending, poll_fn},
     pin::Pin,
     sync::{Arc, Mutex, MutexGuard},
@@ -628,30 +629,84 @@ async fn an_attempt_that_was_replaced_takes_no_more() {
 #[tokio::test(start_paused = true)]
 async fn an_attempt_that_waits_for_the_caller_s_body_is_woken_to_let_go() {
     let (sender, receiver) = tokio::sync::mpsc::channel::<Result<Frame<Bytes>, Status>>(1);
-    let body = StreamBody::new(tokio_stream::wrappers::ReceiverStream::new(receiver));
-    // This attempt's transport goes on with the body after the answer.
-    let peer = Peer::new([Step {
-        read: Read::Frames(0),
-        ..unavailable()
-    }]);
-    let request = with_body(LISTED, Body::new(body));
-    let mut call = Box::pin(retry(&peer).oneshot(request));
-    let transport = tokio::spawn({
-        let peer = peer.clone();
-        async move {
-            while peer.lock().left_over.is_empty() {
-                tokio::task::yield_now().await;
+    let source = tokio_stream::wrappers::ReceiverStream::new(receiver);
+    let transport = Arc::new(Mutex::new(None));
+    let inner = tower::service_fn({
+        let transport = transport.clone();
+        move |request: Request<Body>| {
+            let transport = transport.clone();
+            async move {
+                if transport.lock().expect("no panic").is_some() {
+                    return Ok::<_, Infallible>(Response::new(Body::empty()));
+                }
+                // A transport goes on with the body after the peer has answered, and the caller has nothing to say.
+                let (waits, waiting) = tokio::sync::oneshot::channel();
+                let mut waits = Some(waits);
+                let mut body = request.into_body();
+                let task = tokio::spawn(poll_fn(move |cx| {
+                    let frame = Pin::new(&mut body).poll_frame(cx);
+                    if let Some(waits) = waits.take() {
+                        assert!(frame.is_pending() && waits.send(()).is_ok());
+                    }
+                    frame
+                }));
+                *transport.lock().expect("no panic") = Some(task);
+                waiting.await.expect("polled");
+                Ok(Status::unavailable("busy").into_http())
             }
-            let mut body = peer.lock().left_over.remove(0);
-            body.frame().await
         }
     });
-    // The answer is held back until the transport waits for the body, which is when the first attempt's future is polled again.
-    assert!(poll_fn(|cx| Poll::Ready(call.as_mut().poll(cx).is_pending())).await);
-    let frame = transport.await.expect("woken").expect("an error");
-    assert!(frame.is_err());
+    let request = with_body(LISTED, Body::new(StreamBody::new(source)));
+    let service = layer(policy()).layer(inner);
+    service.oneshot(request).await.expect("the second");
+    let task = transport.lock().expect("no panic").take();
+    let woken = tokio::time::timeout(Duration::from_secs(1), task.expect("a first"));
+    let frame = woken.await.expect("woken").expect("no panic");
+    assert!(frame.expect("not the end").is_err());
     drop(sender);
-    call.await.expect("the second");
+}
+
+/// A peer that takes one call at a time; a call lasts as long as its response's body.
+#[derive(Clone, Default)]
+struct OneAtATime {
+    open: Arc<Mutex<std::sync::Weak<()>>>,
+    polls: u32,
+}
+
+impl Service<Request<Body>> for OneAtATime {
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = std::future::Ready<Result<Response<Body>, Infallible>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        self.polls += 1;
+        assert!(self.polls < 100, "the attempt before still has the place");
+        if self.open.lock().expect("no panic").strong_count() == 0 {
+            return Poll::Ready(Ok(()));
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    fn call(&mut self, _: Request<Body>) -> Self::Future {
+        let held = Arc::new(());
+        *self.open.lock().expect("no panic") = Arc::downgrade(&held);
+        let stream = futures_util::stream::poll_fn(move |_| {
+            let _held = &held;
+            Poll::<Option<Result<Frame<Bytes>, Status>>>::Pending
+        });
+        let mut response = Response::new(Body::new(StreamBody::new(stream)));
+        let status = "14".parse().expect("a value");
+        response.headers_mut().insert("grpc-status", status);
+        std::future::ready(Ok(response))
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failed_attempt_gives_its_place_back_before_the_next() {
+    let service = layer(policy()).layer(OneAtATime::default());
+    let response = service.oneshot(request(LISTED)).await.expect("a head");
+    assert_eq!(response.headers()["grpc-status"], "14", "the third's");
 }
 
 #[tokio::test(start_paused = true)]
@@ -776,6 +831,37 @@ proptest! {
     }
 }
 
+#[cfg(feature = "metrics")]
+#[test]
+fn what_is_counted() {
+    use metrics_util::debugging::{DebugValue, DebuggingRecorder};
+
+    let recorder = DebuggingRecorder::new();
+    let snapshotter = recorder.snapshotter();
+    metrics::with_local_recorder(&recorder, || {
+        paused().block_on(async {
+            let peer = Peer::new([refused(), unavailable()]);
+            assert_eq!(code(retry(&peer), request(LISTED)).await, Code::Ok);
+            let peer = Peer::new((0..3).map(|_| unavailable()));
+            assert_eq!(code(retry(&peer), request(LISTED)).await, Code::Unavailable);
+        });
+    });
+    let all = snapshotter.snapshot().into_vec();
+    let counted = |name: &str, reason: &str| {
+        let found = all.iter().find(|(key, ..)| {
+            let key = key.key();
+            key.name() == name && key.labels().any(|label| label.value() == reason)
+        });
+        match found {
+            Some((_, _, _, DebugValue::Counter(value))) => *value,
+            other => panic!("{name} {reason}: {other:?}"),
+        }
+    };
+    assert_eq!(counted("tower_iroh_retry_retries_total", "refused"), 1);
+    assert_eq!(counted("tower_iroh_retry_retries_total", "code"), 3);
+    assert_eq!(counted("tower_iroh_retry_given_up_total", "attempts"), 1);
+}
+
 mod over_tonic {
     use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -844,8 +930,11 @@ mod over_tonic {
             .initial_backoff(Duration::from_millis(1))
             .try_build();
         let layer = RetryLayer::new(policy.expect("valid"));
-        // In a task, as users do: the call is Send.
-        let mut client = EchoClient::new(layer.layer(channel));
+        // In a task, as users do: the call is Send, also through several layers.
+        let channel = layer.layer(channel);
+        #[cfg(feature = "deadline")]
+        let channel = tower_iroh_layers::deadline::DeadlineLayer::new().layer(channel);
+        let mut client = EchoClient::new(channel);
         let task = tokio::spawn(async move {
             let payload = Bytes::from_static(b"hello");
             let request = EchoRequest {

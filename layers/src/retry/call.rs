@@ -24,9 +24,15 @@ pub struct Idempotent;
 
 const PREVIOUS_ATTEMPTS: &str = "grpc-previous-rpc-attempts";
 
+/// What all calls of a layer share.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) policy: RetryPolicy,
+    pub(super) budget: RetryBudget,
+}
+
 pub(super) struct Call {
-    policy: Arc<RetryPolicy>,
-    budget: RetryBudget,
+    shared: Arc<Shared>,
     head: request::Parts,
     body: Held,
     deadline: Option<Deadline>,
@@ -35,18 +41,13 @@ pub(super) struct Call {
 }
 
 impl Call {
-    pub(super) fn new(
-        request: Request<Body>,
-        policy: Arc<RetryPolicy>,
-        budget: RetryBudget,
-    ) -> Self {
+    pub(super) fn new(request: Request<Body>, shared: Arc<Shared>) -> Self {
         let (head, body) = request.into_parts();
         Self {
-            body: Held::new(body, policy.max_buffered),
+            body: Held::new(body, shared.policy.max_buffered),
             deadline: Deadline::of_parts(&head.extensions, &head.headers),
             head,
-            policy,
-            budget,
+            shared,
             tally: Tally::default(),
             last: Code::Ok,
         }
@@ -72,18 +73,19 @@ impl Call {
 
     /// An attempt succeeded, as far as its head tells.
     pub(super) fn succeeded(&self) {
-        self.budget.succeeded();
+        self.shared.budget.succeeded();
         self.body.commit();
     }
 
     /// An attempt failed; how long to wait before the next one, if there is one.
     pub(super) fn failed(&mut self, failure: &Failure) -> Option<Duration> {
         self.last = failure.code;
+        let Shared { policy, budget } = &*self.shared;
         let said = self.head.extensions.get::<Idempotent>().is_some();
         let at = Circumstances {
-            idempotent: said || self.policy.idempotent.get(self.head.uri.path()).is_some(),
-            policy: &self.policy,
-            budget: &self.budget,
+            idempotent: said || policy.idempotent.get(self.head.uri.path()).is_some(),
+            policy,
+            budget,
             replayable: self.body.is_replayable(),
             left: self.deadline.map(Deadline::left),
             random: rand::random(),

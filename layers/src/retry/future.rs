@@ -23,7 +23,7 @@ pin_project! {
         S: Service<Request<Body>>,
     {
         service: S,
-        call: Call,
+        call: Box<Call>,
         #[pin]
         state: State<S::Future>,
     }
@@ -45,7 +45,7 @@ pin_project! {
 }
 
 impl<S: Service<Request<Body>>> RetryFuture<S> {
-    pub(super) fn new(service: S, call: Call, first: S::Future) -> Self {
+    pub(super) fn new(service: S, call: Box<Call>, first: S::Future) -> Self {
         Self {
             service,
             call,

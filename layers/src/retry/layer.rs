@@ -2,33 +2,34 @@ use std::sync::Arc;
 
 use tower::Layer;
 
-use super::{Retry, RetryBudget, RetryPolicy};
+use super::{Retry, RetryBudget, RetryPolicy, call::Shared};
 
 /// Makes a call again when that is safe: see the [module](crate::retry).
 #[derive(Clone, Debug)]
 pub struct RetryLayer {
-    policy: Arc<RetryPolicy>,
-    budget: RetryBudget,
+    shared: Arc<Shared>,
 }
 
 impl RetryLayer {
     /// A layer with a budget of its own, which all services share that it and its clones make. Use a layer per channel.
     pub fn new(policy: RetryPolicy) -> Self {
+        let budget = RetryBudget::new(&policy);
         Self {
-            budget: RetryBudget::new(&policy),
-            policy: Arc::new(policy),
+            shared: Arc::new(Shared { policy, budget }),
         }
     }
 
     /// Takes `budget` in place of its own: several channels to one peer may share it.
-    pub fn with_budget(mut self, budget: RetryBudget) -> Self {
-        self.budget = budget;
-        self
+    pub fn with_budget(self, budget: RetryBudget) -> Self {
+        let policy = self.shared.policy.clone();
+        Self {
+            shared: Arc::new(Shared { policy, budget }),
+        }
     }
 
     /// The budget, to look at.
     pub fn budget(&self) -> RetryBudget {
-        self.budget.clone()
+        self.shared.budget.clone()
     }
 }
 
@@ -42,6 +43,6 @@ impl<S> Layer<S> for RetryLayer {
     type Service = Retry<S>;
 
     fn layer(&self, inner: S) -> Retry<S> {
-        Retry::new(inner, self.policy.clone(), self.budget.clone())
+        Retry::new(inner, self.shared.clone())
     }
 }

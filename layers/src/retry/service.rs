@@ -7,7 +7,10 @@ use http::{Request, Response};
 use tonic::body::Body;
 use tower::Service;
 
-use super::{RetryBudget, RetryFuture, RetryPolicy, call::Call};
+use super::{
+    RetryFuture,
+    call::{Call, Shared},
+};
 use crate::BoxError;
 
 /// The service that [`RetryLayer`](super::RetryLayer) makes.
@@ -17,17 +20,12 @@ use crate::BoxError;
 #[derive(Clone, Debug)]
 pub struct Retry<S> {
     inner: S,
-    policy: Arc<RetryPolicy>,
-    budget: RetryBudget,
+    shared: Arc<Shared>,
 }
 
 impl<S> Retry<S> {
-    pub(super) fn new(inner: S, policy: Arc<RetryPolicy>, budget: RetryBudget) -> Self {
-        Self {
-            inner,
-            policy,
-            budget,
-        }
+    pub(super) fn new(inner: S, shared: Arc<Shared>) -> Self {
+        Self { inner, shared }
     }
 }
 
@@ -45,7 +43,8 @@ where
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
-        let call = Call::new(request, self.policy.clone(), self.budget.clone());
+        // Boxed, so that the future stays small enough to be moved through the layers above.
+        let call = Box::new(Call::new(request, self.shared.clone()));
         let first = self.inner.call(call.request());
         RetryFuture::new(self.inner.clone(), call, first)
     }
