@@ -10,7 +10,8 @@ use crate::{BoxError, Fault, Origin};
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum BatchError {
-    /// The batch that the item was in failed, and so did every item in it. Whether the peer did any of it is what the source says, if it says so.
+    /// The batch that the item was in failed, and so did every item in it. Whether the peer did any of it is what the source says, if it
+    /// says so.
     Failed(Arc<BoxError>),
     /// The service below gave another number of results than there were items, so nobody's can be told. INTERNAL.
     Mismatch {

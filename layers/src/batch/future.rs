@@ -14,7 +14,8 @@ use crate::BoxError;
 
 /// The future of [`Batch`](super::Batch): an item's own result.
 ///
-/// Dropped while the item waits, it takes the item out. Dropped later, the item's result is nobody's; and once all callers of a batch have left, its call is dropped too.
+/// Dropped while the item waits, it takes the item out. Dropped later, the item's result is nobody's; and once all callers of a batch have
+/// left, its call is dropped too.
 #[must_use = "futures do nothing unless polled"]
 pub struct ResponseFuture<T, R> {
     state: State<T, R>,

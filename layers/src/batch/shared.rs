@@ -1,4 +1,5 @@
-//! What the clones of a batching service share with their worker and their callers: one mutex, never held across an await or while foreign code runs.
+//! What the clones of a batching service share with their worker and their callers: one mutex, never held across an await or while foreign
+//! code runs.
 
 use std::sync::{Arc, Mutex, PoisonError};
 

@@ -43,7 +43,8 @@ struct Worker<S, T, R> {
     template: S,
 }
 
-/// Tells those who wait if the worker ends before its time, with its runtime or in a panic of the service below, perhaps before it was first polled.
+/// Tells those who wait if the worker ends before its time, with its runtime or in a panic of the service below, perhaps before it was
+/// first polled.
 struct Alive<T, R>(Option<Arc<Shared<T, R>>>);
 
 impl<T, R> Drop for Alive<T, R> {

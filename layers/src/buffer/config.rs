@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use super::queue::{Limits, Overflow};
+use super::entry::{Limits, Overflow};
 use crate::{ConfigError, methods::Methods};
 
 /// What a buffer serves, how much it may hold and for how long.
@@ -29,7 +29,8 @@ impl BufferConfig {
 }
 
 impl Default for BufferConfig {
-    /// No method listed, so that only calls with [`WaitForReady`](super::WaitForReady) are served; 1,000 calls, 16 MiB, 300 s, swept every 5 s,
+    /// No method listed, so that only calls with [`WaitForReady`](super::WaitForReady) are served; 1,000 calls, 16 MiB, 300 s, swept every
+    /// 5 s,
     /// [`Overflow::RejectNewest`].
     fn default() -> Self {
         Self {
@@ -65,7 +66,8 @@ impl BufferConfigBuilder {
         self
     }
 
-    /// Declares that these methods may be sent again even where an earlier attempt may have arrived. Written as for [`serve`](Self::serve); it lists nothing to be served.
+    /// Declares that these methods may be sent again even where an earlier attempt may have arrived. Written as for
+    /// [`serve`](Self::serve); it lists nothing to be served.
     pub fn idempotent<M: Into<String>>(mut self, methods: impl IntoIterator<Item = M>) -> Self {
         self.idempotent.extend(methods.into_iter().map(Into::into));
         self
@@ -89,8 +91,8 @@ impl BufferConfigBuilder {
         self
     }
 
-    /// How often the buffer looks for calls whose time to live is over, while any wait. 5 s unless set, or the time to live if that is shorter.
-    /// Deadlines are kept exactly.
+    /// How often the buffer looks for calls whose time to live is over, while any wait. 5 s unless set, or the time to live if that is
+    /// shorter. Deadlines are kept exactly.
     pub fn sweep(mut self, every: Duration) -> Self {
         self.sweep = Some(every);
         self

@@ -16,8 +16,8 @@ use tonic::body::Body;
 use tower::Service;
 
 use super::{
+    entry::{End, Slip},
     held::{Waiter, judge},
-    queue::{End, Slip},
     shared::{Flight, Shared},
 };
 use crate::BoxError;
@@ -63,7 +63,8 @@ enum Event {
     Look,
 }
 
-/// Tells those who wait if the driver ends before its time, with its runtime or in a panic of the service below, perhaps before it was first polled.
+/// Tells those who wait if the driver ends before its time, with its runtime or in a panic of the service below, perhaps before it was
+/// first polled.
 struct Alive<R>(Option<Arc<Shared<R>>>);
 
 impl<R> Drop for Alive<R> {

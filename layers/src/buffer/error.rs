@@ -2,13 +2,13 @@ use std::{error::Error, fmt, time::Duration};
 
 use tonic::{Code, Status};
 
-use super::queue::{Full, Late};
+use super::entry::{Full, Late};
 use crate::{Fault, Origin};
 
 /// Why the buffer ended a call itself.
 ///
-/// Its source is a [`Fault`] of this side, whose source is the [`Status`] that a caller sees. The peer has not begun the call, unless it is declared
-/// idempotent and an earlier attempt may have arrived: [`Fault::not_processed`] tells.
+/// Its source is a [`Fault`] of this side, whose source is the [`Status`] that a caller sees. The peer has not begun the call, unless it is
+/// declared idempotent and an earlier attempt may have arrived: [`Fault::not_processed`] tells.
 #[derive(Debug)]
 pub struct BufferError {
     reason: Reason,
@@ -58,7 +58,8 @@ pub enum Reason {
         /// What they said.
         why: String,
     },
-    /// There is no task that could deliver it: the tokio runtime it waited on has ended, or there is none, or the service below panicked. UNAVAILABLE.
+    /// There is no task that could deliver it: the tokio runtime it waited on has ended, or there is none, or the service below panicked.
+    /// UNAVAILABLE.
     Stopped,
 }
 

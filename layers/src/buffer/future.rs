@@ -16,9 +16,9 @@ use tower::{Service, util::Oneshot};
 use super::{
     BufferError, Reason, Served,
     driver::start,
+    entry::End,
     error::History,
     held::{Answer, Held, Waiter, judge},
-    queue::End,
     shared::{Flight, Place, Queued, Shared},
 };
 use crate::{BoxError, Deadline, peek::Peeked};

@@ -10,8 +10,8 @@ pub struct BufferHandle(Arc<dyn Control>);
 
 /// A buffer's accounts at one moment.
 ///
-/// `accepted = delivered + failed + expired + dropped + cancelled + in_flight + waiting`, always. A call counts from the first poll of its future,
-/// and counts once, however often it is put back. Calls that pass by are not counted.
+/// `accepted = delivered + failed + expired + dropped + cancelled + in_flight + waiting`, always. A call counts from the first poll of its
+/// future, and counts once, however often it is put back. Calls that pass by are not counted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct BufferStats {

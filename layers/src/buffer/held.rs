@@ -9,8 +9,8 @@ use tonic::{Code, Status, body::Body};
 
 use super::{
     BufferError, Reason,
+    entry::{End, Slip},
     error::History,
-    queue::{End, Slip},
 };
 use crate::{BoxError, Deadline, Fault, Origin, Urgency, fault};
 
@@ -25,7 +25,8 @@ pub(super) struct Held {
     last: Option<String>,
 }
 
-/// Below this much a message is copied when it begins to wait: generated clients encode into buffers of 8 KiB, all of which a message keeps.
+/// Below this much a message is copied when it begins to wait: generated clients encode into buffers of 8 KiB, all of which a message
+/// keeps.
 const COPIED: usize = 4096;
 
 impl Held {

@@ -20,8 +20,8 @@ impl BufferLayer {
 }
 
 impl<L> BufferLayer<L> {
-    /// Wraps the way of the calls that pass by in `layer` too, and only theirs: with a fail-fast there, calls that nobody buffers fail at once while those in
-    /// the buffer wait for the same peer.
+    /// Wraps the way of the calls that pass by in `layer` too, and only theirs: with a fail-fast there, calls that nobody buffers fail at
+    /// once while those in the buffer wait for the same peer.
     pub fn passing<M>(self, layer: M) -> BufferLayer<M> {
         BufferLayer {
             config: self.config,

@@ -1,22 +1,25 @@
 //! Store and forward: calls that wait for a peer which is not there, and get its real answer when it is.
 //!
-//! A [`Buffer`] stands before one peer. It serves the methods that its configuration lists and calls that carry [`WaitForReady`]; all others pass
-//! by. A call that it serves goes straight to the peer if nobody waits and the peer is ready. Otherwise it waits, in the order of urgency and then of arrival, until the service below
-//! is ready; then it is sent, and its caller gets what comes back.
+//! A [`Buffer`] stands before one peer. It serves the methods that its configuration lists and calls that carry [`WaitForReady`]; all
+//! others pass by. A call that it serves goes straight to the peer if nobody waits and the peer is ready. Otherwise it waits, in the order
+//! of urgency and then of arrival, until the service below is ready; then it is sent, and its caller gets what comes back.
 //!
-//! - **Bounds.** At most 1,000 calls and 16 MiB of messages wait, each for at most 300 s and never past its [`Deadline`](crate::Deadline). When there is no
-//!   room, [`Overflow`] says who has to go: whoever arrives (the default), whoever has waited longest, or whoever is least urgent.
-//! - **Ends.** Every call ends in the answer, in the error that came from below, or in a [`BufferError`] that says which limit it hit: RESOURCE_EXHAUSTED for want of room,
-//!   UNAVAILABLE for the time to live, DEADLINE_EXCEEDED for the deadline.
-//! - **Sent once.** What was handed over is sent again only if it provably did not arrive ([`Fault::not_processed`](crate::Fault::not_processed), with a refusal, a lost link, or a layer below
-//!   that says UNAVAILABLE), or if its method is declared idempotent and the transport failed. It goes back to where it stood, and its time goes on. A peer's own answer is delivered,
-//!   whatever it says.
+//! - **Bounds.** At most 1,000 calls and 16 MiB of messages wait, each for at most 300 s and never past its [`Deadline`](crate::Deadline).
+//!   When there is no room, [`Overflow`] says who has to go: whoever arrives (the default), whoever has waited longest, or whoever is least
+//!   urgent.
+//! - **Ends.** Every call ends in the answer, in the error that came from below, or in a [`BufferError`] that says which limit it hit:
+//!   RESOURCE_EXHAUSTED for want of room, UNAVAILABLE for the time to live, DEADLINE_EXCEEDED for the deadline.
+//! - **Sent once.** What was handed over is sent again only if it provably did not arrive
+//!   ([`Fault::not_processed`](crate::Fault::not_processed), with a refusal, a lost link, or a layer below that says UNAVAILABLE), or if
+//!   its method is declared idempotent and the transport failed. It goes back to where it stood, and its time goes on. A peer's own answer
+//!   is delivered, whatever it says.
 //! - **Accounts.** [`BufferStats`]: accepted = delivered + failed + expired + dropped + cancelled + in flight + waiting, at every moment.
 //!
 //! A body that is a stream can't be held: such calls pass by too, whatever their method.
 //!
-//! **Why not tower's `Buffer`.** That one makes a service `Clone` by way of a task and a channel. It has no time limit, no bytes, no order but arrival and no way to send again; a caller who left is found when his
-//! turn comes; and one error from `poll_ready` breaks it for ever.
+//! **Why not tower's `Buffer`.** That one makes a service `Clone` by way of a task and a channel. It has no time limit, no bytes, no order
+//! but arrival and no way to send again; a caller who left is found when his turn comes; and one error from `poll_ready` breaks it for
+//! ever.
 //!
 //! ```
 //! # #[tokio::main(flavor = "current_thread")]
@@ -51,26 +54,32 @@
 //! # }
 //! ```
 //!
-//! **Composition.** Below a deadline, which ends the wait of calls without one, and below a retry, so that a call that is made again waits like any other. Above whatever is not
-//! ready while the peer is away. Over a service that is always ready and fails, as tonic's `Channel` does, it works too, by sending again: one call at a time then, 10 ms and up to 1 s apart, until one gets
-//! through. A fail-fast is best given to those who pass by alone, with [`BufferLayer::passing`] or [`Buffer::with_passing`]; below the buffer it would hide the peer's return for up to that second.
+//! **Composition.** Below a deadline layer, so that no call waits longer than its caller does, and below a retry, so that a call that is
+//! made again waits like any other. Above whatever is not ready while the peer is away. Over a service that is always ready and fails, as
+//! tonic's `Channel` does, it works too, by sending again: one call at a time then, 10 ms and up to 1 s apart, until one gets through. A
+//! fail-fast is best given to those who pass by alone, with [`BufferLayer::passing`] or [`Buffer::with_passing`]; below the buffer it would
+//! hide the peer's return for up to that second.
 //! [`BufferLayer`] makes a buffer for each service that it wraps, so one for each peer; a clone of a [`Buffer`] is the same buffer.
 //!
-//! **Readiness.** Always ready: who waits, waits in the response future, under its deadline. The service below is polled by a clone, in the future of a call that finds nobody waiting, else by the
-//! driver. An error of its readiness is treated as that of an attempt, by the head of the queue.
+//! **Readiness.** Always ready: who waits, waits in the response future, under its deadline. The service below is polled by a clone, in the
+//! future of a call that finds nobody waiting, else by the driver. An error of its readiness is treated as that of an attempt, by the head
+//! of the queue.
 //!
-//! **Cancel safety.** A future that is dropped while it waits takes its call and bytes out at once; in flight, it drops the call. A future that is alive and polled no more holds nobody
-//! up: calls that have waited are begun by the driver, in order, and followed by a task of their own that keeps the answer. The driver is a task that begins with the first who waits and ends with the last, on the runtime of the
+//! **Cancel safety.** A future that is dropped while it waits takes its call and bytes out at once; in flight, it drops the call. A future
+//! that is alive and polled no more holds nobody up: calls that have waited are begun by the driver, in order, and followed by a task of
+//! their own that keeps the answer. The driver is a task that begins with the first who waits and ends with the last, on the runtime of the
 //! first; it needs no service to be alive, only callers. If that runtime ends first, those who wait are told ([`Reason::Stopped`]).
 //!
-//! **Cost.** Straight through: two short locks, and a copy of the request's head in case it comes back. To wait: one allocation more, a copy of a message under 4 KiB
-//! (a generated client's 8 KiB buffer is not kept for it), O(log n) to come, to leave and to be sent, and a task to follow it. No timer runs while nobody waits.
+//! **Cost.** Straight through: three short locks, and a copy of the request's head in case it comes back. To wait: one allocation more, a
+//! copy of a message under 4 KiB (a generated client's 8 KiB buffer is not kept for it), O(log n) to come, to leave and to be sent, and a
+//! task to follow it. No timer runs while nobody waits.
 //!
-//! **Metrics** (feature `metrics`): gauges `tower_iroh_buffer_waiting` and `tower_iroh_buffer_bytes`; `tower_iroh_buffer_calls_total{outcome}` with delivered, failed, expired, dropped, cancelled and
-//! rejected. All buffers add up.
+//! **Metrics** (feature `metrics`): gauges `tower_iroh_buffer_waiting` and `tower_iroh_buffer_bytes`;
+//! `tower_iroh_buffer_calls_total{outcome}` with delivered, failed, expired, dropped, cancelled and rejected. All buffers add up.
 
 mod config;
 mod driver;
+mod entry;
 mod error;
 mod future;
 mod handle;
@@ -84,9 +93,9 @@ mod service;
 mod shared;
 
 pub use config::{BufferConfig, BufferConfigBuilder};
+pub use entry::Overflow;
 pub use error::{BufferError, Reason};
 pub use future::ResponseFuture;
 pub use handle::{BufferHandle, BufferStats};
 pub use layer::BufferLayer;
-pub use queue::Overflow;
 pub use service::{Buffer, Served, WaitForReady};

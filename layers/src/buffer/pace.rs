@@ -7,11 +7,11 @@ use tokio::time::Instant;
 const SHORTEST: Duration = Duration::from_millis(10);
 const LONGEST: Duration = Duration::from_secs(1);
 
-/// A peer that is there takes calls as fast as it is ready. After a failed delivery one call is handed over per wait, and
-/// each further failure doubles the wait, so that a service that is always ready and always fails is not spun on.
+/// A peer that is there takes calls as fast as it is ready. After a failed delivery one call is handed over per wait, and each further
+/// failure doubles the wait, so that a service that is always ready and always fails is not spun on.
 ///
-/// A wait is measured from hand over to hand over: a call that takes its time, or whose caller polls it no more, delays the others by one wait and not by
-/// its own length.
+/// A wait is measured from hand over to hand over: a call that takes its time, or whose caller polls it no more, delays the others by one
+/// wait and not by its own length.
 #[derive(Debug)]
 pub(super) struct Pace {
     wait: Duration,

@@ -7,71 +7,11 @@ use std::{
 
 use tokio::time::Instant;
 
-use super::BufferStats;
+use super::{
+    BufferStats, Overflow,
+    entry::{End, Full, Key, Late, Limits, Slip},
+};
 use crate::Urgency;
-
-/// What a queue may hold, and for how long.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Limits {
-    pub(super) calls: usize,
-    pub(super) bytes: usize,
-    pub(super) ttl: Duration,
-    pub(super) overflow: Overflow,
-}
-
-/// Who has to go when a call arrives and there is no room for it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum Overflow {
-    /// The call that arrives: it is refused.
-    #[default]
-    RejectNewest,
-    /// The calls that have waited longest, however urgent they are.
-    DropOldest,
-    /// The least urgent calls, of those the newest first. A call that arrives and is itself the least urgent is refused.
-    DropLowest,
-}
-
-/// A call's place in the order: by urgency, then by arrival.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Key {
-    pub(super) urgency: Urgency,
-    pub(super) seq: u64,
-}
-
-/// What the queue knows of a call that it has accepted.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Slip {
-    pub(super) key: Key,
-    pub(super) bytes: usize,
-    pub(super) arrived: Instant,
-    pub(super) deadline: Option<Instant>,
-    pub(super) attempts: u32,
-}
-
-/// Why there was no room for a call.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Full {
-    Calls,
-    Bytes,
-    /// It is larger than all that the queue may hold.
-    TooLarge,
-}
-
-/// Which time was over.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Late {
-    Ttl,
-    Deadline,
-}
-
-/// How a call ended that was in flight.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum End {
-    Delivered,
-    Failed,
-    Cancelled,
-}
 
 /// Calls that wait no more, because of one limit each.
 pub(super) type Gone<T, Why> = Vec<(Slip, T, Why)>;
@@ -400,18 +340,6 @@ impl<T> Queue<T> {
             .collect();
         self.stats.dropped += gone.len() as u64;
         Ok(gone)
-    }
-}
-
-impl Key {
-    fn level(self) -> usize {
-        usize::from(self.urgency.get())
-    }
-}
-
-impl Slip {
-    fn is_past(&self, ttl: Duration, now: Instant) -> bool {
-        now.saturating_duration_since(self.arrived) >= ttl
     }
 }
 

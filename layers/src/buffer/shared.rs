@@ -9,10 +9,11 @@ use tokio::{
 
 use super::{
     BufferConfig, BufferError, BufferStats, Reason,
+    entry::{End, Full, Key, Late, Slip},
     error::History,
     held::{Answer, Held, Waiter},
     pace::Pace,
-    queue::{End, Full, Gone, Key, Late, Queue, Slip},
+    queue::{Gone, Queue},
 };
 pub(super) struct Shared<R> {
     pub(super) config: BufferConfig,
@@ -152,7 +153,8 @@ impl<R> Shared<R> {
         })
     }
 
-    /// Sees to it that the driver knows of a call that has just begun to wait. True if there is none and the caller of this has to start it.
+    /// Sees to it that the driver knows of a call that has just begun to wait. True if there is none and the caller of this has to start
+    /// it.
     fn rouse(&self, state: &mut State<R>, deadline: Option<Instant>) -> bool {
         match state.driver {
             None => {
@@ -270,7 +272,8 @@ impl<R> Flight<R> {
         }
     }
 
-    /// Puts the call back to where it stood, for [`Place`] to hold. Whether the driver has to be started; or the call, which has failed then.
+    /// Puts the call back to where it stood, for [`Place`] to hold. Whether the driver has to be started; or the call, which has failed
+    /// then.
     pub(super) fn put_back(mut self, waiter: Box<Waiter<R>>) -> Result<bool, Box<Waiter<R>>> {
         match self.shared.take() {
             Some(shared) => shared.put_back(self.slip, self.began, waiter),

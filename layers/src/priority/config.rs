@@ -62,7 +62,8 @@ pub struct PriorityConfigBuilder {
 }
 
 impl PriorityConfigBuilder {
-    /// Says how urgent a method is, `/pkg.Svc/Method`, or all of a service, `/pkg.Svc/*` or `pkg.Svc`. A method's own word outranks its service's; of two on the same the later counts.
+    /// Says how urgent a method is, `/pkg.Svc/Method`, or all of a service, `/pkg.Svc/*` or `pkg.Svc`. A method's own word outranks its
+    /// service's; of two on the same the later counts.
     pub fn method(mut self, method: impl Into<String>, urgency: Urgency) -> Self {
         self.methods.push((method.into(), urgency));
         self
@@ -74,7 +75,8 @@ impl PriorityConfigBuilder {
         self
     }
 
-    /// Calls whose first message is at least `bytes` long, as it is sent, are at most as urgent as `urgency`. 64 KiB and [`Urgency::BULK`] unless set.
+    /// Calls whose first message is at least `bytes` long, as it is sent, are at most as urgent as `urgency`. 64 KiB and [`Urgency::BULK`]
+    /// unless set.
     pub fn large(mut self, bytes: usize, urgency: Urgency) -> Self {
         self.config.size = Some((bytes, urgency));
         self

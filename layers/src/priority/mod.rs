@@ -1,19 +1,20 @@
 //! How urgent a call is, decided once and carried to whatever orders calls below.
 //!
-//! [`PriorityLayer`] gives each request an [`Urgency`](crate::Urgency): in its extensions, where this crate's buffer and a transport's lanes look for it, and in RFC 9218's
-//! `priority` header where it differs from the default, for the peer, for gateways and for a transport that has only HTTP/2 to say it with. The first of these that says something
-//! decides:
+//! [`PriorityLayer`] gives each request an [`Urgency`](crate::Urgency): in its extensions, where this crate's buffer and a transport's
+//! lanes look for it, and in RFC 9218's `priority` header where it differs from the default, for the peer, for gateways and for a transport
+//! that has only HTTP/2 to say it with. The first of these that says something decides:
 //!
 //! 1. the urgency in the request's extensions, which the caller put there;
 //! 2. the request's `priority` header (a malformed one says nothing and fails nothing);
 //! 3. what the configuration says of the method, else of its service;
 //! 4. the configuration's fallback, [`Urgency::INTERACTIVE`](crate::Urgency::INTERACTIVE) unless set.
 //!
-//! Where it was 3 or 4, size has a say too: a first message of 64 KiB or more makes the call [`BULK`](crate::Urgency::BULK) unless it is less urgent already. Size
-//! only ever lowers, and it does not overrule a caller who asked; it does overrule the table, because a method that carries heartbeats one day may carry a snapshot the next,
-//! and one large message in a lane for small ones delays them all.
+//! Where it was 3 or 4, size has a say too: a first message of 64 KiB or more makes the call [`BULK`](crate::Urgency::BULK) unless it is
+//! less urgent already. Size only ever lowers, and it does not overrule a caller who asked; it does overrule the table, because a method
+//! that carries heartbeats one day may carry a snapshot the next, and one large message in a lane for small ones delays them all.
 //!
-//! **Why not tower's.** Neither tower nor tower-http has a notion of how urgent a request is; tower's `Filter` and `steer` choose a service and not an order.
+//! **Why not tower's.** Neither tower nor tower-http has a notion of how urgent a request is; tower's `Filter` and `steer` choose a service
+//! and not an order.
 //!
 //! ```
 //! # #[tokio::main(flavor = "current_thread")]
@@ -47,14 +48,16 @@
 //! # }
 //! ```
 //!
-//! **Composition.** Above whatever reads the urgency: the buffer and the lanes. On a server [`ReadPriorityLayer`] puts the header's urgency into the
-//! extensions, where a handler finds it with `Request::extensions`.
+//! **Composition.** Above whatever reads the urgency: the buffer and the lanes. On a server [`ReadPriorityLayer`] puts the header's urgency
+//! into the extensions, where a handler finds it with `Request::extensions`.
 //!
-//! **Readiness** is the inner service's. **Cancel safety:** the call's future is the inner one's; nothing is left behind. **Cost:** a table lookup and one extension. The size rule
-//! looks at what the body has at hand and waits for nothing; that costs one box per call, and gives back a body that ends with its last frame. No body is looked at where
-//! the rule could change nothing: the request asked, or it is not more urgent than the rule makes it.
+//! **Readiness** is the inner service's. **Cancel safety:** the call's future is the inner one's; nothing is left behind. **Cost:** a table
+//! lookup and one extension. The size rule looks at what the body has at hand and waits for nothing; that costs one box per call, and gives
+//! back a body that ends with its last frame. No body is looked at where the rule could change nothing: the request asked, or it is not
+//! more urgent than the rule makes it.
 //!
-//! **Metrics** (feature `metrics`): `tower_iroh_priority_calls_total{urgency}`, and `tower_iroh_priority_lowered_total`, how many of them size made less urgent.
+//! **Metrics** (feature `metrics`): `tower_iroh_priority_calls_total{urgency}`, and `tower_iroh_priority_lowered_total`, how many of them
+//! size made less urgent.
 
 mod config;
 #[cfg(feature = "metrics")]

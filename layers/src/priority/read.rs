@@ -5,7 +5,8 @@ use tower::{Layer, Service};
 
 use crate::Urgency;
 
-/// For servers: puts the urgency that a request's `priority` header asks for into its extensions, where handlers find it. One that is there already stays.
+/// For servers: puts the urgency that a request's `priority` header asks for into its extensions, where handlers find it. One that is there
+/// already stays.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct ReadPriorityLayer;
 
