@@ -11,7 +11,7 @@ use crate::{
 /// A call's time was over: DEADLINE_EXCEEDED.
 ///
 /// Its source is a [`Fault`] of [`Origin::Ours`], because a caller's impatience says nothing of the peer; whether the attempt below was long
-/// enough to blame the peer, [`classify`](crate::Origin) decides there. [`Fault::not_processed`] holds only where the call
+/// enough to blame the peer, `classify::track` decides there. [`Fault::not_processed`] holds only where the call
 /// had not been handed to the inner service.
 #[derive(Debug, thiserror::Error)]
 #[error("the call's deadline passed {stage}")]
