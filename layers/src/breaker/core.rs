@@ -124,7 +124,30 @@ impl Core {
     }
 
     /// An attempt that entered with `word` has ended.
+    #[inline]
     pub(super) fn ended(
+        &self,
+        word: Word,
+        now: impl FnOnce() -> Instant,
+        outcome: &Outcome,
+        rtt: impl FnOnce() -> Option<Duration>,
+    ) {
+        if outcome.code() != Code::Ok || word.phase() != Phase::Closed {
+            self.ended_otherwise(word, now, outcome, rtt);
+        } else if self.gate.word() == word {
+            self.succeeded(now());
+        }
+    }
+
+    #[inline]
+    fn succeeded(&self, now: Instant) {
+        self.ring.record(now, false);
+        if self.run.load(Ordering::Relaxed) != 0 {
+            self.run.store(0, Ordering::Relaxed);
+        }
+    }
+
+    fn ended_otherwise(
         &self,
         word: Word,
         now: impl FnOnce() -> Instant,
@@ -141,12 +164,7 @@ impl Core {
         };
         let verdict = outcome.verdict(rtt);
         match (phase, verdict) {
-            (Phase::Closed, Verdict::Success) => {
-                self.ring.record(now(), false);
-                if self.run.load(Ordering::Relaxed) != 0 {
-                    self.run.store(0, Ordering::Relaxed);
-                }
-            }
+            (Phase::Closed, Verdict::Success) => self.succeeded(now()),
             (Phase::Closed, Verdict::Neutral) => {}
             (Phase::Closed, _) => self.failed(word, now(), verdict, outcome),
             _ => self.probed(word, now(), verdict, outcome),
