@@ -7,7 +7,7 @@
 use std::{
     future::{Future, Ready, poll_fn, ready},
     hint::black_box,
-    pin::pin,
+    pin::{Pin, pin},
     sync::{Arc, Mutex},
     task::{Context, Poll, Waker},
     time::{Duration, Instant},
@@ -17,6 +17,7 @@ use bytes::Bytes;
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
 use http::{Request, Response};
 use http_body_util::Full;
+use tokio::runtime::Runtime;
 use tonic::body::Body;
 use tower::{Layer, Service, ServiceExt};
 use tower_iroh_layers::{
@@ -125,33 +126,71 @@ fn passing(c: &mut Criterion) {
     group.finish();
 }
 
-fn waiting(c: &mut Criterion) {
-    let runtime = tokio::runtime::Builder::new_current_thread()
+type Others = Vec<Pin<Box<dyn Future<Output = Answer>>>>;
+
+/// A buffer in which `depth` calls of several urgencies stand all the time.
+fn standing(runtime: &Runtime, depth: u32) -> (Buffer<Nothing>, Nothing, Others) {
+    let peer = Nothing::shut();
+    let config = BufferConfig::builder().max_calls(20_000).try_build();
+    let buffer = Buffer::new(config.expect("a configuration"), peer.clone());
+    let mut others: Others = Vec::new();
+    for n in 0..depth {
+        let mut request = request();
+        let urgency = Urgency::new(2 + (n % 5) as u8).expect("in range");
+        request.extensions_mut().insert(urgency);
+        others.push(Box::pin(buffer.clone().oneshot(request)));
+    }
+    runtime.block_on(poll_fn(|cx| {
+        for call in &mut others {
+            assert!(call.as_mut().poll(cx).is_pending());
+        }
+        Poll::Ready(())
+    }));
+    assert_eq!(buffer.handle().stats().waiting, depth as usize);
+    (buffer, peer, others)
+}
+
+/// What 10,000 who wait cost a call, as a ratio to 10: in short slices by turns, so that the machine's moods cancel out.
+fn depth(_: &mut Criterion) {
+    let runtime = runtime();
+    let _inside = runtime.enter();
+    let (few, _peer, _others) = standing(&runtime, 10);
+    let (many, _peer, _others) = standing(&runtime, 10_000);
+    let slice = |mut service: Buffer<Nothing>| {
+        let start = Instant::now();
+        for _ in 0..1_000 {
+            assert!(!once(&mut service, request()));
+        }
+        start.elapsed().as_secs_f64()
+    };
+    let mut ratios: Vec<f64> = (0..200)
+        .map(|_| {
+            let few = slice(few.clone());
+            slice(many.clone()) / few
+        })
+        .collect();
+    ratios.sort_by(f64::total_cmp);
+    let at = |share: f64| ratios[(share * (ratios.len() - 1) as f64) as usize];
+    println!(
+        "enqueue and cancel, 10,000 wait against 10: x {:.2}, quartiles {:.2} to {:.2}",
+        at(0.5),
+        at(0.25),
+        at(0.75)
+    );
+}
+
+fn runtime() -> Runtime {
+    tokio::runtime::Builder::new_current_thread()
         .enable_time()
         .build()
-        .expect("a runtime");
+        .expect("a runtime")
+}
+
+fn waiting(c: &mut Criterion) {
+    let runtime = runtime();
     let mut group = c.benchmark_group("calls that wait");
     for depth in [10u32, 100, 1_000, 10_000] {
-        let peer = Nothing::shut();
-        let config = BufferConfig::builder().max_calls(20_000).try_build();
-        let buffer = Buffer::new(config.expect("a configuration"), peer.clone());
-        // Those that stand there all the time, of several urgencies.
-        let mut others: Vec<_> = (0..depth)
-            .map(|n| {
-                let mut request = request();
-                let urgency = Urgency::new(2 + (n % 5) as u8).expect("in range");
-                request.extensions_mut().insert(urgency);
-                Box::pin(buffer.clone().oneshot(request))
-            })
-            .collect();
-        runtime.block_on(poll_fn(|cx| {
-            for call in &mut others {
-                assert!(call.as_mut().poll(cx).is_pending());
-            }
-            Poll::Ready(())
-        }));
-        assert_eq!(buffer.handle().stats().waiting, depth as usize);
-
+        let (buffer, peer, others) = standing(&runtime, depth);
         group.bench_function(format!("enqueue and cancel, {depth} wait"), |b| {
             let _inside = runtime.enter();
             let mut service = buffer.clone();
@@ -216,6 +255,6 @@ fn batches(c: &mut Criterion) {
 criterion_group! {
     name = benches;
     config = Criterion::default().warm_up_time(Duration::from_millis(500)).measurement_time(Duration::from_secs(2));
-    targets = passing, waiting, batches
+    targets = passing, waiting, depth, batches
 }
 criterion_main!(benches);
