@@ -319,6 +319,10 @@ async fn a_reload_that_keeps_the_permission_keeps_the_stream_and_the_next_still_
             handle.reload(base().role("more", ["*"]).try_build().expect("a policy"));
             assert_pending!(next.poll());
             assert_pending!(next.poll());
+            // The same task again: it is still registered.
+            handle.reload(base().try_build().expect("a policy"));
+            assert!(next.is_woken());
+            assert_pending!(next.poll());
         }
         feed.send(Ok(data())).await.expect("room");
         assert!(
@@ -387,6 +391,26 @@ async fn a_reload_ends_what_a_spawned_task_reads_of_the_request() {
     assert_eq!(error.code(), Code::PermissionDenied);
     drop(read);
     assert!(body.frame().await.is_none());
+}
+
+/// What the handler does in a poll that finds nothing: a reload between the look at the policy and the registration for the next.
+#[tokio::test(start_paused = true)]
+async fn a_reload_while_the_handler_is_polled_is_not_missed() {
+    let handle = permitting();
+    let reload = handle.clone();
+    let service = layer(
+        &handle,
+        service_fn(move |_: Request<Body>| {
+            let reload = reload.clone();
+            std::future::poll_fn(move |_| {
+                reload.reload(nothing());
+                Poll::<Result<Response<Body>, BoxError>>::Pending
+            })
+        }),
+    );
+    let mut call = task::spawn(service.oneshot(alice()));
+    let response = assert_ready!(call.poll()).expect("never an error");
+    assert_eq!(status_of(response.headers()).code(), Code::PermissionDenied);
 }
 
 /// Many streams on several threads, and reloads at once with their registration: none is missed.

@@ -213,3 +213,121 @@ async fn an_identity_may_come_from_anything_a_transport_leaves() {
         .expect("permitted");
     assert_eq!(answer.into_inner().payload.len(), 3);
 }
+
+/// The server's three layers and the client's two, as they are meant to stand.
+#[cfg(feature = "metrics")]
+mod measured {
+    use metrics_exporter_prometheus::PrometheusBuilder;
+    use tower::ServiceBuilder;
+    use tower_iroh_layers::metrics::{
+        MetricsLayer,
+        trace::{TraceContext, TraceLayer},
+    };
+
+    use super::*;
+
+    /// Notes the context that a handler has.
+    #[derive(Clone)]
+    struct Noting(Arc<std::sync::Mutex<Vec<Option<TraceContext>>>>);
+
+    impl tonic::service::Interceptor for Noting {
+        fn call(&mut self, request: Request<()>) -> Result<Request<()>, Status> {
+            self.0
+                .lock()
+                .expect("no panic")
+                .push(TraceContext::current());
+            Ok(request)
+        }
+    }
+
+    #[tokio::test]
+    async fn denials_are_measured_and_a_trace_crosses_the_wire() {
+        let recorder = PrometheusBuilder::new().build_recorder();
+        let _recording = metrics::set_default_local_recorder(&recorder);
+        let noted = Noting(Arc::default());
+        let handle = PolicyHandle::new(Policy::from_toml(ALL).expect("a policy"));
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let uri = format!("http://{}", listener.local_addr().expect("bound"));
+        let server = Server::builder()
+            .layer(TraceLayer::server())
+            .layer(MetricsLayer::server())
+            .layer(AuthorizeLayer::new(handle.clone(), by_address))
+            .add_service(EchoServer::with_interceptor(EchoService, noted.clone()))
+            .serve_with_incoming(TcpListenerStream::new(listener));
+        tokio::spawn(server);
+        let channel = Channel::from_shared(uri)
+            .expect("a uri")
+            .connect()
+            .await
+            .expect("a server");
+        let stack = ServiceBuilder::new()
+            .layer(TraceLayer::client())
+            .layer(MetricsLayer::client())
+            .layer(MetricsLayer::attempt("tcp"))
+            .service(channel);
+        let mut client = EchoClient::new(stack);
+
+        let context = TraceContext::root();
+        let stream = StreamRequest {
+            count: 3,
+            ..StreamRequest::default()
+        };
+        context
+            .clone()
+            .scope(async {
+                let mut stream = client
+                    .server_stream(stream)
+                    .await
+                    .expect("permitted")
+                    .into_inner();
+                while stream.message().await.expect("permitted").is_some() {}
+                handle.reload(Policy::from_toml("").expect("a policy"));
+                client.echo(echo(1)).await.expect_err("denied");
+            })
+            .await;
+        let noted = noted.0.lock().expect("no panic").clone();
+        let traces: Vec<_> = noted
+            .iter()
+            .map(|it| it.as_ref().map(TraceContext::trace_id))
+            .collect();
+        assert_eq!(
+            traces,
+            [Some(context.trace_id())],
+            "the denied call has no handler"
+        );
+
+        let text = recorder.handle().render();
+        for (name, transport) in [
+            ("rpc_server_call_duration", ""),
+            ("rpc_client_call_duration", ""),
+            (
+                "tower_iroh_client_attempt_duration_seconds",
+                "transport=\"tcp\",",
+            ),
+        ] {
+            let system = format!("{name}_count{{{transport}rpc_system_name=\"grpc\"");
+            let streamed = format!(
+                "{system},rpc_method=\"tower_iroh.echo.v1.Echo/ServerStream\",rpc_response_status_code=\"OK\"}} 1"
+            );
+            assert!(text.contains(&streamed), "{streamed}\n{text}");
+            // A server learns no method from a call that was denied, and takes it for no error of its own.
+            let denied = match name {
+                "rpc_server_call_duration" => format!(
+                    "{system},rpc_method=\"_OTHER\",rpc_response_status_code=\"PERMISSION_DENIED\"}} 1"
+                ),
+                _ => format!(
+                    "{system},rpc_method=\"tower_iroh.echo.v1.Echo/Echo\",rpc_response_status_code=\"PERMISSION_DENIED\",error_type=\"PERMISSION_DENIED\"}} 1"
+                ),
+            };
+            assert!(text.contains(&denied), "{denied}\n{text}");
+        }
+        assert!(
+            text.contains("tower_iroh_authorize_denied_total{reason=\"not_permitted\"} 1"),
+            "{text}"
+        );
+        assert!(
+            text.contains("tower_iroh_server_calls_in_flight 0"),
+            "{text}"
+        );
+    }
+}
