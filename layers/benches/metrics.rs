@@ -104,6 +104,14 @@ fn layers(criterion: &mut Criterion) {
         }};
     }
     bench!("bare", tower::layer::util::Identity::new());
+    bench!(
+        "verdict only",
+        tower_iroh_layers::classify::ClassifyLayer::new(
+            |outcome: &tower_iroh_layers::classify::Outcome| {
+                black_box(outcome.code());
+            }
+        )
+    );
     bench!("client metrics", MetricsLayer::client());
     bench!(
         "server metrics, a peer label",
@@ -142,6 +150,9 @@ fn layers(criterion: &mut Criterion) {
             );
         });
     }
+    group.bench_function("a look at the clock", |bencher| {
+        bencher.iter(tokio::time::Instant::now);
+    });
     bench!("bare again", tower::layer::util::Identity::new());
     group.finish();
 }

@@ -39,14 +39,17 @@
 //! # }
 //! ```
 //!
-//! **Decisions.** A caller is exactly one of three: without an identity (`[anonymous]`), listed (`[peers]`), or with another identity
-//! (`[authenticated]`). Its entry says everything about it: a listed peer does not get the roles of `[authenticated]` too, so `roles = []` shuts
-//! it out. No entry, no role that has the method, a path that is not exactly a method's: refused. The caller sees UNAUTHENTICATED if it has no identity and PERMISSION_DENIED if it
-//! has one, as trailers-only responses; the service never returns an error for it, and does not read the request's body.
-//! [`PolicyBuilder`] makes the same in code. An unknown key, role or form of a method is an error with its line and key.
+//! **Decisions.** A caller is exactly one of three: without an identity (`[anonymous]`), listed (`[peers]`), or with another
+//! identity (`[authenticated]`). Its entry says everything about it: a listed peer does not get the roles of
+//! `[authenticated]` too, so `roles = []` shuts it out. No entry, no role that has the method: refused; a path that is not
+//! exactly a method's is permitted by `*` only. The caller sees UNAUTHENTICATED if it has no identity and PERMISSION_DENIED
+//! if it has one, as trailers-only responses; the service never returns an error for it, and does not read the request's
+//! body. [`PolicyBuilder`] makes the same in code. An unknown key, role or form of a method is an error with its line and
+//! key.
 //!
-//! **Identity** comes from an [`Identify`], such as a closure over the request's extensions: an iroh peer's id, the certificate of a TLS peer. Handlers find it in their request's extensions
-//! as [`Identity`]. With tonic's TLS (feature `tls-ring` or another of its kind):
+//! **Identity** comes from an [`Identify`], such as a closure over the request's extensions: an iroh peer's id, the
+//! certificate of a TLS peer. Handlers find it in their request's extensions as [`Identity`]. With tonic's TLS (feature
+//! `tls-ring` or another of its kind):
 //! ```ignore
 //! |extensions: &http::Extensions| {
 //!     let tls = extensions.get::<TlsConnectInfo<TcpConnectInfo>>()?;
@@ -55,28 +58,33 @@
 //! }
 //! ```
 //!
-//! **Reload** is atomic: each call is decided by one policy, and a text with a mistake leaves the old one in force. It ends each open call that the new policy would not
-//! permit, at once and whatever it waits for: the handler and its stream are dropped, the caller gets the code in trailers, and a request's stream that some task still
-//! holds fails. A call that is still permitted does not notice.
+//! **Reload** is atomic: each call is decided by one policy, and a text with a mistake leaves the old one in force. It ends
+//! each open call that the new policy would not permit, at once and whatever it waits for: the handler and its stream are
+//! dropped, the caller gets the code in trailers, and a request's stream that some task still holds fails. A call that is
+//! still permitted does not notice.
 //!
-//! **Limits** are counted per identity; all anonymous callers are one, and so are all servers that share a [`PolicyHandle`]. `rate` and `burst` are a token bucket, and a refusal says
-//! in `grpc-retry-pushback-ms` when there is a token; `concurrent` counts from the request to the end of the response's stream;
-//! `max_message_bytes` is that of each message as it comes over the wire, and a larger one fails the request's stream before its bytes are taken in. All are
-//! RESOURCE_EXHAUSTED. What a message becomes when it is decompressed is for `max_decoding_message_size` of the generated server. At most 10,000 callers that are not listed are
-//! kept account of; more at a time are refused, listed ones are not. One is forgotten when its bucket is full and no call is open.
+//! **Limits** are counted per identity; all anonymous callers are one, and so are all servers that share a [`PolicyHandle`].
+//! `rate` and `burst` are a token bucket, and a refusal says in `grpc-retry-pushback-ms` when there is a token; `concurrent`
+//! counts from the request to the end of the response's stream; `max_message_bytes` is that of each message as it comes over
+//! the wire, and a larger one fails the request's stream before its bytes are taken in. All are RESOURCE_EXHAUSTED. What a
+//! message becomes when it is decompressed is for `max_decoding_message_size` of the generated server. At most 10,000 callers
+//! that are not listed are kept account of; more at a time are refused, listed ones are not. One is forgotten when its bucket
+//! is full and no call is open.
 //!
-//! **Audit.** Each denial is an event of level WARN with the target `tower_iroh::audit` and the fields `identity`, `method`, `reason`, `generation`: 100 per second on
-//! average, and `left_out` says how many there were no room for. [`AuthorizeLayer::on_denial`] is told of all. With the feature `metrics` the counter
+//! **Audit.** Each denial is an event of level WARN with the target `tower_iroh::audit` and the fields `identity`, `method`,
+//! `reason`, `generation`: 100 per second on average, and `left_out` says how many there were no room for.
+//! [`AuthorizeLayer::on_denial`] is told of all. With the feature `metrics` the counter
 //! `tower_iroh_authorize_denied_total{reason}` counts them. Neither has any header or message in it.
 //!
-//! **Why not tonic's interceptors or tower-http's `auth`.** Both look at one request's head once: they cannot end a stream that is open, count what is, or
-//! know a gRPC message's size.
+//! **Why not tonic's interceptors or tower-http's `auth`.** Both look at one request's head once: they cannot end a stream
+//! that is open, count what is, or know a gRPC message's size.
 //!
-//! **Composition.** On a server, inside the layers that measure (`MetricsLayer::server`), so that they see denials, and outside of all that does work.
-//! **Readiness** is the inner service's. **Cancel safety:** permits live in the future, then in the response's body, and return when either is dropped. A waiting call is woken by
-//! a reload through its own registration, which leaves with it.
-//! **Cost:** up to four lookups in hash maps; a lock only for callers with a rate or a number of calls; the request's body and what it needs are two allocations, which a
-//! call whose request has no body does not need.
+//! **Composition.** On a server, inside the layers that measure (`MetricsLayer::server`), so that they see denials, and
+//! outside of all that does work. **Readiness** is the inner service's. **Cancel safety:** permits live in the future, then
+//! in the response's body, and return when either is dropped. A waiting call is woken by a reload through its own
+//! registration, which leaves with it. **Cost:** up to three lookups in hash maps and three small allocations (what is known
+//! of the call, its identity in the extensions, the request's body, if it has one, in a box); a lock only for callers with a
+//! rate or a number of calls, and for a call that waits.
 
 mod audit;
 mod body;

@@ -1,8 +1,10 @@
-//! How long calls take, how many are open and how they end, through the [`metrics`](https://docs.rs/metrics) facade; spans and traces in [`trace`].
+//! How long calls take, how many are open and how they end, through the [`metrics`](https://docs.rs/metrics) facade; spans
+//! and traces in [`trace`].
 //!
 //! A call is recorded once, at the end of its stream, with the code that its trailers had, or that a caller would have seen
-//! ([`classify`](crate::classify)). [`MetricsLayer::client`] stands above a retry layer and sees calls; [`MetricsLayer::attempt`] stands below, one
-//! per transport, and sees attempts; [`MetricsLayer::server`] stands outermost on a server.
+//! ([`classify`](crate::classify)). [`MetricsLayer::client`] stands above a retry layer and sees calls;
+//! [`MetricsLayer::attempt`] stands below, one per transport, and sees attempts; [`MetricsLayer::server`] stands outermost on
+//! a server.
 //!
 //! | name | kind | labels |
 //! |---|---|---|
@@ -13,13 +15,17 @@
 //! | `tower_iroh_client_call_errors_total` | counter | `origin` |
 //! | `tower_iroh_client_attempt_errors_total` | counter | `origin`, `transport` |
 //!
-//! Names and labels that OpenTelemetry has are [its current ones](https://opentelemetry.io/docs/specs/semconv/rpc/rpc-metrics/) (release candidate, 1.40 and later): `rpc.system.name`
-//! is `grpc`; `rpc.method` is `package.Service/Method`, and there is no `rpc.service` any more; `rpc.response.status_code` is the code's name, such as `UNAVAILABLE`;
-//! `error.type` is there when the call failed, which on a server are only UNKNOWN, DEADLINE_EXCEEDED, UNIMPLEMENTED, INTERNAL, UNAVAILABLE and DATA_LOSS. A Prometheus exporter writes dots as
-//! underscores. `origin` is whose failure it was ([`Origin`](crate::Origin)): `peer`, `refused`, `link`, `ours`, or `unknown` where only a code is known; a
-//! caller that left is no error. `transport` is on calls only if [`MetricsLayer::transport`] says so, and `peer` only with [`MetricsLayer::peer_label`].
+//! Names and labels that OpenTelemetry has are [its current
+//! ones](https://opentelemetry.io/docs/specs/semconv/rpc/rpc-metrics/) (release candidate, 1.40 and later): `rpc.system.name`
+//! is `grpc`; `rpc.method` is `package.Service/Method`, and there is no `rpc.service` any more; `rpc.response.status_code` is
+//! the code's name, such as `UNAVAILABLE`; `error.type` is there when the call failed, which on a server are only UNKNOWN,
+//! DEADLINE_EXCEEDED, UNIMPLEMENTED, INTERNAL, UNAVAILABLE and DATA_LOSS. A Prometheus exporter writes dots as underscores.
+//! `origin` is whose failure it was ([`Origin`](crate::Origin)): `peer`, `refused`, `link`, `ours`, or `unknown` where only a
+//! code is known; a caller that left is no error. `transport` is on calls only if [`MetricsLayer::transport`] says so, and
+//! `peer` only with [`MetricsLayer::peer_label`].
 //!
-//! The facade has no buckets: set them in the exporter. OpenTelemetry advises 5, 10, 25, 50, 75, 100, 250, 500, 750 ms and 1, 2.5, 5, 7.5, 10 s; on a LAN that is too coarse.
+//! The facade has no buckets: set them in the exporter. OpenTelemetry advises 5, 10, 25, 50, 75, 100, 250, 500, 750 ms and 1,
+//! 2.5, 5, 7.5, 10 s; on a LAN that is too coarse.
 //!
 //! ```
 //! # #[tokio::main(flavor = "current_thread")]
@@ -42,19 +48,20 @@
 //! # }
 //! ```
 //!
-//! **Bounded.** Method names are told apart up to a cap (256), then the method is `_OTHER`. A server learns a name only from a call that
-//! ended as only a handler ends it: paths that anybody may invent, and that are answered with UNIMPLEMENTED or PERMISSION_DENIED, are `_OTHER` and take no
-//! room. A method that has never ended otherwise is `_OTHER` too. The peers of a peer label have a cap of their own, and an `_OTHER`.
+//! **Bounded.** Method names are told apart up to a cap (256), then the method is `_OTHER`. A server learns a name only from
+//! a call that ended as only a handler ends it: paths that anybody may invent, and that are answered with UNIMPLEMENTED or
+//! PERMISSION_DENIED, are `_OTHER` and take no room. A method that has never ended otherwise is `_OTHER` too. The peers of a
+//! peer label have a cap of their own, and an `_OTHER`.
 //!
-//! **The recorder.** Handles are looked up once and kept, so they belong to the recorder that was installed when they were first
-//! needed: install it before the first call. A layer that was first used without a recorder stays silent.
+//! **The recorder.** Handles are looked up once and kept, so they belong to the recorder that was installed when they were
+//! first needed: install it before the first call. A layer that was first used without a recorder stays silent.
 //!
 //! **Why not a tower-http layer.** `InFlightRequests` counts; there is none that knows how a gRPC call ends.
 //!
-//! **Composition.** See above. Where a deadline layer stands above, a call that it ends is DEADLINE_EXCEEDED here too, as with
-//! [`classify`](crate::classify). **Readiness** is the inner service's, and the time until it is ready is not part of a duration. **Cancel safety:** a
-//! dropped future or body is recorded as CANCELLED, and is no longer in flight. **Cost:** no lock and no allocation for a
-//! method that is known (a test counts), two looks at the clock; `docs/layers.md` has figures.
+//! **Composition.** See above. Where a deadline layer stands above, a call that it ends is DEADLINE_EXCEEDED here too, as
+//! with [`classify`](crate::classify). **Readiness** is the inner service's, and the time until it is ready is not part of a
+//! duration. **Cancel safety:** a dropped future or body is recorded as CANCELLED, and is no longer in flight. **Cost:** no
+//! lock and no allocation for a method that is known (a test counts), two looks at the clock; `docs/layers.md` has figures.
 
 pub mod trace;
 

@@ -61,7 +61,7 @@ where
         let peer = registry.peer(self.peer.as_ref(), request.extensions());
         let method = match peer.method(request.uri().path()) {
             Some(series) => Method::Known(series),
-            None => Method::New(request.uri().path_and_query().cloned()),
+            None => Method::New(request.uri().path_and_query().cloned().map(Box::new)),
         };
         let future = self.inner.call(request);
         // Only now: had the call panicked, nobody would take it off again.
@@ -86,7 +86,8 @@ struct Open {
 
 enum Method {
     Known(Arc<MethodSeries>),
-    New(Option<PathAndQuery>),
+    /// In a box, since what is rare should not make every future larger.
+    New(Option<Box<PathAndQuery>>),
 }
 
 impl Observe for Record {
@@ -100,7 +101,7 @@ impl Observe for Record {
         let series = match call.method {
             Method::Known(series) => series,
             Method::New(path) => {
-                let path = path.as_ref().map_or("", PathAndQuery::path);
+                let path = path.as_ref().map_or("", |path| path.path());
                 call.peer.learn(path, code)
             }
         };

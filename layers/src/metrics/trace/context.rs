@@ -9,13 +9,12 @@ use std::{
 
 use http::{HeaderMap, HeaderName, HeaderValue, Request};
 
+use super::state;
+
 /// The header that has the ids.
 pub const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 /// The header that has what vendors add; it is passed on as it came.
 pub const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
-
-/// What of a `tracestate` is passed on: the least that the specification asks for.
-const TRACESTATE_MAX: usize = 512;
 
 tokio::task_local! {
     static CURRENT: TraceContext;
@@ -126,7 +125,7 @@ impl TraceContext {
             return None;
         }
         let mut context: Self = parent.parse().ok()?;
-        context.tracestate = tracestate(headers);
+        context.tracestate = state::read(headers);
         Some(context)
     }
 
@@ -150,31 +149,6 @@ impl TraceContext {
         hex(self.span_id.get().into(), &mut text[36..52]);
         hex(self.flags.into(), &mut text[53..55]);
     }
-}
-
-/// The lines of `tracestate` as one; of a long one the first members, which are the latest.
-fn tracestate(headers: &HeaderMap) -> Option<HeaderValue> {
-    let mut lines = headers.get_all(TRACESTATE).iter();
-    let first = lines.next()?;
-    if lines.next().is_none() && first.len() <= TRACESTATE_MAX {
-        return (!first.is_empty()).then(|| first.clone());
-    }
-    let lines: Vec<&[u8]> = headers
-        .get_all(TRACESTATE)
-        .iter()
-        .map(HeaderValue::as_bytes)
-        .collect();
-    let mut all = lines.join(&b',');
-    if all.len() > TRACESTATE_MAX {
-        // A member may end right at the limit, before its comma.
-        let end = all[..=TRACESTATE_MAX]
-            .iter()
-            .rposition(|byte| *byte == b',')?;
-        all.truncate(end);
-    }
-    HeaderValue::from_bytes(&all)
-        .ok()
-        .filter(|all| !all.is_empty())
 }
 
 /// The length of version 00.
@@ -370,19 +344,6 @@ mod tests {
         assert!(!out.contains_key(TRACESTATE));
     }
 
-    #[test]
-    fn a_long_tracestate_loses_its_last_members_whole() {
-        let member = |n: usize| format!("k{n}={}", "v".repeat(97));
-        let long: Vec<_> = (100..110).map(member).collect();
-        let lines = [(&TRACEPARENT, GOOD), (&TRACESTATE, &*long.join(","))];
-        let context = TraceContext::from_headers(&headers(&lines)).expect("good");
-        let state = context.tracestate().expect("some of it");
-        assert_eq!(state, &*long[..4].join(","));
-        let lines = [(&TRACEPARENT, GOOD), (&TRACESTATE, &*"x".repeat(513))];
-        let context = TraceContext::from_headers(&headers(&lines)).expect("good");
-        assert_eq!(context.tracestate(), None);
-    }
-
     proptest! {
         #[test]
         fn what_is_written_is_read_back(trace_id in 1u128.., span_id in 1u64.., flags in 0u8..4) {
@@ -428,7 +389,7 @@ mod tests {
             TraceContext::from_headers(&headers);
             headers.insert(TRACEPARENT, HeaderValue::from_static(GOOD));
             let context = TraceContext::from_headers(&headers).expect("a bad state is no bad parent");
-            prop_assert!(context.tracestate().is_none_or(|state| state.len() <= TRACESTATE_MAX));
+            prop_assert!(context.tracestate().is_none_or(|state| state.len() <= state::MAX));
         }
     }
 }

@@ -1,6 +1,7 @@
 use std::{
     future::Future,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll, ready},
 };
 
@@ -11,55 +12,48 @@ use tracing::Span;
 
 use super::{super::series, context::TraceContext, layer::Side};
 use crate::{
-    BoxError,
-    classify::{Observe, Outcome, Tracked, TrackedBody},
+    BoxError, Deadline,
+    classify::{Observe, Outcome, Tracked, TrackedBody, track},
 };
 
-/// What a call is polled in.
+/// What a call is polled in. Shared by what follows it, so that a future is no larger for it where there is none.
 #[derive(Debug)]
 pub(super) struct Within {
     pub(super) span: Span,
-    pub(super) context: Option<TraceContext>,
+    pub(super) side: Side,
+    pub(super) context: TraceContext,
 }
 
 impl Within {
-    pub(super) fn enter<T>(&self, f: impl FnOnce() -> T) -> T {
+    fn enter<T>(&self, f: impl FnOnce() -> T) -> T {
         let _entered = self.span.enter();
-        match &self.context {
-            Some(context) => context.sync_scope(f),
-            None => f(),
-        }
+        self.context.sync_scope(f)
+    }
+}
+
+/// Polls within the call's span and trace, where there is one.
+pub(super) fn enter<T>(within: &Option<Arc<Within>>, f: impl FnOnce() -> T) -> T {
+    match within {
+        Some(within) => within.enter(f),
+        None => f(),
     }
 }
 
 /// Writes the code into the span when the call ends.
 #[derive(Debug)]
-pub struct SpanEnd(Option<(Span, Side)>);
-
-impl SpanEnd {
-    pub(super) fn new(span: &Span, side: Side) -> Self {
-        Self((!span.is_disabled()).then(|| (span.clone(), side)))
-    }
-
-    pub(super) fn none() -> Self {
-        Self(None)
-    }
-
-    pub(super) fn as_ref(&self) -> Option<&(Span, Side)> {
-        self.0.as_ref()
-    }
-}
+pub struct SpanEnd(Option<Arc<Within>>);
 
 impl Observe for SpanEnd {
     fn ended(self, outcome: &Outcome) {
-        let Some((span, side)) = self.0 else {
+        let Some(within) = self.0 else {
             return;
         };
         let code = outcome.code();
-        let role = match side {
+        let role = match within.side {
             Side::Client => series::Role::Client,
             Side::Server => series::Role::Server,
         };
+        let span = &within.span;
         span.record("rpc.response.status_code", series::name_of(code));
         if series::is_error(role, code) {
             span.record("otel.status_code", "ERROR");
@@ -73,21 +67,16 @@ pin_project! {
     pub struct Traced<F> {
         #[pin]
         inner: Tracked<F, SpanEnd>,
-        within: Option<Within>,
+        within: Option<Arc<Within>>,
     }
 }
 
 impl<F> Traced<F> {
-    pub(super) fn new(inner: Tracked<F, SpanEnd>, within: Option<Within>) -> Self {
-        Self { inner, within }
-    }
-}
-
-/// Polls within the call's span and trace, while there is one.
-fn enter<T>(within: &Option<Within>, f: impl FnOnce() -> T) -> T {
-    match within {
-        Some(within) => within.enter(f),
-        None => f(),
+    pub(super) fn new(inner: F, within: Option<Arc<Within>>, deadline: Option<Deadline>) -> Self {
+        Self {
+            inner: track(inner, SpanEnd(within.clone()), deadline),
+            within,
+        }
     }
 }
 
@@ -112,7 +101,7 @@ pin_project! {
     pub struct TracedBody<B> {
         #[pin]
         inner: TrackedBody<B, SpanEnd>,
-        within: Option<Within>,
+        within: Option<Arc<Within>>,
     }
 }
 

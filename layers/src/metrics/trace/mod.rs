@@ -1,13 +1,14 @@
 //! A span per call, and its trace carried in metadata.
 //!
-//! The trace travels in the headers `traceparent` and `tracestate` of [W3C Trace Context](https://www.w3.org/TR/trace-context/). The server's layer reads
-//! them, makes the call a child, and gives the handler a [`TraceContext`]: in the request's extensions, and as the task's while the handler
-//! and its response's body are polled. The client's layer takes the context from the request's extensions, else from headers that are
-//! there already, else from the task, and writes the headers; so a service that calls another passes its trace on without a line of code.
+//! The trace travels in the headers `traceparent` and `tracestate` of [W3C Trace
+//! Context](https://www.w3.org/TR/trace-context/). The server's layer reads them, makes the call a child, and gives the
+//! handler a [`TraceContext`]: in the request's extensions, and as the task's while the handler and its response's body are
+//! polled. The client's layer takes the context from the request's extensions, else from headers that are there already, else
+//! from the task, and writes the headers; so a service that calls another passes its trace on without a line of code.
 //!
-//! The span, `rpc` with the target `tower_iroh::rpc` and level INFO, lasts to the end of the stream. Where no subscriber wants it,
-//! the layer is not part of the trace: the client then passes on the context that it was given, unchanged, or none, and starts no trace. A header that cannot be
-//! read counts as absent.
+//! The span, `rpc` with the target `tower_iroh::rpc` and level INFO, lasts to the end of the stream. Where no subscriber
+//! wants it, the layer is not part of the trace: the client then passes on the context that it was given, unchanged, or none,
+//! and starts no trace. A header that cannot be read counts as absent.
 //!
 //! | field | value |
 //! |---|---|
@@ -33,20 +34,22 @@
 //!
 //! **Why not tower-http's `trace`.** It carries no context, and takes the head of a response for its end.
 //!
-//! **tracing-opentelemetry.** The fields `otel.kind`, `otel.name` and `otel.status_code` are those that it documents as special. It makes ids of its own, though: the
-//! ids on the wire and in `trace_id` and `span_id` are this layer's, so a backend joins spans of two processes by these fields and not by OpenTelemetry's parents.
-//! Whoever wants the latter puts an OpenTelemetry propagator's `traceparent` into the request before this layer and leaves its span
-//! disabled (`tower_iroh::rpc=off`): the headers then pass unchanged. That combination is not tested here.
+//! **tracing-opentelemetry.** The fields `otel.kind`, `otel.name` and `otel.status_code` are those that it documents as
+//! special. It makes ids of its own, though: the ids on the wire and in `trace_id` and `span_id` are this layer's, so a
+//! backend joins spans of two processes by these fields and not by OpenTelemetry's parents. Whoever wants the latter puts an
+//! OpenTelemetry propagator's `traceparent` into the request before this layer and leaves its span disabled
+//! (`tower_iroh::rpc=off`): the headers then pass unchanged. That combination is not tested here.
 //!
-//! **Composition.** Outermost on a client, above a retry, so that one call is one span and all attempts carry its ids; outermost on a
-//! server. **Readiness** is the inner service's. **Cancel safety:** a drop ends the span, as CANCELLED. What a handler spawns
-//! is another task: [`TraceContext::scope`] carries the context there. **Cost:** without a subscriber and a context, a look at the headers and the task;
-//! with a span, what the subscriber takes.
+//! **Composition.** Outermost on a client, above a retry, so that one call is one span and all attempts carry its ids;
+//! outermost on a server. **Readiness** is the inner service's. **Cancel safety:** a drop ends the span, as CANCELLED. What a
+//! handler spawns is another task: [`TraceContext::scope`] carries the context there. **Cost:** without a subscriber and a
+//! context, a look at the headers and the task; with a span, what the subscriber takes.
 
 mod context;
 mod future;
 mod layer;
 mod service;
+mod state;
 
 pub use context::{TRACEPARENT, TRACESTATE, TraceContext, TraceParentError};
 pub use future::{SpanEnd, Traced, TracedBody};

@@ -1,4 +1,7 @@
-use std::task::{Context, Poll};
+use std::{
+    sync::Arc,
+    task::{Context, Poll},
+};
 
 use http::{Request, Response};
 use http_body::Body;
@@ -7,10 +10,10 @@ use tracing::field;
 
 use super::{
     context::TraceContext,
-    future::{SpanEnd, Traced, TracedBody, Within},
+    future::{Traced, TracedBody, Within, enter},
     layer::Side,
 };
-use crate::{BoxError, Deadline, classify::track};
+use crate::{BoxError, Deadline};
 
 /// The service that [`TraceLayer`](super::TraceLayer) makes.
 #[derive(Clone, Copy, Debug)]
@@ -25,7 +28,7 @@ impl<S> Trace<S> {
     }
 
     /// The call's span and trace; where nobody listens to the span, the trace is the caller's as it came.
-    fn within<B>(side: Side, request: &Request<B>) -> Within {
+    fn within<B>(side: Side, request: &Request<B>) -> Option<Arc<Within>> {
         let method = request.uri().path();
         let method = method.strip_prefix('/').unwrap_or(method);
         let (span, parent) = match side {
@@ -36,11 +39,15 @@ impl<S> Trace<S> {
                 TraceContext::from_headers(request.headers())
             }),
         };
-        if span.is_disabled() {
-            return Within {
+        let share = |span, context| {
+            Arc::new(Within {
                 span,
-                context: parent,
-            };
+                side,
+                context,
+            })
+        };
+        if span.is_disabled() {
+            return parent.map(|context| share(span, context));
         }
         let context = match &parent {
             Some(parent) => parent.child(),
@@ -60,10 +67,7 @@ impl<S> Trace<S> {
                 field::display(format_args!("{:016x}", parent.span_id())),
             );
         }
-        Within {
-            span,
-            context: Some(context),
-        }
+        Some(share(span, context))
     }
 }
 
@@ -103,21 +107,19 @@ where
     }
 
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
-        let Some(side) = self.side else {
-            return Traced::new(track(self.inner.call(request), SpanEnd::none(), None), None);
-        };
-        let within = Self::within(side, &request);
-        if let Some(context) = &within.context {
-            match side {
+        let within = self.side.and_then(|side| Self::within(side, &request));
+        let mut deadline = None;
+        if let Some(within) = &within {
+            let context = &within.context;
+            match within.side {
                 Side::Client => context.write(request.headers_mut()),
                 Side::Server => {
                     request.extensions_mut().insert(context.clone());
                 }
             }
+            deadline = Deadline::of(&request);
         }
-        let end = SpanEnd::new(&within.span, side);
-        let deadline = end.as_ref().and_then(|_| Deadline::of(&request));
-        let future = within.enter(|| self.inner.call(request));
-        Traced::new(track(future, end, deadline), Some(within))
+        let future = enter(&within, || self.inner.call(request));
+        Traced::new(future, within, deadline)
     }
 }
