@@ -24,8 +24,32 @@ pub(super) struct Registry {
 pub(super) struct Peer {
     role: Role,
     labels: Vec<Label>,
-    pub(super) series: PeerSeries,
+    series: Arc<PeerSeries>,
     methods: Capped<MethodSeries>,
+}
+
+/// The method of a call that has begun.
+pub(super) enum Method {
+    Known(Arc<MethodSeries>),
+    /// In a box, since what is rare should not make every future larger.
+    New(Box<(Arc<Peer>, Box<str>)>),
+}
+
+impl Method {
+    pub(super) fn peer(&self) -> &PeerSeries {
+        match self {
+            Self::Known(series) => &series.peer,
+            Self::New(new) => &new.0.series,
+        }
+    }
+
+    /// The series for a call that ended with `code`.
+    pub(super) fn ended(self, code: Code) -> Arc<MethodSeries> {
+        match self {
+            Self::Known(series) => series,
+            Self::New(new) => new.0.learn(&new.1, code),
+        }
+    }
 }
 
 impl Registry {
@@ -36,13 +60,19 @@ impl Registry {
         }
     }
 
-    pub(super) fn peer(&self, fixed: Option<&Arc<str>>, extensions: &Extensions) -> Arc<Peer> {
+    /// The series of a call to `path`.
+    pub(super) fn method(
+        &self,
+        fixed: Option<&Arc<str>>,
+        extensions: &Extensions,
+        path: &str,
+    ) -> Method {
         let peers = self.peers.get_or_init(|| {
             self.config.role.describe();
             Capped::new(self.config.peers.unwrap_or(0), self.make(OTHER))
         });
         if self.config.peers.is_none() {
-            return peers.other().clone();
+            return peers.other().method(path);
         }
         let found;
         let name = match (fixed, &self.config.peer_of) {
@@ -53,10 +83,9 @@ impl Registry {
             }
             (None, None) => "",
         };
-        match peers.get(name) {
-            Some(peer) => peer,
-            None => peers.learn(name, || self.make(name)),
-        }
+        let peer = peers.get(name);
+        peer.unwrap_or_else(|| peers.learn(name, || self.make(name)))
+            .method(path)
     }
 
     fn make(&self, name: &str) -> Peer {
@@ -66,29 +95,34 @@ impl Registry {
         if self.config.peers.is_some() {
             labels.push(Label::new("peer", name.to_owned()));
         }
+        let series = Arc::new(PeerSeries::register(role, &labels));
+        let other = MethodSeries::new(role, series.clone(), &labels, OTHER);
         Peer {
             role,
-            series: PeerSeries::register(role, &labels),
-            methods: Capped::new(methods, MethodSeries::new(role, &labels, OTHER)),
+            series,
+            methods: Capped::new(methods, other),
             labels,
         }
     }
 }
 
 impl Peer {
-    /// `None` for a method that is not known yet.
-    pub(super) fn method(&self, path: &str) -> Option<Arc<MethodSeries>> {
-        self.methods.get(name(path))
+    fn method(self: &Arc<Self>, path: &str) -> Method {
+        match self.methods.get(name(path)) {
+            Some(series) => Method::Known(series),
+            None => Method::New(Box::new((self.clone(), path.into()))),
+        }
     }
 
     /// The series for a method that was not known when a call of it began, and ended with `code`.
-    pub(super) fn learn(&self, path: &str, code: Code) -> Arc<MethodSeries> {
+    fn learn(&self, path: &str, code: Code) -> Arc<MethodSeries> {
         if self.role == Role::Server && !is_of_a_handler(code) {
             return self.methods.other().clone();
         }
         let name = name(path);
-        self.methods
-            .learn(name, || MethodSeries::new(self.role, &self.labels, name))
+        self.methods.learn(name, || {
+            MethodSeries::new(self.role, self.series.clone(), &self.labels, name)
+        })
     }
 }
 

@@ -1,6 +1,9 @@
 //! The names and labels of what is recorded, and handles that are looked up once.
 
-use std::{array, sync::OnceLock};
+use std::{
+    array,
+    sync::{Arc, OnceLock},
+};
 
 use metrics::{Counter, Gauge, Histogram, Label, Unit};
 use tonic::Code;
@@ -101,17 +104,20 @@ impl PeerSeries {
 /// A method's durations, by code. A code's series comes to be with its first call.
 pub(super) struct MethodSeries {
     role: Role,
+    /// What is recorded of the same call without its method.
+    pub(super) peer: Arc<PeerSeries>,
     /// With the method's.
     labels: Vec<Label>,
     durations: [OnceLock<Histogram>; CODES.len()],
 }
 
 impl MethodSeries {
-    pub(super) fn new(role: Role, labels: &[Label], method: &str) -> Self {
+    pub(super) fn new(role: Role, peer: Arc<PeerSeries>, labels: &[Label], method: &str) -> Self {
         let mut labels = with(labels, "rpc.system.name", "grpc");
         labels.push(Label::new("rpc.method", method.to_owned()));
         Self {
             role,
+            peer,
             labels,
             durations: array::from_fn(|_| OnceLock::new()),
         }

@@ -4,15 +4,12 @@ use std::{
     task::{Context, Poll},
 };
 
-use http::{Request, Response, uri::PathAndQuery};
+use http::{Request, Response};
 use http_body::Body;
 use tokio::time::Instant;
 use tower::Service;
 
-use super::{
-    registry::{Peer, Registry},
-    series::MethodSeries,
-};
+use super::registry::{Method, Registry};
 use crate::{
     BoxError, Deadline,
     classify::{Observe, Outcome, Tracked, TrackedBody, track},
@@ -58,19 +55,12 @@ where
         };
         let started = Instant::now();
         let deadline = Deadline::of(&request);
-        let peer = registry.peer(self.peer.as_ref(), request.extensions());
-        let method = match peer.method(request.uri().path()) {
-            Some(series) => Method::Known(series),
-            None => Method::New(request.uri().path_and_query().cloned().map(Box::new)),
-        };
+        let path = request.uri().path();
+        let method = registry.method(self.peer.as_ref(), request.extensions(), path);
         let future = self.inner.call(request);
         // Only now: had the call panicked, nobody would take it off again.
-        peer.series.in_flight.increment(1.0);
-        let record = Open {
-            started,
-            peer,
-            method,
-        };
+        method.peer().in_flight.increment(1.0);
+        let record = Open { started, method };
         track(future, Record(Some(record)), deadline)
     }
 }
@@ -80,14 +70,7 @@ pub struct Record(Option<Open>);
 
 struct Open {
     started: Instant,
-    peer: Arc<Peer>,
     method: Method,
-}
-
-enum Method {
-    Known(Arc<MethodSeries>),
-    /// In a box, since what is rare should not make every future larger.
-    New(Option<Box<PathAndQuery>>),
 }
 
 impl Observe for Record {
@@ -96,15 +79,10 @@ impl Observe for Record {
             return;
         };
         let code = outcome.code();
-        call.peer.series.in_flight.decrement(1.0);
-        call.peer.series.count_error(outcome);
-        let series = match call.method {
-            Method::Known(series) => series,
-            Method::New(path) => {
-                let path = path.as_ref().map_or("", |path| path.path());
-                call.peer.learn(path, code)
-            }
-        };
+        let peer = call.method.peer();
+        peer.in_flight.decrement(1.0);
+        peer.count_error(outcome);
+        let series = call.method.ended(code);
         series.duration(code).record(call.started.elapsed());
     }
 }
