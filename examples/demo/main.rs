@@ -7,6 +7,7 @@
 //! - `server`: a tonic server behind an iroh endpoint, and its restart under the same key and port
 //! - `calls`: the four kinds of call, and who called whom
 //! - `load`: callers that go on while the server restarts
+//! - `outage`: what breaker, buffer and priority do meanwhile
 //! - `screen`: what is printed, in a terminal and in a pipe
 //!
 //! It ends with an error when something that it promises did not happen.
@@ -22,11 +23,13 @@ use tracing_subscriber::filter::{EnvFilter, LevelFilter};
 
 mod calls;
 mod load;
+mod outage;
 mod screen;
 mod server;
 
 use calls::ensure;
 use load::{Load, Phase};
+use outage::Notes;
 use screen::{Screen, shown};
 use server::Server;
 
@@ -85,9 +88,11 @@ async fn demo(options: Options, screen: &Screen) -> Result<(), Error> {
         .dial_timeout(Duration::from_secs(2))
         .backoff(Duration::from_millis(50), Duration::from_millis(500))
         .try_build()?;
+    let (breaker, fail_fast) = outage::settings()?;
     let channel = Channel::with_links(links.clone())
         .peer(peer.clone())
         .timeout(Duration::from_secs(5))
+        .stack(|stack| stack.breaker(breaker).fail_fast(fail_fast))
         .build()?;
     screen.fact("identity", endpoint.id());
     screen.fact("dials", peer.uri());
@@ -219,6 +224,8 @@ async fn restart(
     );
 
     let before = load.answered();
+    outage::watch_it_open(channel, screen).await?;
+    let notes = Notes::hand_in(channel, screen).await?;
     // A new endpoint, acceptor and router. With the same key on the same port the ticket stays good.
     let server = Server::start(key, Some(addr)).await?;
     if server.addr() != addr {
@@ -237,6 +244,7 @@ async fn restart(
         .await
         .map_err(|_| "no call was answered within 10 s of the restart")?;
     screen.fact("first answer after", shown(began.elapsed()));
+    notes.check(channel, || server.notes(), screen).await?;
     run(
         load,
         screen,

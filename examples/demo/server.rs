@@ -1,6 +1,9 @@
 //! A tonic server behind an iroh endpoint.
 
-use std::net::SocketAddr;
+use std::{
+    net::SocketAddr,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use iroh::{Endpoint, SecretKey, protocol::Router};
 use tokio::{
@@ -18,12 +21,16 @@ use tower_iroh_proto::{
     },
 };
 
-use crate::{Error, calls::WHO_AM_I};
+use crate::{Error, calls::WHO_AM_I, outage::NOTE};
+
+/// What callers asked to be written down, in the order in which it came.
+type NoteBook = Arc<Mutex<Vec<String>>>;
 
 /// A running server.
 pub(crate) struct Server {
     peer: Peer,
     addr: SocketAddr,
+    notes: NoteBook,
     router: Router,
     stop: oneshot::Sender<()>,
     served: JoinHandle<Result<(), tonic::transport::Error>>,
@@ -41,9 +48,10 @@ impl Server {
         let router = Router::builder(endpoint)
             .accept(tower_iroh::ALPN, acceptor)
             .spawn();
+        let notes = NoteBook::default();
         let (stop, stopped) = oneshot::channel();
         let served = tonic::transport::Server::builder()
-            .add_service(EchoServer::new(Attentive(EchoService)))
+            .add_service(EchoServer::new(Attentive(EchoService, notes.clone())))
             .serve_with_incoming_shutdown(incoming, async {
                 // Either way it is time to stop: told so, or nobody is left who could tell.
                 let _ = stopped.await;
@@ -51,6 +59,7 @@ impl Server {
         Ok(Self {
             peer,
             addr,
+            notes,
             router,
             stop,
             served: tokio::spawn(served),
@@ -59,6 +68,13 @@ impl Server {
 
     pub(crate) fn peer(&self) -> &Peer {
         &self.peer
+    }
+
+    pub(crate) fn notes(&self) -> Vec<String> {
+        self.notes
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     pub(crate) fn addr(&self) -> SocketAddr {
@@ -95,8 +111,8 @@ async fn bind(key: SecretKey, addr: Option<SocketAddr>) -> Result<Endpoint, Erro
     Ok(builder().bind().await?)
 }
 
-/// [`EchoService`], whose unary call tells callers that ask for it who they are.
-struct Attentive(EchoService);
+/// [`EchoService`], whose unary call tells callers that ask for it who they are, and writes notes down.
+struct Attentive(EchoService, NoteBook);
 
 #[tonic::async_trait]
 impl Echo for Attentive {
@@ -104,6 +120,13 @@ impl Echo for Attentive {
     type BidiStreamStream = <EchoService as Echo>::BidiStreamStream;
 
     async fn echo(&self, request: Request<EchoRequest>) -> Result<Response<EchoResponse>, Status> {
+        if request.metadata().contains_key(NOTE) {
+            let note = String::from_utf8_lossy(&request.get_ref().payload).into_owned();
+            self.1
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .push(note);
+        }
         if !request.metadata().contains_key(WHO_AM_I) {
             return self.0.echo(request).await;
         }

@@ -50,7 +50,6 @@ pub mod priority;
 pub mod retry;
 
 mod config_error;
-#[allow(dead_code, reason = "not every feature looks at headers")]
 mod headers;
 #[cfg(any(feature = "buffer", feature = "priority", feature = "retry"))]
 mod methods;

@@ -20,7 +20,9 @@
 
 use std::fmt;
 
-use http::HeaderMap;
+use http::{HeaderMap, HeaderName};
+
+use crate::headers;
 
 /// The header that carries an urgency, RFC 9218 section 5.
 pub const PRIORITY: &str = "priority";
@@ -78,9 +80,12 @@ impl Urgency {
     /// Reads the `priority` header. A malformed one counts as absent, as RFC 9218 section 4 asks: a bad hint must
     /// not fail a good call.
     pub fn from_headers(headers: &HeaderMap) -> Option<Self> {
-        // A header may be sent in several lines; in a structured dictionary the last word on a key counts.
+        static NAME: HeaderName = HeaderName::from_static(PRIORITY);
+        // Most requests have none, and that is quickly seen.
+        headers::first(headers, &NAME)?;
+        // It may be sent in several lines; in a structured dictionary the last word on a key counts.
         headers
-            .get_all(PRIORITY)
+            .get_all(&NAME)
             .iter()
             .filter_map(|value| Self::parse(value.as_bytes()))
             .next_back()

@@ -4,6 +4,7 @@ use std::{
     fmt,
     future::Future,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll},
 };
 
@@ -24,13 +25,13 @@ pub(super) struct Signs {
 /// waits.
 pub struct Revived<S> {
     inner: S,
-    signs: Option<Signs>,
+    signs: Option<Arc<Signs>>,
     /// The wait for the next change. Only there while the inner service is not ready, and never in a clone.
     change: Option<Pin<Box<dyn Future<Output = ()> + Send + Sync>>>,
 }
 
 impl<S> Revived<S> {
-    pub(super) fn new(inner: S, signs: Option<Signs>) -> Self {
+    pub(super) fn new(inner: S, signs: Option<Arc<Signs>>) -> Self {
         Self {
             inner,
             signs,
@@ -69,7 +70,7 @@ where
         };
         let change = self
             .change
-            .get_or_insert_with(|| Box::pin(signs.clone().report()));
+            .get_or_insert_with(|| Box::pin(Signs::clone(signs).report()));
         // When it ends the links are gone, and the breaker's own time is what is left.
         let _ = change.as_mut().poll(cx);
         // A sign that was seen just now has woken this task already.

@@ -28,8 +28,10 @@ use super::revived::{Revived, Signs};
 use crate::State;
 
 mod builder;
+mod on_use;
 
 pub use builder::StackBuilder;
+use on_use::OnUse;
 
 /// The layers of a client in their order, for a service that leads to one peer.
 ///
@@ -101,9 +103,11 @@ impl Stack {
 }
 
 /// One way to the peer, with what watches it.
-type Way<S> = Revived<Metrics<Breaker<S>>>;
+type Way<S> = OnUse<Revived<Metrics<Breaker<S>>>>;
+/// All ways to a peer: that of calls that wait, and that of those that pass by.
+type Ways<S> = OnUse<Buffer<Way<S>, FailFast<Way<S>>>>;
 /// All calls, from the outermost layer inwards.
-type Calls<S> = Trace<Metrics<ClientDeadline<Priority<Retry<Buffer<Way<S>, FailFast<Way<S>>>>>>>>;
+type Calls<S> = Trace<Metrics<ClientDeadline<Priority<Retry<Ways<S>>>>>>;
 
 impl<S> Layer<S> for Stack
 where
@@ -117,12 +121,14 @@ where
             Some(circuit) => circuit.clone(),
             None => self.new_circuit.make(),
         };
-        let signs = self.connection.clone().map(|state| Signs {
-            circuit: circuit.clone(),
-            state,
+        let signs = self.connection.clone().map(|state| {
+            Arc::new(Signs {
+                circuit: circuit.clone(),
+                state,
+            })
         });
         let breaker = BreakerLayer::new(circuit.clone()).layer(inner);
-        let way = Revived::new(self.attempts.layer(breaker), signs);
+        let way = OnUse::new(Revived::new(self.attempts.layer(breaker), signs));
 
         let fail_fast = match &self.fail_fast {
             Some(config) => {
@@ -140,7 +146,7 @@ where
             buffer: buffer.handle(),
             budget: retry.budget(),
         };
-        let calls = self.priority.layer(retry.layer(buffer));
+        let calls = self.priority.layer(retry.layer(OnUse::new(buffer)));
         let calls = self.calls.layer(self.deadline.layer(calls));
         Stacked {
             calls: self.trace.layer(calls),

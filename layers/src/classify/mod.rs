@@ -58,4 +58,4 @@ mod track;
 pub use head::Pushback;
 pub use layer::{Classify, ClassifyLayer};
 pub use outcome::{Ending, Outcome, Verdict};
-pub use track::{Observe, Tracked, TrackedBody, track};
+pub use track::{Observe, Tracked, TrackedBody, track, untracked};

@@ -50,6 +50,15 @@ pub fn track<F, O: Observe>(future: F, observer: O, deadline: Option<Deadline>) 
     }
 }
 
+/// Passes `future` on unfollowed, in the type of one that is: for a layer that has nobody to tell.
+#[inline]
+pub fn untracked<F, O: Observe>(future: F) -> Tracked<F, O> {
+    Tracked {
+        inner: future,
+        attempt: None,
+    }
+}
+
 /// Tells its observer once; at the latest when it is dropped.
 struct Attempt<O: Observe> {
     observer: Option<O>,

@@ -4,15 +4,15 @@ use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
+use crate::headers::first;
+
 /// The header's name.
 pub const NAME: &str = "grpc-timeout";
 
 /// Reads the header. A malformed one counts as absent, as tonic has it: it must not fail a call that would succeed.
 pub fn read(headers: &HeaderMap) -> Option<Duration> {
-    let text = headers
-        .get(const { HeaderName::from_static(NAME) })?
-        .to_str()
-        .ok()?;
+    static HEADER: HeaderName = HeaderName::from_static(NAME);
+    let text = first(headers, &HEADER)?.to_str().ok()?;
     let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
     if digits.len() > 8 || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
         return None;

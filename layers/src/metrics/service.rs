@@ -12,7 +12,7 @@ use tower::Service;
 use super::registry::{Method, Registry};
 use crate::{
     BoxError, Deadline,
-    classify::{Observe, Outcome, Tracked, TrackedBody, track},
+    classify::{Observe, Outcome, Tracked, TrackedBody, track, untracked},
 };
 
 /// The service that [`MetricsLayer`](super::MetricsLayer) makes.
@@ -51,7 +51,7 @@ where
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let Some(registry) = &self.registry else {
-            return track(self.inner.call(request), Record(None), None);
+            return untracked(self.inner.call(request));
         };
         let started = Instant::now();
         let deadline = Deadline::of(&request);
@@ -60,30 +60,24 @@ where
         let future = self.inner.call(request);
         // Only now: had the call panicked, nobody would take it off again.
         method.peer().in_flight.increment(1.0);
-        let record = Open { started, method };
-        track(future, Record(Some(record)), deadline)
+        track(future, Record { started, method }, deadline)
     }
 }
 
 /// Waits for a call's end to record it.
-pub struct Record(Option<Open>);
-
-struct Open {
+pub struct Record {
     started: Instant,
     method: Method,
 }
 
 impl Observe for Record {
     fn ended(self, outcome: &Outcome) {
-        let Some(call) = self.0 else {
-            return;
-        };
         let code = outcome.code();
-        let peer = call.method.peer();
+        let peer = self.method.peer();
         peer.in_flight.decrement(1.0);
         peer.count_error(outcome);
-        let series = call.method.ended(code);
-        series.duration(code).record(call.started.elapsed());
+        let series = self.method.ended(code);
+        series.duration(code).record(self.started.elapsed());
     }
 }
 
@@ -99,7 +93,7 @@ impl<S: fmt::Debug> fmt::Debug for Metrics<S> {
 impl fmt::Debug for Record {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Record")
-            .field("started", &self.0.as_ref().map(|call| call.started))
+            .field("started", &self.started)
             .finish_non_exhaustive()
     }
 }

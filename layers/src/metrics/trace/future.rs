@@ -13,7 +13,7 @@ use tracing::Span;
 use super::{super::series, context::TraceContext, layer::Side};
 use crate::{
     BoxError, Deadline,
-    classify::{Observe, Outcome, Tracked, TrackedBody, track},
+    classify::{Observe, Outcome, Tracked, TrackedBody, track, untracked},
 };
 
 /// What a call is polled in. Shared by what follows it, so that a future is no larger for it where there is none.
@@ -41,13 +41,11 @@ pub(super) fn enter<T>(within: &Option<Arc<Within>>, f: impl FnOnce() -> T) -> T
 
 /// Writes the code into the span when the call ends.
 #[derive(Debug)]
-pub struct SpanEnd(Option<Arc<Within>>);
+pub struct SpanEnd(Arc<Within>);
 
 impl Observe for SpanEnd {
     fn ended(self, outcome: &Outcome) {
-        let Some(within) = self.0 else {
-            return;
-        };
+        let within = self.0;
         let code = outcome.code();
         let role = match within.side {
             Side::Client => series::Role::Client,
@@ -74,7 +72,10 @@ pin_project! {
 impl<F> Traced<F> {
     pub(super) fn new(inner: F, within: Option<Arc<Within>>, deadline: Option<Deadline>) -> Self {
         Self {
-            inner: track(inner, SpanEnd(within.clone()), deadline),
+            inner: match within.clone() {
+                Some(within) => track(inner, SpanEnd(within), deadline),
+                None => untracked(inner),
+            },
             within,
         }
     }

@@ -1,0 +1,61 @@
+use std::{
+    fmt,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use tower::Service;
+
+/// A service that is cloned when it is used, and not when it is handed around.
+///
+/// Each layer above takes a clone of all that is below for each call, be it only for the case that the call has to be made again. A clone of
+/// this is one reference. Its response future is in a box, since what is above moves it from state to state.
+pub struct OnUse<S> {
+    template: Arc<S>,
+    /// Made with the first look at readiness, which is its own.
+    used: Option<S>,
+}
+
+impl<S> OnUse<S> {
+    pub(super) fn new(service: S) -> Self {
+        Self {
+            template: Arc::new(service),
+            used: None,
+        }
+    }
+}
+
+impl<S> Clone for OnUse<S> {
+    /// A clone carries no readiness.
+    fn clone(&self) -> Self {
+        Self {
+            template: self.template.clone(),
+            used: None,
+        }
+    }
+}
+
+impl<S: Service<R> + Clone, R> Service<R> for OnUse<S> {
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = Pin<Box<S::Future>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        let template = &self.template;
+        let used = self.used.get_or_insert_with(|| S::clone(template));
+        used.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: R) -> Self::Future {
+        let template = &self.template;
+        let used = self.used.get_or_insert_with(|| S::clone(template));
+        Box::pin(used.call(request))
+    }
+}
+
+impl<S: fmt::Debug> fmt::Debug for OnUse<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("OnUse").field(&self.template).finish()
+    }
+}
