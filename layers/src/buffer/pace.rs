@@ -7,11 +7,11 @@ use tokio::time::Instant;
 const SHORTEST: Duration = Duration::from_millis(10);
 const LONGEST: Duration = Duration::from_secs(1);
 
-/// A peer that is there takes calls as fast as it is ready. After a failed delivery one call is handed over per wait, and each further
-/// failure doubles the wait, so that a service that is always ready and always fails is not spun on.
+/// A peer that is there takes calls as fast as it is ready. After a failed delivery one call finds out whether it is back, and the others
+/// keep their order in the queue meanwhile; each further failure doubles the wait before the next, so that a service that is always
+/// ready and always fails is not spun on.
 ///
-/// A wait is measured from hand over to hand over: a call that takes its time, or whose caller polls it no more, delays the others by one
-/// wait and not by its own length.
+/// A call that takes its time, or whose caller polls it no more, delays the others by the longest wait and not by its own length.
 #[derive(Debug)]
 pub(super) struct Pace {
     wait: Duration,
@@ -35,7 +35,9 @@ impl Pace {
     }
 
     pub(super) fn handed_over(&mut self, now: Instant) {
-        self.next = now + self.wait;
+        if !self.wait.is_zero() {
+            self.next = now + LONGEST;
+        }
     }
 
     /// An attempt that began at `began` came back.
@@ -86,13 +88,13 @@ mod tests {
     }
 
     #[test]
-    fn a_call_that_hangs_delays_the_next_by_one_wait() {
+    fn a_call_that_hangs_delays_the_next_by_the_longest_wait() {
         let start = Instant::now();
         let mut pace = Pace::new(start);
         pace.failed(start, start);
         let due = start + SHORTEST;
         pace.handed_over(due);
-        assert_eq!(pace.holds_until(due), Some(due + SHORTEST));
+        assert_eq!(pace.holds_until(due), Some(due + LONGEST));
         pace.hurry(due);
         assert_eq!(pace.holds_until(due), None);
     }
