@@ -48,6 +48,8 @@ pub mod presets;
 pub mod wire;
 
 mod acceptor;
+#[cfg(feature = "authorize")]
+mod authorize;
 mod channel;
 mod connector;
 mod error;
@@ -61,6 +63,8 @@ mod remote_addr;
 mod tuning;
 
 pub use acceptor::{Acceptor, AcceptorBuilder, BareAcceptor, Incoming};
+#[cfg(feature = "authorize")]
+pub use authorize::{ByPeer, authorize};
 pub use channel::{
     Channel, ChannelBuilder, ResponseFuture, Stack, StackBuilder, StackHandle, Stacked,
 };
