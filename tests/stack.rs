@@ -13,5 +13,7 @@ mod breaker;
 mod buffer;
 #[path = "stack/calls.rs"]
 mod calls;
+#[path = "stack/paused.rs"]
+mod paused;
 #[path = "stack/tower.rs"]
 mod tower_parts;
