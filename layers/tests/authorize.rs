@@ -679,6 +679,42 @@ async fn a_reload_changes_the_size_that_an_open_stream_may_send() {
     assert!(body.frame().await.expect("a frame").is_err());
 }
 
+/// The limit comes while a message is under way: what follows it begins where the message ends, wherever frames are cut.
+#[tokio::test]
+async fn a_limit_that_a_reload_sets_in_mid_message_finds_where_the_next_begins() {
+    for cut in [3, 5, 12] {
+        let handle = permitting();
+        let (give, mut taken) = mpsc::channel(1);
+        let service = layer(
+            &handle,
+            service_fn(move |request: Request<Body>| {
+                give.try_send(request.into_body()).expect("room");
+                ok(Request::new(Body::empty()))
+            }),
+        );
+        let small = [message(8), message(4)].concat();
+        let frames = [&small[..cut], &small[cut..], &message(11)]
+            .map(|data| Ok::<_, Status>(Frame::data(Bytes::copy_from_slice(data))));
+        let body = Body::new(StreamBody::new(tokio_stream::iter(frames)));
+        service
+            .oneshot(request(Some("alice"), body))
+            .await
+            .expect("a response");
+        let mut body = taken.recv().await.expect("the body");
+        assert!(body.frame().await.expect("a frame").is_ok());
+        handle.reload(
+            base()
+                .limits(Limits::new().max_message_bytes(10))
+                .try_build()
+                .expect("a policy"),
+        );
+        let rest = body.frame().await.expect("a frame").expect("all small");
+        assert_eq!(rest.into_data().expect("data").len(), small.len() - cut);
+        let large = body.frame().await.expect("a frame").expect_err("too large");
+        assert_eq!(large.code(), Code::ResourceExhausted, "cut at {cut}");
+    }
+}
+
 /// A service that is ready once per poll, and counts.
 #[derive(Clone, Default)]
 struct Polled(Arc<AtomicU32>);

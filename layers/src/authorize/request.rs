@@ -80,9 +80,6 @@ impl http_body::Body for GuardedBody {
                 Poll::Pending if this.watch.as_mut().wait(cx) => continue,
                 Poll::Pending => return Poll::Pending,
             };
-            let Some(max) = *this.max else {
-                return Poll::Ready(frame);
-            };
             let data = match frame {
                 Some(Ok(frame)) => match frame.into_data() {
                     Ok(data) => data,
@@ -90,6 +87,8 @@ impl http_body::Body for GuardedBody {
                 },
                 other => return Poll::Ready(other),
             };
+            // Without a limit too: a reload may set one in the middle of a message.
+            let max = this.max.unwrap_or(u32::MAX);
             match this.messages.pass(&data, max) {
                 Ok(()) => return Poll::Ready(Some(Ok(Frame::data(data)))),
                 Err(large) => {
