@@ -384,6 +384,30 @@ async fn channels_of_many_peers_share_one_cap() {
     assert_eq!(durations(&seen(&snapshotter), CALL).len(), 4);
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_setter_changes_nothing_else() {
+    let recorder = DebuggingRecorder::new();
+    let snapshotter = recorder.snapshotter();
+    let _guard = metrics::set_default_local_recorder(&recorder);
+    let set: [fn(MetricsLayer) -> MetricsLayer; 4] = [
+        |layer| layer.transport("tcp"),
+        |layer| layer.method_cap(7),
+        |layer| layer.peer_label(1),
+        |layer| layer.peer_from(|_| Some("another".into())),
+    ];
+    for set in set {
+        call(by_path(&set(MetricsLayer::disabled())), "/p.S/M").await;
+        assert!(seen(&snapshotter).is_empty(), "it still records nothing");
+    }
+    for set in set {
+        let one = MetricsLayer::client().peer_label(1).for_peer("one");
+        call(by_path(&set(one)), "/p.S/M").await;
+        let now = seen(&snapshotter);
+        let series = durations(&now, CALL);
+        assert!(series[0].contains("peer=one"), "{series:?}");
+    }
+}
+
 #[tokio::test]
 async fn handles_stay_with_the_recorder_that_they_were_made_for() {
     let first = DebuggingRecorder::new();

@@ -59,16 +59,13 @@ impl MetricsLayer {
     }
 
     fn with_role(role: Role) -> Self {
-        Self::from_config(Config {
+        let config = Config {
             role,
             transport: None,
             methods: Self::METHOD_CAP,
             peers: None,
             peer_of: None,
-        })
-    }
-
-    fn from_config(config: Config) -> Self {
+        };
         Self {
             registry: Arc::new(Registry::new(config.clone())),
             config,
@@ -77,17 +74,25 @@ impl MetricsLayer {
         }
     }
 
+    /// With series and caps of its own, of a configuration that was changed.
+    fn reset(self) -> Self {
+        Self {
+            registry: Arc::new(Registry::new(self.config.clone())),
+            ..self
+        }
+    }
+
     /// Labels everything with `transport`. Default: no such label, but for [`attempt`](Self::attempt).
     pub fn transport(mut self, transport: &'static str) -> Self {
         self.config.transport = Some(transport);
-        Self::from_config(self.config)
+        self.reset()
     }
 
     /// How many names of methods are told apart, for each peer if there is a label for peers; calls of others have the method
     /// `_OTHER`. Default: [`METHOD_CAP`](Self::METHOD_CAP). With 0 there is `_OTHER` only.
     pub fn method_cap(mut self, cap: usize) -> Self {
         self.config.methods = cap;
-        Self::from_config(self.config)
+        self.reset()
     }
 
     /// Labels everything with the peer, `cap` of them by name and all others as `_OTHER`. Default: no such label.
@@ -96,7 +101,7 @@ impl MetricsLayer {
     /// [`peer_from`](Self::peer_from), else it is empty.
     pub fn peer_label(mut self, cap: usize) -> Self {
         self.config.peers = Some(cap);
-        Self::from_config(self.config)
+        self.reset()
     }
 
     /// Where a request's extensions have the peer's name. It is asked once per call, and only if there is a
@@ -106,7 +111,7 @@ impl MetricsLayer {
         F: Fn(&Extensions) -> Option<Arc<str>> + Send + Sync + 'static,
     {
         self.config.peer_of = Some(Arc::new(name));
-        Self::from_config(self.config)
+        self.reset()
     }
 
     /// This layer for one peer: it shares all series and caps with `self`. It changes nothing where there is no
