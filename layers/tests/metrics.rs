@@ -59,7 +59,7 @@ where
     }
 }
 
-/// Calls are answered by their path: `/s/5` with status 5, anything else with OK.
+/// Calls are answered by their path: `/s/5` with status 5, `/s/404` by no gRPC server, anything else with OK.
 fn by_path(
     layer: &MetricsLayer,
 ) -> impl Service<
@@ -70,12 +70,18 @@ fn by_path(
 + use<> {
     layer.layer(service_fn(|request: Request<()>| {
         let status = match request.uri().path().rsplit('/').next() {
+            Some("404") => {
+                let mut answer = answer(vec![]);
+                *answer.status_mut() = http::StatusCode::NOT_FOUND;
+                return ready(Ok::<_, Infallible>(answer));
+            }
+            Some("5") => "5",
             Some("7") => "7",
             Some("12") => "12",
             Some("14") => "14",
             _ => "0",
         };
-        ready(Ok::<_, Infallible>(answer(vec![data(), trailers(status)])))
+        ready(Ok(answer(vec![data(), trailers(status)])))
     }))
 }
 
@@ -307,11 +313,17 @@ async fn a_server_learns_no_name_from_paths_that_anybody_may_invent() {
     let _guard = metrics::set_default_local_recorder(&recorder);
     let layer = MetricsLayer::server().method_cap(1);
     for invented in 0..50 {
-        call(by_path(&layer), &format!("/invented{invented}/12")).await;
-        call(by_path(&layer), &format!("/invented{invented}/7")).await;
+        for answer in ["12", "7", "5", "14", "404"] {
+            call(by_path(&layer), &format!("/invented{invented}/{answer}")).await;
+        }
     }
+    let failing = layer.layer(service_fn(|_: Request<()>| {
+        ready(Err::<Response<Body>, BoxError>("who knows".into()))
+    }));
+    call(failing.clone(), "/p.S/Fails").await;
     call(by_path(&layer), "/p.S/Real").await;
-    call(by_path(&layer), "/p.S/14").await;
+    call(failing, "/p.S/Real").await;
+    call(by_path(&layer), "/p.S/Late").await;
     let now = seen(&snapshotter);
     let label = |method: &str, code: &str| {
         format!(
@@ -324,7 +336,11 @@ async fn a_server_learns_no_name_from_paths_that_anybody_may_invent() {
         "not the server's error"
     );
     assert_eq!(now[&label("p.S/Real", "OK")].len(), 1);
-    assert_eq!(durations(&now, "rpc.server").len(), 4, "{now:?}");
+    let named = durations(&now, "rpc.server");
+    let named: Vec<_> = named.iter().filter(|it| !it.contains("_OTHER")).collect();
+    assert_eq!(named.len(), 2, "{named:?}");
+    assert!(named.iter().all(|it| it.contains("p.S/Real")), "{named:?}");
+    assert!(named[0].contains("UNKNOWN"), "of a known method all codes");
     assert!(!now.keys().any(|key| key.contains("errors")));
 }
 
@@ -370,6 +386,54 @@ async fn peers_have_a_label_on_request_only_and_a_cap() {
             (None, 5)
         ]
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn strangers_take_no_peer_s_place() {
+    let recorder = DebuggingRecorder::new();
+    let snapshotter = recorder.snapshotter();
+    let _guard = metrics::set_default_local_recorder(&recorder);
+    let layer = MetricsLayer::server()
+        .peer_label(1)
+        .peer_from(|ext| ext.get::<Caller>().map(|it| Arc::from(it.0)));
+    for (peer, path) in [
+        ("stranger", "/p.S/7"),
+        ("a", "/p.S/7"),
+        ("a", "/p.S/M"),
+        ("a", "/p.S/7"),
+        ("b", "/p.S/M"),
+    ] {
+        let mut request = request(path);
+        request.extensions_mut().insert(Caller(peer));
+        let response = by_path(&layer).oneshot(request).await.expect("a head");
+        response.into_body().collect().await.expect("a body");
+    }
+    let now = seen(&snapshotter);
+    let counts: Vec<_> = durations(&now, "rpc.server")
+        .into_iter()
+        .map(|key| {
+            let (_, labels) = key.split_once('{').expect("labels");
+            (labels.to_owned(), now[&key].len())
+        })
+        .collect();
+    let series = |peer: &str, method: &str, code: &str| {
+        format!(
+            "peer={peer},rpc.method={method},rpc.response.status_code={code},rpc.system.name=grpc}}"
+        )
+    };
+    assert_eq!(
+        counts,
+        [
+            (series("_OTHER", "_OTHER", "PERMISSION_DENIED"), 2),
+            (series("_OTHER", "p.S/M", "OK"), 1),
+            (series("a", "_OTHER", "PERMISSION_DENIED"), 1),
+            (series("a", "p.S/M", "OK"), 1),
+        ]
+    );
+    for peer in ["_OTHER", "a"] {
+        let in_flight = format!("tower_iroh_server_calls_in_flight{{peer={peer}}}");
+        assert_eq!(now[&in_flight], [0.0], "{peer}");
+    }
 }
 
 #[tokio::test(start_paused = true)]

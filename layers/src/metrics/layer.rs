@@ -97,6 +97,8 @@ impl MetricsLayer {
 
     /// Labels everything with the peer, `cap` of them by name and all others as `_OTHER`. Default: no such label.
     ///
+    /// A server learns a peer's name from a call of it that ended with OK.
+    ///
     /// There may be `cap` times the method cap times seventeen codes of histograms. The name comes from [`for_peer`](Self::for_peer), else from
     /// [`peer_from`](Self::peer_from), else it is empty.
     pub fn peer_label(mut self, cap: usize) -> Self {

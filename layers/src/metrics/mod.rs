@@ -49,9 +49,10 @@
 //! ```
 //!
 //! **Bounded.** Method names are told apart up to a cap (256), then the method is `_OTHER`. A server learns a name only from
-//! a call that ended as only a handler ends it: paths that anybody may invent, and that are answered with UNIMPLEMENTED or
-//! PERMISSION_DENIED, are `_OTHER` and take no room. A method that has never ended otherwise is `_OTHER` too. The peers of a
-//! peer label have a cap of their own, and an `_OTHER`.
+//! a call that ended with OK, and from then on records the method's calls by name, whatever their code: paths that anybody
+//! may invent are `_OTHER` and take no room, and so is a method that has never ended with OK. The peers of a peer label have a
+//! cap of their own, and an `_OTHER`; a server learns a peer's name by the same rule, so that strangers whom it refuses take
+//! nobody's place, and counts the peer's calls that began before as open calls of `_OTHER`.
 //!
 //! **The recorder.** Handles are looked up once and kept, so they belong to the recorder that was installed when they were
 //! first needed: install it before the first call. A layer that was first used without a recorder stays silent.

@@ -32,14 +32,24 @@ pub(super) struct Peer {
 pub(super) enum Method {
     Known(Arc<MethodSeries>),
     /// In a box, since what is rare should not make every future larger.
-    New(Box<(Arc<Peer>, Box<str>)>),
+    New(Box<New>),
+}
+
+/// What was not known when a call of it began.
+pub(super) struct New {
+    registry: Arc<Registry>,
+    /// The caller's, or that of all others.
+    peer: Arc<Peer>,
+    /// The peer's name, where that is not known either.
+    name: Option<Box<str>>,
+    path: Box<str>,
 }
 
 impl Method {
     pub(super) fn peer(&self) -> &PeerSeries {
         match self {
             Self::Known(series) => &series.peer,
-            Self::New(new) => &new.0.series,
+            Self::New(new) => &new.peer.series,
         }
     }
 
@@ -47,7 +57,24 @@ impl Method {
     pub(super) fn ended(self, code: Code) -> Arc<MethodSeries> {
         match self {
             Self::Known(series) => series,
-            Self::New(new) => new.0.learn(&new.1, code),
+            Self::New(new) => new.ended(code),
+        }
+    }
+}
+
+impl New {
+    /// A server learns names from OK alone, which only a handler says. Any other code may be the answer to a path that somebody
+    /// invented, or to a caller whom nobody knows.
+    fn ended(self, code: Code) -> Arc<MethodSeries> {
+        let Self { registry, peer, .. } = &self;
+        if registry.config.role == Role::Server && code != Code::Ok {
+            let methods = &peer.methods;
+            let known = methods.get(method_of(&self.path));
+            return known.unwrap_or_else(|| methods.other().clone());
+        }
+        match &self.name {
+            Some(name) => registry.peer(name).learn(&self.path),
+            None => peer.learn(&self.path),
         }
     }
 }
@@ -62,17 +89,14 @@ impl Registry {
 
     /// The series of a call to `path`.
     pub(super) fn method(
-        &self,
+        self: &Arc<Self>,
         fixed: Option<&Arc<str>>,
         extensions: &Extensions,
         path: &str,
     ) -> Method {
-        let peers = self.peers.get_or_init(|| {
-            self.config.role.describe();
-            Capped::new(self.config.peers.unwrap_or(0), self.make(OTHER))
-        });
+        let peers = self.peers();
         if self.config.peers.is_none() {
-            return peers.other().method(path);
+            return self.of_peer(peers.other(), None, path);
         }
         let found;
         let name = match (fixed, &self.config.peer_of) {
@@ -83,9 +107,36 @@ impl Registry {
             }
             (None, None) => "",
         };
-        let peer = peers.get(name);
-        peer.unwrap_or_else(|| peers.learn(name, || self.make(name)))
-            .method(path)
+        match peers.get(name) {
+            Some(peer) => self.of_peer(&peer, None, path),
+            // A client calls whom it chose to.
+            None if self.config.role != Role::Server => self.of_peer(&self.peer(name), None, path),
+            None => self.of_peer(peers.other(), Some(name), path),
+        }
+    }
+
+    fn of_peer(self: &Arc<Self>, peer: &Arc<Peer>, unknown: Option<&str>, path: &str) -> Method {
+        match peer.methods.get(method_of(path)) {
+            Some(series) if unknown.is_none() => Method::Known(series),
+            _ => Method::New(Box::new(New {
+                registry: self.clone(),
+                peer: peer.clone(),
+                name: unknown.map(Into::into),
+                path: path.into(),
+            })),
+        }
+    }
+
+    fn peers(&self) -> &Capped<Peer> {
+        self.peers.get_or_init(|| {
+            self.config.role.describe();
+            Capped::new(self.config.peers.unwrap_or(0), self.make(OTHER))
+        })
+    }
+
+    /// The peer of this name, which is known from now on.
+    fn peer(&self, name: &str) -> Arc<Peer> {
+        self.peers().learn(name, || self.make(name))
     }
 
     fn make(&self, name: &str) -> Peer {
@@ -107,19 +158,9 @@ impl Registry {
 }
 
 impl Peer {
-    fn method(self: &Arc<Self>, path: &str) -> Method {
-        match self.methods.get(name(path)) {
-            Some(series) => Method::Known(series),
-            None => Method::New(Box::new((self.clone(), path.into()))),
-        }
-    }
-
-    /// The series for a method that was not known when a call of it began, and ended with `code`.
-    fn learn(&self, path: &str, code: Code) -> Arc<MethodSeries> {
-        if self.role == Role::Server && !is_of_a_handler(code) {
-            return self.methods.other().clone();
-        }
-        let name = name(path);
+    /// The series of the method at `path`, which is known from now on.
+    fn learn(&self, path: &str) -> Arc<MethodSeries> {
+        let name = method_of(path);
         self.methods.learn(name, || {
             MethodSeries::new(self.role, self.series.clone(), &self.labels, name)
         })
@@ -127,20 +168,6 @@ impl Peer {
 }
 
 /// OpenTelemetry's `rpc.method` is the path without its first slash.
-fn name(path: &str) -> &str {
+fn method_of(path: &str) -> &str {
     path.strip_prefix('/').unwrap_or(path)
-}
-
-/// Whether a call that ended so has been in a handler, so that its path is a method's and not somebody's invention. What else is
-/// said of a path that nobody serves: that it is not implemented, or not permitted, or too much, or too late.
-fn is_of_a_handler(code: Code) -> bool {
-    !matches!(
-        code,
-        Code::Unimplemented
-            | Code::PermissionDenied
-            | Code::Unauthenticated
-            | Code::ResourceExhausted
-            | Code::Cancelled
-            | Code::DeadlineExceeded
-    )
 }
