@@ -166,3 +166,30 @@ on_both_transports! {
     urgency_reaches_the_peer
     all_of_it_can_be_left_out
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_names_that_prometheus_gets() {
+    // One recorder per process; the other tests of this one may be recorded too.
+    let recorder = metrics_exporter_prometheus::PrometheusBuilder::new();
+    let prometheus = recorder.install_recorder().expect("the only one");
+    let server = Server::start(Arm::Iroh).await;
+    let caller = server.client(|stack| stack).await;
+    caller.echo("counted").await.expect("answered");
+    server.desk.set(Mood::Refuse(Code::Internal));
+    for _ in 0..5 {
+        caller.echo("refused").await.expect_err("refused");
+    }
+    assert!(!caller.stack.circuit().state().is_closed());
+    let text = prometheus.render();
+    for line in [
+        "rpc_client_call_duration",
+        "rpc_method=\"tower_iroh.echo.v1.Echo/Echo\"",
+        "rpc_response_status_code=\"INTERNAL\"",
+        "tower_iroh_client_attempt_duration_seconds",
+        "transport=\"iroh\"",
+        "tower_iroh_breaker_opened_total",
+        "tower_iroh_breaker_not_closed",
+    ] {
+        assert!(text.contains(line), "no {line} in\n{text}");
+    }
+}
