@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 
 use proptest::prelude::*;
-use tower_iroh_layers::authorize::{Decision, Identity, Limits, Policy, PolicyHandle};
+use tower_iroh_layers::authorize::{
+    Decision, Identity, Limits, Policy, PolicyBuilder, PolicyHandle,
+};
 
 const TEXT: &str = r#"
 [roles.reader]
@@ -60,7 +62,7 @@ fn the_table_of_decisions_in_toml_and_in_code() {
             (Some("alice"), "", Denied),
             (Some("Alice"), "/echo.v1.Echo/Echo", Denied),
             (Some("alice "), "/echo.v1.Echo/Echo", Denied),
-            (Some(""), "/echo.v1.Echo/Echo", Denied),
+            (Some(""), "/echo.v1.Echo/Echo", Unauthenticated),
             (Some("root"), "/any.thing/At", Allowed),
             (Some("outcast"), "/echo.v1.Echo/Echo", Denied),
             (Some("stranger"), "/echo.v1.Echo/Echo", Denied),
@@ -102,6 +104,19 @@ fn a_listed_peer_has_what_its_entry_says_and_not_what_all_have() {
         Decision::Allowed
     );
     assert_eq!(policy.decide(None, "/p.S/M"), Decision::Allowed);
+}
+
+#[test]
+fn an_empty_identity_is_none() {
+    let nobody = Identity::from("");
+    let policy = |builder: PolicyBuilder| builder.role("all", ["*"]).try_build().expect("a policy");
+    let authenticated = policy(Policy::builder().authenticated(["all"]));
+    assert_eq!(
+        authenticated.decide(Some(&nobody), "/p.S/M"),
+        Decision::Unauthenticated
+    );
+    let anonymous = policy(Policy::builder().anonymous(["all"]));
+    assert_eq!(anonymous.decide(Some(&nobody), "/p.S/M"), Decision::Allowed);
 }
 
 #[test]
@@ -312,7 +327,7 @@ proptest! {
     #[test]
     fn what_is_not_granted_by_name_is_never_permitted(who in "\\PC{0,8}", path in "\\PC{0,24}") {
         let policy = Policy::from_toml(TEXT).expect("a policy");
-        prop_assume!(!["alice", "root"].contains(&who.as_str()));
+        prop_assume!(!["", "alice", "root"].contains(&who.as_str()));
         let stranger = Identity::from(who);
         prop_assert_eq!(policy.decide(Some(&stranger), &path), Decision::Denied);
         prop_assert_eq!(policy.decide(None, &path), Decision::Unauthenticated);

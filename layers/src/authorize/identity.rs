@@ -19,6 +19,11 @@ impl Identity {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// An empty name names nobody.
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
 }
 
 impl From<&str> for Identity {
@@ -49,7 +54,7 @@ impl fmt::Debug for Identity {
 ///
 /// It must not look at headers: anybody can write those, and it does not see them.
 pub trait Identify: Clone + Send + Sync + 'static {
-    /// The caller's identity; `None` for a caller that has none.
+    /// The caller's identity; `None` for a caller that has none. An empty name is none either.
     fn identify(&self, extensions: &Extensions) -> Option<Identity>;
 }
 

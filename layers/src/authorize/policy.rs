@@ -76,8 +76,9 @@ impl Policy {
         super::file::read(text)?.try_build()
     }
 
-    /// What it says of a call to `path`, such as `/package.Service/Method`. Limits are not part of that.
+    /// What it says of a call to `path`, such as `/package.Service/Method`. Limits are not part of that. An empty identity is none.
     pub fn decide(&self, identity: Option<&Identity>, path: &str) -> Decision {
+        let identity = identity.filter(|it| !it.is_empty());
         match (self.entry(identity), identity) {
             (Some(entry), _) if entry.grants.permits(path) => Decision::Allowed,
             (_, None) => Decision::Unauthenticated,

@@ -78,6 +78,7 @@ where
 
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
         let identity = self.layer.identify.identify(request.extensions());
+        let identity = identity.filter(|it| !it.is_empty());
         let call = Arc::new(Call {
             shared: self.layer.handle.shared.clone(),
             hook: self.layer.hook.clone(),
