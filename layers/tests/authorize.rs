@@ -216,6 +216,26 @@ async fn the_handler_finds_the_identity() {
     assert_eq!(code(&service, alice()).await, Code::Ok);
 }
 
+#[tokio::test]
+async fn an_empty_identity_is_no_identity() {
+    let policy = |text: &str| {
+        let role = "[roles.r]\nmethods = [\"*\"]\n";
+        PolicyHandle::new(Policy::from_toml(&format!("{role}{text}")).expect("a policy"))
+    };
+    let empty = || request(Some(""), Body::empty());
+    let service = layer(&policy("[authenticated]\nroles = [\"r\"]"), service_fn(ok));
+    assert_eq!(code(&service, alice()).await, Code::Ok);
+    assert_eq!(code(&service, empty()).await, Code::Unauthenticated);
+    let service = layer(
+        &policy("[anonymous]\nroles = [\"r\"]"),
+        service_fn(|request: Request<Body>| {
+            assert!(request.extensions().get::<Identity>().is_none());
+            ok(request)
+        }),
+    );
+    assert_eq!(code(&service, empty()).await, Code::Ok);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_reload_ends_a_handler_that_never_answers() {
     let handle = permitting();
@@ -480,6 +500,53 @@ async fn the_rate_is_each_caller_s_own_and_a_refusal_says_when() {
         Code::ResourceExhausted,
         "a reload is no refill"
     );
+}
+
+/// What a peer's own limits do not say is as for all, so that an entry for one of them does not lift the others.
+#[tokio::test(start_paused = true)]
+async fn a_peer_s_own_limits_stand_over_those_for_all_one_by_one() {
+    let policy = |own: &str| {
+        let text = format!(
+            "[roles.caller]\nmethods = [\"*\"]\n[peers.alice]\nroles = [\"caller\"]\nlimits = {{ {own} }}\n\
+             [limits]\nrate = 1.0\nburst = 2\nconcurrent = 1\nmax_message_bytes = 10"
+        );
+        PolicyHandle::new(Policy::from_toml(&text).expect("a policy"))
+    };
+    let in_a_row = async |own: &str| {
+        let service = layer(&policy(own), service_fn(ok));
+        let mut calls = 0;
+        while calls < 20 && code(&service, alice()).await == Code::Ok {
+            calls += 1;
+        }
+        calls
+    };
+    assert_eq!(in_a_row("concurrent = 5").await, 2, "the rate for all");
+    assert_eq!(in_a_row("rate = 3.0").await, 3, "and its burst is its own");
+    assert_eq!(in_a_row("rate = 1.0, burst = 9").await, 9);
+
+    let handle = policy("rate = 100.0");
+    let never = service_fn(|_: Request<Body>| pending::<Result<Response<Body>, BoxError>>());
+    let mut open = task::spawn(layer(&handle, never).oneshot(alice()));
+    assert_pending!(open.poll());
+    let service = layer(&handle, service_fn(ok));
+    assert_eq!(code(&service, alice()).await, Code::ResourceExhausted);
+    drop(open);
+
+    let read = service_fn(|request: Request<Body>| async {
+        let read = request.into_body().collect().await.map(drop);
+        Ok::<Response<Body>, BoxError>(match read {
+            Ok(()) => Status::new(Code::Ok, "").into_http(),
+            Err(status) => status.into_http(),
+        })
+    });
+    let large = || {
+        let body = http_body_util::Full::new(message(11));
+        request(Some("alice"), Body::new(body))
+    };
+    let service = layer(&policy("concurrent = 5"), read);
+    assert_eq!(code(&service, large()).await, Code::ResourceExhausted);
+    let service = layer(&policy("max_message_bytes = 11"), read);
+    assert_eq!(code(&service, large()).await, Code::Ok);
 }
 
 #[tokio::test(start_paused = true)]

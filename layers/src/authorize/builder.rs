@@ -79,7 +79,8 @@ impl PolicyBuilder {
         self
     }
 
-    /// A peer as with [`peer`](Self::peer), and limits of its own in place of those for all.
+    /// A peer as with [`peer`](Self::peer), and limits of its own. What they do not say is as [for all](Self::limits); rate and burst
+    /// go together.
     pub fn peer_with_limits<R: Into<String>>(
         mut self,
         identity: impl Into<String>,
@@ -104,7 +105,7 @@ impl PolicyBuilder {
         self
     }
 
-    /// Limits for each caller that has none of its own. All anonymous callers together count as one caller.
+    /// Limits for each caller, as far as it has none of its own. All anonymous callers together count as one caller.
     pub fn limits(mut self, limits: Limits) -> Self {
         self.limits = At::code(limits);
         self
@@ -188,14 +189,11 @@ impl PolicyBuilder {
         let limits = match &draft.limits {
             Some(limits) => {
                 limits.value.check(&format!("{key}.limits"), limits.line)?;
-                &limits.value
+                limits.value.or(&self.limits.value)
             }
-            None => &self.limits.value,
+            None => self.limits.value.clone(),
         };
-        Ok(Entry {
-            grants,
-            limits: limits.clone(),
-        })
+        Ok(Entry { grants, limits })
     }
 }
 

@@ -1,6 +1,6 @@
 use super::PolicyError;
 
-/// How much one caller may do. By default nothing is limited.
+/// How much one caller may do. What is not said is not limited; of a peer's own limits, it is as for all.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Limits {
     pub(super) rate: Option<f64>,
@@ -32,6 +32,17 @@ impl Limits {
     pub fn max_message_bytes(mut self, bytes: u32) -> Self {
         self.max_message_bytes = Some(bytes);
         self
+    }
+
+    /// These, and from `all` what they do not say. A burst goes with its rate.
+    pub(super) fn or(&self, all: &Self) -> Self {
+        let rated = if self.rate.is_some() { self } else { all };
+        Self {
+            rate: rated.rate,
+            burst: rated.burst,
+            concurrent: self.concurrent.or(all.concurrent),
+            max_message_bytes: self.max_message_bytes.or(all.max_message_bytes),
+        }
     }
 
     /// Rate and burst, which is one second's worth where it is not said.

@@ -21,7 +21,7 @@
 //!     [anonymous]               # callers without one
 //!     roles = []
 //!
-//!     [limits]                  # of each caller that has none of its own
+//!     [limits]                  # of each caller, as far as it has none of its own
 //!     concurrent = 100
 //! "#)?;
 //! let handle = PolicyHandle::new(policy);
@@ -64,7 +64,9 @@
 //! still permitted does not notice.
 //!
 //! **Limits** are counted per identity; all anonymous callers are one, and so are all servers that share a [`PolicyHandle`].
-//! `rate` and `burst` are a token bucket, and a refusal says in `grpc-retry-pushback-ms` when there is a token; `concurrent`
+//! What an entry's own `limits` do not say is as in `[limits]`, so whom no limit should hold gets a high one. A limit on
+//! calls (`rate` or `concurrent`) counts those that begin while there is one: calls that were open when a reload brought the
+//! first take no place. `rate` and `burst` go together, and are a token bucket, and a refusal says in `grpc-retry-pushback-ms` when there is a token; `concurrent`
 //! counts from the request to the end of the response's stream; `max_message_bytes` is that of each message as it comes over
 //! the wire, and a larger one fails the request's stream before its bytes are taken in. All are RESOURCE_EXHAUSTED. What a
 //! message becomes when it is decompressed is for `max_decoding_message_size` of the generated server. At most 10,000 callers
