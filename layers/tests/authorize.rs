@@ -887,6 +887,98 @@ async fn each_denial_is_an_event_and_a_flood_of_them_is_counted_instead() {
     assert!(left_out >= 4000, "{last:?}");
 }
 
+/// Who needs no identity to make a flood, and who makes up one for each call, keep no event about a peer out of the log.
+#[tokio::test(start_paused = true)]
+async fn a_flood_of_strangers_hides_no_event_about_a_peer() {
+    let events = Events::default();
+    let subscriber = tracing_subscriber::layer::SubscriberExt::with(
+        tracing_subscriber::Registry::default(),
+        events.clone(),
+    );
+    let _guard = tracing::subscriber::set_default(subscriber);
+    let has = |what: &str| {
+        let mut events = events.0.lock().expect("no panic");
+        std::mem::take(&mut *events)
+            .iter()
+            .filter(|it| it.contains(what) && it.ends_with("left_out=0"))
+            .count()
+    };
+    let policy = || base().peer("outcast", [""; 0]);
+    let handle = PolicyHandle::new(policy().try_build().expect("a policy"));
+    let service = layer(&handle, service_fn(ok));
+    let (_feed, streaming) = fed();
+    let open = layer(&handle, streaming)
+        .oneshot(alice())
+        .await
+        .expect("a head");
+    let flood = async |who| {
+        for _ in 0..2000 {
+            code(&service, request(who, Body::empty())).await;
+        }
+    };
+    flood(None).await;
+    assert!(has("unauthenticated") > 0);
+    code(&service, request(Some("mallory"), Body::empty())).await;
+    assert_eq!(has("mallory"), 1);
+    flood(Some("mallory")).await;
+    assert!(has("mallory") < 2000);
+    code(&service, request(Some("outcast"), Body::empty())).await;
+    assert_eq!(has("outcast"), 1);
+    // Whom a reload takes everything from is not listed any more, and no stranger for that.
+    handle.reload(nothing());
+    open.into_body().collect().await.expect("trailers");
+    assert_eq!(has("revoked"), 1);
+}
+
+/// The response and a request's stream, which some task may hold when the response is over: who sees a revocation first notes it.
+#[tokio::test(start_paused = true)]
+async fn a_revocation_is_noted_once_whoever_sees_it() {
+    for is_answered in [true, false] {
+        let handle = permitting();
+        let denials = Arc::new(Mutex::new(Vec::new()));
+        let noted = denials.clone();
+        let (give, mut taken) = mpsc::channel(1);
+        let (_feed, stream) = mpsc::channel::<Result<Frame<Bytes>, Status>>(1);
+        let mut stream = Some(stream);
+        let service = AuthorizeLayer::new(handle.clone(), identify)
+            .on_denial(move |denial| noted.lock().expect("no panic").push(denial.reason()))
+            .layer(service_fn(move |request: Request<Body>| {
+                give.try_send(request.into_body()).expect("room");
+                let stream = ReceiverStream::new(stream.take().expect("one call"));
+                async move {
+                    Ok::<_, BoxError>(Response::new(if is_answered {
+                        Body::empty()
+                    } else {
+                        Body::new(StreamBody::new(stream))
+                    }))
+                }
+            }));
+        let (_upload, stream) = mpsc::channel::<Result<Frame<Bytes>, Status>>(1);
+        let body = Body::new(StreamBody::new(ReceiverStream::new(stream)));
+        let response = service.oneshot(request(Some("alice"), body)).await;
+        let response = response.expect("a head");
+        let mut upload = taken.recv().await.expect("the body");
+        handle.reload(nothing());
+        assert!(upload.frame().await.expect("a frame").is_err());
+        response.into_body().collect().await.expect("a body");
+        assert_eq!(*denials.lock().expect("no panic"), [Reason::Revoked]);
+    }
+}
+
+#[test]
+fn what_is_shown_for_debugging_names_nobody() {
+    let handle = limited(Limits::new().rate(1.0, 1));
+    let shown = format!("{:?}", AuthorizeLayer::new(handle.clone(), identify));
+    assert!(
+        shown.contains("generation: 1, peers: 2, accounts: 0"),
+        "{shown}"
+    );
+    assert!(
+        !shown.contains("alice") && !shown.contains("p.S"),
+        "{shown}"
+    );
+}
+
 #[cfg(feature = "metrics")]
 #[tokio::test]
 async fn denials_are_counted_by_reason() {

@@ -91,16 +91,27 @@ impl Denial<'_> {
     }
 }
 
-/// So many events in a second, and so many at once: who is refused must not fill the disk.
+/// So many events in a second, and so many at once, for callers of each kind: who is refused must not fill the disk.
 const EVENTS: (f64, f64) = (100.0, 1000.0);
 
 /// So much of a path that a stranger chose goes into an event.
 const METHOD_MAX: usize = 200;
 
+/// Whose denial it is. The events of each kind are counted by themselves: who needs nothing to make as many as they like must not
+/// keep what happens to others out of the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    Anonymous,
+    /// An identity that the policy does not list: with some transports anybody makes as many as they like.
+    Stranger,
+    /// One that it lists, or that had the permission until now.
+    Known,
+}
+
 /// Writes denials down.
 pub(super) struct Audit {
-    /// With the number of events that were left out since the last.
-    events: Mutex<(Bucket, u64)>,
+    /// By [`Kind`], with the number of events that were left out since the last.
+    events: Mutex<[(Bucket, u64); 3]>,
     #[cfg(feature = "metrics")]
     denied: std::sync::OnceLock<[metrics::Counter; Reason::ALL.len()]>,
 }
@@ -108,15 +119,15 @@ pub(super) struct Audit {
 impl Audit {
     pub(super) fn new() -> Self {
         Self {
-            events: Mutex::new((Bucket::new(Instant::now()), 0)),
+            events: Mutex::new([(Bucket::new(Instant::now()), 0); 3]),
             #[cfg(feature = "metrics")]
             denied: std::sync::OnceLock::new(),
         }
     }
 
-    pub(super) fn denied(&self, denial: &Denial<'_>) {
+    pub(super) fn denied(&self, denial: &Denial<'_>, kind: Kind) {
         self.count(denial.reason);
-        let Some(left_out) = self.next_event() else {
+        let Some(left_out) = self.next_event(kind) else {
             return;
         };
         let method = denial.method;
@@ -132,9 +143,9 @@ impl Audit {
         );
     }
 
-    fn next_event(&self) -> Option<u64> {
+    fn next_event(&self, kind: Kind) -> Option<u64> {
         let mut events = self.events.lock().unwrap_or_else(PoisonError::into_inner);
-        let (bucket, left_out) = &mut *events;
+        let (bucket, left_out) = &mut events[kind as usize];
         if bucket.take(Instant::now(), EVENTS.0, EVENTS.1).is_err() {
             *left_out += 1;
             return None;

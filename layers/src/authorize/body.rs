@@ -10,7 +10,6 @@ use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
 use super::{
-    Reason,
     limiter::Permit,
     watch::{Look, Watch},
 };
@@ -73,7 +72,7 @@ where
             // What has nothing left to say but its end may say it.
             let revoked = match watch.as_mut().look() {
                 Look::Revoked(generation) if !inner.is_end_stream() => {
-                    Some(watch.call().deny(Reason::Revoked, generation))
+                    Some(watch.call().revoke(generation))
                 }
                 _ => None,
             };

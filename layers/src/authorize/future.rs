@@ -9,7 +9,7 @@ use pin_project_lite::pin_project;
 use tonic::Status;
 
 use super::{
-    AuthorizedBody, Reason,
+    AuthorizedBody,
     limiter::Permit,
     watch::{Look, Watch},
 };
@@ -71,7 +71,7 @@ where
                 }
                 StateProj::Admitted { inner, mut watch } => {
                     if let Look::Revoked(generation) = watch.as_mut().look() {
-                        watch.call().deny(Reason::Revoked, generation)
+                        watch.call().revoke(generation)
                     } else {
                         match inner.poll(cx) {
                             Poll::Ready(Ok(response)) => {

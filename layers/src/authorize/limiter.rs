@@ -105,6 +105,11 @@ impl Limiter {
         accounts.sweep(Instant::now());
     }
 
+    /// How many callers are kept account of.
+    pub(super) fn len(&self) -> usize {
+        self.lock().by_caller.len()
+    }
+
     fn lock(&self) -> MutexGuard<'_, Accounts> {
         self.accounts.lock().unwrap_or_else(PoisonError::into_inner)
     }

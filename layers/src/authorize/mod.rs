@@ -74,8 +74,11 @@
 //! is full and no call is open.
 //!
 //! **Audit.** Each denial is an event of level WARN with the target `tower_iroh::audit` and the fields `identity`, `method`,
-//! `reason`, `generation`: 100 per second on average, and `left_out` says how many there were no room for.
-//! [`AuthorizeLayer::on_denial`] is told of all. With the feature `metrics` the counter
+//! `reason`, `generation`. There is room for 100 per second on average, and 1,000 at once, for each of three kinds: of
+//! anonymous callers, of identities that the policy does not list, and of those that it lists or that lost a permission which
+//! they had; so no flood of strangers hides what happens to the others. `left_out` says how many of its kind an event follows
+//! that there was no room for: the tail of a flood is told with the next event, whenever that is.
+//! [`AuthorizeLayer::on_denial`] is told of all, once each. With the feature `metrics` the counter
 //! `tower_iroh_authorize_denied_total{reason}` counts them. Neither has any header or message in it.
 //!
 //! **Why not tonic's interceptors or tower-http's `auth`.** Both look at one request's head once: they cannot end a stream

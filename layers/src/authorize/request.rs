@@ -63,15 +63,8 @@ impl http_body::Body for GuardedBody {
             match this.watch.as_mut().look() {
                 Look::Same => {}
                 Look::Reloaded(limits) => *this.max = limits.max_message_bytes,
-                Look::Revoked(_) => {
-                    // The response tells of it, and is written down.
-                    let call = this.watch.call();
-                    let path = call.uri.path();
-                    *this.error = Some(super::audit::status(
-                        Reason::Revoked,
-                        call.identity.as_ref(),
-                        path,
-                    ));
+                Look::Revoked(generation) => {
+                    *this.error = Some(this.watch.call().revoke(generation));
                     continue;
                 }
             }

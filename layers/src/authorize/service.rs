@@ -1,6 +1,6 @@
 use std::{
     fmt,
-    sync::Arc,
+    sync::{Arc, atomic::AtomicBool},
     task::{Context, Poll},
 };
 
@@ -84,6 +84,7 @@ where
             hook: self.layer.hook.clone(),
             identity,
             uri: request.uri().clone(),
+            revoked: AtomicBool::new(false),
         });
         let (generation, permit, max) = match self.admit(&call) {
             Ok(admitted) => admitted,

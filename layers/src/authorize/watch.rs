@@ -3,7 +3,10 @@
 use std::{
     future::Future,
     pin::Pin,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     task::{Context, Waker},
 };
 
@@ -13,7 +16,11 @@ use tokio::sync::futures::OwnedNotified;
 use tonic::Status;
 
 use super::{
-    Decision, Denial, Identity, Reason, audit::status, handle::Shared, layer::Hook, limits::Limits,
+    Decision, Denial, Identity, Reason,
+    audit::{Kind, status},
+    handle::Shared,
+    layer::Hook,
+    limits::Limits,
 };
 
 /// A call: who makes it, and to what.
@@ -22,6 +29,8 @@ pub(super) struct Call {
     pub(super) hook: Option<Hook>,
     pub(super) identity: Option<Identity>,
     pub(super) uri: Uri,
+    /// Whether it has been written down that the permission is gone: the response and the request's stream both see it.
+    pub(super) revoked: AtomicBool,
 }
 
 impl Call {
@@ -31,14 +40,28 @@ impl Call {
         status(reason, self.identity.as_ref(), self.uri.path())
     }
 
+    /// Says what the caller is told whose permission is gone. Who asks first writes it down.
+    pub(super) fn revoke(&self, generation: u64) -> Status {
+        if !self.revoked.swap(true, Ordering::Relaxed) {
+            self.note(Reason::Revoked, generation);
+        }
+        status(Reason::Revoked, self.identity.as_ref(), self.uri.path())
+    }
+
     pub(super) fn note(&self, reason: Reason, generation: u64) {
+        let kind = match &self.identity {
+            None => Kind::Anonymous,
+            Some(_) if reason == Reason::Revoked => Kind::Known,
+            Some(identity) if self.shared.current().policy.lists(identity) => Kind::Known,
+            Some(_) => Kind::Stranger,
+        };
         let denial = Denial {
             identity: self.identity.as_ref(),
             method: self.uri.path(),
             reason,
             generation,
         };
-        self.shared.audit.denied(&denial);
+        self.shared.audit.denied(&denial, kind);
         if let Some(hook) = &self.hook {
             hook(&denial);
         }
