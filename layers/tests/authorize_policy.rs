@@ -206,7 +206,13 @@ fn a_mistake_is_named_with_its_line_and_key() {
             3,
             "duplicate key",
         ),
-        ("[peers.\"\"]\nroles = []", 0, "an identity has a name"),
+        ("[peers.\"\"]\nroles = []", 1, "an identity has a name"),
+        (
+            "\n[peers.\"alice \"]\nroles = []",
+            2,
+            "line 2: peers.\"alice \": whitespace around a name",
+        ),
+        ("[peers.\"\\talice\"]\nroles = []", 1, "whitespace around"),
         ("what is this", 1, "line 1: "),
     ] {
         let error = Policy::from_toml(text).expect_err(text);
@@ -229,6 +235,35 @@ fn code_has_the_same_checks() {
     assert_eq!((limits.line(), limits.key()), (None, "limits.rate"));
     let limits = Limits::new().concurrent(0);
     error(Policy::builder().peer_with_limits("p", [""; 0], limits));
+}
+
+#[test]
+fn a_peer_is_shut_out_however_its_name_is_spelled() {
+    let policy = |name: &str| {
+        format!(
+            "[roles.all]\nmethods = [\"*\"]\n[authenticated]\nroles = [\"all\"]\n\
+             [peers.2b8c]\nroles = []\n[peers.\"{name}\"]\nroles = []"
+        )
+    };
+    let spelling = |name: &str| match name.trim() {
+        "" => Err("no digits".to_owned()),
+        name => Ok(name.to_lowercase()),
+    };
+    let handle = PolicyHandle::new(Policy::from_toml("").expect("a policy"));
+    assert_eq!(handle.reload_toml_with(&policy(" 77AA "), spelling), Ok(2));
+    let outcast = Identity::from("77aa");
+    assert_eq!(
+        handle.policy().decide(Some(&outcast), "/p.S/M"),
+        Decision::Denied
+    );
+    for (name, message) in [
+        ("2B8C", "line 7: peers.\"2b8c\": this peer is listed twice"),
+        (" ", "line 7: peers.\" \": no digits"),
+    ] {
+        let error = handle.reload_toml_with(&policy(name), spelling);
+        assert_eq!(error.expect_err(name).to_string(), message);
+    }
+    assert_eq!(handle.generation(), 2);
 }
 
 #[test]

@@ -13,7 +13,7 @@ use super::{
 #[derive(Clone, Debug, Default)]
 pub struct PolicyBuilder {
     roles: Vec<Role>,
-    peers: Vec<(String, Draft)>,
+    peers: Vec<(At<String>, Draft)>,
     authenticated: Option<Draft>,
     anonymous: Option<Draft>,
     limits: At<Limits>,
@@ -69,13 +69,14 @@ impl PolicyBuilder {
         self
     }
 
-    /// A peer by its identity, with these roles and no others: without any, it is shut out.
+    /// A peer by its identity, with these roles and no others: without any, it is shut out. Names are compared byte by byte, so it
+    /// has to be spelled as the transport's [`Identify`](super::Identify) spells it.
     pub fn peer<R: Into<String>>(
         mut self,
         identity: impl Into<String>,
         roles: impl IntoIterator<Item = R>,
     ) -> Self {
-        self.add_peer(identity.into(), Draft::code(roles));
+        self.add_peer(At::code(identity.into()), Draft::code(roles));
         self
     }
 
@@ -89,7 +90,7 @@ impl PolicyBuilder {
     ) -> Self {
         let mut draft = Draft::code(roles);
         draft.limits = Some(At::code(limits));
-        self.add_peer(identity.into(), draft);
+        self.add_peer(At::code(identity.into()), draft);
         self
     }
 
@@ -115,7 +116,7 @@ impl PolicyBuilder {
         self.roles.push(Role { name, methods });
     }
 
-    pub(super) fn add_peer(&mut self, identity: String, draft: Draft) {
+    pub(super) fn add_peer(&mut self, identity: At<String>, draft: Draft) {
         self.peers.push((identity, draft));
     }
 
@@ -131,7 +132,7 @@ impl PolicyBuilder {
     /// Checks everything and makes the policy.
     ///
     /// # Errors
-    /// [`PolicyError`]: for a role that is not there or is there twice, a peer that is listed twice, a method that is none, a limit that
+    /// [`PolicyError`]: for a role that is not there or is there twice, a peer that is listed twice or has whitespace around its name, a method that is none, a limit that
     /// nothing could meet.
     pub fn try_build(self) -> Result<Policy, PolicyError> {
         let mut roles = HashMap::new();
@@ -149,14 +150,19 @@ impl PolicyBuilder {
         let other =
             |key, draft: &Option<Draft>| draft.as_ref().map(|it| entry(key, it)).transpose();
         let mut peers = HashMap::new();
-        for (identity, draft) in &self.peers {
-            let key = format!("peers.{identity:?}");
-            if identity.is_empty() {
-                return Err(PolicyError::new(None, key, "an identity has a name"));
+        for (At { value: name, line }, draft) in &self.peers {
+            let key = format!("peers.{name:?}");
+            if name.is_empty() {
+                return Err(PolicyError::new(*line, key, "an identity has a name"));
+            }
+            // It would match nobody, and its peer would pass for one that is not listed.
+            if name.trim() != name {
+                let problem = "whitespace around a name: take it away";
+                return Err(PolicyError::new(*line, key, problem));
             }
             let entry = entry(&key, draft)?;
-            if peers.insert(Arc::from(identity.as_str()), entry).is_some() {
-                return Err(PolicyError::new(None, key, "this peer is listed twice"));
+            if peers.insert(Arc::from(name.as_str()), entry).is_some() {
+                return Err(PolicyError::new(*line, key, "this peer is listed twice"));
             }
         }
         Ok(Policy {

@@ -16,7 +16,7 @@ struct File {
     #[serde(default)]
     roles: BTreeMap<String, RoleTable>,
     #[serde(default)]
-    peers: BTreeMap<String, EntryTable>,
+    peers: BTreeMap<Spanned<String>, EntryTable>,
     authenticated: Option<EntryTable>,
     anonymous: Option<EntryTable>,
     limits: Option<Spanned<LimitsTable>>,
@@ -44,8 +44,11 @@ struct LimitsTable {
     max_message_bytes: Option<u32>,
 }
 
-/// Reads what can be read without knowing what it means.
-pub(super) fn read(text: &str) -> Result<PolicyBuilder, PolicyError> {
+/// Reads what can be read without knowing what it means, but for the names of peers: what those are `name` knows.
+pub(super) fn read(
+    text: &str,
+    mut name: impl FnMut(&str) -> Result<String, String>,
+) -> Result<PolicyBuilder, PolicyError> {
     let file: File = toml::from_str(text).map_err(|error| {
         let line = error.span().map(|span| line_of(text, span.start));
         PolicyError::new(line, "", error.message())
@@ -58,8 +61,15 @@ pub(super) fn read(text: &str) -> Result<PolicyBuilder, PolicyError> {
     for (name, role) in file.roles {
         builder.add_role(name, lines(text, role.methods));
     }
-    for (identity, entry) in file.peers {
-        builder.add_peer(identity, draft(entry));
+    // In the order of the file, so that of two the second is the mistake.
+    let mut peers: Vec<_> = file.peers.into_iter().collect();
+    peers.sort_by_key(|(name, _)| name.span().start);
+    for (written, entry) in peers {
+        let line = Some(line_of(text, written.span().start));
+        let written = written.into_inner();
+        let value = name(&written)
+            .map_err(|problem| PolicyError::new(line, format!("peers.{written:?}"), problem))?;
+        builder.add_peer(At { value, line }, draft(entry));
     }
     builder.set_others(file.authenticated.map(draft), file.anonymous.map(draft));
     if let Some(limits) = file.limits {

@@ -87,6 +87,18 @@ impl PolicyHandle {
         Policy::from_toml(text).map(|policy| self.reload(policy))
     }
 
+    /// Puts another policy in force, from TOML, with `name` for the names of peers: see [`Policy::from_toml_with`].
+    ///
+    /// # Errors
+    /// [`PolicyError`]; then the old policy stays in force.
+    pub fn reload_toml_with(
+        &self,
+        text: &str,
+        name: impl FnMut(&str) -> Result<String, String>,
+    ) -> Result<u64, PolicyError> {
+        Policy::from_toml_with(text, name).map(|policy| self.reload(policy))
+    }
+
     /// The policy in force.
     pub fn policy(&self) -> Arc<Policy> {
         self.shared.current.load().policy.clone()

@@ -45,7 +45,8 @@
 //! exactly a method's is permitted by `*` only. The caller sees UNAUTHENTICATED if it has no identity and PERMISSION_DENIED
 //! if it has one, as trailers-only responses; the service never returns an error for it, and does not read the request's
 //! body. [`PolicyBuilder`] makes the same in code. An unknown key, role or form of a method is an error with its line and
-//! key.
+//! key. A peer's name that is spelled otherwise than its transport does it names nobody, and that peer gets what
+//! `[authenticated]` has: [`Policy::from_toml_with`] takes a function that knows how names are spelled.
 //!
 //! **Identity** comes from an [`Identify`], such as a closure over the request's extensions: an iroh peer's id, the
 //! certificate of a TLS peer. Handlers find it in their request's extensions as [`Identity`]. With tonic's TLS (feature

@@ -67,13 +67,40 @@ impl Policy {
         PolicyBuilder::default()
     }
 
-    /// A policy from TOML.
+    /// A policy from TOML, with the names of peers as they are written there.
+    ///
+    /// A peer under another spelling than the transport's has no entry, and so what other peers have: where names have more than
+    /// one, [`from_toml_with`](Self::from_toml_with) is safer.
     ///
     /// # Errors
-    /// [`PolicyError`], with line and key: for what is no TOML, a key or a role that does not exist, a method that is none, or a
-    /// limit that nothing could meet.
+    /// [`PolicyError`], with line and key: for what is no TOML, a key or a role that does not exist, a method that is none, a limit
+    /// that nothing could meet, or whitespace around a peer's name.
     pub fn from_toml(text: &str) -> Result<Self, PolicyError> {
-        super::file::read(text)?.try_build()
+        Self::from_toml_with(text, |name| Ok(name.to_owned()))
+    }
+
+    /// A policy from TOML, with `name` to check each key of `[peers]` and to put it into the spelling that the transport has.
+    ///
+    /// ```
+    /// use tower_iroh_layers::authorize::Policy;
+    ///
+    /// let hexadecimal = |name: &str| match name.chars().all(|c| c.is_ascii_hexdigit()) {
+    ///     true => Ok(name.to_ascii_lowercase()),
+    ///     false => Err("an id has hexadecimal digits only".to_owned()),
+    /// };
+    /// let policy = Policy::from_toml_with("[peers.2B8C]\nroles = []", hexadecimal).unwrap();
+    /// assert!(policy.lists(&"2b8c".into()));
+    /// let error = Policy::from_toml_with("\n[peers.alice]\nroles = []", hexadecimal).unwrap_err();
+    /// assert_eq!(error.to_string(), "line 2: peers.\"alice\": an id has hexadecimal digits only");
+    /// ```
+    ///
+    /// # Errors
+    /// [`PolicyError`] as of [`from_toml`](Self::from_toml), and with what `name` said.
+    pub fn from_toml_with(
+        text: &str,
+        name: impl FnMut(&str) -> Result<String, String>,
+    ) -> Result<Self, PolicyError> {
+        super::file::read(text, name)?.try_build()
     }
 
     /// What it says of a call to `path`, such as `/package.Service/Method`. Limits are not part of that. An empty identity is none.
