@@ -8,7 +8,7 @@ use tonic::{Code, body::Body};
 use super::{
     RetryBudget, RetryError, RetryPolicy, meter,
     replay::Held,
-    tally::{Circumstances, Failure, Tally},
+    tally::{Circumstances, End, Failure, Tally},
 };
 use crate::{Deadline, deadline::header::NAME as GRPC_TIMEOUT};
 
@@ -86,14 +86,17 @@ impl Call {
             idempotent: said || policy.idempotent.get(self.head.uri.path()).is_some(),
             policy,
             budget,
-            replayable: self.body.is_replayable(),
             left: self.deadline.map(Deadline::left),
             random: rand::random(),
         };
-        match self.tally.failed(failure, &at) {
+        // The body last: from then on the failed attempt can't have it.
+        let next = self.tally.failed(failure, &at).and_then(|next| {
+            let taken = self.body.take_back();
+            taken.then_some(next).ok_or(End::Body)
+        });
+        match next {
             Ok((reason, wait)) => {
                 meter::retried(reason);
-                self.body.take_back();
                 Some(wait)
             }
             Err(end) => {

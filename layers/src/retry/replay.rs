@@ -55,18 +55,13 @@ impl Held {
         }
     }
 
-    /// Whether an attempt can have all of it again.
-    pub(super) fn is_replayable(&self) -> bool {
+    /// Takes the body back from the attempt that has it, if another can have all of it. If not, that attempt keeps it.
+    ///
+    /// The attempt may be reading still, on another thread, so this is one step and not a question and a deed.
+    pub(super) fn take_back(&self) -> bool {
         match self {
             Self::Empty | Self::Whole(_) => true,
-            Self::Tape(tape) => tape.lock().recording,
-        }
-    }
-
-    /// Takes the body back from the attempt that has it.
-    pub(super) fn take_back(&self) {
-        if let Self::Tape(tape) = self {
-            tape.take_back();
+            Self::Tape(tape) => tape.take_back(),
         }
     }
 
@@ -121,9 +116,12 @@ impl Tape {
         lock(&self.0)
     }
 
-    fn take_back(&self) {
+    fn take_back(&self) -> bool {
         let reader = {
             let mut reel = self.lock();
+            if !reel.recording {
+                return false;
+            }
             reel.generation = reel.generation.wrapping_add(1);
             reel.position = 0;
             reel.reader.take()
@@ -132,6 +130,7 @@ impl Tape {
         if let Some(reader) = reader {
             reader.wake();
         }
+        true
     }
 
     fn reel(&self) -> ReplayBody {
@@ -293,5 +292,76 @@ impl http_body::Body for ReplayBody {
     fn size_hint(&self) -> SizeHint {
         self.own()
             .map_or_else(SizeHint::default, |reel| reel.size())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::StreamBody;
+
+    use super::*;
+
+    const LIMIT: usize = 100;
+
+    /// A request in three frames, of which the second passes the limit.
+    fn tape() -> (Held, Body) {
+        let frames =
+            [60u8, 61, 62].map(|n| Ok::<_, Status>(Frame::data(Bytes::from(vec![n; n.into()]))));
+        let source = StreamBody::new(tokio_stream::iter(frames));
+        let held = Held::new(Body::new(source), LIMIT);
+        let attempt = held.attempt();
+        (held, attempt)
+    }
+
+    /// The first byte of each frame that an attempt gets, and whether it ended well.
+    fn read(body: &mut Body, frames: usize) -> (Vec<u8>, bool) {
+        let mut cx = Context::from_waker(Waker::noop());
+        let mut read = Vec::new();
+        while read.len() < frames {
+            match Pin::new(&mut *body).poll_frame(&mut cx) {
+                Poll::Ready(Some(Ok(frame))) => read.extend(frame.data_ref().map(|data| data[0])),
+                Poll::Ready(Some(Err(_))) => return (read, false),
+                Poll::Ready(None) => return (read, true),
+                Poll::Pending => panic!("the source is always ready"),
+            }
+        }
+        (read, true)
+    }
+
+    #[test]
+    fn a_body_is_taken_back_whole_or_not_at_all() {
+        // The attempt reads on until just before, and all that it could after, as a transport on another thread may.
+        for before in 0..=3 {
+            let (held, mut first) = tape();
+            assert_eq!(read(&mut first, before).0.len(), before);
+            let taken = held.take_back();
+            assert_eq!(taken, before < 2, "the second frame is not kept");
+            let (rest, well) = read(&mut first, usize::MAX);
+            if taken {
+                assert_eq!((rest, well), (vec![], false), "it gets no more");
+                let all = read(&mut held.attempt(), usize::MAX);
+                assert_eq!(all, (vec![60, 61, 62], true));
+            } else {
+                assert_eq!(rest, [60, 61, 62][before..], "it keeps the source");
+                assert!(well);
+            }
+        }
+    }
+
+    /// The same with the attempt on a thread: whoever has the source has all of it.
+    #[test]
+    fn a_request_is_never_cut_while_it_is_taken_back() {
+        for _ in 0..500 {
+            let (held, mut first) = tape();
+            let reader = std::thread::spawn(move || read(&mut first, usize::MAX));
+            let taken = held.take_back();
+            let second = taken.then(|| read(&mut held.attempt(), usize::MAX));
+            let first = reader.join().expect("no panic");
+            let whole = (vec![60, 61, 62], true);
+            match second {
+                Some(second) => assert!(second == whole && !first.1),
+                None => assert_eq!(first, whole),
+            }
+        }
     }
 }

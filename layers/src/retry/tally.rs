@@ -77,6 +77,7 @@ pub(super) enum End {
     NotIdempotent,
     Pushback,
     Attempts,
+    /// The request's body is no longer held in full.
     Body,
     Deadline,
     Budget,
@@ -88,8 +89,6 @@ pub(super) struct Circumstances<'a> {
     pub(super) budget: &'a RetryBudget,
     /// Whether the method may be done twice.
     pub(super) idempotent: bool,
-    /// Whether the request's body is still held in full.
-    pub(super) replayable: bool,
     /// What the call's deadline leaves.
     pub(super) left: Option<Duration>,
     /// Within 0 to 1.
@@ -148,9 +147,6 @@ impl Tally {
         }
         if spent {
             return Err(End::Attempts);
-        }
-        if !at.replayable {
-            return Err(End::Body);
         }
         let wait = match (failure.pushback, unseen) {
             (Some(Pushback::After(wait)), _) => {
