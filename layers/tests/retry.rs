@@ -420,7 +420,10 @@ async fn pushback_is_honoured_and_resets_the_backoff() {
     let service = layer(policy().jitter(0.0).max_attempts(4)).layer(peer.clone());
     assert_eq!(code(service, request(LISTED)).await, Code::Ok);
     assert_eq!(peer.waits(), [100, 1500, 100]);
-    for never in ["-1", "soon", ""] {
+    let peer = Peer::new([pushed_back("60000")]);
+    assert_eq!(code(retry(&peer), request(LISTED)).await, Code::Ok);
+    assert_eq!(peer.waits(), [60_000], "the longest that is waited for");
+    for never in ["-1", "soon", "", "60001", "2147483647"] {
         let peer = Peer::new([pushed_back(never)]);
         assert_eq!(code(retry(&peer), request(LISTED)).await, Code::Unavailable);
         assert_eq!(peer.receipts(), 1, "{never:?}");

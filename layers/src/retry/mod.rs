@@ -12,7 +12,7 @@
 //! - **What counts as the end of an attempt** is an error, or a head that is trailers too, or an HTTP status that is not 200: so servers and proxies
 //!   answer errors. Any other head commits the call to its attempt: trailers or a lost connection after it are the caller's.
 //! - **Backoff:** 100 ms, doubled up to 1 s, moved by 20 % at random. A server's `grpc-retry-pushback-ms` takes its place and begins it anew; a negative or
-//!   unreadable one ends the retries.
+//!   unreadable one ends the retries, and so does one above 60 s: no call sleeps for days at a peer's word.
 //! - **Deadline:** a wait that would pass the call's deadline is not begun; the caller gets the last answer at once. Each attempt's `grpc-timeout` has what is left.
 //! - **`grpc-previous-rpc-attempts`** tells the peer how many attempts it may have seen before.
 //! - **Budget:** [`RetryBudget`], per channel and whatever the method. What the peer has not begun is neither charged nor withheld.

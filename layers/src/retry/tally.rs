@@ -15,6 +15,10 @@ use crate::{
     fault::{chain, code_of},
 };
 
+/// A server that names a longer wait than this has said that there should be no retry: a call without a deadline would otherwise sleep at
+/// its word for as long as 24 days, the most that the header can say.
+const LONGEST_PUSHBACK: Duration = Duration::from_secs(60);
+
 /// What an attempt's end says, if it was a failure.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Failure {
@@ -122,7 +126,11 @@ impl Tally {
             return Err(End::Final);
         }
         let unseen = failure.unseen();
-        let forbidden = failure.pushback == Some(Pushback::Never);
+        let forbidden = match failure.pushback {
+            Some(Pushback::After(wait)) => wait > LONGEST_PUSHBACK,
+            Some(Pushback::Never) => true,
+            None => false,
+        };
         let counted = match unseen {
             Some(_) => &mut self.unseen,
             None => &mut self.seen,
