@@ -212,6 +212,28 @@ async fn a_server_s_handler_and_body_run_in_a_child_of_the_caller() {
 }
 
 #[tokio::test]
+async fn of_a_stranger_s_path_a_span_has_the_beginning() {
+    let (spans, _guard) = listen();
+    let long = || {
+        let mut request = request(&[]);
+        let path = format!("/{}", "m".repeat(5000));
+        *request.uri_mut() = path.parse().expect("a path");
+        request
+    };
+    call(TraceLayer::server(), long(), "12").await;
+    call(TraceLayer::client(), long(), "12").await;
+    let lengths = |field| {
+        spans
+            .all()
+            .iter()
+            .map(|it| it.fields[field].len())
+            .collect()
+    };
+    let (names, methods): (Vec<_>, Vec<_>) = (lengths("otel.name"), lengths("rpc.method"));
+    assert_eq!((names, methods), (vec![200, 5000], vec![200, 5000]));
+}
+
+#[tokio::test]
 async fn a_caller_s_mistake_is_no_error_of_the_server() {
     let (spans, _guard) = listen();
     call(TraceLayer::server(), request(&[]), "5").await;

@@ -19,6 +19,11 @@
 //! | `otel.kind`, `otel.name` | `client` or `server`; the method |
 //! | `otel.status_code` | `ERROR`, recorded at the end of a call that failed: on a server only where that is the server's doing |
 //!
+//! OpenTelemetry's conventions have more: `server.address` is not here, since what is below chooses the peer and the way to
+//! it; and `rpc.method` is what was called, without the look at a list of methods that would make an unknown one `_OTHER`. On
+//! a server that may be any text of a stranger's, and its first 200 bytes are kept: where only methods that are there should
+//! have spans, put an `AuthorizeLayer` outside of this layer.
+//!
 //! ```
 //! use tower::ServiceBuilder;
 //! use tower_iroh_layers::metrics::trace::TraceLayer;

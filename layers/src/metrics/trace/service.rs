@@ -22,15 +22,22 @@ pub struct Trace<S> {
     side: Option<Side>,
 }
 
+/// So much of an incoming call's path goes into its span.
+const METHOD_MAX: usize = 200;
+
 impl<S> Trace<S> {
     pub(super) fn new(inner: S, side: Option<Side>) -> Self {
         Self { inner, side }
     }
 
-    /// The call's span and trace; where nobody listens to the span, the trace is the caller's as it came.
+    /// The call's span and trace; where nobody listens to the span, the trace is the caller's.
     fn within<B>(side: Side, request: &Request<B>) -> Option<Arc<Within>> {
         let method = request.uri().path();
-        let method = method.strip_prefix('/').unwrap_or(method);
+        let mut method = method.strip_prefix('/').unwrap_or(method);
+        if side == Side::Server {
+            // A stranger may have chosen it.
+            method = &method[..method.floor_char_boundary(METHOD_MAX)];
+        }
         let (span, parent) = match side {
             Side::Client => (span!("client", method), {
                 TraceContext::of(request).or_else(TraceContext::current)
