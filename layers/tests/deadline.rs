@@ -542,6 +542,53 @@ async fn a_server_ends_a_late_stream_with_a_status() {
     }
 }
 
+/// A poll after the end, when the time is over too, yields nothing: trailers come once.
+#[tokio::test(start_paused = true)]
+async fn a_server_s_stream_that_has_ended_does_not_end_again() {
+    let trailers = || Frame::trailers(HeaderMap::new());
+    let data = || Frame::data(Bytes::from_static(b"x"));
+    let ended = |frames: Vec<Result<Frame<Bytes>, Infallible>>| {
+        Body::new(http_body_util::StreamBody::new(tokio_stream::iter(
+            frames
+                .into_iter()
+                .map(|it| it.map_err(|never| match never {})),
+        )))
+    };
+    let failed = Body::new(http_body_util::StreamBody::new(tokio_stream::iter([
+        Err::<Frame<Bytes>, _>(Status::internal("x")),
+    ])));
+    for (body, frames) in [
+        (ended(vec![Ok(data()), Ok(trailers())]), 2),
+        (ended(vec![Ok(data())]), 1),
+        (failed, 1),
+        // It says by itself that it is at its end.
+        (
+            Body::new(http_body_util::Full::new(Bytes::from_static(b"x"))),
+            1,
+        ),
+    ] {
+        let mut body = Some(body);
+        let inner = service_fn(move |_: Request<Body>| {
+            let body = body.take().expect("one call");
+            ready(Ok::<_, Infallible>(Response::new(body)))
+        });
+        let response = ServerDeadlineLayer::new()
+            .layer(inner)
+            .oneshot(request(Some(SECOND)))
+            .await;
+        let mut body = Box::pin(response.expect("a head").into_body());
+        for _ in 0..frames {
+            assert!(body.frame().await.is_some());
+        }
+        if !body.is_end_stream() {
+            assert!(body.frame().await.is_none());
+        }
+        sleep(SECOND).await;
+        assert!(body.frame().await.is_none());
+        assert!(body.frame().await.is_none());
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_server_s_default_and_maximum() {
     let left = |default: Option<u64>, max: Option<u64>, header: Option<u64>| async move {

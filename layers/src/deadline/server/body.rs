@@ -62,12 +62,20 @@ where
         let Some(inner) = this.inner.as_mut().as_pin_mut() else {
             return Poll::Ready(None);
         };
+        // What is at its end is not late.
         let over = match this.clock.over() {
-            Some(budget) => budget,
-            None => {
+            Some(budget) if !inner.is_end_stream() => budget,
+            _ => {
                 let deadline = this.clock.budget().map(|budget| budget.deadline);
                 match within(deadline, || inner.poll_frame(cx)) {
                     Poll::Ready(frame) => {
+                        let is_last = frame
+                            .as_ref()
+                            .is_none_or(|frame| frame.as_ref().map_or(true, Frame::is_trailers));
+                        if is_last {
+                            // Or a poll after the end might find the time over, and end it once more.
+                            this.inner.set(None);
+                        }
                         return Poll::Ready(frame.map(|frame| frame.map_err(Into::into)));
                     }
                     Poll::Pending => ready!(this.clock.poll_over(cx, SLACK)),
