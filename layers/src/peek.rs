@@ -71,8 +71,8 @@ impl<B: Body<Data = Bytes> + Unpin> Peeked<B> {
             }
             match Pin::new(&mut body).poll_frame(cx) {
                 Poll::Ready(Some(frame)) => {
-                    // Nothing follows trailers.
-                    let last = matches!(&frame, Ok(frame) if frame.is_trailers());
+                    // Nothing follows trailers or an error.
+                    let last = frame.as_ref().map_or(true, Frame::is_trailers);
                     *place = Some(frame);
                     if last {
                         return Self { held, rest: None };
@@ -256,6 +256,33 @@ mod tests {
         let collected = body.collect().await.expect("infallible");
         assert_eq!(collected.trailers().expect("trailers")["a"], "b");
         assert_eq!(collected.to_bytes(), "xy");
+    }
+
+    /// A body that fails, and must not be asked again.
+    struct Failing(bool);
+
+    impl Body for Failing {
+        type Data = Bytes;
+        type Error = &'static str;
+
+        fn poll_frame(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, &'static str>>> {
+            assert!(
+                !std::mem::replace(&mut self.0, true),
+                "polled after its end"
+            );
+            Poll::Ready(Some(Err("lost")))
+        }
+    }
+
+    #[tokio::test]
+    async fn a_body_that_failed_is_not_polled_again() {
+        let mut body = Peeked::new(Failing(false), &mut Context::from_waker(Waker::noop()));
+        assert!(!body.is_whole() && !body.is_end_stream());
+        assert_eq!(body.frame().await.expect("a frame").err(), Some("lost"));
+        assert!(body.frame().await.is_none());
     }
 
     proptest! {

@@ -100,7 +100,11 @@ impl Urgency {
                 // `u=1;x=y`: parameters after the value are allowed and mean nothing here.
                 let member = member.split(';').next()?;
                 let (key, number) = member.trim().split_once('=')?;
-                (key == "u").then(|| number.parse().ok().and_then(|n| Self::new(n).ok()))?
+                // An integer's first character is a digit here: Rust would take `+1` for one too, structured fields do not.
+                if key != "u" || !number.starts_with(|first: char| first.is_ascii_digit()) {
+                    return None;
+                }
+                Self::new(number.parse().ok()?).ok()
             })
             .next_back()
     }
@@ -161,7 +165,7 @@ mod tests {
     #[test]
     fn what_is_malformed_counts_as_absent() {
         for value in [
-            "", "i", "u", "u=", "u=8", "u=-1", "u=256", "u=1.5", "v=1", "uu=1", "=", "u=?1",
+            "", "i", "u", "u=", "u=8", "u=-1", "u=+1", "u=256", "u=1.5", "v=1", "uu=1", "=", "u=?1",
         ] {
             assert_eq!(header(value), None, "{value:?}");
         }
