@@ -26,7 +26,8 @@ impl PolicyError {
         self.line
     }
 
-    /// The key, such as `roles.reader.methods`; empty where the text is no TOML at all.
+    /// The key, such as `roles.reader.methods`; empty where the text is no TOML or has not the form of a policy: the message names
+    /// what is wrong then, such as an unknown field.
     pub fn key(&self) -> &str {
         &self.key
     }

@@ -59,7 +59,8 @@ impl PolicyHandle {
 
     /// Puts another policy in force, all of it at once, and returns its generation.
     ///
-    /// Calls that are open and would not be permitted any more end, whatever they wait for. What callers have used of their limits
+    /// Calls that are open and would not be permitted any more end, whatever they wait for; one whose caller does not read its response,
+    /// only when it does or its connection closes (see the [module's page](super)). What callers have used of their limits
     /// stays counted.
     pub fn reload(&self, policy: Policy) -> u64 {
         let shared = &*self.shared;

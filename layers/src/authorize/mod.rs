@@ -59,10 +59,15 @@
 //! }
 //! ```
 //!
-//! **Reload** is atomic: each call is decided by one policy, and a text with a mistake leaves the old one in force. It ends
-//! each open call that the new policy would not permit, at once and whatever it waits for: the handler and its stream are
+//! **Reload** is atomic: each call is decided by one policy, and a text with a mistake leaves the old one in force. It wakes
+//! each call that waits, whatever for, and ends those that the new policy would not permit: the handler and its stream are
 //! dropped, the caller gets the code in trailers, and a request's stream that some task still holds fails. A call that is
 //! still permitted does not notice.
+//!
+//! One kind of call is reached later. A response whose caller does not read it, so that its flow-control window is full, is
+//! not polled by the server at all: it ends when the caller reads on or its connection closes, and until then it holds its
+//! place and whatever its stream holds. It gives away no more than was on its way already. Whoever wants such calls ended
+//! too closes the peer's connection.
 //!
 //! **Limits** are counted per identity; all anonymous callers are one, and so are all servers that share a [`PolicyHandle`].
 //! What an entry's own `limits` do not say is as in `[limits]`, so whom no limit should hold gets a high one. A limit on
@@ -86,7 +91,10 @@
 //! that is open, count what is, or know a gRPC message's size.
 //!
 //! **Composition.** On a server, inside the layers that measure (`MetricsLayer::server`), so that they see denials, and
-//! outside of all that does work. **Readiness** is the inner service's. **Cancel safety:** permits live in the future, then
+//! outside of all that does work. It goes to `Server::builder().layer(..)`, for all services of the server: a router takes a
+//! service by itself only if it has no errors, and what a layer here makes has [`BoxError`](crate::BoxError). How many
+//! connections a peer may have is not this room's: that is for whoever accepts them, with iroh
+//! `tower_iroh::AcceptorBuilder`. **Readiness** is the inner service's. **Cancel safety:** permits live in the future, then
 //! in the response's body, and return when either is dropped. A waiting call is woken by a reload through its own
 //! registration, which leaves with it. **Cost:** up to three lookups in hash maps and three small allocations (what is known
 //! of the call, its identity in the extensions, the request's body, if it has one, in a box); a lock only for callers with a

@@ -55,7 +55,8 @@
 //! ```
 //!
 //! **Composition.** It stands above the client of a service, where the items are, and below it a batch is one call: one deadline, one
-//! verdict, one retry. Over a retry that sends a batch again the peer must be able to take an item twice.
+//! verdict, one retry. Over a retry that sends a batch again the peer must be able to take an item twice. A batch is sent by the worker's task,
+//! which inherits nothing from those who wait, neither a deadline nor a trace: put a default deadline below.
 //!
 //! **Readiness.** The service is ready while fewer than 1,024 items wait; a ready handle keeps the room for its call, and a clone has none.
 //! The inner service's readiness is awaited by the worker, and one that fails fails the batch that would have been sent.

@@ -12,7 +12,9 @@
 //! watch the same clock, and tonic has that code for it.
 //!
 //! **[`ServerDeadlineLayer`], for incoming calls.** It reads `grpc-timeout`, within a maximum where one is set, puts the `Deadline` into the request's extensions, lets the
-//! handler's own calls inherit it, and answers DEADLINE_EXCEEDED when the handler, or a response's stream, is late. Cancellation needs no layer: a server drops the handler whose caller
+//! handler's own calls inherit it, and answers DEADLINE_EXCEEDED when the handler, or a response's stream, is late. A stream whose caller does not
+//! read, so that its flow-control window is full, is not polled by the server: it ends when the caller reads on or its connection closes, whatever
+//! the maximum, and closing the peer's connection is the way to end it sooner. Cancellation needs no layer: a server drops the handler whose caller
 //! left, and with it the calls that it made.
 //!
 //! **Why not tonic's time-outs or tower's `Timeout`.** They begin when a request is handed to the connection, so waiting for one is unbounded;
@@ -61,7 +63,7 @@
 //! ```
 //!
 //! **Composition.** On a client above everything that may wait or repeat: retry, buffer, fail fast. On a server outside of what may be
-//! late, inside of metrics.
+//! late, inside of metrics; to `Server::builder().layer(..)` and not around one service, since its errors are not `Infallible`.
 //!
 //! **Readiness.** The client's service is always ready and owns no readiness: a generated client waits for readiness before a request exists, so no deadline could
 //! cover that wait. Each call clones the inner service and makes its clone ready inside the response future, so the inner service is asked for readiness once per call, and whatever it

@@ -37,7 +37,8 @@ impl ServerDeadlineBuilder {
         self
     }
 
-    /// The most that any call has, with a deadline or without; none by default.
+    /// The most that any call has, with a deadline or without; none by default. It does not reach a response whose caller does not read
+    /// it, until the caller does or its connection closes: the server does not poll that meanwhile.
     pub fn max_timeout(mut self, limit: Duration) -> Self {
         self.max_timeout = Some(limit);
         self
