@@ -67,7 +67,7 @@ impl BufferConfigBuilder {
     }
 
     /// Declares that these methods may be sent again even where an earlier attempt may have arrived. Written as for
-    /// [`serve`](Self::serve); it lists nothing to be served.
+    /// [`serve`](Self::serve); it lists nothing to be served. A single call says so with [`Idempotent`](crate::Idempotent).
     pub fn idempotent<M: Into<String>>(mut self, methods: impl IntoIterator<Item = M>) -> Self {
         self.idempotent.extend(methods.into_iter().map(Into::into));
         self

@@ -21,7 +21,7 @@ use super::{
     held::{Answer, Held, Waiter, judge},
     shared::{Flight, Place, Queued, Shared},
 };
-use crate::{BoxError, Deadline, peek::Peeked};
+use crate::{BoxError, Deadline, Idempotent, peek::Peeked};
 
 pin_project! {
     /// The future of [`Buffer`](super::Buffer). Dropped, it takes its call out of the queue at once, or off the wire.
@@ -112,12 +112,9 @@ impl<S: Served, P: Service<Request<Body>>> Arrival<S, P> {
             return Ok(State::Passes { future });
         };
         let deadline = Deadline::of_parts(&parts.extensions, &parts.headers);
-        let idempotent = self
-            .shared
-            .config
-            .idempotent
-            .get(parts.uri.path())
-            .is_some();
+        let listed = &self.shared.config.idempotent;
+        let idempotent = parts.extensions.get::<Idempotent>().is_some()
+            || listed.get(parts.uri.path()).is_some();
         let mut held = Held::new(parts, bytes, deadline, idempotent);
         if self.shared.is_idle() {
             let mut service = self.inner.clone();

@@ -10,17 +10,7 @@ use super::{
     replay::Held,
     tally::{Circumstances, End, Failure, Tally},
 };
-use crate::{Deadline, deadline::header::NAME as GRPC_TIMEOUT};
-
-/// Says that this call may be done twice, whatever its method: an extension of a request.
-///
-/// ```
-/// # use tower_iroh_layers::retry::Idempotent;
-/// let mut request = tonic::Request::new(());
-/// request.extensions_mut().insert(Idempotent);
-/// ```
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Idempotent;
+use crate::{Deadline, Idempotent, deadline::header::NAME as GRPC_TIMEOUT};
 
 const PREVIOUS_ATTEMPTS: &str = "grpc-previous-rpc-attempts";
 

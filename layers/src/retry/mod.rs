@@ -75,9 +75,10 @@ mod service;
 mod tally;
 
 pub use budget::RetryBudget;
-pub use call::Idempotent;
 pub use error::RetryError;
 pub use future::RetryFuture;
 pub use layer::RetryLayer;
 pub use policy::{RetryPolicy, RetryPolicyBuilder};
 pub use service::Retry;
+
+pub use crate::Idempotent;

@@ -1,0 +1,10 @@
+/// Says that this call may be done twice, whatever its method: an extension of a request. A retry and a buffer read it, beside their own
+/// lists of methods.
+///
+/// ```
+/// # use tower_iroh_layers::Idempotent;
+/// let mut request = tonic::Request::new(());
+/// request.extensions_mut().insert(Idempotent);
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Idempotent;
