@@ -32,6 +32,7 @@ use tonic::{Code, ConnectError, Status, TimeoutExpired};
 pub struct Fault {
     origin: Origin,
     perhaps_processed: bool,
+    temporary: bool,
     status: Status,
 }
 
@@ -74,6 +75,7 @@ impl Fault {
         Self {
             origin,
             perhaps_processed: false,
+            temporary: false,
             status,
         }
     }
@@ -81,6 +83,13 @@ impl Fault {
     /// Says that the peer may have begun the call.
     pub fn perhaps_processed(mut self) -> Self {
         self.perhaps_processed = true;
+        self
+    }
+
+    /// Says of a rejection by this side ([`Origin::Ours`]) that it is for the moment only, as a fail-fast's is while the peer is away: who
+    /// can wait does well to. A full queue or a closed endpoint says no such thing.
+    pub fn temporary(mut self) -> Self {
+        self.temporary = true;
         self
     }
 
@@ -106,6 +115,11 @@ impl Fault {
     /// Whether the peer provably has not begun the call, so that sending it again cannot do anything twice.
     pub fn not_processed(&self) -> bool {
         !self.perhaps_processed
+    }
+
+    /// Whether this side will take the same call later.
+    pub fn is_temporary(&self) -> bool {
+        self.temporary
     }
 
     /// What a gRPC caller sees.

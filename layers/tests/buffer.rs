@@ -18,7 +18,7 @@ use tokio::time::{Instant, sleep, timeout};
 use tonic::{Code, Status, body::Body};
 use tower::{Layer, Service, ServiceBuilder, ServiceExt};
 use tower_iroh_layers::{
-    BoxError, Deadline, Fault, Incident, Origin, Urgency,
+    BoxError, Deadline, Fault, Idempotent, Incident, Origin, Urgency,
     buffer::{
         Buffer, BufferConfig, BufferConfigBuilder, BufferError, BufferHandle, BufferLayer,
         BufferStats, Overflow, Reason, WaitForReady,
@@ -46,7 +46,12 @@ enum Way {
         processed: bool,
     },
     Panic,
-    OursUnavailable,
+    /// A layer below that will take it later.
+    NotNow,
+    /// An endpoint of ours that is closed for good.
+    Closed,
+    /// A dial that was refused, by policy or otherwise.
+    NoWay(Code),
     /// An error that knows no more than a code.
     Plain(Code),
 }
@@ -166,7 +171,12 @@ impl Service<Request<Body>> for Peer {
                     }
                     return Err(fault(Origin::Link(Incident::new()), !processed).into());
                 }
-                Way::OursUnavailable => return Err(fault(Origin::Ours, true).into()),
+                Way::NotNow => return Err(fault(Origin::Ours, true).temporary().into()),
+                Way::Closed => return Err(fault(Origin::Ours, true).into()),
+                Way::NoWay(code) => {
+                    let origin = Origin::Link(Incident::new());
+                    return Err(Fault::new(origin, Status::new(code, "not you")).into());
+                }
                 Way::Plain(code) => {
                     receive();
                     return Err(Status::new(code, "plain").into());
@@ -709,11 +719,7 @@ async fn what_the_peer_answers_is_delivered_and_not_sent_again() {
 
 #[tokio::test(start_paused = true)]
 async fn what_was_not_sent_is_sent_again_and_what_is_idempotent_too() {
-    let unsent = [
-        Way::Refuse,
-        Way::Lose { processed: false },
-        Way::OursUnavailable,
-    ];
+    let unsent = [Way::Refuse, Way::Lose { processed: false }, Way::NotNow];
     let perhaps = [
         Way::Lose { processed: true },
         Way::Plain(Code::Unavailable),
@@ -729,15 +735,55 @@ async fn what_was_not_sent_is_sent_again_and_what_is_idempotent_too() {
         assert_eq!(peer.receipts(), ["a"]);
         assert_eq!(at_rest(&handle).await.attempts, 4);
     }
-    let (peer, buffer, handle) = buffer(config().idempotent([METHOD]));
-    peer.set_up(true);
-    peer.next(perhaps);
-    begun(&buffer, request("a", 1))
-        .await
-        .await
-        .expect("answered");
-    assert_eq!(peer.receipts(), ["a"; 4]);
-    assert_eq!(at_rest(&handle).await.attempts, 4);
+    // By the list, and by the call's own word.
+    for listed in [true, false] {
+        let idempotent: &[&str] = if listed { &[METHOD] } else { &[] };
+        let (peer, buffer, handle) = buffer(config().idempotent(idempotent.iter().copied()));
+        peer.set_up(true);
+        peer.next(perhaps);
+        let mut call = request("a", 1);
+        if !listed {
+            call.extensions_mut().insert(Idempotent);
+        }
+        begun(&buffer, call).await.await.expect("answered");
+        assert_eq!(peer.receipts(), ["a"; 4]);
+        assert_eq!(at_rest(&handle).await.attempts, 4);
+    }
+}
+
+/// Idempotent or not: it would wait out its whole time for nothing.
+#[tokio::test(start_paused = true)]
+async fn what_time_does_not_mend_is_delivered_at_once() {
+    for waits in [false, true] {
+        for config in [config(), config().idempotent([METHOD])] {
+            let (peer, buffer, handle) = buffer(config);
+            peer.set_up(!waits);
+            peer.next([
+                Way::NoWay(Code::PermissionDenied),
+                Way::NoWay(Code::Unauthenticated),
+                Way::Closed,
+            ]);
+            let mut codes = Vec::new();
+            for id in ["stranger", "nobody", "closed"] {
+                let call = begun(&buffer, request(id, 1)).await;
+                peer.set_up(true);
+                let error = call.await.expect_err("at once");
+                assert!(error.is::<Fault>(), "as it came: {error:?}");
+                codes.push(code_of(&*error));
+                peer.set_up(!waits);
+            }
+            assert_eq!(
+                codes,
+                [
+                    Code::PermissionDenied,
+                    Code::Unauthenticated,
+                    Code::Unavailable
+                ]
+            );
+            let stats = at_rest(&handle).await;
+            assert_eq!((stats.failed, stats.attempts), (3, 3));
+        }
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -980,7 +1026,7 @@ proptest! {
                             1 => Way::Lose { processed: false },
                             2 => Way::Lose { processed: true },
                             3 => Way::AnswerAfter(500 * MILLI),
-                            4 => Way::OursUnavailable,
+                            4 => Way::NotNow,
                             _ => Way::Answer,
                         }));
                     }

@@ -129,6 +129,7 @@ async fn a_call_fails_after_the_wait_with_the_reason_and_the_next_at_once() {
     assert_eq!(failed.waited(), WAIT);
     let fault = Fault::find(&*error).expect("a fault");
     assert!(fault.origin() == Origin::Ours && fault.not_processed());
+    assert!(fault.is_temporary(), "a buffer above it waits");
     let status = Status::from_error(error);
     assert_eq!(status.code(), Code::Unavailable);
     assert!(status.message().contains("2.0 s") && status.message().contains("gone fishing"));

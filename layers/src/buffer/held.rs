@@ -84,13 +84,19 @@ impl Held {
         let found = Fault::find(&**error);
         let unsent = found.as_ref().is_some_and(Fault::not_processed);
         let code = fault::code_of(&**error);
-        let again = match found.as_ref().map(Fault::origin) {
-            Some(Origin::Refused | Origin::Link(_)) => unsent || self.idempotent,
-            // What stands below says that the peer is not to be had, as a fail-fast or an ejected arm does. Any other answer of this side is one.
-            Some(Origin::Ours) => unsent && code == Code::Unavailable,
-            Some(_) => false,
-            // A transport that tells no more than a code, if that: a lost connection of tonic's own is UNKNOWN.
-            None => self.idempotent && matches!(code, Code::Unavailable | Code::Unknown),
+        // A transport that tells no more than a code, if that: a lost connection of tonic's own is UNKNOWN.
+        let lost = matches!(code, Code::Unavailable | Code::Unknown);
+        let again = match &found {
+            Some(fault) => match fault.origin() {
+                Origin::Refused => unsent || self.idempotent,
+                // A dial that policy refused is an answer: time does not change it.
+                Origin::Link(_) => {
+                    (unsent && code == Code::Unavailable) || (self.idempotent && lost)
+                }
+                Origin::Ours => unsent && fault.is_temporary(),
+                _ => false,
+            },
+            None => self.idempotent && lost,
         };
         if again {
             self.perhaps_processed |= !unsent;

@@ -10,9 +10,12 @@
 //! - **Ends.** Every call ends in the answer, in the error that came from below, or in a [`BufferError`] that says which limit it hit:
 //!   RESOURCE_EXHAUSTED for want of room, UNAVAILABLE for the time to live, DEADLINE_EXCEEDED for the deadline.
 //! - **Sent once.** What was handed over is sent again only if it provably did not arrive
-//!   ([`Fault::not_processed`](crate::Fault::not_processed), with a refusal, a lost link, or a layer below that says UNAVAILABLE), or if
-//!   its method is declared idempotent and the transport failed. It goes back to where it stood, and its time goes on. A peer's own answer
-//!   is delivered, whatever it says.
+//!   ([`Fault::not_processed`](crate::Fault::not_processed)) and time may mend that: the peer refused it
+//!   ([`Origin::Refused`](crate::Origin::Refused)), the way to it failed with UNAVAILABLE, or a layer below rejected it for the moment
+//!   ([`Fault::is_temporary`](crate::Fault::is_temporary)), as a fail-fast does. Where the call is idempotent, by the configuration's list
+//!   or by [`Idempotent`](crate::Idempotent), also if the transport failed with UNAVAILABLE or UNKNOWN after it may have arrived. It goes
+//!   back to where it stood, and its time goes on. All else is delivered: a peer's own answer, whatever it says, a dial that policy refused
+//!   (PERMISSION_DENIED, UNAUTHENTICATED), an endpoint of ours that is closed.
 //! - **Accounts.** [`BufferStats`]: accepted = delivered + failed + expired + dropped + cancelled + in flight + waiting, at every moment.
 //!
 //! A body that is a stream can't be held: such calls pass by too, whatever their method.
