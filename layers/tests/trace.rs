@@ -305,7 +305,7 @@ async fn who_does_not_listen_is_no_part_of_the_trace() {
     )
     .await;
     let context = told.extension.expect("it is passed on");
-    assert_eq!(context.to_string(), CALLER, "as it came");
+    assert_eq!(context.to_string(), CALLER, "the caller's");
     assert_eq!(body.as_ref(), Some(&context));
     let (told, _) = context
         .scope(call(TraceLayer::client(), request(&[]), "0"))

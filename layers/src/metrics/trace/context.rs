@@ -13,7 +13,8 @@ use super::state;
 
 /// The header that has the ids.
 pub const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
-/// The header that has what vendors add; it is passed on as it came.
+/// The header that has what vendors add. It is passed on, its lines as one; of more than 512 bytes the members above 128 are left
+/// out, and then the last ones, as the specification asks.
 pub const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 
 tokio::task_local! {

@@ -7,8 +7,10 @@
 //! from the task, and writes the headers; so a service that calls another passes its trace on without a line of code.
 //!
 //! The span, `rpc` with the target `tower_iroh::rpc` and level INFO, lasts to the end of the stream. Where no subscriber
-//! wants it, the layer is not part of the trace: the client then passes on the context that it was given, unchanged, or none,
-//! and starts no trace. A header that cannot be read counts as absent.
+//! wants it, the layer is not part of the trace: the client then passes on the ids that it was given, or none, and starts no
+//! trace. Either way a `traceparent` is written as version 00, with the flags that this version knows, and of a `tracestate`
+//! of more than 512 bytes the members above 128 are left out and then the last ones. A header that cannot be read counts as
+//! absent.
 //!
 //! | field | value |
 //! |---|---|
@@ -43,7 +45,7 @@
 //! special. It makes ids of its own, though: the ids on the wire and in `trace_id` and `span_id` are this layer's, so a
 //! backend joins spans of two processes by these fields and not by OpenTelemetry's parents. Whoever wants the latter puts an
 //! OpenTelemetry propagator's `traceparent` into the request before this layer and leaves its span disabled
-//! (`tower_iroh::rpc=off`): the headers then pass unchanged. That combination is not tested here.
+//! (`tower_iroh::rpc=off`): its ids then pass. That combination is not tested here.
 //!
 //! **Composition.** Outermost on a client, above a retry, so that one call is one span and all attempts carry its ids;
 //! outermost on a server. **Readiness** is the inner service's. **Cancel safety:** a drop ends the span, as CANCELLED. What a
