@@ -2,7 +2,11 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use tokio::{net::TcpListener, sync::mpsc, time::timeout};
+use tokio::{
+    net::TcpListener,
+    sync::{mpsc, watch},
+    time::timeout,
+};
 use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
 use tonic::{
     Code, Request, Status,
@@ -85,7 +89,13 @@ async fn a_generated_client_sees_who_may_and_who_may_not() {
 
 #[tokio::test]
 async fn a_revoked_peer_loses_its_open_streams_of_every_kind_and_the_connection_lives_on() {
-    let (handle, client) = serve(ALL, by_address).await;
+    // Who asks for the identity decides right after it, in the same poll.
+    let (asked, mut calls) = watch::channel(0);
+    let identify = move |extensions: &http::Extensions| {
+        asked.send_modify(|calls| *calls += 1);
+        by_address(extensions)
+    };
+    let (handle, client) = serve(ALL, identify).await;
     let hour = StreamRequest {
         count: 1000,
         size: 1,
@@ -112,18 +122,31 @@ async fn a_revoked_peer_loses_its_open_streams_of_every_kind_and_the_connection_
     feed.send(echo(1)).await.expect("room");
     bidi.message().await.expect("permitted").expect("an echo");
 
-    let (feed, requests) = mpsc::channel(4);
-    let mut uploads = client.clone();
-    let upload =
-        tokio::spawn(async move { uploads.client_stream(ReceiverStream::new(requests)).await });
-    feed.send(echo(1)).await.expect("room");
-    // It has to be with the server before the reload for the test to be of any use.
-    while feed.capacity() < 4 {
-        tokio::task::yield_now().await;
+    let upload = || {
+        let (feed, requests) = mpsc::channel(4);
+        let mut client = client.clone();
+        let upload =
+            tokio::spawn(async move { client.client_stream(ReceiverStream::new(requests)).await });
+        (feed, upload)
+    };
+    let ((feed, upload), (kept_feed, kept)) = (upload(), upload());
+    for feed in [&feed, &kept_feed] {
+        feed.send(echo(1)).await.expect("room");
     }
-    tokio::time::sleep(Duration::from_millis(50)).await;
+    // They have to be with the server before the reload for the test to be of any use.
+    soon(calls.wait_for(|calls| *calls == 4))
+        .await
+        .expect("a server");
     handle.reload_toml(ALL).expect("a policy");
-    feed.send(echo(1)).await.expect("still open");
+    for feed in [&feed, &kept_feed] {
+        feed.send(echo(1)).await.expect("still open");
+    }
+    drop(kept_feed);
+    let kept = soon(kept)
+        .await
+        .expect("no panic")
+        .expect("still permitted");
+    assert_eq!(kept.into_inner().count, 2);
     assert!(!upload.is_finished());
 
     handle.reload_toml("").expect("a policy");
