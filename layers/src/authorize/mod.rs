@@ -70,20 +70,20 @@
 //! too closes the peer's connection.
 //!
 //! **Limits** are counted per identity; all anonymous callers are one, and so are all servers that share a [`PolicyHandle`].
-//! What an entry's own `limits` do not say is as in `[limits]`, so whom no limit should hold gets a high one. A limit on
-//! calls (`rate` or `concurrent`) counts those that begin while there is one: calls that were open when a reload brought the
-//! first take no place. `rate` and `burst` go together, and are a token bucket, and a refusal says in `grpc-retry-pushback-ms` when there is a token; `concurrent`
-//! counts from the request to the end of the response's stream; `max_message_bytes` is that of each message as it comes over
-//! the wire, and a larger one fails the request's stream before its bytes are taken in. All are RESOURCE_EXHAUSTED. What a
-//! message becomes when it is decompressed is for `max_decoding_message_size` of the generated server. At most 10,000 callers
-//! that are not listed are kept account of; more at a time are refused, listed ones are not. One is forgotten when its bucket
-//! is full and no call is open.
+//! What an entry's own `limits` do not say is as in `[limits]`, so whom no limit should hold gets a high one. `rate` and
+//! `burst` go together: a token bucket, and a refusal says in `grpc-retry-pushback-ms` when there is a token. `concurrent`
+//! counts from the request to the end of the response's stream. Both count calls that begin while there is such a limit:
+//! those that were open when a reload brought the first take no place. `max_message_bytes` is that of each message as it
+//! comes over the wire, and a larger one fails the request's stream before its bytes are taken in. All are
+//! RESOURCE_EXHAUSTED. What a message becomes when it is decompressed is for `max_decoding_message_size` of the generated
+//! server. At most 10,000 callers that are not listed are kept account of; more at a time are refused, listed ones are not.
+//! One is forgotten when its bucket is full and no call is open.
 //!
 //! **Audit.** Each denial is an event of level WARN with the target `tower_iroh::audit` and the fields `identity`, `method`,
 //! `reason`, `generation`. There is room for 100 per second on average, and 1,000 at once, for each of three kinds: of
 //! anonymous callers, of identities that the policy does not list, and of those that it lists or that lost a permission which
-//! they had; so no flood of strangers hides what happens to the others. `left_out` says how many of its kind an event follows
-//! that there was no room for: the tail of a flood is told with the next event, whenever that is.
+//! they had; so no flood of strangers hides what happens to the others. `left_out` says for how many of the same kind
+//! there was no room before this one: the tail of a flood is told with the next event, whenever that is.
 //! [`AuthorizeLayer::on_denial`] is told of all, once each. With the feature `metrics` the counter
 //! `tower_iroh_authorize_denied_total{reason}` counts them. Neither has any header or message in it.
 //!
