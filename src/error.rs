@@ -126,9 +126,9 @@ impl Error {
         self
     }
 
-    /// Says that the peer did not take the call.
-    fn refused(mut self) -> Self {
-        self.fault = Fault::new(Origin::Refused, self.fault.into());
+    /// Says whose failure it is, where the kind alone does not tell.
+    pub(crate) fn blamed_on(mut self, origin: Origin) -> Self {
+        self.fault = Fault::new(origin, self.fault.into());
         self
     }
 
@@ -163,11 +163,9 @@ impl Error {
         );
         // A peer that refused us still refuses us while we wait, and that is no further failure.
         let status = Status::new(last.status().code(), message);
-        let error = Self::with_status(ErrorKind::Backoff, status).caused_by(last.clone());
-        match last.fault.origin() {
-            Origin::Link(incident) => error.of(incident),
-            _ => error,
-        }
+        Self::with_status(ErrorKind::Backoff, status)
+            .caused_by(last.clone())
+            .blamed_on(last.fault.origin())
     }
 
     /// What went wrong.
@@ -230,5 +228,44 @@ impl StdError for Error {
 impl From<Error> for Status {
     fn from(error: Error) -> Self {
         error.fault.into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wait_is_no_failure_beside_the_one_before_it() {
+        for kind in [
+            ErrorKind::Draining,
+            ErrorKind::Exhausted,
+            ErrorKind::Closed,
+            ErrorKind::DialFailed,
+            ErrorKind::Forbidden,
+        ] {
+            let last = Error::new(kind, "said so");
+            let waits = Error::backoff(Duration::from_secs(1), &last);
+            assert_eq!(waits.fault.origin(), last.fault.origin(), "{kind:?}");
+            assert_eq!(waits.status().code(), last.status().code());
+            assert!(waits.not_processed());
+        }
+    }
+
+    #[test]
+    fn what_layers_say_keeps_its_code_and_its_words() {
+        let fault = Fault::new(
+            Origin::Ours,
+            Status::resource_exhausted("the buffer is full"),
+        );
+        let error = Error::from_layers(Box::new(fault));
+        assert_eq!(error.kind(), ErrorKind::Rejected);
+        assert_eq!(error.status().message(), "the buffer is full");
+        assert!(error.not_processed());
+        let boxed: tower_iroh_layers::BoxError = Box::new(error);
+        let again = Error::from_layers(boxed);
+        assert_eq!(again.kind(), ErrorKind::Rejected);
+        let status = Status::from_error(Box::new(again));
+        assert_eq!(status.code(), Code::ResourceExhausted);
     }
 }

@@ -13,11 +13,11 @@ use http::{Request, Response};
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 use tokio::time::Instant;
-use tonic::{Code, Status, TimeoutExpired};
+use tonic::{Code, ConnectError, Status, TimeoutExpired};
 use tower::{Layer, Service};
 
 use crate::{Error, ErrorKind};
-use tower_iroh_layers::deadline::header as grpc_timeout;
+use tower_iroh_layers::{Origin, deadline::header as grpc_timeout};
 
 type BoxError = Box<dyn StdError + Send + Sync>;
 
@@ -40,6 +40,9 @@ type BoxError = Box<dyn StdError + Send + Sync>;
 /// # drop(client);
 /// # }
 /// ```
+///
+/// What it says of a lost connection is also what the layers of a [`Stack`](crate::Stack) go by, whose failure it was and whether
+/// the call may have been begun: put it beneath them, over TCP too.
 ///
 /// Readiness and cancellation are the inner service's; nothing is held.
 #[derive(Clone, Copy, Debug, Default)]
@@ -116,7 +119,7 @@ where
                 if left
                     .is_some_and(|left| grpc_timeout::ended_by_peer(response.headers(), left)) =>
             {
-                Err(Error::new(ErrorKind::Deadline, "the timeout expired"))
+                Err(Error::new(ErrorKind::Deadline, "the timeout expired").perhaps_processed())
             }
             Ok(response) => Ok(response.map(|inner| tonic::body::Body::new(ExactBody { inner }))),
             Err(error) => Err(exact(error.into())),
@@ -194,43 +197,58 @@ fn read(error: &io::Error) -> Error {
 /// What an error of tonic's transport says when it is asked for its causes.
 fn exact(error: BoxError) -> Error {
     let mut cause: Option<&(dyn StdError + 'static)> = Some(&*error);
+    let mut dialling = false;
     while let Some(current) = cause {
         if let Some(ours) = current.downcast_ref::<Error>() {
             return ours.clone();
         }
+        dialling |= current.is::<ConnectError>();
+        if dialling {
+            // Nothing has left. Where the dial was ours its error is further down.
+            match current.source() {
+                Some(source) => cause = Some(source),
+                None => {
+                    return Error::new(ErrorKind::DialFailed, format!("the dial failed: {current}"));
+                }
+            }
+            continue;
+        }
         if current.is::<TimeoutExpired>() {
-            return Error::new(ErrorKind::Deadline, "the timeout expired");
+            return Error::new(ErrorKind::Deadline, "the timeout expired").perhaps_processed();
         }
         if let Some(status) = current.downcast_ref::<Status>()
             && status.code() != Code::Unknown
         {
-            return Error::with_status(ErrorKind::Reset, status.clone());
+            return Error::with_status(ErrorKind::Reset, status.clone()).perhaps_processed();
         }
         // hyper shows h2's error, or of an IO error beneath it that one alone.
         let h2 = current.downcast_ref::<h2::Error>();
         let io = h2.and_then(h2::Error::get_io).or(current.downcast_ref());
         if let Some(io) = io {
-            return read(io);
+            return read(io).perhaps_processed();
         }
-        if let Some(reason) = h2.filter(|h2| h2.is_go_away()).and_then(h2::Error::reason) {
-            return match reason {
-                h2::Reason::NO_ERROR => {
+        if let Some(h2) = h2.filter(|h2| h2.is_go_away()) {
+            return match h2.reason() {
+                // It reaches only the calls that the peer has not begun, RFC 9113 section 6.8.
+                Some(h2::Reason::NO_ERROR) if h2.is_remote() => {
                     Error::new(ErrorKind::Draining, "the peer is shutting down")
                 }
-                h2::Reason::ENHANCE_YOUR_CALM => {
+                Some(h2::Reason::ENHANCE_YOUR_CALM) => {
                     Error::new(ErrorKind::Exhausted, "the peer finds the load excessive")
+                        .blamed_on(Origin::Peer)
+                        .perhaps_processed()
                 }
-                _ => Error::new(ErrorKind::Lost, "the connection was lost"),
+                _ => Error::new(ErrorKind::Lost, "the connection was lost").perhaps_processed(),
             };
         }
         if let Some(hyper) = current.downcast_ref::<hyper::Error>()
             && (hyper.is_closed() || hyper.is_incomplete_message() || hyper.is_canceled())
         {
             // hyper "cancels" what it has not sent when its connection goes away.
-            return Error::new(ErrorKind::Lost, "the connection was lost");
+            return Error::new(ErrorKind::Lost, "the connection was lost").perhaps_processed();
         }
         cause = current.source();
     }
     let status = Status::from_error(error);
-    Error::with_status(ErrorKind::Reset, status)
+    Error::with_status(ErrorKind::Reset, status).perhaps_processed()
 }

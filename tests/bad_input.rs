@@ -318,7 +318,7 @@ async fn zero_limits_are_refused_by_name() {
     let channel = Channel::builder(endpoint().await).peer(peer());
     refused(
         channel.timeout(zero).build(),
-        "channel.timeout",
+        "stack.timeout",
         "0ns",
         "longer than zero",
     );

@@ -10,11 +10,11 @@ use std::{
 use futures_util::future::BoxFuture;
 use http::{HeaderValue, Request, Response, Uri, Version, header};
 use iroh::EndpointId;
-use tokio::time::timeout_at;
+use tokio::time::sleep_until;
 use tokio_util::task::AbortOnDropHandle;
 use tonic::{Status, body::Body};
 use tower::Service;
-use tower_iroh_layers::{Deadline, Urgency, breaker::Probing, peek::Peeked, urgency};
+use tower_iroh_layers::{Deadline, Origin, Urgency, breaker::Probing, peek::Peeked, urgency};
 
 use super::body::ResponseBody;
 use crate::{
@@ -159,11 +159,12 @@ async fn call(arm: Arc<Inner>, request: Request<Body>) -> Result<Response<Respon
             }
             Some(Err(error)) => return Err(error),
             None => {
+                // A lane that is full is backpressure, and no failure of the peer's.
                 let late = Error::new(
                     ErrorKind::Deadline,
                     "the deadline passed while the call waited for a place",
                 );
-                return Err(late.at(arm.peer));
+                return Err(late.blamed_on(Origin::Ours).at(arm.peer));
             }
         };
         if let Some(deadline) = deadline {
@@ -233,10 +234,20 @@ impl Inner {
     }
 }
 
-/// The future's result, or nothing once the deadline has passed.
+/// The future's result, or nothing once the deadline has passed. It goes by the clock at each poll and not by its timer alone, so that it answers
+/// before the layer above, whose timer may fire first, gives up.
 async fn within<F: Future>(deadline: Option<Deadline>, future: F) -> Option<F::Output> {
-    match deadline {
-        Some(deadline) => timeout_at(deadline.instant(), future).await.ok(),
-        None => Some(future.await),
-    }
+    let mut future = pin!(future);
+    let Some(deadline) = deadline else {
+        return Some(future.await);
+    };
+    let mut timer = pin!(sleep_until(deadline.instant()));
+    poll_fn(|cx| match future.as_mut().poll(cx) {
+        Poll::Ready(output) => Poll::Ready(Some(output)),
+        Poll::Pending if timer.as_mut().poll(cx).is_ready() || deadline.is_over() => {
+            Poll::Ready(None)
+        }
+        Poll::Pending => Poll::Pending,
+    })
+    .await
 }

@@ -34,7 +34,6 @@ pub struct ChannelBuilder {
     links: Source,
     peer: Option<Peer>,
     user_agent: Option<String>,
-    timeout: Option<Duration>,
     stack: StackBuilder,
 }
 
@@ -65,7 +64,6 @@ impl ChannelBuilder {
             links,
             peer: None,
             user_agent: None,
-            timeout: None,
             stack: Stack::builder().transport("iroh"),
         }
     }
@@ -77,9 +75,8 @@ impl ChannelBuilder {
     }
 
     /// The longest that a call may take, from the call to the end of its response. Default: as long as the call itself says.
-    pub fn timeout(mut self, timeout: Duration) -> Self {
-        self.timeout = Some(timeout);
-        self
+    pub fn timeout(self, timeout: Duration) -> Self {
+        self.stack(|stack| stack.timeout(timeout))
     }
 
     /// What stands before `tower-iroh/<version>` in the `user-agent` header. Default: nothing.
@@ -166,11 +163,6 @@ impl ChannelBuilder {
                 "a peer is required: a ticket, an endpoint id or an address",
             ));
         };
-        let mut stack = self.stack;
-        if let Some(timeout) = self.timeout {
-            ConfigError::lasting("channel.timeout", timeout)?;
-            stack = stack.timeout(timeout);
-        }
         let ours = concat!("tower-iroh/", env!("CARGO_PKG_VERSION"));
         let user_agent = match &self.user_agent {
             Some(theirs) => format!("{theirs} {ours}"),
@@ -205,7 +197,8 @@ impl ChannelBuilder {
             links.add_peer(peer);
         }
         let (state, known) = (links.state(id), links.clone());
-        let stack = stack
+        let stack = self
+            .stack
             .connection(state)
             .rtt(move || known.stats(&id)?.rtt)
             .try_build()?;

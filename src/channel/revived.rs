@@ -71,8 +71,11 @@ where
         let change = self
             .change
             .get_or_insert_with(|| Box::pin(Signs::clone(signs).report()));
-        // When it ends the links are gone, and the breaker's own time is what is left.
-        let _ = change.as_mut().poll(cx);
+        if change.as_mut().poll(cx).is_ready() {
+            // The links are gone, and the breaker's own time is what is left.
+            self.signs = None;
+            self.change = None;
+        }
         // A sign that was seen just now has woken this task already.
         Poll::Pending
     }

@@ -51,12 +51,13 @@ use on_use::OnUse;
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// # use tower_iroh_proto::echo::{EchoRequest, echo_client::EchoClient};
-/// use tower::Layer;
-/// use tower_iroh::Stack;
+/// use tower::ServiceBuilder;
+/// use tower_iroh::{ExactCodesLayer, Stack};
 ///
 /// let channel = tonic::transport::Endpoint::from_static("http://127.0.0.1:1").connect_lazy();
 /// let stack = Stack::builder().transport("tcp").try_build()?;
-/// let service = stack.layer(channel);
+/// // tonic calls a lost connection Unknown; the layer beneath says what it was.
+/// let service = ServiceBuilder::new().layer(stack).layer(ExactCodesLayer).service(channel);
 /// let handle = service.handle().clone();
 ///
 /// let mut client = EchoClient::new(service);
@@ -68,6 +69,9 @@ use on_use::OnUse;
 /// # }
 /// ```
 ///
+/// **State.** Each service that it is put on has a circuit, a buffer and a retry budget of its own, which its clones share. Several channels to one
+/// peer share a circuit and a budget with [`StackBuilder::circuit`] and [`StackBuilder::retry_budget`].
+///
 /// **Readiness.** Always ready: a call waits in its own future, under its deadline. **Cancel safety.** Dropping the future or the body takes
 /// the call back, wherever it is.
 #[derive(Clone, Debug)]
@@ -78,6 +82,7 @@ pub struct Stack {
     deadline: DeadlineLayer,
     priority: PriorityLayer,
     retry: RetryPolicy,
+    budget: Option<RetryBudget>,
     buffer: BufferConfig,
     fail_fast: Option<FailFastConfig>,
     circuit: Option<Circuit>,
@@ -140,7 +145,10 @@ where
         let buffer = BufferLayer::new(self.buffer.clone())
             .passing(FailFastLayer::new(fail_fast))
             .layer(way);
-        let retry = RetryLayer::new(self.retry.clone());
+        let mut retry = RetryLayer::new(self.retry.clone());
+        if let Some(budget) = &self.budget {
+            retry = retry.with_budget(budget.clone());
+        }
         let handle = StackHandle {
             circuit,
             buffer: buffer.handle(),

@@ -4,7 +4,7 @@ use std::{error::Error as StdError, fmt};
 
 use iroh::endpoint::{ConnectWithOptsError, ConnectingError, ConnectionError};
 use tonic::{Code, Status};
-use tower_iroh_layers::{BoxError, Fault, Origin};
+use tower_iroh_layers::{BoxError, Fault, Incident, Origin};
 
 use super::{Error, ErrorKind};
 use crate::wire::close;
@@ -120,7 +120,12 @@ impl Error {
             ),
             _ => (ErrorKind::Lost, "the connection was lost".to_owned()),
         };
-        Self::new(kind, message).caused_by(error.clone())
+        let mapped = Self::new(kind, message).caused_by(error.clone());
+        match kind {
+            // The peer's limit, not ours.
+            ErrorKind::Exhausted => mapped.blamed_on(Origin::Link(Incident::new())),
+            _ => mapped,
+        }
     }
 
     /// What a dial means that failed before it reached anybody.
@@ -191,7 +196,7 @@ impl Error {
         let status = Status::new(code, format!("{who} reset the call: {reason}"));
         let error = Self::with_status(ErrorKind::Reset, status).caused_by(error);
         match reason {
-            h2::Reason::REFUSED_STREAM if by_peer => error.refused(),
+            h2::Reason::REFUSED_STREAM if by_peer => error.blamed_on(Origin::Refused),
             _ => error,
         }
     }

@@ -41,6 +41,8 @@ pub(crate) struct Link {
     established_at: SystemTime,
     /// Takes no further call: the peer has said GOAWAY, or our pool has let it go.
     retired: AtomicBool,
+    /// It was closed because no ping was answered.
+    unanswered: AtomicBool,
     ping_micros: AtomicU64,
     tuning: Tuning,
     health_interval: Duration,
@@ -68,6 +70,7 @@ impl Link {
             activities: Activities::default(),
             established_at: SystemTime::now(),
             retired: AtomicBool::new(false),
+            unanswered: AtomicBool::new(false),
             ping_micros: AtomicU64::new(0),
             tuning: settings.tuning,
             health_interval: settings.health_interval,
@@ -111,6 +114,13 @@ impl Link {
 
     /// Says of which connection an error tells.
     fn own(&self, error: Error) -> Error {
+        let error = match error.kind() {
+            // We closed it, because the peer had gone.
+            ErrorKind::Closed if self.unanswered.load(Ordering::Acquire) => {
+                Error::new(ErrorKind::Lost, "the peer answered no ping").caused_by(error)
+            }
+            _ => error,
+        };
         error.of(self.loss).at(self.peer())
     }
 
@@ -140,6 +150,9 @@ impl Link {
 
     pub(super) fn end(&self, code: VarInt, reason: &str) {
         self.retire();
+        if code == close::UNHEALTHY {
+            self.unanswered.store(true, Ordering::Release);
+        }
         self.connection.close(code, reason.as_bytes());
     }
 

@@ -3,14 +3,22 @@
 use std::time::Duration;
 
 use tokio::time::Instant;
-use tonic::Code;
+use tonic::{Code, Request, Response, Status, Streaming, transport::server::TcpIncoming};
 use tower_iroh::{
-    Urgency,
-    layers::{priority::PriorityConfig, retry::RetryPolicy},
+    Channel, LaneConfig, Lanes, Urgency,
+    layers::{deadline::ServerDeadlineLayer, priority::PriorityConfig, retry::RetryPolicy},
+    presets::Offline,
 };
-use tower_iroh_proto::echo::StreamRequest;
+use tower_iroh_proto::{
+    EchoService,
+    echo::{
+        EchoRequest, EchoResponse, StreamRequest, StreamSummary,
+        echo_client::EchoClient,
+        echo_server::{Echo, EchoServer},
+    },
+};
 
-use crate::support::{Arm, ECHO, Mood, Server, on_both_transports, request, soon};
+use crate::support::{Arm, Caller, ECHO, Mood, Server, on_both_transports, request, soon, until};
 
 async fn the_deadline_covers_the_answer_and_the_stream(arm: Arm) {
     let server = Server::start(arm).await;
@@ -159,7 +167,96 @@ async fn all_of_it_can_be_left_out(arm: Arm) {
     assert!(!last.metadata.contains_key("priority"));
 }
 
+/// A service that asks another one before it answers.
+struct Relay(Caller);
+
+#[tonic::async_trait]
+impl Echo for Relay {
+    type ServerStreamStream = <EchoService as Echo>::ServerStreamStream;
+    type BidiStreamStream = <EchoService as Echo>::BidiStreamStream;
+
+    async fn echo(&self, request: Request<EchoRequest>) -> Result<Response<EchoResponse>, Status> {
+        self.0.client().echo(request.into_inner()).await
+    }
+
+    async fn server_stream(
+        &self,
+        request: Request<StreamRequest>,
+    ) -> Result<Response<Self::ServerStreamStream>, Status> {
+        EchoService.server_stream(request).await
+    }
+
+    async fn client_stream(
+        &self,
+        request: Request<Streaming<EchoRequest>>,
+    ) -> Result<Response<StreamSummary>, Status> {
+        EchoService.client_stream(request).await
+    }
+
+    async fn bidi_stream(
+        &self,
+        request: Request<Streaming<EchoRequest>>,
+    ) -> Result<Response<Self::BidiStreamStream>, Status> {
+        EchoService.bidi_stream(request).await
+    }
+}
+
+async fn a_handler_s_own_calls_have_its_caller_s_deadline(arm: Arm) {
+    let far = Server::start(arm).await;
+    let relay = Relay(far.client(|stack| stack).await);
+    let incoming = TcpIncoming::bind(([127, 0, 0, 1], 0).into()).expect("a free port");
+    let addr = incoming.local_addr().expect("bound");
+    tokio::spawn(
+        tonic::transport::Server::builder()
+            .layer(ServerDeadlineLayer::new())
+            .add_service(EchoServer::new(relay))
+            .serve_with_incoming(incoming),
+    );
+    let endpoint = tonic::transport::Endpoint::from_shared(format!("http://{addr}"));
+    let mut near = EchoClient::new(endpoint.expect("a URI").connect_lazy());
+    near.echo(request("no deadline")).await.expect("answered");
+    let mut limited = request("a deadline");
+    limited.set_timeout(Duration::from_secs(30));
+    near.echo(limited).await.expect("answered");
+    let seen: Vec<_> = far
+        .desk
+        .receipts()
+        .iter()
+        .map(|receipt| receipt.metadata.contains_key("grpc-timeout"))
+        .collect();
+    assert_eq!(seen, [false, true]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_lane_is_no_failure_of_the_peer_s() {
+    let server = Server::start(Arm::Iroh).await;
+    server.desk.set(Mood::Hang);
+    let one = Lanes::new([LaneConfig::new(0..=7).max_streams(1).calls_per_stream(1)]);
+    let channel = Channel::builder(::iroh::Endpoint::bind(Offline).await.expect("a free port"))
+        .peer(server.peer())
+        .lanes(one)
+        .build()
+        .expect("valid");
+    let mut client = EchoClient::new(channel.clone());
+    let hangs = tokio::spawn(async move { client.echo(request("first")).await });
+    until("it to be there", || server.desk.receipts().len() == 1).await;
+    // A second is a fair deadline: a peer that missed it five times would be taken for sick.
+    let late = (0..5).map(|_| {
+        let mut client = EchoClient::new(channel.clone());
+        let mut late = request("late");
+        late.set_timeout(Duration::from_millis(1100));
+        async move { client.echo(late).await.expect_err("no place").code() }
+    });
+    for code in futures_util::future::join_all(late).await {
+        assert_eq!(code, Code::DeadlineExceeded);
+    }
+    assert!(channel.stack().circuit().state().is_closed());
+    assert_eq!(channel.stack().circuit().statistics().failed, 0);
+    hangs.abort();
+}
+
 on_both_transports! {
+    a_handler_s_own_calls_have_its_caller_s_deadline
     the_deadline_covers_the_answer_and_the_stream
     a_listed_method_is_tried_again_and_says_so
     an_unlisted_method_is_sent_once

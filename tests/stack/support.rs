@@ -21,7 +21,9 @@ use tonic::{
     transport::{Server as Tonic, server::TcpIncoming},
 };
 use tower::{Layer as _, ServiceBuilder, util::BoxCloneSyncService};
-use tower_iroh::{Acceptor, Channel, Peer, Stack, StackBuilder, StackHandle, presets::Offline};
+use tower_iroh::{
+    Acceptor, Channel, ExactCodesLayer, Peer, Stack, StackBuilder, StackHandle, presets::Offline,
+};
 use tower_iroh_proto::{
     EchoService,
     echo::{
@@ -271,6 +273,14 @@ impl Server {
         }
     }
 
+    /// Where it is, over iroh.
+    pub fn peer(&self) -> Peer {
+        match &self.place {
+            Place::Iroh(_, peer) => peer.clone().expect("started"),
+            Place::Tcp(_) => panic!("over TCP there is no peer"),
+        }
+    }
+
     /// A client, of which the test needs not know by which way it calls.
     pub async fn client(&self, settings: impl FnOnce(StackBuilder) -> StackBuilder) -> Caller {
         match &self.place {
@@ -294,7 +304,7 @@ impl Server {
                 let endpoint = tonic::transport::Endpoint::from_shared(format!("http://{addr}"));
                 let channel = endpoint.expect("a URI").connect_lazy();
                 let stack = settings(Stack::builder()).try_build().expect("valid");
-                let stacked = stack.layer(channel);
+                let stacked = stack.layer(ExactCodesLayer.layer(channel));
                 Caller {
                     stack: stacked.handle().clone(),
                     service: Service::new(

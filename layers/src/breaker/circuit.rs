@@ -1,21 +1,16 @@
 use std::{
     fmt,
-    future::Future,
-    pin::Pin,
-    sync::{Arc, Mutex, PoisonError, Weak},
-    task::{Context, Wake, Waker},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
-use tokio::{
-    sync::watch,
-    time::{Instant, Sleep, sleep_until},
-};
+use tokio::{sync::watch, time::Instant};
 
 use super::{
     Attempt, BreakerConfig, CircuitState, Statistics,
-    core::{Core, Entry},
+    core::Core,
     gate::{Phase, Word},
+    timer::{Ring, Timers},
 };
 
 type Rtt = Arc<dyn Fn() -> Option<Duration> + Send + Sync>;
@@ -32,19 +27,13 @@ pub struct Circuit {
 struct Shared {
     core: Core,
     rtt: Option<Rtt>,
-    /// The one timer, while somebody waits for a time. Locked before the gate, never within it: a timer that is polled may call its waker.
-    timer: Mutex<Option<Pin<Box<Sleep>>>>,
-    alarm: Waker,
+    /// While somebody waits for a time. Locked before the gate, never within it: a timer that is polled may ring.
+    timers: Mutex<Timers<Shared>>,
 }
 
-/// What the timer wakes. It does not keep the circuit.
-struct Alarm(Weak<Shared>);
-
-impl Wake for Alarm {
-    fn wake(self: Arc<Self>) {
-        if let Some(shared) = self.0.upgrade() {
-            shared.core.wake_all();
-        }
+impl Ring for Shared {
+    fn ring(&self) {
+        self.core.wake_all();
     }
 }
 
@@ -63,12 +52,15 @@ impl Circuit {
         }
     }
 
-    /// What it lets through. An open circuit becomes half-open when somebody asks to pass.
+    /// What it lets through now. A change that time alone makes is made by whoever looks: a call, a waiter's timer, this, or
+    /// [`statistics`](Self::statistics).
     pub fn state(&self) -> CircuitState {
-        self.shared.core.changes().borrow().clone()
+        self.shared.core.state(Instant::now())
     }
 
-    /// Follows the state.
+    /// Follows the changes. There is no task that makes them, so what time alone changes is seen here when somebody looks, as
+    /// [`state`](Self::state) has it: while there is no call and nobody waits, an open circuit stays open here, and one whose probe is a
+    /// stream that goes well half-open.
     pub fn watch(&self) -> watch::Receiver<CircuitState> {
         self.shared.core.changes().subscribe()
     }
@@ -135,10 +127,7 @@ impl Circuit {
     pub(super) fn enter(&self) -> Option<Attempt> {
         let mut word = self.shared.core.word();
         if word.phase() != Phase::Closed {
-            match self.shared.core.enter(Instant::now(), true, None) {
-                Entry::Go(as_what) => word = as_what,
-                Entry::Wait(_) => return None,
-            }
+            word = self.shared.core.enter(Instant::now(), true, None)?;
         }
         Some(self.attempt(word))
     }
@@ -170,30 +159,24 @@ impl Circuit {
         self.shared.core.is_forced()
     }
 
-    /// Makes the one timer fire at `until`. Returns whether it already has.
-    pub(super) fn arm(&self, until: Instant) -> bool {
-        let mut timer = self
-            .shared
-            .timer
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        let sleep = timer.get_or_insert_with(|| Box::pin(sleep_until(until)));
-        if sleep.deadline() != until {
-            sleep.as_mut().reset(until);
-        }
-        let mut cx = Context::from_waker(&self.shared.alarm);
-        sleep.as_mut().poll(&mut cx).is_ready()
+    fn timers(&self) -> MutexGuard<'_, Timers<Shared>> {
+        let timers = self.shared.timers.lock();
+        timers.unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Makes a timer ring when time changes something, if it does. Returns whether it already has.
+    pub(super) fn arm(&self) -> bool {
+        let mut timers = self.timers();
+        // Asked for here, so that who comes late with an earlier time does not undo a later one's.
+        let until = self.shared.core.until();
+        until.is_some_and(|until| timers.arm(until, &self.shared))
     }
 
     pub(super) fn disarm(&self) {
-        let mut timer = self
-            .shared
-            .timer
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        // Who came meanwhile needs it.
+        let mut timers = self.timers();
+        // Who came meanwhile needs them.
         if self.shared.core.nobody_waits() {
-            *timer = None;
+            timers.clear();
         }
     }
 }
@@ -222,11 +205,10 @@ impl CircuitBuilder {
 
     /// The circuit, closed.
     pub fn build(self) -> Circuit {
-        let shared = Arc::new_cyclic(|shared| Shared {
+        let shared = Arc::new(Shared {
             core: Core::new(self.config, self.transport, Instant::now()),
             rtt: self.rtt,
-            timer: Mutex::new(None),
-            alarm: Waker::from(Arc::new(Alarm(shared.clone()))),
+            timers: Mutex::new(Timers::new()),
         });
         Circuit { shared }
     }

@@ -11,8 +11,8 @@ use tonic::Code;
 
 use super::{
     BreakerConfig,
-    gate::{Gate, Held, Phase, Ticket, Word},
-    meter::Meter,
+    gate::{Gate, Phase, Ticket, Word},
+    locked::{Locked, Told},
     ring::Ring,
     slow::Slow,
     state::{CircuitState, Codes, Reason, Rule, Statistics},
@@ -26,16 +26,7 @@ pub(super) struct Core {
     /// Failures in a row: of any kind in the low half, of the link in the high half.
     run: AtomicU64,
     observe_only: AtomicBool,
-    changes: watch::Sender<CircuitState>,
-    meter: Meter,
-}
-
-/// What [`Core::enter`] says.
-pub(super) enum Entry {
-    /// Go; the word says as what.
-    Go(Word),
-    /// Wait for a change, or until a time.
-    Wait(Option<Instant>),
+    told: Told,
 }
 
 const LINK: u64 = 1 << 32;
@@ -47,8 +38,7 @@ impl Core {
             ring: Ring::new(config.window, now),
             run: AtomicU64::new(0),
             observe_only: AtomicBool::new(config.observe_only),
-            changes: watch::Sender::new(CircuitState::Closed),
-            meter: Meter::new(transport),
+            told: Told::new(transport),
             config,
         }
     }
@@ -59,57 +49,71 @@ impl Core {
         self.gate.word()
     }
 
-    /// Whether a call may go, where the word is not plainly closed. With `take` it goes at once, and takes the permit if it is a
-    /// probe. Who has to wait and leaves a waker is woken by the next change.
+    fn lock(&self) -> Locked<'_> {
+        Locked::new(self.gate.lock(), &self.told)
+    }
+
+    fn lock_if(&self, word: Word) -> Option<Locked<'_>> {
+        let held = self.gate.lock_if(word)?;
+        Some(Locked::new(held, &self.told))
+    }
+
+    /// Whether a call may go, and as what, where the word is not plainly closed. With `take` it goes at once, and takes the permit if it
+    /// is a probe. Who has to wait and leaves a waker is woken by the next change, but not by time.
     #[cold]
     pub(super) fn enter(
         &self,
         now: Instant,
         take: bool,
         waiter: Option<(&mut Ticket, &Waker)>,
-    ) -> Entry {
-        let mut held = self.gate.lock();
+    ) -> Option<Word> {
+        let mut held = self.lock();
         self.pass_time(&mut held, now);
         let word = held.word();
         match word.phase() {
-            Phase::Closed | Phase::ForcedClosed => return Entry::Go(word),
-            Phase::Free if !take => return Entry::Go(word),
+            Phase::Closed | Phase::ForcedClosed => return Some(word),
+            Phase::Free if !take => return Some(word),
             Phase::Free => {
                 if let Some(word) = held.take() {
                     held.until = Some(now + self.config.recovery);
                     held.answered = false;
-                    return Entry::Go(word);
+                    return Some(word);
                 }
             }
             Phase::Open | Phase::Taken | Phase::ForcedOpen => {}
         }
         if self.observe_only.load(Ordering::Relaxed) {
             held.held += u64::from(take);
-            return Entry::Go(Word::BYSTANDER);
+            return Some(Word::BYSTANDER);
         }
         if let Some((ticket, waker)) = waiter {
             let new = held.wait(ticket, waker);
             held.held += u64::from(new);
         }
-        Entry::Wait(held.until)
+        None
     }
 
     /// A waiter goes. Returns whether it was the last.
     pub(super) fn leave(&self, ticket: u64) -> bool {
-        let mut held = self.gate.lock();
+        let mut held = self.lock();
         held.leave(ticket);
         held.waiting() == 0
     }
 
     pub(super) fn nobody_waits(&self) -> bool {
-        self.gate.lock().waiting() == 0
+        self.lock().waiting() == 0
+    }
+
+    /// When time alone changes something.
+    pub(super) fn until(&self) -> Option<Instant> {
+        self.lock().until
     }
 
     pub(super) fn wake_all(&self) {
-        self.gate.lock().wake_all();
+        self.lock().wake_all();
     }
 
-    fn pass_time(&self, held: &mut Held<'_, Slow>, now: Instant) {
+    fn pass_time(&self, held: &mut Locked<'_>, now: Instant) {
         if held.until.is_none_or(|until| now < until) {
             return;
         }
@@ -173,7 +177,7 @@ impl Core {
 
     #[cold]
     fn failed(&self, word: Word, now: Instant, verdict: Verdict, outcome: &Outcome) {
-        let Some(mut held) = self.gate.lock_if(word) else {
+        let Some(mut held) = self.lock_if(word) else {
             return;
         };
         if let Verdict::Link(incident) = verdict
@@ -218,7 +222,7 @@ impl Core {
 
     #[cold]
     fn probed(&self, word: Word, now: Instant, verdict: Verdict, outcome: &Outcome) {
-        let Some(mut held) = self.gate.lock_if(word) else {
+        let Some(mut held) = self.lock_if(word) else {
             return;
         };
         match verdict {
@@ -240,7 +244,7 @@ impl Core {
     /// The attempt that entered with `word` is gone, and nothing is known of it.
     pub(super) fn given_up(&self, word: Word) {
         if word.phase() == Phase::Taken
-            && let Some(mut held) = self.gate.lock_if(word)
+            && let Some(mut held) = self.lock_if(word)
         {
             self.half_open(&mut held);
         }
@@ -248,7 +252,7 @@ impl Core {
 
     /// The probe that entered with `word` has a head that is no failure.
     pub(super) fn answered(&self, word: Word, now: Instant) {
-        if let Some(mut held) = self.gate.lock_if(word) {
+        if let Some(mut held) = self.lock_if(word) {
             held.answered = true;
             held.until = Some(now + self.config.first_wait);
             held.wake_all();
@@ -260,7 +264,7 @@ impl Core {
         if self.gate.word().phase() != Phase::Open {
             return;
         }
-        let mut held = self.gate.lock();
+        let mut held = self.lock();
         let link = held.reason.as_ref().is_some_and(|reason| reason.link);
         if held.word().phase() == Phase::Open && link {
             self.half_open(&mut held);
@@ -268,25 +272,23 @@ impl Core {
     }
 
     pub(super) fn force(&self, open: bool) {
-        let mut held = self.gate.lock();
+        let mut held = self.lock();
         held.until = None;
-        let (phase, state) = match open {
-            true => (Phase::ForcedOpen, CircuitState::ForcedOpen),
-            false => (Phase::ForcedClosed, CircuitState::ForcedClosed),
-        };
-        self.publish(state);
-        held.shift(phase);
+        held.shift(match open {
+            true => Phase::ForcedOpen,
+            false => Phase::ForcedClosed,
+        });
     }
 
     pub(super) fn release(&self, now: Instant) {
-        let mut held = self.gate.lock();
+        let mut held = self.lock();
         if matches!(held.word().phase(), Phase::ForcedOpen | Phase::ForcedClosed) {
             self.close(&mut held, now);
         }
     }
 
     pub(super) fn reset(&self, now: Instant) {
-        let mut held = self.gate.lock();
+        let mut held = self.lock();
         held.backoff.reset();
         self.close(&mut held, now);
     }
@@ -296,7 +298,7 @@ impl Core {
         self.wake_all();
     }
 
-    fn open(&self, held: &mut Held<'_, Slow>, now: Instant, rule: Rule, code: Code, link: bool) {
+    fn open(&self, held: &mut Locked<'_>, now: Instant, rule: Rule, code: Code, link: bool) {
         let wait = held.backoff.next(now, rand::random());
         let until = (now + wait).max(held.not_before.unwrap_or(now));
         let codes = held.codes.clone();
@@ -307,21 +309,17 @@ impl Core {
             codes,
         };
         held.until = Some(until);
-        held.reason = Some(reason.clone());
+        held.reason = Some(reason);
         held.opened += 1;
-        self.publish(CircuitState::Open { until, reason });
         held.shift(Phase::Open);
     }
 
-    fn half_open(&self, held: &mut Held<'_, Slow>) {
+    fn half_open(&self, held: &mut Locked<'_>) {
         held.until = None;
-        if let (Phase::Open, Some(reason)) = (held.word().phase(), held.reason.clone()) {
-            self.publish(CircuitState::HalfOpen { reason });
-        }
         held.shift(Phase::Free);
     }
 
-    fn close(&self, held: &mut Held<'_, Slow>, now: Instant) {
+    fn close(&self, held: &mut Locked<'_>, now: Instant) {
         self.ring.clear();
         self.run.store(0, Ordering::Relaxed);
         held.until = None;
@@ -329,31 +327,29 @@ impl Core {
         held.not_before = None;
         held.codes = Codes::default();
         held.backoff.closed(now);
-        self.publish(CircuitState::Closed);
         // Last: who reads this word sees what is above.
         held.shift(Phase::Closed);
     }
 
-    fn publish(&self, state: CircuitState) {
-        self.changes.send_if_modified(|now| {
-            let changed = *now != state;
-            if changed {
-                self.meter.changed(now, &state);
-                *now = state;
-            }
-            changed
-        });
+    /// What it lets through now.
+    pub(super) fn state(&self, now: Instant) -> CircuitState {
+        if self.word().phase() == Phase::Closed {
+            return CircuitState::Closed;
+        }
+        let mut held = self.lock();
+        self.pass_time(&mut held, now);
+        held.state()
     }
 
     pub(super) fn changes(&self) -> &watch::Sender<CircuitState> {
-        &self.changes
+        self.told.changes()
     }
 
     /// Whether nothing would be lost if the circuit were forgotten, as far as it knows.
     pub(super) fn is_idle(&self, now: Instant) -> bool {
         match self.word().phase() {
             Phase::Closed | Phase::Free => true,
-            Phase::Open => self.gate.lock().until.is_none_or(|until| until < now),
+            Phase::Open => self.lock().until.is_none_or(|until| until < now),
             Phase::Taken | Phase::ForcedOpen | Phase::ForcedClosed => false,
         }
     }
@@ -363,10 +359,11 @@ impl Core {
     }
 
     pub(super) fn statistics(&self, now: Instant) -> Statistics {
-        let held = self.gate.lock();
+        let mut held = self.lock();
+        self.pass_time(&mut held, now);
         let counts = self.ring.counts(now);
         Statistics {
-            state: self.changes.borrow().clone(),
+            state: held.state(),
             observe_only: self.observe_only.load(Ordering::Relaxed),
             opened: held.opened,
             waiting: held.waiting(),
@@ -380,6 +377,6 @@ impl Core {
 
 impl Drop for Core {
     fn drop(&mut self) {
-        self.meter.gone(&self.changes.borrow());
+        self.told.gone(&self.lock().state());
     }
 }

@@ -167,6 +167,11 @@ impl<T> Held<'_, T> {
         self.woken.append(&mut waiters);
     }
 
+    /// Releases the lock; nothing but the drop may follow.
+    pub(crate) fn unlock(&mut self) {
+        drop(self.inside.take());
+    }
+
     fn inside(&self) -> &Inside<T> {
         self.inside.as_ref().expect("held until it is dropped")
     }
@@ -192,7 +197,7 @@ impl<T> DerefMut for Held<'_, T> {
 
 impl<T> Drop for Held<'_, T> {
     fn drop(&mut self) {
-        drop(self.inside.take());
+        self.unlock();
         for waker in mem::take(&mut self.woken).into_values() {
             waker.wake();
         }

@@ -54,8 +54,8 @@
 //! future with the inner service that was ready: it does not fail. The inner service is cloned for that.
 //!
 //! **Cancel safety.** A dropped future or body is a verdict (mostly a neutral one), and returns the permit. A dropped service leaves no waker
-//! behind. Each change of state wakes all who wait, once; time wakes them by one timer per circuit, which is there only while somebody
-//! waits. The timer belongs to the runtime of who waited first. No task.
+//! behind. Each change of state wakes all who wait, once; time wakes them by one timer per circuit and runtime, which is there only while somebody
+//! waits. So a circuit may be shared by runtimes, and outlive them. No task.
 //!
 //! **Cost.** Closed and successful: two loads, a look at the clock, one atomic update of the window, a reference count; no lock, no allocation
 //! (`tests/breaker_alloc.rs`); `benches/breaker.rs` measures it beside the bare call. About a third is the verdict itself, a sixth the clock. The lock is for failures and for a circuit that is not closed.
@@ -72,6 +72,7 @@ mod core;
 mod future;
 mod gate;
 mod layer;
+mod locked;
 mod meter;
 mod probing;
 mod registry;
@@ -79,6 +80,7 @@ mod ring;
 mod service;
 mod slow;
 mod state;
+mod timer;
 mod waiter;
 
 /// What the gate is built of; `tests/breaker_loom.rs` builds it of loom's.

@@ -3,7 +3,7 @@ use tokio::time::Instant;
 use super::{
     BreakerConfig,
     backoff::Backoff,
-    state::{Codes, Reason},
+    state::{CircuitState, Codes, Reason},
 };
 use crate::{
     Incident,
@@ -26,6 +26,9 @@ pub(super) struct Slow {
     pub(super) not_before: Option<Instant>,
     pub(super) opened: u64,
     pub(super) held: u64,
+    /// The state that was told last, and how often one was.
+    pub(super) told: CircuitState,
+    pub(super) changes: u64,
 }
 
 /// A peer that asks for more than so many recovery times is not believed.
@@ -44,6 +47,8 @@ impl Slow {
             not_before: None,
             opened: 0,
             held: 0,
+            told: CircuitState::Closed,
+            changes: 0,
         }
     }
 

@@ -4,7 +4,6 @@ use tokio::time::Instant;
 
 use super::{
     Attempt, Circuit,
-    core::Entry,
     gate::{Phase, Ticket, Word},
 };
 
@@ -30,8 +29,9 @@ impl Waiter {
     #[inline]
     pub(super) fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if self.circuit.core().word().phase() == Phase::Closed {
-            // Closing took all wakers with it.
-            self.ticket = None;
+            if self.ticket.is_some() {
+                self.leave();
+            }
             return Poll::Ready(());
         }
         self.poll(cx, false).map(drop)
@@ -46,13 +46,12 @@ impl Waiter {
         loop {
             let waiter = Some((&mut self.ticket, cx.waker()));
             let core = self.circuit.core();
-            match core.enter(Instant::now(), take, waiter) {
-                Entry::Go(word) => {
-                    self.leave();
-                    return Poll::Ready(word);
-                }
-                Entry::Wait(Some(until)) if self.circuit.arm(until) => {}
-                Entry::Wait(_) => return Poll::Pending,
+            if let Some(word) = core.enter(Instant::now(), take, waiter) {
+                self.leave();
+                return Poll::Ready(word);
+            }
+            if !self.circuit.arm() {
+                return Poll::Pending;
             }
         }
     }

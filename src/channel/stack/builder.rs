@@ -9,7 +9,7 @@ use tower_iroh_layers::{
     fail_fast::FailFastConfig,
     metrics::{MetricsLayer, trace::TraceLayer},
     priority::{PriorityConfig, PriorityLayer},
-    retry::RetryPolicy,
+    retry::{RetryBudget, RetryPolicy},
 };
 
 use super::{NewCircuit, Stack};
@@ -28,6 +28,7 @@ pub struct StackBuilder {
     trace: TraceLayer,
     priority: PriorityConfig,
     retry: RetryPolicy,
+    budget: Option<RetryBudget>,
     buffer: BufferConfig,
     fail_fast: Option<FailFastConfig>,
     breaker: NewCircuit,
@@ -45,6 +46,7 @@ impl Default for StackBuilder {
             trace: TraceLayer::client(),
             priority: PriorityConfig::default(),
             retry: RetryPolicy::default(),
+            budget: None,
             buffer: BufferConfig::default(),
             fail_fast: Some(FailFastConfig::default()),
             breaker: NewCircuit {
@@ -113,6 +115,12 @@ impl StackBuilder {
         self
     }
 
+    /// A budget that others share: for several channels to one peer. By default each service has one of its own.
+    pub fn retry_budget(mut self, budget: RetryBudget) -> Self {
+        self.budget = Some(budget);
+        self
+    }
+
     /// Makes nothing again, not even what never left.
     pub fn without_retry(mut self) -> Self {
         self.retry = RetryPolicy::disabled();
@@ -150,13 +158,14 @@ impl StackBuilder {
         self
     }
 
-    /// A circuit that others share: one of a [`Registry`](tower_iroh_layers::breaker::Registry), for several channels to one peer.
+    /// A circuit that others share: one of a [`Registry`](tower_iroh_layers::breaker::Registry), for several channels to one peer. It keeps the
+    /// round-trip time and the transport's name that it was built with.
     pub fn circuit(mut self, circuit: Circuit) -> Self {
         self.circuit = Some(circuit);
         self
     }
 
-    /// Calls the peer however often it fails.
+    /// Calls the peer however often it fails: the circuit is forced closed, and to release or reset it is to put it in force after all.
     pub fn without_breaker(mut self) -> Self {
         self.breaker.config = None;
         self.circuit = None;
@@ -181,9 +190,12 @@ impl StackBuilder {
     /// [`ConfigError`], naming the setting, its value, and what is accepted.
     pub fn try_build(self) -> Result<Stack, ConfigError> {
         let deadline = match self.timeout {
-            Some(timeout) => DeadlineLayer::builder()
-                .default_timeout(timeout)
-                .try_build()?,
+            Some(timeout) => {
+                ConfigError::lasting("stack.timeout", timeout)?;
+                DeadlineLayer::builder()
+                    .default_timeout(timeout)
+                    .try_build()?
+            }
             None => DeadlineLayer::new(),
         };
         let priority = match self.urgency {
@@ -201,6 +213,7 @@ impl StackBuilder {
             deadline,
             priority: PriorityLayer::new(priority),
             retry: self.retry,
+            budget: self.budget,
             buffer: self.buffer,
             fail_fast: self.fail_fast,
             circuit: self.circuit,
