@@ -10,7 +10,7 @@ use super::{
     Attempt, BreakerConfig, CircuitState, Statistics,
     core::Core,
     gate::{Phase, Word},
-    timer::{Ring, Timers},
+    timer::{OnTime, Timers},
 };
 
 type Rtt = Arc<dyn Fn() -> Option<Duration> + Send + Sync>;
@@ -31,8 +31,8 @@ struct Shared {
     timers: Mutex<Timers<Shared>>,
 }
 
-impl Ring for Shared {
-    fn ring(&self) {
+impl OnTime for Shared {
+    fn on_time(&self) {
         self.core.wake_all();
     }
 }
@@ -80,7 +80,7 @@ impl Circuit {
                 "the circuit breaker is forced open, until it is released by its handle".into()
             }
             CircuitState::HalfOpen { reason } => {
-                format!("the circuit breaker waits for a probe's answer: {reason}")
+                format!("the circuit breaker lets one probe at a time through: {reason}")
             }
             CircuitState::Open { until, reason } => {
                 let left = until.saturating_duration_since(now).as_secs_f64();

@@ -16,8 +16,8 @@ use tokio::{
 };
 
 /// What is woken.
-pub(super) trait Ring: Send + Sync + 'static {
-    fn ring(&self);
+pub(super) trait OnTime: Send + Sync + 'static {
+    fn on_time(&self);
 }
 
 /// A timer belongs to a runtime: it does not ring while nobody drives that, and panics when it is polled after its end. So each runtime has
@@ -37,16 +37,16 @@ struct Alarm<R> {
     whom: Weak<R>,
 }
 
-impl<R: Ring> Wake for Alarm<R> {
+impl<R: OnTime> Wake for Alarm<R> {
     fn wake(self: Arc<Self>) {
         self.rang.store(true, Ordering::Release);
         if let Some(whom) = self.whom.upgrade() {
-            whom.ring();
+            whom.on_time();
         }
     }
 }
 
-impl<R: Ring> Timers<R> {
+impl<R: OnTime> Timers<R> {
     pub(super) fn new() -> Self {
         Self(Vec::new())
     }
@@ -79,7 +79,7 @@ impl<R: Ring> Timers<R> {
     }
 }
 
-impl<R: Ring> Timer<R> {
+impl<R: OnTime> Timer<R> {
     fn has_rung(&self) -> bool {
         self.alarm.rang.load(Ordering::Acquire)
     }

@@ -9,6 +9,7 @@ use std::{
 };
 
 use http::Request;
+use tokio::runtime::{Builder, Runtime};
 use tower::Service;
 
 use crate::peer::*;
@@ -96,9 +97,12 @@ async fn sixty_idle_days() {
         metrics.num_alive_tasks()
     };
     let before = timers();
+    let watch = open.circuit().watch();
     tokio::time::advance(day * 60).await;
     assert_eq!(timers(), before);
-    assert_eq!(open.circuit().state().name(), "open", "nobody asked");
+    assert_eq!(watch.borrow().name(), "open", "nobody asked");
+    assert_eq!(open.circuit().state().name(), "half_open");
+    assert_eq!(watch.borrow().name(), "half_open");
     assert_eq!(closed.circuit().statistics().calls, 0, "the window slid");
 
     assert!(is_ready(&mut open).await);
@@ -108,4 +112,88 @@ async fn sixty_idle_days() {
     call(&mut closed).await;
     assert!(!closed.circuit().state().is_closed(), "five in a row");
     assert!(wait(&mut closed).await <= SECOND * 11 / 10);
+}
+
+fn runtime() -> Runtime {
+    let mut builder = Builder::new_current_thread();
+    builder.enable_time().start_paused(true);
+    builder.build().expect("a runtime")
+}
+
+/// Opens it for ten seconds or more.
+async fn open_for_ten(client: &mut Client, peer: &Peer) {
+    peer.plays([Reply::Pushback(SECOND * 10)]);
+    call(client).await;
+    assert_eq!(client.circuit().state().name(), "open");
+}
+
+fn overloaded() -> (Peer, Client) {
+    let peer = Peer::default();
+    let client = client(&peer, config().min_calls(1));
+    (peer, client)
+}
+
+#[test]
+fn a_circuit_outlives_the_runtime_whose_timer_it_had() {
+    let (peer, mut client) = overloaded();
+    let first = runtime();
+    first.block_on(async {
+        open_for_ten(&mut client, &peer).await;
+        assert!(!is_ready(&mut client).await);
+        // It closes before the time has come, and who waited goes by the way of a closed one.
+        client.circuit().reset();
+        assert!(is_ready(&mut client).await);
+    });
+    drop(first);
+    runtime().block_on(async {
+        open_for_ten(&mut client, &peer).await;
+        let waited = wait(&mut client).await;
+        assert!((10..=12).contains(&waited.as_secs()), "{waited:?}");
+    });
+}
+
+#[test]
+fn who_waits_on_another_runtime_is_woken_though_the_first_is_gone_or_stands_still() {
+    for gone in [true, false] {
+        let (peer, mut client) = overloaded();
+        let mut other = client.clone();
+        let (first, second) = (runtime(), runtime());
+        first.block_on(async {
+            open_for_ten(&mut client, &peer).await;
+            assert!(!is_ready(&mut client).await);
+        });
+        let mut waits = tokio_test::task::spawn(ready(&mut other));
+        second.block_on(async { assert!(waits.poll().is_pending()) });
+        let mut first = Some(first);
+        if gone {
+            // Its timers all ring at its end, so whoever waits looks again.
+            first = None;
+        }
+        let waited = second.block_on(async {
+            let start = tokio::time::Instant::now();
+            tokio::time::timeout(SECOND * 60, waits)
+                .await
+                .expect("woken");
+            start.elapsed()
+        });
+        assert!((9..=12).contains(&waited.as_secs()), "{waited:?}");
+        drop((client, first));
+    }
+}
+
+#[test]
+fn a_waiter_of_each_runtime_has_a_timer_there() {
+    let (peer, mut client) = overloaded();
+    let mut other = client.clone();
+    let (first, second) = (runtime(), runtime());
+    first.block_on(async {
+        open_for_ten(&mut client, &peer).await;
+        assert!(!is_ready(&mut client).await);
+    });
+    second.block_on(async { assert!(!is_ready(&mut other).await) });
+    // The one that armed last goes away; the first one's timer is still there.
+    drop((other, second));
+    let waited = first.block_on(wait(&mut client));
+    assert!((9..=12).contains(&waited.as_secs()), "{waited:?}");
+    assert_eq!(client.circuit().statistics().waiting, 0);
 }

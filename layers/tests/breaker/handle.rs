@@ -1,10 +1,17 @@
 //! What the handle does.
 
+use std::{
+    future::Future,
+    pin::pin,
+    sync::{Arc, mpsc},
+    task::{Context, Wake, Waker},
+};
+
 use http::Request;
 use tower::Service;
 use tower_iroh_layers::{
     Incident,
-    breaker::{CircuitState, Rule},
+    breaker::{Circuit, CircuitState, Rule},
 };
 
 use crate::peer::*;
@@ -139,4 +146,53 @@ async fn a_sign_of_life_ends_the_wait_only_where_the_link_failed() {
     let mut answered = opened(&peer).await;
     answered.circuit().sign_of_life();
     assert!(!is_ready(&mut answered).await);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_looks_sees_what_time_has_changed_though_nobody_calls() {
+    let peer = Peer::default();
+    let mut client = opened(&peer).await;
+    let circuit = client.circuit().clone();
+    let watch = circuit.watch();
+    tokio::time::advance(SECOND * 2).await;
+    assert_eq!(watch.borrow().name(), "open", "nobody has looked");
+    assert_eq!(circuit.state().name(), "half_open");
+
+    // The probe is a stream that goes well, and lasts.
+    ready(&mut client).await;
+    peer.plays([Reply::HangAfterHead]);
+    let stream = client.call(Request::new(())).await.expect("a head");
+    tokio::time::advance(SECOND / 2).await;
+    assert_eq!(circuit.state().name(), "half_open");
+    tokio::time::advance(SECOND).await;
+    assert_eq!(watch.borrow().name(), "half_open");
+    assert_eq!(circuit.statistics().state, CircuitState::Closed);
+    assert_eq!(*watch.borrow(), CircuitState::Closed);
+    drop(stream);
+}
+
+/// Foreign code that asks the circuit when it is told of a change.
+struct Asks(Circuit, mpsc::Sender<&'static str>);
+
+impl Wake for Asks {
+    fn wake(self: Arc<Self>) {
+        let _ = self.1.send(self.0.statistics().state.name());
+    }
+}
+
+#[test]
+fn who_is_told_of_a_change_may_ask_the_circuit() {
+    let (sender, told) = mpsc::channel();
+    // On a thread of its own: what goes wrong here is a deadlock.
+    std::thread::spawn(move || {
+        let circuit = Circuit::new(Default::default());
+        let mut watch = circuit.watch();
+        let waker = Waker::from(Arc::new(Asks(circuit.clone(), sender)));
+        let mut changed = pin!(watch.changed());
+        let polled = changed.as_mut().poll(&mut Context::from_waker(&waker));
+        assert!(polled.is_pending());
+        circuit.force_open();
+    });
+    let state = told.recv_timeout(SECOND * 20).expect("no deadlock");
+    assert_eq!(state, "forced_open");
 }
