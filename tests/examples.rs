@@ -121,6 +121,22 @@ async fn interceptor_health_tells_friend_from_stranger() {
 }
 
 #[tokio::test]
+async fn layers_stand_on_both_sides() {
+    expect_lines(
+        "layers",
+        &[
+            "unary: b\"permitted\"",
+            "server streaming: PermissionDenied",
+            "breaker open: Unavailable",
+            "buffer: 1 waiting",
+            "released: b\"it waited\"",
+            "reloaded: PermissionDenied",
+        ],
+    )
+    .await;
+}
+
+#[tokio::test]
 async fn shared_endpoint_serves_two_protocols() {
     expect_lines(
         "shared_endpoint",
@@ -136,6 +152,7 @@ fn no_example_goes_without_a_test() {
         "hello_client",
         "hello_server",
         "interceptor_health",
+        "layers",
         "shared_endpoint",
         "streaming",
     ];
@@ -157,7 +174,7 @@ async fn expect_lines(name: &str, lines: &[&str]) {
     assert!(output.status.success(), "{stdout}\n{stderr}");
     for line in lines {
         assert!(
-            stdout.lines().any(|it| it == *line),
+            stdout.lines().any(|it| it.starts_with(*line)),
             "no {line:?} in\n{stdout}"
         );
     }

@@ -1,10 +1,11 @@
 //! The layer over a service in memory: denials, reloads and limits, in paused time.
 
 use std::{
+    cell::RefCell,
     future::{Future, pending},
     pin::Pin,
     sync::{
-        Arc, Mutex,
+        Arc, Mutex, Once,
         atomic::{AtomicBool, AtomicU32, Ordering},
     },
     task::{Context, Poll},
@@ -38,6 +39,7 @@ fn identify(extensions: &http::Extensions) -> Option<Identity> {
 const PATH: &str = "/p.S/M";
 
 fn request(who: Option<&'static str>, body: Body) -> Request<Body> {
+    listen();
     let mut request = Request::builder().uri(PATH).body(body).expect("a request");
     if let Some(who) = who {
         request.extensions_mut().insert(Proven(who));
@@ -811,9 +813,25 @@ async fn readiness_is_the_inner_service_s() {
     assert_eq!(inner.0.load(Ordering::Relaxed), 1);
 }
 
-/// The fields of each event of the audit.
-#[derive(Clone, Default)]
-struct Events(Arc<Mutex<Vec<String>>>);
+thread_local! {
+    /// The fields of each event of the audit that came from this thread.
+    static EVENTS: RefCell<Vec<String>> = const { RefCell::new(Vec::new()) };
+}
+
+struct Events;
+
+/// One subscriber for all tests, and before there is any call: tracing keeps for each callsite whether somebody wants it, and may ask
+/// only the thread that comes there first.
+fn listen() {
+    static LISTENING: Once = Once::new();
+    LISTENING.call_once(|| {
+        let subscriber = tracing_subscriber::layer::SubscriberExt::with(
+            tracing_subscriber::Registry::default(),
+            Events,
+        );
+        tracing::subscriber::set_global_default(subscriber).expect("the only one");
+    });
+}
 
 impl<S: tracing::Subscriber> tracing_subscriber::Layer<S> for Events {
     fn on_event(&self, event: &tracing::Event<'_>, _: tracing_subscriber::layer::Context<'_, S>) {
@@ -825,20 +843,14 @@ impl<S: tracing::Subscriber> tracing_subscriber::Layer<S> for Events {
         }
         let mut fields = Fields(event.metadata().target().to_owned());
         event.record(&mut fields);
-        self.0.lock().expect("no panic").push(fields.0);
+        EVENTS.with_borrow_mut(|events| events.push(fields.0));
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn each_denial_is_an_event_and_a_flood_of_them_is_counted_instead() {
-    let events = Events::default();
-    let subscriber = tracing_subscriber::layer::SubscriberExt::with(
-        tracing_subscriber::Registry::default(),
-        events.clone(),
-    );
-    let _guard = tracing::subscriber::set_default(subscriber);
-    let take = || std::mem::take(&mut *events.0.lock().expect("no panic"));
-
+    let take = || EVENTS.take();
+    take();
     let handle = permitting();
     let service = layer(&handle, service_fn(ok));
     let mut secret = request(Some("mallory"), Body::empty());
@@ -890,16 +902,10 @@ async fn each_denial_is_an_event_and_a_flood_of_them_is_counted_instead() {
 /// Who needs no identity to make a flood, and who makes up one for each call, keep no event about a peer out of the log.
 #[tokio::test(start_paused = true)]
 async fn a_flood_of_strangers_hides_no_event_about_a_peer() {
-    let events = Events::default();
-    let subscriber = tracing_subscriber::layer::SubscriberExt::with(
-        tracing_subscriber::Registry::default(),
-        events.clone(),
-    );
-    let _guard = tracing::subscriber::set_default(subscriber);
+    EVENTS.take();
     let has = |what: &str| {
-        let mut events = events.0.lock().expect("no panic");
-        std::mem::take(&mut *events)
-            .iter()
+        let events = EVENTS.take().into_iter();
+        events
             .filter(|it| it.contains(what) && it.ends_with("left_out=0"))
             .count()
     };

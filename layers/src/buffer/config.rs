@@ -73,19 +73,22 @@ impl BufferConfigBuilder {
         self
     }
 
-    /// How many calls may wait. 1,000 unless set.
+    /// How many calls it may hold. 1,000 unless set. Those count that wait, and those in flight that can still come back.
+    ///
+    /// A ready peer's calls are never refused: beyond this they go straight through and are not held, so they can't come back.
     pub fn max_calls(mut self, calls: usize) -> Self {
         self.config.limits.calls = calls;
         self
     }
 
-    /// How many bytes of messages may wait. 16 MiB unless set. Metadata is not counted: `max_calls` bounds it.
+    /// How many bytes of messages it may hold, for the calls that [`max_calls`](Self::max_calls) counts. 16 MiB unless set. Metadata is not
+    /// counted: `max_calls` bounds it.
     pub fn max_bytes(mut self, bytes: usize) -> Self {
         self.config.limits.bytes = bytes;
         self
     }
 
-    /// How long a call may wait. 300 s unless set. A call's deadline may end it earlier.
+    /// How long a call may wait, its attempts included. 300 s unless set. A call's deadline may end it earlier.
     pub fn ttl(mut self, ttl: Duration) -> Self {
         self.config.limits.ttl = ttl;
         self
@@ -98,7 +101,7 @@ impl BufferConfigBuilder {
         self
     }
 
-    /// Who goes when there is no room. [`Overflow::RejectNewest`] unless set.
+    /// Who goes when a call has to wait and there is no room. [`Overflow::RejectNewest`] unless set.
     pub fn overflow(mut self, overflow: Overflow) -> Self {
         self.config.limits.overflow = overflow;
         self

@@ -161,13 +161,18 @@ where
                     return (None, Vec::new(), false);
                 }
                 let (taken, gone) = state.queue.take(now);
-                let left = matches!(&taken, Some((_, waiter)) if waiter.caller.is_closed());
-                if left {
-                    // It is about to leave the queue, and finds itself gone.
-                    state.queue.end(End::Cancelled);
-                } else if taken.is_some() {
-                    state.pace.handed_over(now);
-                }
+                let left = match &taken {
+                    Some((slip, waiter)) if waiter.caller.is_closed() => {
+                        // It is about to leave the queue, and finds itself gone.
+                        state.queue.end(slip, End::Cancelled);
+                        true
+                    }
+                    Some(_) => {
+                        state.pace.handed_over(now);
+                        false
+                    }
+                    None => false,
+                };
                 (taken, gone, left)
             });
             self.shared.expire(gone);
@@ -234,15 +239,10 @@ where
 
 /// Puts a call back that may be sent again, and gives its caller the error otherwise.
 fn failed<R>(error: BoxError, flight: Flight<R>, mut waiter: Box<Waiter<R>>) -> bool {
-    let waiter = if waiter.held.comes_back(&error) {
-        match flight.put_back(waiter) {
-            Ok(start) => return start,
-            Err(waiter) => waiter,
-        }
-    } else {
-        flight.end(End::Failed);
-        waiter
-    };
+    if waiter.held.story.comes_back(&error) {
+        return flight.put_back(waiter);
+    }
+    flight.end(End::Failed);
     let _ = waiter.caller.send(Err(error));
     false
 }

@@ -15,7 +15,7 @@ pub(super) struct Limits {
     pub(super) overflow: Overflow,
 }
 
-/// Who has to go when a call arrives and there is no room for it.
+/// Who has to go when a call arrives that has to wait, and there is no room for it. It is always one that waits: what is in flight stays.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Overflow {
@@ -43,6 +43,8 @@ pub(super) struct Slip {
     pub(super) arrived: Instant,
     pub(super) deadline: Option<Instant>,
     pub(super) attempts: u32,
+    /// Why there was no room to keep its message while it goes straight through. It can't come back then, and takes no room.
+    pub(super) unheld: Option<Full>,
 }
 
 /// Why there was no room for a call.

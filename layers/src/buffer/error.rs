@@ -7,7 +7,8 @@ use crate::{Fault, Origin};
 
 /// Why the buffer ended a call itself.
 ///
-/// Its source is a [`Fault`] of this side, whose source is the [`Status`] that a caller sees. The peer has not begun the call, unless it is
+/// Its source is a [`Fault`] of this side, whose source is the [`Status`] that a caller sees; the status's message has the last attempt's
+/// words, if there was one. The peer has not begun the call, unless it is
 /// declared idempotent and an earlier attempt may have arrived: [`Fault::not_processed`] tells.
 #[derive(Debug)]
 pub struct BufferError {
@@ -19,21 +20,24 @@ pub struct BufferError {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Reason {
-    /// It was refused: as many calls waited as may. RESOURCE_EXHAUSTED.
+    /// There was no room for it: as many calls were held as may be, waiting or in flight. It was refused, or went straight through without
+    /// being held and came back. RESOURCE_EXHAUSTED.
     TooManyCalls {
-        /// How many calls may wait.
+        /// How many calls may be held.
         limit: usize,
     },
-    /// It was refused: with it there would have been more bytes than may wait. RESOURCE_EXHAUSTED.
+    /// There was no room for it, as with [`TooManyCalls`](Self::TooManyCalls): with it more bytes would have been held than may be.
+    /// RESOURCE_EXHAUSTED.
     TooManyBytes {
-        /// How many bytes may wait.
+        /// How many bytes may be held.
         limit: usize,
     },
-    /// It was refused: it alone is larger than all that may wait. RESOURCE_EXHAUSTED.
+    /// There was no room for it, as with [`TooManyCalls`](Self::TooManyCalls): it alone is larger than all that may be held.
+    /// RESOURCE_EXHAUSTED.
     TooLarge {
         /// Its size.
         bytes: usize,
-        /// How many bytes may wait.
+        /// How many bytes may be held.
         limit: usize,
     },
     /// It waited and made room for another call, as the overflow policy says. RESOURCE_EXHAUSTED.
@@ -41,16 +45,16 @@ pub enum Reason {
         /// How long it had waited.
         waited: Duration,
     },
-    /// It waited its whole time to live. UNAVAILABLE.
+    /// Its time to live was over while it waited, or when it came back. UNAVAILABLE.
     Expired {
-        /// How long it waited.
+        /// How long it waited, attempts included.
         waited: Duration,
         /// How long a call may wait.
         ttl: Duration,
     },
-    /// Its deadline passed while it waited. DEADLINE_EXCEEDED.
+    /// Its deadline passed while it waited, or before it came back. DEADLINE_EXCEEDED.
     DeadlinePassed {
-        /// How long it waited.
+        /// How long it waited, attempts included.
         waited: Duration,
     },
     /// Somebody cleared the buffer. UNAVAILABLE.
@@ -129,7 +133,7 @@ impl fmt::Display for Reason {
         match self {
             Self::TooManyCalls { limit } => write!(
                 f,
-                "the buffer is full, {limit} calls wait for the peer (max_calls); try again later"
+                "the buffer is full, it holds {limit} calls, waiting or in flight (max_calls); try again later"
             ),
             Self::TooManyBytes { limit } => write!(
                 f,

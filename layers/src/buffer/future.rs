@@ -16,9 +16,9 @@ use tower::{Service, util::Oneshot};
 use super::{
     BufferError, Reason, Served,
     driver::start,
-    entry::End,
+    entry::{End, Full},
     error::History,
-    held::{Answer, Held, Waiter, judge},
+    held::{Answer, Held, Story, Waiter, judge},
     shared::{Flight, Place, Queued, Shared},
 };
 use crate::{BoxError, Deadline, Idempotent, peek::Peeked};
@@ -59,11 +59,19 @@ struct Arrival<S: Served, P> {
     request: Request<Body>,
 }
 
-/// What is kept of a call while it is in flight, so that it can be made again if it comes back.
+/// A call that went straight through.
 struct Straight<S: Served> {
-    held: Held,
+    kept: Kept,
     flight: Flight<S::Body>,
     template: S,
+}
+
+/// What is kept of a call while it is in flight.
+enum Kept {
+    /// All, so that it can be made again if it comes back.
+    Held(Held),
+    /// There was no room for more.
+    Unheld(Full, Story),
 }
 
 impl<S, P> ResponseFuture<S, P>
@@ -121,9 +129,16 @@ impl<S: Served, P: Service<Request<Body>>> Arrival<S, P> {
             match service.poll_ready(cx) {
                 Poll::Ready(Ok(())) => {
                     if let Some(flight) = self.shared.straight(&held) {
-                        let future = service.call(held.request());
+                        let (request, kept) = match flight.unheld() {
+                            None => (held.request(), Kept::Held(held)),
+                            Some(full) => {
+                                let (request, story) = held.into_request();
+                                (request, Kept::Unheld(full, story))
+                            }
+                        };
+                        let future = service.call(request);
                         let call = Some(Straight {
-                            held,
+                            kept,
                             flight,
                             template: self.inner,
                         });
@@ -132,7 +147,7 @@ impl<S: Served, P: Service<Request<Body>>> Arrival<S, P> {
                 }
                 Poll::Ready(Err(error)) => {
                     let error = error.into();
-                    if !held.comes_back(&error) {
+                    if !held.story.comes_back(&error) {
                         if let Some(flight) = self.shared.straight(&held) {
                             flight.end(End::Failed);
                         }
@@ -161,22 +176,28 @@ impl<S: Served> Straight<S> {
         mut self,
         error: BoxError,
     ) -> Result<State<S, P>, BoxError> {
-        if !self.held.comes_back(&error) {
+        let story = match &mut self.kept {
+            Kept::Held(held) => &mut held.story,
+            Kept::Unheld(_, story) => story,
+        };
+        if !story.comes_back(&error) {
             self.flight.end(End::Failed);
             return Err(error);
         }
+        let held = match self.kept {
+            Kept::Held(held) => held,
+            Kept::Unheld(full, story) => {
+                let refusal = self.flight.no_room(full, story);
+                return Err(refusal.map_or(error, Into::into));
+            }
+        };
         let (caller, answer) = oneshot::channel();
         let place = self.flight.place();
-        let held = self.held;
-        match self.flight.put_back(Box::new(Waiter { held, caller })) {
-            Ok(needed) => {
-                if needed && let Some(place) = &place {
-                    start(place.shared(), &self.template);
-                }
-                Ok(State::Waits { answer, place })
-            }
-            Err(_) => Err(error),
+        let needed = self.flight.put_back(Box::new(Waiter { held, caller }));
+        if needed && let Some(place) = &place {
+            start(place.shared(), &self.template);
         }
+        Ok(State::Waits { answer, place })
     }
 }
 

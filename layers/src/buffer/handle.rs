@@ -19,9 +19,10 @@ pub struct BufferStats {
     pub accepted: u64,
     /// Calls whose answer came while the caller was there. What a response's body says later does not count.
     pub delivered: u64,
-    /// Calls that ended in an error from below, or whose answer's head says that they failed.
+    /// Calls that ended in an error from below, or whose answer's head says that they failed. Those too that came back when there had
+    /// been no room to hold them.
     pub failed: u64,
-    /// Calls whose time to live or deadline was over while they waited.
+    /// Calls whose time to live or deadline was over while they waited or when they came back.
     pub expired: u64,
     /// Calls that made room for another, or were cleared.
     pub dropped: u64,
@@ -33,7 +34,7 @@ pub struct BufferStats {
     pub waiting: usize,
     /// Bytes of the messages that wait.
     pub bytes: usize,
-    /// Calls that were refused on arrival; they are not among those accepted.
+    /// Calls that would have had to wait and were refused; they are not among those accepted.
     pub rejected: u64,
     /// How often a call was handed over.
     pub attempts: u64,

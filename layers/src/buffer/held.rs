@@ -18,6 +18,11 @@ use crate::{BoxError, Deadline, Fault, Origin, Urgency, fault};
 pub(super) struct Held {
     parts: request::Parts,
     body: Bytes,
+    pub(super) story: Story,
+}
+
+/// What has to be known of a call beside its message.
+pub(super) struct Story {
     pub(super) deadline: Option<Deadline>,
     idempotent: bool,
     perhaps_processed: bool,
@@ -39,10 +44,12 @@ impl Held {
         Self {
             parts,
             body,
-            deadline,
-            idempotent,
-            perhaps_processed: false,
-            last: None,
+            story: Story {
+                deadline,
+                idempotent,
+                perhaps_processed: false,
+                last: None,
+            },
         }
     }
 
@@ -73,12 +80,20 @@ impl Held {
     /// As [`request`](Self::request), after a wait: the peer is told how much of the time is left.
     pub(super) fn request_after_wait(&self) -> Request<Body> {
         let mut request = self.request();
-        if let Some(deadline) = self.deadline {
+        if let Some(deadline) = self.story.deadline {
             deadline.stamp(request.headers_mut());
         }
         request
     }
 
+    /// The call as it is sent, when nothing is kept to send it again.
+    pub(super) fn into_request(self) -> (Request<Body>, Story) {
+        let body = Body::new(Full::new(self.body));
+        (Request::from_parts(self.parts, body), self.story)
+    }
+}
+
+impl Story {
     /// Whether a call that came back with `error` may be sent again; notes what it takes to say so later.
     pub(super) fn comes_back(&mut self, error: &BoxError) -> bool {
         let found = Fault::find(&**error);

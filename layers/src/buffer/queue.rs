@@ -24,6 +24,9 @@ pub(super) struct Queue<T> {
     levels: [BTreeMap<u64, (Slip, T)>; LEVELS],
     deadlines: BTreeSet<(Instant, Key)>,
     next_seq: u64,
+    /// Calls in flight that may come back, and the bytes of their messages: their room is kept for them.
+    flying: usize,
+    flying_bytes: usize,
     /// `waiting` and `bytes` are kept here too; `oldest` is not.
     stats: BufferStats,
 }
@@ -35,6 +38,8 @@ impl<T> Queue<T> {
             levels: std::array::from_fn(|_| BTreeMap::new()),
             deadlines: BTreeSet::new(),
             next_seq: 0,
+            flying: 0,
+            flying_bytes: 0,
             stats: BufferStats::default(),
         }
     }
@@ -65,7 +70,7 @@ impl<T> Queue<T> {
         self.deadlines.first().map(|(at, _)| *at)
     }
 
-    /// Accepts a call that does not wait: it is in flight at once.
+    /// Accepts a call that does not wait: it is in flight at once. Without room for it the slip says that it is not to be held.
     pub(super) fn straight(
         &mut self,
         now: Instant,
@@ -74,10 +79,9 @@ impl<T> Queue<T> {
         deadline: Option<Instant>,
     ) -> Slip {
         let mut slip = self.slip(now, urgency, bytes, deadline);
-        slip.attempts = 1;
+        slip.unheld = self.lacks(bytes, self.stats.waiting, self.stats.bytes);
         self.stats.accepted += 1;
-        self.stats.attempts += 1;
-        self.stats.in_flight += 1;
+        self.depart(&mut slip);
         slip
     }
 
@@ -106,24 +110,16 @@ impl<T> Queue<T> {
         }
     }
 
-    /// Puts a call back that was in flight, to where it stood. Without room or time for it, it stays in flight and comes back.
-    pub(super) fn put_back(
-        &mut self,
-        now: Instant,
-        slip: Slip,
-        value: T,
-    ) -> Result<Gone<T, Full>, T> {
-        if self.late(&slip, now).is_some() {
-            return Err(value);
+    /// Puts a call back that was in flight and held, to where it stood: there is room, which it has kept. Without time for it, it has
+    /// expired.
+    pub(super) fn put_back(&mut self, now: Instant, slip: Slip, value: T) -> Result<(), (T, Late)> {
+        self.land(&slip);
+        if let Some(late) = self.late(&slip, now) {
+            self.stats.expired += 1;
+            return Err((value, late));
         }
-        match self.make_room(&slip) {
-            Ok(gone) => {
-                self.stats.in_flight -= 1;
-                self.insert(slip, value);
-                Ok(gone)
-            }
-            Err(_) => Err(value),
-        }
+        self.insert(slip, value);
+        Ok(())
     }
 
     /// The next call, which is in flight then. Those whose time is over are passed over and given back too.
@@ -138,17 +134,15 @@ impl<T> Queue<T> {
                 gone.push((slip, value, late));
                 continue;
             }
-            slip.attempts = slip.attempts.saturating_add(1);
-            self.stats.attempts += 1;
-            self.stats.in_flight += 1;
+            self.depart(&mut slip);
             return (Some((slip, value)), gone);
         }
         (None, gone)
     }
 
     /// A call that was in flight has ended.
-    pub(super) fn end(&mut self, end: End) {
-        self.stats.in_flight -= 1;
+    pub(super) fn end(&mut self, slip: &Slip, end: End) {
+        self.land(slip);
         match end {
             End::Delivered => self.stats.delivered += 1,
             End::Failed => self.stats.failed += 1,
@@ -214,6 +208,25 @@ impl<T> Queue<T> {
             arrived,
             deadline,
             attempts: 0,
+            unheld: None,
+        }
+    }
+
+    fn depart(&mut self, slip: &mut Slip) {
+        slip.attempts = slip.attempts.saturating_add(1);
+        self.stats.attempts += 1;
+        self.stats.in_flight += 1;
+        if slip.unheld.is_none() {
+            self.flying += 1;
+            self.flying_bytes += slip.bytes;
+        }
+    }
+
+    fn land(&mut self, slip: &Slip) {
+        self.stats.in_flight -= 1;
+        if slip.unheld.is_none() {
+            self.flying -= 1;
+            self.flying_bytes -= slip.bytes;
         }
     }
 
@@ -275,31 +288,31 @@ impl<T> Queue<T> {
             .min_by_key(|slip| slip.key.seq)
     }
 
+    /// What there is too little of for a call of so many bytes, if so many calls with so many bytes wait.
+    fn lacks(&self, newcomer: usize, waiting: usize, bytes: usize) -> Option<Full> {
+        let limits = &self.limits;
+        if newcomer > limits.bytes {
+            Some(Full::TooLarge)
+        } else if waiting + self.flying >= limits.calls {
+            Some(Full::Calls)
+        } else if bytes + self.flying_bytes + newcomer > limits.bytes {
+            Some(Full::Bytes)
+        } else {
+            None
+        }
+    }
+
     /// Takes out who has to go so that `newcomer` fits in; nobody if it can't be made to fit.
     fn make_room(&mut self, newcomer: &Slip) -> Result<Gone<T, Full>, Full> {
-        let Limits {
-            calls,
-            bytes,
-            overflow,
-            ..
-        } = self.limits;
-        if newcomer.bytes > bytes {
-            return Err(Full::TooLarge);
-        }
         let (mut waiting, mut held) = (self.stats.waiting, self.stats.bytes);
-        let lacks = |waiting: usize, held: usize| {
-            if waiting >= calls {
-                Some(Full::Calls)
-            } else if held + newcomer.bytes > bytes {
-                Some(Full::Bytes)
-            } else {
-                None
-            }
-        };
+        let lacks = |waiting, held| self.lacks(newcomer.bytes, waiting, held);
         let Some(first) = lacks(waiting, held) else {
             return Ok(Vec::new());
         };
-        let victims: Vec<Key> = match overflow {
+        if first == Full::TooLarge {
+            return Err(first);
+        }
+        let victims: Vec<Key> = match self.limits.overflow {
             Overflow::RejectNewest => return Err(first),
             Overflow::DropOldest => {
                 let mut from = [0; LEVELS];

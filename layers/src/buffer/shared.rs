@@ -11,7 +11,7 @@ use super::{
     BufferConfig, BufferError, BufferStats, Reason,
     entry::{End, Full, Key, Late, Slip},
     error::History,
-    held::{Answer, Held, Waiter},
+    held::{Answer, Held, Story, Waiter},
     pace::Pace,
     queue::{Gone, Queue},
 };
@@ -76,11 +76,11 @@ impl<R> Shared<R> {
         self.with(|state| state.queue.is_empty())
     }
 
-    /// Accepts a call that goes straight through, unless others wait.
+    /// Accepts a call that goes straight through, unless others wait. [`Flight::unheld`] says whether it may be kept meanwhile.
     pub(super) fn straight(self: &Arc<Self>, held: &Held) -> Option<Flight<R>> {
         let urgency = held.urgency();
         let now = Instant::now();
-        let deadline = held.deadline.map(|at| at.instant());
+        let deadline = held.story.deadline.map(|at| at.instant());
         let slip = self.with(|state| {
             state
                 .queue
@@ -94,7 +94,7 @@ impl<R> Shared<R> {
     pub(super) fn wait(self: &Arc<Self>, mut held: Held) -> Result<Queued<R>, BufferError> {
         let now = Instant::now();
         let (urgency, bytes) = (held.urgency(), held.len());
-        let deadline = held.deadline.map(|at| at.instant());
+        let deadline = held.story.deadline.map(|at| at.instant());
         held.compact();
         let (caller, answer) = oneshot::channel();
         let waiter = Box::new(Waiter { held, caller });
@@ -115,42 +115,43 @@ impl<R> Shared<R> {
                 })
             }
             Err((waiter, full)) => {
-                let limits = &self.config.limits;
-                let reason = Reason::full(full, bytes, limits.calls, limits.bytes);
-                drop(waiter);
-                Err(BufferError::new(reason, &History::default()))
+                let mut story = waiter.held.story;
+                Err(self.full(full, bytes, &story.history(1)))
             }
         }
     }
 
-    /// Puts a call that came back to where it stood. Whether the driver has to be started; or the call, which has failed then.
-    fn put_back(
-        &self,
-        slip: Slip,
-        began: Instant,
-        mut waiter: Box<Waiter<R>>,
-    ) -> Result<bool, Box<Waiter<R>>> {
+    fn full(&self, full: Full, bytes: usize, history: &History) -> BufferError {
+        let limits = &self.config.limits;
+        let reason = Reason::full(full, bytes, limits.calls, limits.bytes);
+        BufferError::new(reason, history)
+    }
+
+    /// Puts a call that came back to where it stood, or tells its caller that its time is over. Whether the driver has to be started.
+    fn put_back(&self, slip: Slip, began: Instant, mut waiter: Box<Waiter<R>>) -> bool {
         waiter.held.compact();
         let now = Instant::now();
         let back = self.with(|state| {
             state.pace.failed(began, now);
             // A caller who left while it was in flight has looked for it in the queue and will not do so again.
             if waiter.caller.is_closed() {
-                state.queue.end(End::Cancelled);
-                return Err(waiter);
+                state.queue.end(&slip, End::Cancelled);
+                return Err((waiter, None));
             }
             match state.queue.put_back(now, slip, waiter) {
-                Ok(gone) => Ok((gone, self.rouse(state, slip.deadline))),
-                Err(waiter) => {
-                    state.queue.end(End::Failed);
-                    Err(waiter)
-                }
+                Ok(()) => Ok(self.rouse(state, slip.deadline)),
+                Err((waiter, late)) => Err((waiter, Some(late))),
             }
         });
-        back.map(|(gone, start)| {
-            displace(gone);
-            start
-        })
+        match back {
+            Ok(start) => start,
+            Err((waiter, late)) => {
+                if let Some(late) = late {
+                    self.expire(vec![(slip, waiter, late)]);
+                }
+                false
+            }
+        }
     }
 
     /// Sees to it that the driver knows of a call that has just begun to wait. True if there is none and the caller of this has to start
@@ -252,10 +253,23 @@ impl<R> Flight<R> {
         }
     }
 
+    /// Why nothing is to be kept of the call while it is in flight.
+    pub(super) fn unheld(&self) -> Option<Full> {
+        self.slip.unheld
+    }
+
     pub(super) fn end(mut self, end: End) {
         if let Some(shared) = self.shared.take() {
-            shared.with(|state| state.queue.end(end));
+            shared.with(|state| state.queue.end(&self.slip, end));
         }
+    }
+
+    /// The call would go back, if something had been kept of it.
+    pub(super) fn no_room(mut self, full: Full, mut story: Story) -> Option<BufferError> {
+        let shared = self.shared.take()?;
+        shared.with(|state| state.queue.end(&self.slip, End::Failed));
+        let history = story.history(self.slip.attempts);
+        Some(shared.full(full, self.slip.bytes, &history))
     }
 
     /// The peer answered.
@@ -264,7 +278,7 @@ impl<R> Flight<R> {
             return;
         };
         let lifted = shared.with(|state| {
-            state.queue.end(end);
+            state.queue.end(&self.slip, end);
             state.pace.succeeded()
         });
         if lifted {
@@ -272,13 +286,10 @@ impl<R> Flight<R> {
         }
     }
 
-    /// Puts the call back to where it stood, for [`Place`] to hold. Whether the driver has to be started; or the call, which has failed
-    /// then.
-    pub(super) fn put_back(mut self, waiter: Box<Waiter<R>>) -> Result<bool, Box<Waiter<R>>> {
-        match self.shared.take() {
-            Some(shared) => shared.put_back(self.slip, self.began, waiter),
-            None => Err(waiter),
-        }
+    /// Puts the call back to where it stood, for [`Place`] to hold, or tells its caller why not. Whether the driver has to be started.
+    pub(super) fn put_back(mut self, waiter: Box<Waiter<R>>) -> bool {
+        let shared = self.shared.take();
+        shared.is_some_and(|shared| shared.put_back(self.slip, self.began, waiter))
     }
 
     pub(super) fn place(&self) -> Option<Place<R>> {
@@ -293,7 +304,7 @@ impl<R> Flight<R> {
 impl<R> Drop for Flight<R> {
     fn drop(&mut self) {
         if let Some(shared) = self.shared.take() {
-            shared.with(|state| state.queue.end(self.dropped));
+            shared.with(|state| state.queue.end(&self.slip, self.dropped));
         }
     }
 }
