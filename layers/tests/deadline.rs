@@ -273,6 +273,15 @@ async fn covers_the_response_future_and_drops_it() {
     let mut call = pin!(service.call(request(Some(SECOND))));
     let error = call.as_mut().await.expect_err("late");
     assert_eq!(elapsed(&error), Stage::Answer);
+    let fault = Fault::find(&*error).expect("a fault");
+    assert!(!fault.not_processed(), "it may have been sent");
+    // But that is not known here, so it is not said.
+    let message = fault.status().message();
+    assert!(
+        message.contains("passed before there was an answer"),
+        "{message}"
+    );
+    assert!(!message.contains("the peer"), "{message}");
     assert_eq!(alive.others(), before, "only the service itself holds on");
 }
 

@@ -28,7 +28,7 @@ pub struct Elapsed {
 pub enum Stage {
     /// It waited for the inner service to be ready, so it has not been sent.
     Waiting,
-    /// It waited for the response's head.
+    /// It waited for the response's head: it had been handed to the inner service, which may or may not have sent it.
     Answer,
     /// It waited for the rest of the response.
     Body,
@@ -50,9 +50,8 @@ impl Elapsed {
             Stage::Waiting => {
                 "nothing was sent: look at why the peer is not ready, or allow more time"
             }
-            Stage::Answer | Stage::Body => {
-                "allow more time, or ask for less; the peer may have done the work"
-            }
+            // Whether it was sent is known further below, and there it may have waited all the time.
+            Stage::Answer | Stage::Body => "allow more time, or ask for less",
         };
         let message = match limit {
             Some(limit) => {
