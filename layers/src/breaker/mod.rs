@@ -5,7 +5,7 @@
 //!
 //! | state | calls | until |
 //! |---|---|---|
-//! | closed | all | 5 failures in a row, or 2 of the link, or half of at least 20 in 10 s ([`BreakerConfig`]) |
+//! | closed | all | 5 failures in a row, or 2 of the link with no answer between them, or half of at least 20 in 10 s ([`BreakerConfig`]) |
 //! | open | none: `poll_ready` is `Pending` | a time with full jitter, under a ceiling of 1 s that doubles up to 30 s |
 //! | half-open | one at a time, the probe | it succeeds (closed) or fails (open, for longer) |
 //!
@@ -51,7 +51,7 @@
 //!
 //! **Readiness.** The circuit's comes first; while it is open the inner service is not polled. A readiness error of the inner service is never passed on: it becomes the next
 //! call's error and counts there. The probe's permit is taken in `call`. Who was told that it is ready and loses the race for it, or finds the circuit open, waits in its
-//! future with the inner service that was ready: it does not fail. The inner service is cloned for that.
+//! future with the inner service that was ready: it does not fail. `fail_fast` above bounds readiness and not that wait; the call's deadline does. The inner service is cloned for that.
 //!
 //! **Cancel safety.** A dropped future or body is a verdict (mostly a neutral one), and returns the permit. A dropped service leaves no waker
 //! behind. Each change of state wakes all who wait, once; time wakes them by one timer per circuit and runtime, which is there only while somebody
