@@ -349,6 +349,43 @@ async fn a_missed_deadline_counts_when_it_was_a_fair_one() {
     assert_eq!(told.one().verdict(None), Verdict::Neutral);
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_stream_that_delivers_until_its_deadline_is_no_failure() {
+    let s = Duration::from_secs;
+    // Our clock, and the peer's by what it says.
+    for (last, messages, verdict) in [
+        (None, 0, Verdict::Failure),
+        (None, 1, Verdict::Neutral),
+        (Some(trailers("4")), 1, Verdict::Neutral),
+        (Some(trailers("1")), 1, Verdict::Neutral),
+        (Some(Err(Status::cancelled("timeout"))), 1, Verdict::Neutral),
+        (Some(trailers("4")), 0, Verdict::Failure),
+    ] {
+        let told = Told::default();
+        let ended_by_peer = last.is_some();
+        let frames = (0..messages).map(|_| data()).chain(last);
+        let response = head(&[], Script::going_on(frames));
+        let deadline = Deadline::after(s(10));
+        let future = track(
+            ready(Ok::<_, Infallible>(response)),
+            told.observer(),
+            Some(deadline),
+        );
+        let response: Followed<_> = future.await;
+        let mut body = response.expect("a head").into_body();
+        for _ in 0..messages {
+            body.frame().await.expect("a frame").expect("data");
+        }
+        advance(s(10)).await;
+        if ended_by_peer {
+            let _ = body.frame().await;
+        }
+        drop(body);
+        assert_eq!(told.one().code(), Code::DeadlineExceeded);
+        assert_eq!(told.one().verdict(None), verdict, "{:?}", told.one());
+    }
+}
+
 #[tokio::test]
 async fn pushback_is_read_wherever_the_status_is() {
     let second = Some(Pushback::After(Duration::from_secs(1)));

@@ -66,7 +66,8 @@ impl BreakerConfigBuilder {
         self
     }
 
-    /// This many failures of the link in a row open the circuit. One lost connection is one, however many calls it took along.
+    /// This many failures of the link in a row open the circuit. One lost connection is one, however many calls it took along. A call
+    /// that the peer answered ends the run, with a failure too.
     pub fn link_threshold(mut self, failures: u32) -> Self {
         self.0.link = failures;
         self

@@ -189,12 +189,18 @@ impl Core {
         held.codes.add(code);
         held.heed(now, verdict, outcome, &self.config);
         self.ring.record(now, true);
-        let run = match verdict {
-            Verdict::Link(_) => self.run.fetch_add(LINK + 1, Ordering::Relaxed) + LINK + 1,
-            Verdict::Failure => self.run.fetch_add(1, Ordering::Relaxed) + 1,
+        let next = |run: u64| match verdict {
+            Verdict::Link(_) => run + LINK + 1,
+            Verdict::Failure if !outcome.is_answer() => run + 1,
             // It answered, so the way to it is there.
-            _ => self.run.fetch_and(LINK - 1, Ordering::Relaxed) & (LINK - 1),
+            Verdict::Failure => run % LINK + 1,
+            _ => run % LINK,
         };
+        let counted = |run| Some(next(run));
+        let (Ok(run) | Err(run)) =
+            self.run
+                .fetch_update(Ordering::Relaxed, Ordering::Relaxed, counted);
+        let run = next(run);
         if let Some(rule) = self.rule(run, now) {
             let link = matches!(rule, Rule::Link(_));
             self.open(&mut held, now, rule, code, link);

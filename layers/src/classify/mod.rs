@@ -10,7 +10,8 @@
 //! | OK; the body dropped after a message | [`Success`](Verdict::Success) |
 //! | INVALID_ARGUMENT, NOT_FOUND, ALREADY_EXISTS, FAILED_PRECONDITION, OUT_OF_RANGE, UNIMPLEMENTED, UNAUTHENTICATED, PERMISSION_DENIED, ABORTED | `Success`: the peer answered |
 //! | UNAVAILABLE, INTERNAL, DATA_LOSS, UNKNOWN; no status at the end; HTTP other than 200; not gRPC | [`Failure`](Verdict::Failure) |
-//! | DEADLINE_EXCEEDED, and CANCELLED or a drop when the deadline has passed | `Failure` if the attempt had at least max(1 s, 4 x RTT), else [`Neutral`](Verdict::Neutral) |
+//! | DEADLINE_EXCEEDED, and CANCELLED or a drop when the deadline has passed, before any message | `Failure` if the attempt had at least max(1 s, 4 x RTT), else [`Neutral`](Verdict::Neutral) |
+//! | the same after a message | `Neutral`: a stream may be longer than its deadline |
 //! | CANCELLED otherwise; the future, or a body without a message, dropped | `Neutral` |
 //! | RESOURCE_EXHAUSTED | [`Overload`](Verdict::Overload) |
 //! | [`Origin::Refused`](crate::Origin::Refused) | `Neutral`: it was not begun |

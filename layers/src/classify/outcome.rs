@@ -42,6 +42,8 @@ pub struct Outcome {
     pub(super) not_processed: bool,
     pub(super) pushback: Option<Pushback>,
     pub(super) timed_out_after: Option<Duration>,
+    /// A message had come by then.
+    pub(super) after_data: bool,
 }
 
 /// What an attempt says of the peer's health.
@@ -78,6 +80,22 @@ impl Outcome {
         self.origin
     }
 
+    /// Whether something came back that a peer sends, so that the way to one is there.
+    #[cfg(feature = "breaker")]
+    pub(crate) fn is_answer(&self) -> bool {
+        match self.ending {
+            Ending::Head
+            | Ending::Trailers
+            | Ending::NoStatus
+            | Ending::Http(_)
+            | Ending::NotGrpc => true,
+            Ending::Error
+            | Ending::BodyError
+            | Ending::FutureDropped
+            | Ending::BodyDropped { .. } => false,
+        }
+    }
+
     /// Whether the peer provably has not begun the call.
     pub fn not_processed(&self) -> bool {
         self.not_processed
@@ -97,10 +115,11 @@ impl Outcome {
             Some(Origin::Peer) | None => {}
         }
         if let Some(budget) = self.timed_out_after {
-            return if budget >= FAIR.max(rtt.unwrap_or_default() * 4) {
-                Verdict::Failure
-            } else {
-                Verdict::Neutral
+            let fair = budget >= FAIR.max(rtt.unwrap_or_default() * 4);
+            // A stream that delivers until its time is over is cut off by who gave it the time, whichever clock is first.
+            return match fair && !self.after_data {
+                true => Verdict::Failure,
+                false => Verdict::Neutral,
             };
         }
         match self.ending {

@@ -109,6 +109,7 @@ impl<O: Observe> Attempt<O> {
                 _ => said.and_then(Pushback::read),
             },
             timed_out_after,
+            after_data: matches!(self.stage, Stage::Body { got_data: true }),
         });
     }
 

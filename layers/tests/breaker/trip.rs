@@ -123,6 +123,37 @@ async fn one_lost_connection_is_one_failure_however_many_calls_it_took_along() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_peer_that_answers_between_them_ends_a_run_of_the_link_s_failures() {
+    for (between, opens) in [
+        (FAIL, false),
+        (Reply::Head(Code::Internal), false),
+        (Reply::NoStatus, false),
+        (Reply::Head(Code::ResourceExhausted), false),
+        (OK, false),
+        // Not known to be the peer's word.
+        (Reply::Reset, true),
+        (Reply::Trailers(Code::Cancelled), true),
+    ] {
+        let peer = Peer::new([
+            link(Incident::new()),
+            between.clone(),
+            link(Incident::new()),
+        ]);
+        let mut client = client(&peer, config());
+        calls(&mut client, 3).await;
+        let expected = opens.then_some(Rule::Link(2));
+        assert_eq!(rule(&client), expected, "{between:?}");
+    }
+    let mut script = vec![FAIL; 3];
+    script.insert(1, link(Incident::new()));
+    script.push(link(Incident::new()));
+    let peer = Peer::new(script);
+    let mut client = client(&peer, config());
+    calls(&mut client, 5).await;
+    assert_eq!(rule(&client), Some(Rule::Run(5)), "of any kind");
+}
+
+#[tokio::test(start_paused = true)]
 async fn only_a_fair_deadline_counts() {
     let miss = |client: &mut Client, limit| {
         let mut request = Request::new(());
