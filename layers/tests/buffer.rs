@@ -537,6 +537,145 @@ async fn bytes_are_bounded_and_freed_with_the_caller() {
     at_rest(&handle).await;
 }
 
+/// Nothing is known of the peer yet, so all go straight; then none gets through.
+#[tokio::test(start_paused = true)]
+async fn what_is_held_is_bounded_while_it_is_in_flight() {
+    for (limit, full) in [
+        (config().max_calls(10), Reason::TooManyCalls { limit: 10 }),
+        (config().max_bytes(75), Reason::TooManyBytes { limit: 75 }),
+    ] {
+        let (peer, buffer, handle) = buffer(limit);
+        peer.set_up(true);
+        peer.always(Way::RefuseAfter(100 * MILLI));
+        let mut calls = Vec::new();
+        for n in 0..25 {
+            calls.push(tokio::spawn(begun(&buffer, request(n, 7)).await));
+        }
+        assert_eq!(handle.stats().in_flight, 25, "none is refused");
+        sleep(105 * MILLI).await;
+        let stats = handle.stats();
+        assert_eq!((stats.waiting, stats.failed), (10, 15));
+        // All the room is taken by those who came back.
+        let error = begun(&buffer, request("late", 7)).await.await;
+        assert_eq!(reason(&error.expect_err("full")), full);
+        peer.always(Way::Answer);
+        for (n, call) in calls.into_iter().enumerate() {
+            let result = call.await.expect("joined");
+            if n < 10 {
+                result.expect("answered");
+                continue;
+            }
+            let error = result.expect_err("not held");
+            assert_eq!(reason(&error), full);
+            assert_eq!(code_of(&*error), Code::ResourceExhausted);
+            let fault = Fault::find(&*error).expect("a fault");
+            let told = fault.status().message();
+            assert!(
+                fault.not_processed() && told.ends_with("attempts: 1, the last one: no link"),
+                "{told}"
+            );
+        }
+        assert_eq!(peer.receipts().len(), 10);
+        let stats = at_rest(&handle).await;
+        assert_eq!((stats.accepted, stats.rejected), (25, 1));
+    }
+}
+
+/// Those whom the driver sent count too, and what they leave is free again.
+#[tokio::test(start_paused = true)]
+async fn calls_that_waited_keep_their_room_until_they_are_answered() {
+    let (peer, buffer, handle) = buffer(config().max_calls(3));
+    peer.always(Way::AnswerAfter(SECOND));
+    let mut calls = Vec::new();
+    for n in 0..3 {
+        calls.push(tokio::spawn(begun(&buffer, request(n, 1)).await));
+    }
+    peer.set_up(true);
+    sleep(100 * MILLI).await;
+    assert_eq!((handle.stats().waiting, handle.stats().in_flight), (0, 3));
+    peer.set_up(false);
+    let error = begun(&buffer, request("late", 1)).await.await;
+    let full = Reason::TooManyCalls { limit: 3 };
+    assert_eq!(reason(&error.expect_err("no room to wait")), full);
+    for call in calls {
+        call.await.expect("joined").expect("answered");
+    }
+    let waits = begun(&buffer, request("later", 1)).await;
+    assert_eq!(handle.stats().waiting, 1);
+    peer.set_up(true);
+    waits.await.expect("answered");
+    at_rest(&handle).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_ready_peer_s_calls_are_not_refused_however_many() {
+    let (peer, buffer, handle) = buffer(config().max_calls(2).max_bytes(10));
+    peer.set_up(true);
+    peer.always(Way::AnswerAfter(SECOND));
+    let calls = (0..100).map(|n| buffer.clone().oneshot(request(n, n)));
+    for result in join_all(calls).await {
+        result.expect("answered");
+    }
+    assert_eq!(at_rest(&handle).await.delivered, 100);
+}
+
+/// A transport that has sent a request has let go of it.
+#[tokio::test(start_paused = true)]
+async fn no_copy_is_kept_beyond_the_limits() {
+    let inner = tower::service_fn(|request: Request<Body>| async move {
+        drop(request);
+        std::future::pending::<Result<Response<Body>, BoxError>>().await
+    });
+    let config = config().max_calls(2).try_build().expect("a configuration");
+    let buffer = Buffer::new(config, inner);
+    let witnesses = [(); 4].map(|()| Arc::new(()));
+    let mut calls = Vec::new();
+    for witness in &witnesses {
+        let mut request = request("a", 1);
+        request.extensions_mut().insert(witness.clone());
+        let mut call = Box::pin(buffer.clone().oneshot(request));
+        assert!(call.as_mut().now_or_never().is_none());
+        calls.push(call);
+    }
+    let kept = || witnesses.each_ref().map(|one| Arc::strong_count(one) > 1);
+    assert_eq!(kept(), [true, true, false, false]);
+    drop(calls);
+    assert_eq!(kept(), [false; 4]);
+    assert_eq!(buffer.handle().stats().cancelled, 4);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_comes_back_too_late_is_told_which_time_it_was() {
+    for waits in [false, true] {
+        let (peer, buffer, handle) = buffer(config().ttl(10 * SECOND));
+        peer.set_up(!waits);
+        peer.next([Way::RefuseAfter(11 * SECOND); 2]);
+        let mut hurried = request("a", 1);
+        let deadline = Deadline::after(SECOND);
+        hurried.extensions_mut().insert(deadline);
+        let calls = [
+            begun(&buffer, request("b", 1)).await,
+            begun(&buffer, hurried).await,
+        ];
+        peer.set_up(true);
+        let [ttl, late] = join_all(calls).await.try_into().expect("two");
+        let (ttl, late) = (ttl.expect_err("expired"), late.expect_err("late"));
+        let waited = 11 * SECOND;
+        let limit = 10 * SECOND;
+        assert!(
+            matches!(reason(&ttl), Reason::Expired { waited: w, ttl } if w >= waited && ttl == limit)
+        );
+        assert!(matches!(reason(&late), Reason::DeadlinePassed { waited: w } if w >= waited));
+        let codes = [&ttl, &late].map(|error| code_of(&**error));
+        assert_eq!(codes, [Code::Unavailable, Code::DeadlineExceeded]);
+        for error in [ttl, late] {
+            let fault = Fault::find(&*error).expect("a fault");
+            assert!(fault.status().message().contains("no link"), "{fault:?}");
+        }
+        assert_eq!(at_rest(&handle).await.expired, 2);
+    }
+}
+
 /// A body that tells when it is freed.
 #[tokio::test(start_paused = true)]
 async fn a_caller_who_leaves_takes_the_call_along() {

@@ -152,7 +152,7 @@ impl<R> Waiter<R> {
     /// Ends the wait with an error of ours. Never under a lock: it wakes the caller.
     pub(super) fn refuse(mut self, slip: &Slip, why: impl FnOnce(std::time::Duration) -> Reason) {
         let waited = Instant::now().saturating_duration_since(slip.arrived);
-        let error = BufferError::new(why(waited), &self.held.history(slip.attempts));
+        let error = BufferError::new(why(waited), &self.held.story.history(slip.attempts));
         // Whoever has left needs no answer.
         let _ = self.caller.send(Err(Box::new(error)));
     }

@@ -4,11 +4,14 @@
 //! others pass by. A call that it serves goes straight to the peer if nobody waits and the peer is ready. Otherwise it waits, in the order
 //! of urgency and then of arrival, until the service below is ready; then it is sent, and its caller gets what comes back.
 //!
-//! - **Bounds.** At most 1,000 calls and 16 MiB of messages wait, each for at most 300 s and never past its [`Deadline`](crate::Deadline).
-//!   When there is no room, [`Overflow`] says who has to go: whoever arrives (the default), whoever has waited longest, or whoever is least
-//!   urgent.
+//! - **Bounds.** At most 1,000 calls and 16 MiB of messages are held, each for at most 300 s and never past its
+//!   [`Deadline`](crate::Deadline). A call is held while it waits, and while it is in flight without an answer, since it may come back: its
+//!   room is kept for it. A call that goes straight through when there is no room goes without being held; nothing is kept of it, and it
+//!   can't come back. So a ready peer's calls are never refused, however many. When a call has to wait and there is no room, [`Overflow`]
+//!   says who of those that wait has to go: whoever arrives (the default), whoever has waited longest, or whoever is least urgent.
 //! - **Ends.** Every call ends in the answer, in the error that came from below, or in a [`BufferError`] that says which limit it hit:
-//!   RESOURCE_EXHAUSTED for want of room, UNAVAILABLE for the time to live, DEADLINE_EXCEEDED for the deadline.
+//!   RESOURCE_EXHAUSTED for want of room, UNAVAILABLE for the time to live, DEADLINE_EXCEEDED for the deadline. So does a call that came back
+//!   and has no time left, or was not held; the message has the attempt's own words then.
 //! - **Sent once.** What was handed over is sent again only if it provably did not arrive
 //!   ([`Fault::not_processed`](crate::Fault::not_processed)) and time may mend that: the peer refused it
 //!   ([`Origin::Refused`](crate::Origin::Refused)), the way to it failed with UNAVAILABLE, or a layer below rejected it for the moment
@@ -58,10 +61,12 @@
 //! ```
 //!
 //! **Composition.** Below a deadline layer, so that no call waits longer than its caller does, and below a retry, so that a call that is
-//! made again waits like any other. Above whatever is not ready while the peer is away. Over a service that is always ready and fails, as
-//! tonic's `Channel` does, it works too, by sending again: one call at a time then, 10 ms and up to 1 s apart, until one gets through. A
-//! fail-fast is best given to those who pass by alone, with [`BufferLayer::passing`] or [`Buffer::with_passing`]; below the buffer it would
-//! hide the peer's return for up to that second.
+//! made again waits like any other; a [`BufferError`] is final for it. Above whatever is not ready while the peer is away. Over a service
+//! that is always ready and fails, as tonic's `Channel` does, it works too, by sending again: after a failure one call finds out whether
+//! the peer is back, and the others keep their order; the next try is 10 ms later, then twice as long each time up to 1 s, until one is
+//! answered. Who finds out and gets no answer for a second is not waited for: the next tries. A fail-fast is best given to those who pass
+//! by alone, with [`BufferLayer::passing`] or [`Buffer::with_passing`]; below the buffer it would hide the peer's return for up to that
+//! second.
 //! [`BufferLayer`] makes a buffer for each service that it wraps, so one for each peer; a clone of a [`Buffer`] is the same buffer.
 //!
 //! **Readiness.** Always ready: who waits, waits in the response future, under its deadline. The service below is polled by a clone, in the
@@ -73,9 +78,9 @@
 //! their own that keeps the answer. The driver is a task that begins with the first who waits and ends with the last, on the runtime of the
 //! first; it needs no service to be alive, only callers. If that runtime ends first, those who wait are told ([`Reason::Stopped`]).
 //!
-//! **Cost.** Straight through: three short locks, and a copy of the request's head in case it comes back. To wait: one allocation more, a
-//! copy of a message under 4 KiB (a generated client's 8 KiB buffer is not kept for it), O(log n) to come, to leave and to be sent, and a
-//! task to follow it. No timer runs while nobody waits.
+//! **Cost.** Straight through: three short locks, and, where it is held, a copy of the request's head in case it comes back. To wait: one
+//! allocation more, a copy of a message under 4 KiB (a generated client's 8 KiB buffer is not kept for it while it waits), O(log n) to
+//! come, to leave and to be sent, and a task to follow it. No timer runs while nobody waits.
 //!
 //! **Metrics** (feature `metrics`): gauges `tower_iroh_buffer_waiting` and `tower_iroh_buffer_bytes`;
 //! `tower_iroh_buffer_calls_total{outcome}` with delivered, failed, expired, dropped, cancelled and rejected. All buffers add up.

@@ -116,9 +116,45 @@ fn a_call_that_comes_back_stands_where_it_stood() {
     assert_eq!((value, slip.attempts), (0, 2));
     assert_eq!(queue.counters().attempts, 2);
     // Its time goes on.
-    assert!(queue.put_back(now + SECOND * 31, slip, value).is_err());
-    queue.end(End::Failed);
+    let late = queue.put_back(now + SECOND * 31, slip, value);
+    assert_eq!(late, Err((0, Late::Ttl)));
+    assert_eq!(queue.counters().expired, 1);
     assert_eq!(sum(queue.counters()), queue.counters().accepted);
+}
+
+#[test]
+fn calls_in_flight_keep_their_room() {
+    let now = Instant::now();
+    let straight = |queue: &mut Queue<u64>, bytes| queue.straight(now, urgency(3), bytes, None);
+    let mut queue = queue(3, 10, Overflow::DropOldest);
+    let first = straight(&mut queue, 6);
+    assert_eq!(first.unheld, None);
+    assert_eq!(straight(&mut queue, 11).unheld, Some(Full::TooLarge));
+    assert_eq!(straight(&mut queue, 5).unheld, Some(Full::Bytes));
+    let second = straight(&mut queue, 1);
+    assert_eq!(arrive(&mut queue, 3, 1), Ok(vec![]));
+    let beyond = straight(&mut queue, 0);
+    assert_eq!(
+        beyond.unheld,
+        Some(Full::Calls),
+        "not refused, and not held"
+    );
+    assert_eq!(
+        arrive(&mut queue, 3, 4),
+        Err(Full::Bytes),
+        "of 7 none waits"
+    );
+    assert_eq!(
+        arrive(&mut queue, 3, 3),
+        Ok(vec![99]),
+        "only who waits goes"
+    );
+    // Whoever comes back needs no room, and whoever ends leaves some.
+    assert!(queue.put_back(now, first, 0).is_ok());
+    queue.end(&beyond, End::Delivered);
+    assert_eq!(straight(&mut queue, 0).unheld, Some(Full::Calls));
+    queue.end(&second, End::Delivered);
+    assert_eq!(straight(&mut queue, 1).unheld, None);
 }
 
 #[test]
@@ -179,6 +215,7 @@ fn op() -> impl Strategy<Value = Op> {
 /// The same rules, said with a list.
 struct Model {
     waiting: Vec<(Slip, u64)>,
+    flying: Vec<(Slip, u64)>,
     limits: Limits,
 }
 
@@ -188,8 +225,7 @@ impl Model {
         let mut left = self.waiting.clone();
         let mut victims = Vec::new();
         loop {
-            let bytes: usize = left.iter().map(|(slip, _)| slip.bytes).sum();
-            if left.len() < self.limits.calls && bytes + newcomer.bytes <= self.limits.bytes {
+            if self.fits(&left, newcomer.bytes) {
                 return Some(victims);
             }
             let next = match self.limits.overflow {
@@ -203,6 +239,18 @@ impl Model {
             };
             victims.push(left.remove(next?).1);
         }
+    }
+
+    /// Calls and bytes that are held if `waiting` wait.
+    fn held(&self, waiting: &[(Slip, u64)]) -> (usize, usize) {
+        let flying = self.flying.iter().filter(|(slip, _)| slip.unheld.is_none());
+        let all = waiting.iter().chain(flying);
+        all.fold((0, 0), |(n, bytes), (slip, _)| (n + 1, bytes + slip.bytes))
+    }
+
+    fn fits(&self, waiting: &[(Slip, u64)], newcomer: usize) -> bool {
+        let (calls, bytes) = self.held(waiting);
+        calls < self.limits.calls && bytes + newcomer <= self.limits.bytes
     }
 
     fn forget(&mut self, values: &[u64]) {
@@ -230,8 +278,7 @@ proptest! {
     ) {
         let mut now = Instant::now();
         let mut queue = queue(6, 24, policy);
-        let mut model = Model { waiting: Vec::new(), limits: queue.limits };
-        let mut flying: Vec<(Slip, u64)> = Vec::new();
+        let mut model = Model { waiting: Vec::new(), flying: Vec::new(), limits: queue.limits };
         let mut ended = 0u64;
         for (n, op) in ops.into_iter().enumerate() {
             let value = n as u64;
@@ -239,7 +286,7 @@ proptest! {
                 Op::Arrive { urgency: u, bytes, deadline } => {
                     let deadline = deadline.map(|secs| now + SECOND * secs as u32);
                     let key = Key { urgency: urgency(u), seq: queue.next_seq };
-                    let slip = Slip { key, bytes, arrived: now, deadline, attempts: 0 };
+                    let slip = Slip { key, bytes, arrived: now, deadline, attempts: 0, unheld: None };
                     let expected = model.victims(slip);
                     match queue.arrive(now, key.urgency, bytes, deadline, value) {
                         Ok((given, gone)) => {
@@ -253,7 +300,10 @@ proptest! {
                     }
                 }
                 Op::Straight { bytes } => {
-                    flying.push((queue.straight(now, Urgency::default(), bytes, None), value));
+                    let fits = model.fits(&model.waiting, bytes);
+                    let slip = queue.straight(now, Urgency::default(), bytes, None);
+                    prop_assert_eq!(slip.unheld.is_none(), fits);
+                    model.flying.push((slip, value));
                 }
                 Op::Leave(index) if !model.waiting.is_empty() => {
                     let (slip, value) = model.waiting.remove(index.index(model.waiting.len()));
@@ -270,28 +320,25 @@ proptest! {
                     if let Some((slip, value)) = taken {
                         prop_assert!(!model.late(&slip, now));
                         model.forget(&[value]);
-                        flying.push((slip, value));
+                        model.flying.push((slip, value));
                     }
                 }
-                Op::PutBack(index) if !flying.is_empty() => {
-                    let (slip, value) = flying.remove(index.index(flying.len()));
-                    let expected = if model.late(&slip, now) { None } else { model.victims(slip) };
-                    match queue.put_back(now, slip, value) {
-                        Ok(gone) => {
-                            prop_assert_eq!(Some(values(&gone)), expected);
-                            ended += gone.len() as u64;
-                            model.forget(&values(&gone));
-                            model.waiting.push((slip, value));
-                        }
-                        Err(_) => {
-                            prop_assert_eq!(expected, None);
-                            flying.push((slip, value));
-                        }
+                Op::PutBack(index) if !model.flying.is_empty() => {
+                    let (slip, value) = model.flying.remove(index.index(model.flying.len()));
+                    if slip.unheld.is_some() {
+                        queue.end(&slip, End::Failed);
+                        ended += 1;
+                    } else if let Err((given, _)) = queue.put_back(now, slip, value) {
+                        prop_assert!(given == value && model.late(&slip, now));
+                        ended += 1;
+                    } else {
+                        prop_assert!(!model.late(&slip, now));
+                        model.waiting.push((slip, value));
                     }
                 }
-                Op::End(index, how) if !flying.is_empty() => {
-                    flying.remove(index.index(flying.len()));
-                    queue.end([End::Delivered, End::Failed, End::Cancelled][usize::from(how)]);
+                Op::End(index, how) if !model.flying.is_empty() => {
+                    let (slip, _) = model.flying.remove(index.index(model.flying.len()));
+                    queue.end(&slip, [End::Delivered, End::Failed, End::Cancelled][usize::from(how)]);
                     ended += 1;
                 }
                 Op::Pass(secs) => {
@@ -317,10 +364,11 @@ proptest! {
             let stats = queue.stats(now);
             prop_assert_eq!(sum(&stats), stats.accepted);
             prop_assert_eq!(stats.accepted, ended + stats.in_flight + stats.waiting as u64);
-            prop_assert_eq!(stats.in_flight, flying.len() as u64);
+            prop_assert_eq!(stats.in_flight, model.flying.len() as u64);
             prop_assert_eq!(stats.waiting, model.waiting.len());
             prop_assert_eq!(stats.bytes, model.waiting.iter().map(|(slip, _)| slip.bytes).sum::<usize>());
-            prop_assert!(stats.waiting <= 6 && stats.bytes <= 24);
+            let (calls, bytes) = model.held(&model.waiting);
+            prop_assert!(calls <= 6 && bytes <= 24);
             let oldest = model.waiting.iter().map(|(slip, _)| slip).min_by_key(|slip| slip.key.seq);
             prop_assert_eq!(stats.oldest, oldest.map(|slip| now - slip.arrived));
             prop_assert_eq!(

@@ -46,8 +46,9 @@
 //! ```
 //!
 //! **Composition.** Below the deadline layer, which bounds all attempts together; above buffer, fail fast and breaker, so that each attempt is
-//! counted and may go another way. Request extensions are cloned onto each attempt. Other layers on the same call may retry too: the buffer
-//! does for what it holds, so with both, list a method in one of them.
+//! counted and may go another way. Request extensions are cloned onto each attempt. The buffer below
+//! sends what it holds again by itself, and reads [`Idempotent`] too; when it gives up, its error is final here, so attempts do not multiply. A method
+//! needs to be listed in one of the two only.
 //!
 //! **Readiness** is the inner service's, reserved for the first attempt. A further attempt waits for a clone of it in the future; its failure to become ready
 //! counts as that attempt's failure. A breaker that opened meanwhile is not ready, so a retry waits for it or for the deadline.
