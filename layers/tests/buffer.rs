@@ -51,7 +51,7 @@ enum Way {
     /// An endpoint of ours that is closed for good.
     Closed,
     /// A dial that was refused, by policy or otherwise.
-    NoWay(Code),
+    Undialled(Code),
     /// An error that knows no more than a code.
     Plain(Code),
 }
@@ -173,7 +173,7 @@ impl Service<Request<Body>> for Peer {
                 }
                 Way::NotNow => return Err(fault(Origin::Ours, true).temporary().into()),
                 Way::Closed => return Err(fault(Origin::Ours, true).into()),
-                Way::NoWay(code) => {
+                Way::Undialled(code) => {
                     let origin = Origin::Link(Incident::new());
                     return Err(Fault::new(origin, Status::new(code, "not you")).into());
                 }
@@ -898,8 +898,8 @@ async fn what_time_does_not_mend_is_delivered_at_once() {
             let (peer, buffer, handle) = buffer(config);
             peer.set_up(!waits);
             peer.next([
-                Way::NoWay(Code::PermissionDenied),
-                Way::NoWay(Code::Unauthenticated),
+                Way::Undialled(Code::PermissionDenied),
+                Way::Undialled(Code::Unauthenticated),
                 Way::Closed,
             ]);
             let mut codes = Vec::new();

@@ -107,7 +107,8 @@ where
             match event {
                 Event::Look => {}
                 Event::Ready(Ok(())) => match self.hand_over(&mut service) {
-                    // Polled once here, so that calls begin in the order of the queue; then in a task of its own, so that it needs nobody to poll it.
+                    // Polled once here, so that calls begin in the order of the queue; then in a task of its own, so that it needs
+                    // nobody to poll it.
                     Some(call) => {
                         let mut call = Box::pin(call);
                         let first = poll_fn(|cx| Poll::Ready(call.as_mut().poll(cx))).await;

@@ -18,7 +18,7 @@ use super::{
     driver::start,
     entry::{End, Full},
     error::History,
-    held::{Answer, Held, Story, Waiter, judge},
+    held::{Answer, Held, Message, Story, Waiter, judge},
     shared::{Flight, Place, Queued, Shared},
 };
 use crate::{BoxError, Deadline, Idempotent, peek::Peeked};
@@ -61,17 +61,11 @@ struct Arrival<S: Served, P> {
 
 /// A call that went straight through.
 struct Straight<S: Served> {
-    kept: Kept,
+    /// What is kept, so that it can be made again if it comes back; or why there was no room for it.
+    message: Result<Message, Full>,
+    story: Story,
     flight: Flight<S::Body>,
     template: S,
-}
-
-/// What is kept of a call while it is in flight.
-enum Kept {
-    /// All, so that it can be made again if it comes back.
-    Held(Held),
-    /// There was no room for more.
-    Unheld(Full, Story),
 }
 
 impl<S, P> ResponseFuture<S, P>
@@ -129,16 +123,15 @@ impl<S: Served, P: Service<Request<Body>>> Arrival<S, P> {
             match service.poll_ready(cx) {
                 Poll::Ready(Ok(())) => {
                     if let Some(flight) = self.shared.straight(&held) {
-                        let (request, kept) = match flight.unheld() {
-                            None => (held.request(), Kept::Held(held)),
-                            Some(full) => {
-                                let (request, story) = held.into_request();
-                                (request, Kept::Unheld(full, story))
-                            }
+                        let Held { message, story } = held;
+                        let (request, message) = match flight.unheld() {
+                            None => (message.request(), Ok(message)),
+                            Some(full) => (message.into_request(), Err(full)),
                         };
                         let future = service.call(request);
                         let call = Some(Straight {
-                            kept,
+                            message,
+                            story,
                             flight,
                             template: self.inner,
                         });
@@ -176,21 +169,19 @@ impl<S: Served> Straight<S> {
         mut self,
         error: BoxError,
     ) -> Result<State<S, P>, BoxError> {
-        let story = match &mut self.kept {
-            Kept::Held(held) => &mut held.story,
-            Kept::Unheld(_, story) => story,
-        };
-        if !story.comes_back(&error) {
+        if !self.story.comes_back(&error) {
             self.flight.end(End::Failed);
             return Err(error);
         }
-        let held = match self.kept {
-            Kept::Held(held) => held,
-            Kept::Unheld(full, story) => {
+        let story = self.story;
+        let message = match self.message {
+            Ok(message) => message,
+            Err(full) => {
                 let refusal = self.flight.no_room(full, story);
                 return Err(refusal.map_or(error, Into::into));
             }
         };
+        let held = Held { message, story };
         let (caller, answer) = oneshot::channel();
         let place = self.flight.place();
         let needed = self.flight.put_back(Box::new(Waiter { held, caller }));

@@ -16,12 +16,17 @@ use crate::{BoxError, Deadline, Fault, Origin, Urgency, fault};
 
 /// A call whose whole body is here.
 pub(super) struct Held {
-    parts: request::Parts,
-    body: Bytes,
+    pub(super) message: Message,
     pub(super) story: Story,
 }
 
-/// What has to be known of a call beside its message.
+/// What is sent.
+pub(super) struct Message {
+    parts: request::Parts,
+    body: Bytes,
+}
+
+/// What has to be known of a call beside what is sent.
 pub(super) struct Story {
     pub(super) deadline: Option<Deadline>,
     idempotent: bool,
@@ -42,8 +47,7 @@ impl Held {
         idempotent: bool,
     ) -> Self {
         Self {
-            parts,
-            body,
+            message: Message { parts, body },
             story: Story {
                 deadline,
                 idempotent,
@@ -54,42 +58,46 @@ impl Held {
     }
 
     pub(super) fn len(&self) -> usize {
-        self.body.len()
+        self.message.body.len()
     }
 
     /// As [`Urgency::of`].
     pub(super) fn urgency(&self) -> Urgency {
-        let said = self.parts.extensions.get::<Urgency>().copied();
-        said.or_else(|| Urgency::from_headers(&self.parts.headers))
+        let said = self.message.parts.extensions.get::<Urgency>().copied();
+        said.or_else(|| Urgency::from_headers(&self.message.parts.headers))
             .unwrap_or_default()
     }
 
     /// Makes the bytes that it counts the bytes that it keeps.
     pub(super) fn compact(&mut self) {
-        if self.body.len() < COPIED {
-            self.body = Bytes::copy_from_slice(&self.body);
+        if self.message.body.len() < COPIED {
+            self.message.body = Bytes::copy_from_slice(&self.message.body);
         }
     }
 
-    /// The call as it is sent now.
-    pub(super) fn request(&self) -> Request<Body> {
-        let body = Body::new(Full::new(self.body.clone()));
-        Request::from_parts(self.parts.clone(), body)
-    }
-
-    /// As [`request`](Self::request), after a wait: the peer is told how much of the time is left.
+    /// As [`Message::request`], after a wait: the peer is told how much of the time is left.
     pub(super) fn request_after_wait(&self) -> Request<Body> {
-        let mut request = self.request();
+        let mut request = self.message.request();
         if let Some(deadline) = self.story.deadline {
             deadline.stamp(request.headers_mut());
         }
         request
     }
+}
 
-    /// The call as it is sent, when nothing is kept to send it again.
-    pub(super) fn into_request(self) -> (Request<Body>, Story) {
-        let body = Body::new(Full::new(self.body));
-        (Request::from_parts(self.parts, body), self.story)
+impl Message {
+    /// The call as it is sent now.
+    pub(super) fn request(&self) -> Request<Body> {
+        let Self { parts, body } = self;
+        Self::into_request(Self {
+            parts: parts.clone(),
+            body: body.clone(),
+        })
+    }
+
+    /// The same, when nothing is kept to send it again.
+    pub(super) fn into_request(self) -> Request<Body> {
+        Request::from_parts(self.parts, Body::new(Full::new(self.body)))
     }
 }
 
