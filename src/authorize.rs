@@ -1,6 +1,7 @@
 //! The policy of `layers::authorize`, by the identity that an iroh peer has proved.
 
 use http::Extensions;
+use iroh::EndpointId;
 use tower_iroh_layers::authorize::{AuthorizeLayer, Identify, Identity, PolicyHandle};
 
 use crate::PeerInfo;
@@ -33,6 +34,32 @@ use crate::PeerInfo;
 /// Errors, limits, reload and cancel safety are the [layer's](tower_iroh_layers::authorize).
 pub fn authorize(policy: &PolicyHandle) -> AuthorizeLayer<ByPeer> {
     AuthorizeLayer::new(policy.clone(), ByPeer)
+}
+
+/// The name of an iroh peer in a policy, from any way to write an endpoint id: so that a peer which a policy means to shut out is not let in because it was
+/// spelled in another way.
+///
+/// ```
+/// use tower_iroh::layers::authorize::{Policy, PolicyHandle};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let friend = iroh::SecretKey::from_bytes(&[7; 32]).public();
+/// let text = format!("[peers.{:?}]\nroles = []", friend.to_string().to_uppercase());
+/// let policy = PolicyHandle::new(Policy::from_toml_with(&text, tower_iroh::peer_name)?);
+/// policy.reload_toml_with(&text, tower_iroh::peer_name)?;
+///
+/// let error = Policy::from_toml_with("[peers.alice]\nroles = []", tower_iroh::peer_name);
+/// assert!(error.unwrap_err().to_string().contains("alice"));
+/// # Ok(())
+/// # }
+/// ```
+///
+/// # Errors
+/// What is not an endpoint id, with what one looks like.
+pub fn peer_name(name: &str) -> Result<String, String> {
+    let id = name.to_ascii_lowercase().parse::<EndpointId>();
+    id.map(|id| id.to_string())
+        .map_err(|error| format!("not an endpoint id, 64 hexadecimal digits: {error}"))
 }
 
 /// Names a caller by its [`PeerInfo`].

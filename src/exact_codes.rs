@@ -208,7 +208,10 @@ fn exact(error: BoxError) -> Error {
             match current.source() {
                 Some(source) => cause = Some(source),
                 None => {
-                    return Error::new(ErrorKind::DialFailed, format!("the dial failed: {current}"));
+                    return Error::new(
+                        ErrorKind::DialFailed,
+                        format!("the dial failed: {current}"),
+                    );
                 }
             }
             continue;

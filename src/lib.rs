@@ -64,7 +64,7 @@ mod tuning;
 
 pub use acceptor::{Acceptor, AcceptorBuilder, BareAcceptor, Incoming};
 #[cfg(feature = "authorize")]
-pub use authorize::{ByPeer, authorize};
+pub use authorize::{ByPeer, authorize, peer_name};
 pub use channel::{
     Channel, ChannelBuilder, ResponseFuture, Stack, StackBuilder, StackHandle, Stacked,
 };

@@ -53,7 +53,8 @@ fn the_policy_loads() {
     use tower_iroh::layers::authorize::{Decision, Identity, Policy};
 
     let toml = PAGE.split("```toml\n").nth(1).expect("a policy");
-    let policy = Policy::from_toml(toml.split("```").next().expect("its end")).expect("valid");
+    let toml = toml.split("```").next().expect("its end");
+    let policy = Policy::from_toml_with(toml, tower_iroh::peer_name).expect("valid");
     let anybody = Identity::from("somebody");
     let echo = "/tower_iroh.echo.v1.Echo/Echo";
     assert_eq!(policy.decide(Some(&anybody), echo), Decision::Allowed);

@@ -959,6 +959,27 @@ async fn a_peer_that_always_refuses_is_not_spun_on() {
     at_rest(&handle).await;
 }
 
+/// As a dial does: it fails later, and the wait for the next counts from then.
+#[tokio::test(start_paused = true)]
+async fn who_fails_later_is_followed_as_soon() {
+    for waits in [false, true] {
+        let (peer, buffer, handle) = buffer(config());
+        peer.set_up(!waits);
+        peer.next([Way::RefuseAfter(MILLI); 5]);
+        let calls = join_all((0..3).map(|n| buffer.clone().oneshot(request(n, 1))));
+        let calls = tokio::spawn(calls);
+        tokio::task::yield_now().await;
+        let start = Instant::now();
+        peer.set_up(true);
+        for result in calls.await.expect("joined") {
+            result.expect("answered");
+        }
+        let took = start.elapsed();
+        assert!(took < 400 * MILLI, "10, 20, 40, 80 and 160 ms: {took:?}");
+        at_rest(&handle).await;
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn flush_ends_a_wait_and_clear_ends_them_all() {
     let (peer, buffer, handle) = buffer(config());

@@ -46,6 +46,11 @@ pub const RAW: Arm = arm("raw", "raw iroh streams");
 pub const CONNECTOR: Arm = arm("connector", "tonic over Connector");
 /// Our own channel.
 pub const CHANNEL: Arm = arm("channel", "tower-iroh Channel");
+/// Our own channel with every layer left out; only when asked for.
+pub const CHANNEL_BARE: Arm = Arm {
+    usual: false,
+    ..arm("channel-bare", "Channel, layers left out")
+};
 /// Raw streams with iroh's own defaults; only when asked for.
 pub const RAW_UNTUNED: Arm = Arm {
     usual: false,
@@ -53,13 +58,14 @@ pub const RAW_UNTUNED: Arm = Arm {
 };
 
 /// Every arm, in the order of the tables.
-pub const ALL: [Arm; 7] = [
+pub const ALL: [Arm; 8] = [
     TCP,
     TLS,
     RAW,
     RAW_UNTUNED,
     CONNECTOR,
     CHANNEL,
+    CHANNEL_BARE,
     TONIC_IROH_TRANSPORT,
 ];
 
@@ -75,6 +81,7 @@ pub fn be(name: &str) -> ExitCode {
         "tls" => process::run(tls::start()),
         "connector" => process::run(ours::connector()),
         "channel" => process::run(ours::channel()),
+        "channel-bare" => process::run(ours::bare_channel()),
         "raw" => process::run(raw::start(raw::Tuned::AsOurs)),
         "raw-untuned" => process::run(raw::start(raw::Tuned::Not)),
         _ => {

@@ -15,6 +15,7 @@ struct Both {
 
 pub struct OverConnector(Both);
 pub struct OverChannel(Both);
+pub struct OverBareChannel(Both);
 
 /// What a user gets who changes no setting: `presets::Offline` only takes relay and discovery away.
 async fn start() -> Result<Both, Fault> {
@@ -44,6 +45,10 @@ pub async fn channel() -> Result<OverChannel, Fault> {
     Ok(OverChannel(start().await?))
 }
 
+pub async fn bare_channel() -> Result<OverBareChannel, Fault> {
+    Ok(OverBareChannel(start().await?))
+}
+
 impl Arm for OverConnector {
     type Link = GrpcLink<tonic::transport::Channel>;
 
@@ -64,6 +69,28 @@ impl Arm for OverChannel {
     async fn link(&self) -> Result<Self::Link, Fault> {
         let channel = Channel::builder(self.0.client.clone())
             .peer(self.0.peer.clone())
+            .build()?;
+        let closing = channel.clone();
+        Ok(GrpcLink::closed_by(channel, move || closing.close()))
+    }
+}
+
+impl Arm for OverBareChannel {
+    type Link = GrpcLink<Channel>;
+
+    async fn link(&self) -> Result<Self::Link, Fault> {
+        let channel = Channel::builder(self.0.client.clone())
+            .peer(self.0.peer.clone())
+            .stack(|stack| {
+                stack
+                    .without_metrics()
+                    .without_trace()
+                    .without_priority()
+                    .without_retry()
+                    .without_buffer()
+                    .without_fail_fast()
+                    .without_breaker()
+            })
             .build()?;
         let closing = channel.clone();
         Ok(GrpcLink::closed_by(channel, move || closing.close()))

@@ -30,19 +30,19 @@ impl Attempt {
     pub(super) fn is_probe(&self) -> bool {
         self.word.phase() == Phase::Taken
     }
-
-    /// Another handle on the probe that this attempt is, if it is one.
-    #[inline]
-    pub(super) fn probe(&self) -> Option<Probe> {
-        let circuit = self.circuit.as_ref()?;
-        self.is_probe().then(|| Probe {
-            circuit: circuit.clone(),
-            word: self.word,
-        })
-    }
 }
 
 impl Observe for Attempt {
+    #[inline]
+    fn answered(&mut self) {
+        if self.is_probe()
+            && let Some(circuit) = &self.circuit
+        {
+            circuit.core().answered(self.word, Instant::now());
+        }
+    }
+
+    #[inline]
     fn ended(mut self, outcome: &Outcome) {
         if let Some(circuit) = self.circuit.take() {
             let core = circuit.core();
@@ -52,6 +52,7 @@ impl Observe for Attempt {
 }
 
 impl Drop for Attempt {
+    #[inline]
     fn drop(&mut self) {
         if let Some(circuit) = &self.circuit {
             circuit.core().given_up(self.word);
@@ -62,17 +63,5 @@ impl Drop for Attempt {
 impl fmt::Debug for Attempt {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Attempt").field("word", &self.word).finish()
-    }
-}
-
-/// A probe that has a head that is no failure says so at once: its end may be days away.
-pub(super) struct Probe {
-    circuit: Circuit,
-    word: Word,
-}
-
-impl Probe {
-    pub(super) fn answered(self) {
-        self.circuit.core().answered(self.word, Instant::now());
     }
 }

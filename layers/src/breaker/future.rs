@@ -13,11 +13,7 @@ use pin_project_lite::pin_project;
 use tonic::Status;
 use tower::Service;
 
-use super::{
-    BreakerBody, Circuit, Probing,
-    attempt::{Attempt, Probe},
-    waiter::Waiter,
-};
+use super::{Attempt, BreakerBody, Circuit, Probing, waiter::Waiter};
 use crate::{
     BoxError, Deadline,
     classify::{Tracked, track},
@@ -43,7 +39,6 @@ pin_project! {
         Running {
             #[pin]
             tracked: Tracked<F, Attempt>,
-            probe: Option<Probe>,
         },
         // Was told that it is ready, and then another one took the permit or the circuit opened.
         Waiting {
@@ -60,7 +55,6 @@ pin_project! {
 #[inline]
 fn running<S, B, F>(future: F, attempt: Attempt, deadline: Option<Deadline>) -> State<S, B, F> {
     State::Running {
-        probe: attempt.probe(),
         tracked: track(future, attempt, deadline),
     }
 }
@@ -120,16 +114,7 @@ where
         let mut state = self.project().state;
         loop {
             let next = match state.as_mut().project() {
-                StateProj::Running { tracked, probe } => {
-                    let polled = tracked.poll(cx);
-                    if probe.is_some()
-                        && matches!(polled, Poll::Ready(Ok(_)))
-                        && let Some(probe) = probe.take()
-                    {
-                        probe.answered();
-                    }
-                    return polled;
-                }
+                StateProj::Running { tracked } => return tracked.poll(cx),
                 StateProj::Waiting { waiter, held } => {
                     let attempt = ready!(waiter.poll_enter(cx));
                     let Some(held) = held.take() else {

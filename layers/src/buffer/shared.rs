@@ -163,8 +163,10 @@ impl<R> Shared<R> {
                 true
             }
             Some(looks) => {
-                // Whoever emptied the queue has woken it already, so only a time that it does not know of is news.
-                if deadline.is_some_and(|at| at < looks) {
+                // Whoever emptied the queue has woken it already, so only a time that it does not know of is news: a deadline, or the next
+                // try after one that failed sooner than the driver would have waited for it.
+                let next = state.pace.holds_until(Instant::now());
+                if deadline.is_some_and(|at| at < looks) || next.is_some_and(|at| at < looks) {
                     self.changed.notify_one();
                 }
                 false

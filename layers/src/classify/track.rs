@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use http::{HeaderMap, Response, StatusCode};
+use http::{HeaderMap, Response, StatusCode, response};
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 use tokio::time::Instant;
@@ -24,6 +24,10 @@ use crate::{
 
 /// Who is told how an attempt ended. A closure `FnOnce(&Outcome)` is one.
 pub trait Observe {
+    /// The head is there and decides nothing: the end may be days away. Nothing is to be done by default.
+    #[inline]
+    fn answered(&mut self) {}
+
     /// Called once, by whichever end comes first; from a destructor when that is a drop, so it must not panic or block.
     fn ended(self, outcome: &Outcome);
 }
@@ -77,6 +81,30 @@ enum Stage {
 const SLACK: Duration = Duration::from_millis(5);
 
 impl<O: Observe> Attempt<O> {
+    /// It ended with OK.
+    #[inline]
+    fn succeeded(&mut self, ending: Ending) {
+        if let Some(observer) = self.observer.take() {
+            observer.ended(&Outcome {
+                ending,
+                code: Code::Ok,
+                origin: None,
+                not_processed: false,
+                // With OK there is nothing to send again.
+                pushback: None,
+                timed_out_after: None,
+                after_data: self.got_data(),
+            });
+        }
+    }
+
+    #[inline]
+    fn got_data(&self) -> bool {
+        matches!(self.stage, Stage::Body { got_data: true })
+    }
+
+    /// It ended otherwise.
+    #[cold]
     fn settle(
         &mut self,
         ending: Ending,
@@ -103,13 +131,9 @@ impl<O: Observe> Attempt<O> {
             },
             origin: fault.map(Fault::origin),
             not_processed: fault.is_some_and(Fault::not_processed),
-            // With OK there is nothing to send again.
-            pushback: match code {
-                Code::Ok => None,
-                _ => said.and_then(Pushback::read),
-            },
+            pushback: said.and_then(Pushback::read),
             timed_out_after,
-            after_data: matches!(self.stage, Stage::Body { got_data: true }),
+            after_data: self.got_data(),
         });
     }
 
@@ -124,22 +148,30 @@ impl<O: Observe> Attempt<O> {
 
     /// Settles what the head decides.
     #[inline]
-    fn head<B>(&mut self, head: &Response<B>, is_end: bool) {
+    fn head(&mut self, head: &response::Parts, is_end: bool) {
         self.stage = Stage::Body { got_data: false };
-        let headers = head.headers();
+        let headers = &head.headers;
         match status(headers) {
             // A head with OK and a body after it is only a head.
-            Some(Code::Ok) if !is_end => {}
+            Some(Code::Ok) if !is_end => self.answered(),
+            Some(Code::Ok) => self.succeeded(Ending::Head),
             Some(code) => self.settle(Ending::Head, code, None, Some(headers)),
-            None if head.status() != StatusCode::OK => {
-                let code = code_of_http(head.status());
-                self.settle(Ending::Http(head.status()), code, None, Some(headers));
+            None if head.status != StatusCode::OK => {
+                let code = code_of_http(head.status);
+                self.settle(Ending::Http(head.status), code, None, Some(headers));
             }
             None if is_foreign(headers) => {
                 self.settle(Ending::NotGrpc, Code::Unknown, None, None);
             }
             None if is_end => self.settle(Ending::NoStatus, Code::Unknown, None, None),
-            None => {}
+            None => self.answered(),
+        }
+    }
+
+    #[inline]
+    fn answered(&mut self) {
+        if let Some(observer) = &mut self.observer {
+            observer.answered();
         }
     }
 
@@ -147,6 +179,7 @@ impl<O: Observe> Attempt<O> {
     fn frame<D>(&mut self, frame: &Frame<D>, is_end: bool) {
         match frame.trailers_ref() {
             Some(trailers) => match status(trailers) {
+                Some(Code::Ok) => self.succeeded(Ending::Trailers),
                 Some(code) => self.settle(Ending::Trailers, code, None, Some(trailers)),
                 None => self.settle(Ending::NoStatus, Code::Unknown, None, Some(trailers)),
             },
@@ -161,7 +194,11 @@ impl<O: Observe> Attempt<O> {
 }
 
 impl<O: Observe> Drop for Attempt<O> {
+    #[inline]
     fn drop(&mut self) {
+        if self.observer.is_none() {
+            return;
+        }
         let ending = match self.stage {
             Stage::Future => Ending::FutureDropped,
             Stage::Body { got_data } => Ending::BodyDropped {
@@ -194,24 +231,25 @@ where
     #[inline]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
-        let result = ready!(this.inner.poll(cx));
-        let attempt = this.attempt.take();
-        Poll::Ready(match result {
-            Ok(response) => {
-                let attempt = attempt.map(|mut attempt| {
-                    attempt.head(&response, response.body().is_end_stream());
-                    attempt
-                });
-                Ok(response.map(|inner| TrackedBody { inner, attempt }))
+        match this.inner.poll(cx) {
+            Poll::Pending => Poll::Pending,
+            Poll::Ready(Ok(response)) => {
+                let (head, inner) = response.into_parts();
+                if let Some(attempt) = this.attempt {
+                    attempt.head(&head, inner.is_end_stream());
+                }
+                let attempt = this.attempt.take();
+                let body = TrackedBody { inner, attempt };
+                Poll::Ready(Ok(Response::from_parts(head, body)))
             }
-            Err(error) => {
+            Poll::Ready(Err(error)) => {
                 let error = error.into();
-                if let Some(mut attempt) = attempt {
+                if let Some(mut attempt) = this.attempt.take() {
                     attempt.failed(Ending::Error, &error);
                 }
-                Err(error)
+                Poll::Ready(Err(error))
             }
-        })
+        }
     }
 }
 

@@ -47,6 +47,7 @@ impl Deadline {
     }
 
     /// The deadline of a request: that in its extensions, else its `grpc-timeout` counted from now, else none.
+    #[inline]
     pub fn of<B>(request: &Request<B>) -> Option<Self> {
         Self::of_parts(request.extensions(), request.headers())
     }
