@@ -90,6 +90,10 @@ where
                 Step::Done => break,
                 Step::Wait { until, deliver } => (until, deliver),
             };
+            if !deliver {
+                // It may be somebody's permit, or a place in the queue for one, and nobody is to be sent now.
+                service = self.template.clone();
+            }
             let event = {
                 let mut changed = pin!(self.shared.changed.notified());
                 let mut time = pin!(sleep_until(until));
@@ -116,7 +120,7 @@ where
                             tokio::spawn(call);
                         }
                     }
-                    // Readiness may be somebody's permit: it is not kept for later.
+                    // As above: readiness is not kept for later.
                     None => service = self.template.clone(),
                 },
                 Event::Ready(Err(error)) => {
