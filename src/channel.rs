@@ -61,7 +61,7 @@ pub use stack::{Stack, StackBuilder, StackHandle, Stacked};
 ///
 /// **Errors.** An [`Error`], with the exact [`tonic::Status`] in its source chain.
 ///
-/// **Urgency.** From the request's [`Urgency`] extension or `priority` header, else the method's, else the channel's own; a large message
+/// **Urgency.** From the request's [`Urgency`](crate::Urgency) extension or `priority` header, else the method's, else the channel's own; a large message
 /// goes as bulk. It chooses the lane and the order in the buffer, and a request that is not of the default urgency tells the peer by the
 /// `priority` header (RFC 9218).
 #[derive(Clone)]

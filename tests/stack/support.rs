@@ -183,7 +183,7 @@ pub struct Server {
 }
 
 enum Place {
-    Iroh(SecretKey, Option<Peer>),
+    Iroh(Box<SecretKey>, Option<Peer>),
     Tcp(SocketAddr),
 }
 
@@ -209,7 +209,7 @@ impl Drop for Server {
 impl Server {
     pub async fn start(arm: Arm) -> Self {
         let place = match arm {
-            Arm::Iroh => Place::Iroh(SecretKey::generate(), None),
+            Arm::Iroh => Place::Iroh(Box::new(SecretKey::generate()), None),
             Arm::Tcp => Place::Tcp(SocketAddr::from(([127, 0, 0, 1], 0))),
         };
         let mut server = Self {

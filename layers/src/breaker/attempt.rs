@@ -1,4 +1,4 @@
-use std::fmt;
+use std::{fmt, mem};
 
 use tokio::time::Instant;
 
@@ -12,17 +12,14 @@ use crate::classify::{Observe, Outcome};
 ///
 /// It is public because the type of a response's body names it.
 pub struct Attempt {
-    circuit: Option<Circuit>,
+    circuit: Circuit,
     word: Word,
 }
 
 impl Attempt {
     #[inline]
     pub(super) fn new(circuit: Circuit, word: Word) -> Self {
-        Self {
-            circuit: Some(circuit),
-            word,
-        }
+        Self { circuit, word }
     }
 
     /// Whether it decides if the circuit closes.
@@ -35,27 +32,27 @@ impl Attempt {
 impl Observe for Attempt {
     #[inline]
     fn answered(&mut self) {
-        if self.is_probe()
-            && let Some(circuit) = &self.circuit
-        {
-            circuit.core().answered(self.word, Instant::now());
+        if self.is_probe() {
+            self.circuit.core().answered(self.word, Instant::now());
         }
     }
 
     #[inline]
     fn ended(mut self, outcome: &Outcome) {
-        if let Some(circuit) = self.circuit.take() {
-            let core = circuit.core();
-            core.ended(self.word, Instant::now, outcome, || circuit.rtt());
-        }
+        // What is dropped below has no permit.
+        let word = mem::replace(&mut self.word, Word::BYSTANDER);
+        let circuit = &self.circuit;
+        circuit
+            .core()
+            .ended(word, Instant::now, outcome, || circuit.rtt());
     }
 }
 
 impl Drop for Attempt {
     #[inline]
     fn drop(&mut self) {
-        if let Some(circuit) = &self.circuit {
-            circuit.core().given_up(self.word);
+        if self.is_probe() {
+            self.circuit.core().given_up(self.word);
         }
     }
 }

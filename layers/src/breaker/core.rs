@@ -247,16 +247,16 @@ impl Core {
         }
     }
 
-    /// The attempt that entered with `word` is gone, and nothing is known of it.
+    /// The probe that entered with `word` is gone, and nothing is known of it.
+    #[cold]
     pub(super) fn given_up(&self, word: Word) {
-        if word.phase() == Phase::Taken
-            && let Some(mut held) = self.lock_if(word)
-        {
+        if let Some(mut held) = self.lock_if(word) {
             self.half_open(&mut held);
         }
     }
 
     /// The probe that entered with `word` has a head that is no failure.
+    #[cold]
     pub(super) fn answered(&self, word: Word, now: Instant) {
         if let Some(mut held) = self.lock_if(word) {
             held.answered = true;

@@ -110,29 +110,46 @@ where
 {
     type Output = Result<Response<BreakerBody<R>>, BoxError>;
 
+    #[inline]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut state = self.project().state;
         loop {
-            let next = match state.as_mut().project() {
-                StateProj::Running { tracked } => return tracked.poll(cx),
-                StateProj::Waiting { waiter, held } => {
-                    let attempt = ready!(waiter.poll_enter(cx));
-                    let Some(held) = held.take() else {
-                        return Poll::Pending;
-                    };
-                    let (mut inner, mut request) = *held;
-                    Probing::mark(&mut request, &attempt);
-                    let deadline = Deadline::of(&request);
-                    let future = inner.call(request);
-                    running(future, attempt, deadline)
-                }
-                StateProj::Failed { error } => match error.take() {
-                    Some(error) => return Poll::Ready(Err(error)),
-                    None => return Poll::Pending,
-                },
-            };
-            state.set(next);
+            if let StateProj::Running { tracked } = state.as_mut().project() {
+                return tracked.poll(cx);
+            }
+            if let Some(error) = ready!(state.as_mut().poll_begin(cx)) {
+                return Poll::Ready(Err(error));
+            }
         }
+    }
+}
+
+impl<S, B> State<S, B, S::Future>
+where
+    S: Service<Request<B>>,
+{
+    /// What does not run yet begins to, or fails.
+    #[cold]
+    fn poll_begin(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<BoxError>> {
+        match self.as_mut().project() {
+            StateProj::Running { .. } => {}
+            StateProj::Waiting { waiter, held } => {
+                let attempt = ready!(waiter.poll_enter(cx));
+                let Some(held) = held.take() else {
+                    return Poll::Pending;
+                };
+                let (mut inner, mut request) = *held;
+                Probing::mark(&mut request, &attempt);
+                let deadline = Deadline::of(&request);
+                let future = inner.call(request);
+                self.set(running(future, attempt, deadline));
+            }
+            StateProj::Failed { error } => match error.take() {
+                Some(error) => return Poll::Ready(Some(error)),
+                None => return Poll::Pending,
+            },
+        }
+        Poll::Ready(None)
     }
 }
 

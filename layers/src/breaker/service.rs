@@ -7,7 +7,7 @@ use http::{Request, Response};
 use http_body::Body;
 use tower::Service;
 
-use super::{BreakerBody, Circuit, Probing, ResponseFuture, waiter::Waiter};
+use super::{Attempt, BreakerBody, Circuit, Probing, ResponseFuture, waiter::Waiter};
 use crate::{BoxError, Deadline};
 
 /// The service that [`BreakerLayer`](super::BreakerLayer) makes.
@@ -31,6 +31,27 @@ impl<S> Breaker<S> {
     /// The circuit.
     pub fn circuit(&self) -> &Circuit {
         self.waiter.circuit()
+    }
+}
+
+impl<S: Clone> Breaker<S> {
+    /// The inner service is not called, or not yet.
+    #[cold]
+    fn not_called<B>(
+        &mut self,
+        request: Request<B>,
+        attempt: Option<Attempt>,
+    ) -> ResponseFuture<S, B>
+    where
+        S: Service<Request<B>>,
+    {
+        if let Some(error) = self.failed.take() {
+            return ResponseFuture::failed(error, attempt);
+        }
+        // The clone has no readiness; the one that has goes with the call.
+        let clone = self.inner.clone();
+        let inner = mem::replace(&mut self.inner, clone);
+        ResponseFuture::waiting(inner, request, self.circuit().clone())
     }
 }
 
@@ -62,6 +83,7 @@ where
     type Future = ResponseFuture<S, B>;
 
     /// Never an error: one of the inner service's is the next call's, where it counts.
+    #[inline]
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
         ready!(self.waiter.poll_ready(cx));
         // One from an earlier poll may have healed since.
@@ -69,26 +91,16 @@ where
         Poll::Ready(Ok(()))
     }
 
+    #[inline]
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
-        let attempt = self.circuit().enter();
-        if self.failed.is_some()
-            && let Some(error) = self.failed.take()
-        {
-            return ResponseFuture::failed(error, attempt);
-        }
-        match attempt {
+        match self.circuit().enter() {
             // Made before the call, so that a panic in there gives the permit back.
-            Some(attempt) => {
+            Some(attempt) if self.failed.is_none() => {
                 Probing::mark(&mut request, &attempt);
                 let deadline = Deadline::of(&request);
                 ResponseFuture::running(self.inner.call(request), attempt, deadline)
             }
-            None => {
-                // The clone has no readiness; the one that has goes with the call.
-                let clone = self.inner.clone();
-                let inner = mem::replace(&mut self.inner, clone);
-                ResponseFuture::waiting(inner, request, self.circuit().clone())
-            }
+            attempt => self.not_called(request, attempt),
         }
     }
 }

@@ -46,11 +46,11 @@ impl<F: FnOnce(&Outcome)> Observe for F {
 pub fn track<F, O: Observe>(future: F, observer: O, deadline: Option<Deadline>) -> Tracked<F, O> {
     Tracked {
         inner: future,
-        attempt: Some(Attempt {
+        attempt: Attempt {
             observer: Some(observer),
             deadline: deadline.map(|at| (at, at.left())),
             stage: Stage::Future,
-        }),
+        },
     }
 }
 
@@ -59,12 +59,17 @@ pub fn track<F, O: Observe>(future: F, observer: O, deadline: Option<Deadline>) 
 pub fn untracked<F, O: Observe>(future: F) -> Tracked<F, O> {
     Tracked {
         inner: future,
-        attempt: None,
+        attempt: Attempt {
+            observer: None,
+            deadline: None,
+            stage: Stage::Future,
+        },
     }
 }
 
 /// Tells its observer once; at the latest when it is dropped.
 struct Attempt<O: Observe> {
+    /// None once it was told, and where there is nobody to tell.
     observer: Option<O>,
     /// The deadline, and how long it was when the attempt began.
     deadline: Option<(Deadline, Duration)>,
@@ -81,6 +86,16 @@ enum Stage {
 const SLACK: Duration = Duration::from_millis(5);
 
 impl<O: Observe> Attempt<O> {
+    /// The same attempt, to go on elsewhere.
+    #[inline]
+    fn take(&mut self) -> Self {
+        Self {
+            observer: self.observer.take(),
+            deadline: self.deadline,
+            stage: self.stage,
+        }
+    }
+
     /// It ended with OK.
     #[inline]
     fn succeeded(&mut self, ending: Ending) {
@@ -139,6 +154,9 @@ impl<O: Observe> Attempt<O> {
 
     #[cold]
     fn failed(&mut self, ending: Ending, error: &BoxError) {
+        if self.observer.is_none() {
+            return;
+        }
         let fault = Fault::find(&**error);
         let said = chain(&**error)
             .find_map(|error| error.downcast_ref::<tonic::Status>())
@@ -215,7 +233,7 @@ pin_project! {
     pub struct Tracked<F, O: Observe> {
         #[pin]
         inner: F,
-        attempt: Option<Attempt<O>>,
+        attempt: Attempt<O>,
     }
 }
 
@@ -235,8 +253,8 @@ where
             Poll::Pending => Poll::Pending,
             Poll::Ready(Ok(response)) => {
                 let (head, inner) = response.into_parts();
-                if let Some(attempt) = this.attempt {
-                    attempt.head(&head, inner.is_end_stream());
+                if this.attempt.observer.is_some() {
+                    this.attempt.head(&head, inner.is_end_stream());
                 }
                 let attempt = this.attempt.take();
                 let body = TrackedBody { inner, attempt };
@@ -244,9 +262,7 @@ where
             }
             Poll::Ready(Err(error)) => {
                 let error = error.into();
-                if let Some(mut attempt) = this.attempt.take() {
-                    attempt.failed(Ending::Error, &error);
-                }
+                this.attempt.failed(Ending::Error, &error);
                 Poll::Ready(Err(error))
             }
         }
@@ -258,7 +274,7 @@ pin_project! {
     pub struct TrackedBody<B, O: Observe> {
         #[pin]
         inner: B,
-        attempt: Option<Attempt<O>>,
+        attempt: Attempt<O>,
     }
 }
 
@@ -280,22 +296,19 @@ where
         let frame = ready!(this.inner.as_mut().poll_frame(cx));
         Poll::Ready(match frame {
             Some(Ok(frame)) => {
-                if let Some(attempt) = this.attempt {
-                    attempt.frame(&frame, this.inner.is_end_stream());
+                if this.attempt.observer.is_some() {
+                    this.attempt.frame(&frame, this.inner.is_end_stream());
                 }
                 Some(Ok(frame))
             }
             Some(Err(error)) => {
                 let error = error.into();
-                if let Some(attempt) = this.attempt {
-                    attempt.failed(Ending::BodyError, &error);
-                }
+                this.attempt.failed(Ending::BodyError, &error);
                 Some(Err(error))
             }
             None => {
-                if let Some(attempt) = this.attempt {
-                    attempt.settle(Ending::NoStatus, Code::Unknown, None, None);
-                }
+                this.attempt
+                    .settle(Ending::NoStatus, Code::Unknown, None, None);
                 None
             }
         })
