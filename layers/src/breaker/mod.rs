@@ -58,7 +58,7 @@
 //! waits. So a circuit may be shared by runtimes, and outlive them. No task.
 //!
 //! **Cost.** Closed and successful: two loads, a look at the clock, one atomic update of the window, a reference count; no lock, no allocation
-//! (`tests/breaker_alloc.rs`); `benches/breaker.rs` measures it beside the bare call. About a third is the verdict itself, a sixth the clock. The lock is for failures and for a circuit that is not closed.
+//! (`tests/breaker_alloc.rs`); `benches/breaker.rs` measures it beside the bare call. About a third is the clock and the window, most of the rest the way of the response through one more type. The lock is for failures and for a circuit that is not closed.
 //!
 //! **Metrics** (feature `metrics`), each with `transport`: `tower_iroh_breaker_opened_total` by `rule`
 //! (`run`, `link`, `rate`, `probe`), `tower_iroh_breaker_closed_total`, and `tower_iroh_breaker_not_closed`, how many circuits hold calls
