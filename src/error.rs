@@ -114,10 +114,14 @@ impl Error {
     }
 
     pub(crate) fn with_status(kind: ErrorKind, status: Status) -> Self {
+        let fault = Fault::new(kind.origin(), status);
         Self {
             kind,
             peer: None,
-            fault: Fault::new(kind.origin(), status),
+            fault: match kind {
+                ErrorKind::DialTimeout => fault.timed_out(),
+                _ => fault,
+            },
         }
     }
 

@@ -33,6 +33,7 @@ pub struct Fault {
     origin: Origin,
     perhaps_processed: bool,
     temporary: bool,
+    timed_out: bool,
     status: Status,
 }
 
@@ -76,6 +77,7 @@ impl Fault {
             origin,
             perhaps_processed: false,
             temporary: false,
+            timed_out: false,
             status,
         }
     }
@@ -90,6 +92,13 @@ impl Fault {
     /// can wait does well to. A full queue or a closed endpoint says no such thing.
     pub fn temporary(mut self) -> Self {
         self.temporary = true;
+        self
+    }
+
+    /// Says that it took a transport its whole patience to find out, as with a dial that nobody answers: a caller who waits has waited, and
+    /// is not made to wait as long again.
+    pub fn timed_out(mut self) -> Self {
+        self.timed_out = true;
         self
     }
 
@@ -120,6 +129,11 @@ impl Fault {
     /// Whether this side will take the same call later.
     pub fn is_temporary(&self) -> bool {
         self.temporary
+    }
+
+    /// Whether it took a transport its whole patience to find out.
+    pub fn is_timed_out(&self) -> bool {
+        self.timed_out
     }
 
     /// What a gRPC caller sees.

@@ -383,6 +383,18 @@ async fn a_dial_that_policy_refused_is_final() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn who_has_waited_for_a_dial_is_not_made_to_wait_again() {
+    let origin = Origin::Link(Incident::new());
+    let fault = Fault::new(origin, Status::unavailable("no answer")).timed_out();
+    let peer = Peer::new([fails(fault)]);
+    assert_eq!(
+        code(retry(&peer), request(UNLISTED)).await,
+        Code::Unavailable
+    );
+    assert_eq!(peer.receipts(), 1);
+}
+
+#[tokio::test(start_paused = true)]
 async fn our_own_rejections_are_final() {
     let peer = Peer::new([fails(Fault::new(Origin::Ours, Status::unavailable("full")))]);
     assert_eq!(code(retry(&peer), request(LISTED)).await, Code::Unavailable);

@@ -157,11 +157,14 @@ impl Error {
     /// A connection that ended before it began: a time-out is a dial's, and nothing was lost because nothing was sent.
     fn from_dial_connection(error: &ConnectionError) -> Self {
         let mut mapped = Self::from_connection(error);
-        mapped.kind = match (mapped.kind, error) {
-            (_, ConnectionError::TimedOut) => ErrorKind::DialTimeout,
-            (ErrorKind::Lost, _) => ErrorKind::DialFailed,
-            (kind, _) => kind,
-        };
+        match (mapped.kind, error) {
+            (_, ConnectionError::TimedOut) => {
+                mapped.kind = ErrorKind::DialTimeout;
+                mapped.fault = mapped.fault.timed_out();
+            }
+            (ErrorKind::Lost, _) => mapped.kind = ErrorKind::DialFailed,
+            _ => {}
+        }
         mapped
     }
 

@@ -290,3 +290,21 @@ async fn the_names_that_prometheus_gets() {
         assert!(text.contains(line), "no {line} in\n{text}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_dial_that_nobody_answers_is_waited_for_once() {
+    let silence = std::net::UdpSocket::bind("127.0.0.1:0").expect("a free port");
+    let id = ::iroh::SecretKey::generate().public();
+    let addr = ::iroh::EndpointAddr::new(id).with_ip_addr(silence.local_addr().expect("bound"));
+    let dial = Duration::from_millis(500);
+    let channel = Channel::builder(::iroh::Endpoint::bind(Offline).await.expect("a free port"))
+        .peer(addr)
+        .links(|links| links.dial_timeout(dial))
+        .build()
+        .expect("valid");
+    let began = Instant::now();
+    let call = EchoClient::new(channel).echo(request("nobody")).await;
+    assert_eq!(call.expect_err("nobody").code(), Code::Unavailable);
+    let took = began.elapsed();
+    assert!(took >= dial && took < dial * 2, "{took:?}");
+}

@@ -5,7 +5,7 @@
 //! | the attempt ended with | sent again |
 //! |---|---|
 //! | provably not begun by the peer: REFUSED_STREAM, a GOAWAY below it ([`Origin::Refused`](crate::Origin::Refused)) | any method, at once, then with backoff; at most twice |
-//! | provably not begun, UNAVAILABLE: a dial that failed, a request that never left | any method, with backoff; at most twice, together with those above |
+//! | provably not begun, UNAVAILABLE: a dial that failed, a request that never left | any method, with backoff; at most twice, together with those above; not after a dial that took its whole time-out ([`Fault::timed_out`](crate::Fault::timed_out)) |
 //! | one of the policy's codes (UNAVAILABLE), perhaps processed | [listed](RetryPolicyBuilder::idempotent) methods and calls with [`Idempotent`], with backoff, until the peer may have seen the call three times, while the budget lasts |
 //! | anything else; a rejection of this side ([`Origin::Ours`](crate::Origin::Ours)); a response's head without a status | never |
 //!

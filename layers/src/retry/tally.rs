@@ -24,15 +24,19 @@ const LONGEST_PUSHBACK: Duration = Duration::from_secs(60);
 pub(super) struct Failure {
     pub(super) code: Code,
     pub(super) fault: Option<(Origin, bool)>,
+    /// It took the transport its whole patience to find out.
+    timed_out: bool,
     pub(super) pushback: Option<Pushback>,
 }
 
 impl Failure {
     pub(super) fn of_error(error: &BoxError) -> Self {
         let said = chain(&**error).find_map(|error| error.downcast_ref::<Status>());
+        let fault = Fault::find(&**error);
         Self {
             code: code_of(&**error),
-            fault: Fault::find(&**error).map(|fault| (fault.origin(), fault.not_processed())),
+            timed_out: fault.as_ref().is_some_and(Fault::is_timed_out),
+            fault: fault.map(|fault| (fault.origin(), fault.not_processed())),
             pushback: said.and_then(|status| Pushback::read(status.metadata().as_ref())),
         }
     }
@@ -48,6 +52,7 @@ impl Failure {
         (code != Code::Ok).then(|| Self {
             code,
             fault: None,
+            timed_out: false,
             pushback: Pushback::read(response.headers()),
         })
     }
@@ -56,7 +61,9 @@ impl Failure {
     fn unseen(&self) -> Option<Reason> {
         match self.fault? {
             (Origin::Refused, true) => Some(Reason::Refused),
-            (_, true) if self.code == Code::Unavailable => Some(Reason::Unreached),
+            (_, true) if self.code == Code::Unavailable && !self.timed_out => {
+                Some(Reason::Unreached)
+            }
             _ => None,
         }
     }
