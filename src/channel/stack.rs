@@ -45,7 +45,7 @@ use on_use::OnUse;
 ///           attempt metrics -> breaker -> the service
 /// ```
 ///
-/// [`Channel`](crate::Channel) has it over iroh. It goes over any other gRPC service too, tonic's own `Channel` for one:
+/// [`Channel`](crate::Channel) has it over iroh. It goes over any other gRPC service that is `Clone + Send + Sync` too, tonic's own `Channel` for one:
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")]
