@@ -42,8 +42,10 @@ async fn noticed(caller: &Caller) {
     let stream = tower_iroh_proto::echo::StreamRequest::default();
     soon("the breaker to open", async {
         while caller.stack.circuit().state().is_closed() {
-            // Not a method that is buffered.
-            let _ = caller.client().server_stream(stream).await;
+            // Not a method that is buffered. A dial may still be taken by a listener that nobody serves any more, so it has a deadline.
+            let mut call = tonic::Request::new(stream);
+            call.set_timeout(Duration::from_secs(2));
+            let _ = caller.client().server_stream(call).await;
         }
     })
     .await;
