@@ -551,31 +551,44 @@ async fn a_server_ends_a_late_stream_with_a_status() {
     }
 }
 
-/// A poll after the end, when the time is over too, yields nothing: trailers come once.
-#[tokio::test(start_paused = true)]
-async fn a_server_s_stream_that_has_ended_does_not_end_again() {
+/// Bodies that end in every way, and how many frames each has.
+fn bodies_that_end() -> Vec<(Body, usize)> {
     let trailers = || Frame::trailers(HeaderMap::new());
     let data = || Frame::data(Bytes::from_static(b"x"));
-    let ended = |frames: Vec<Result<Frame<Bytes>, Infallible>>| {
-        Body::new(http_body_util::StreamBody::new(tokio_stream::iter(
-            frames
-                .into_iter()
-                .map(|it| it.map_err(|never| match never {})),
-        )))
+    let ended = |frames: Vec<Result<Frame<Bytes>, Status>>| {
+        let frames = tokio_stream::iter(frames);
+        Body::new(http_body_util::StreamBody::new(frames))
     };
-    let failed = Body::new(http_body_util::StreamBody::new(tokio_stream::iter([
-        Err::<Frame<Bytes>, _>(Status::internal("x")),
-    ])));
-    for (body, frames) in [
+    vec![
         (ended(vec![Ok(data()), Ok(trailers())]), 2),
         (ended(vec![Ok(data())]), 1),
-        (failed, 1),
+        (ended(vec![Err(Status::internal("x"))]), 1),
         // It says by itself that it is at its end.
         (
             Body::new(http_body_util::Full::new(Bytes::from_static(b"x"))),
             1,
         ),
-    ] {
+        (Body::empty(), 0),
+    ]
+}
+
+/// A poll after the end, when the time is over too, yields nothing: trailers come once, and what was answered is not late.
+async fn ends_once<B: http_body::Body>(body: B, frames: usize) {
+    let mut body = Box::pin(body);
+    for _ in 0..frames {
+        assert!(body.frame().await.is_some());
+    }
+    if !body.is_end_stream() {
+        assert!(body.frame().await.is_none());
+    }
+    sleep(SECOND).await;
+    assert!(body.frame().await.is_none());
+    assert!(body.frame().await.is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_s_stream_that_has_ended_does_not_end_again() {
+    for (body, frames) in bodies_that_end() {
         let mut body = Some(body);
         let inner = service_fn(move |_: Request<Body>| {
             let body = body.take().expect("one call");
@@ -585,16 +598,23 @@ async fn a_server_s_stream_that_has_ended_does_not_end_again() {
             .layer(inner)
             .oneshot(request(Some(SECOND)))
             .await;
-        let mut body = Box::pin(response.expect("a head").into_body());
-        for _ in 0..frames {
-            assert!(body.frame().await.is_some());
-        }
-        if !body.is_end_stream() {
-            assert!(body.frame().await.is_none());
-        }
-        sleep(SECOND).await;
-        assert!(body.frame().await.is_none());
-        assert!(body.frame().await.is_none());
+        ends_once(response.expect("a head").into_body(), frames).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_s_stream_that_has_ended_is_not_late() {
+    for (body, frames) in bodies_that_end() {
+        let shared = std::sync::Arc::new(std::sync::Mutex::new(Some(body)));
+        let inner = service_fn(move |_: Request<Body>| {
+            let body = shared.lock().expect("no panic").take();
+            ready(Ok::<_, Infallible>(Response::new(body.expect("one call"))))
+        });
+        let response = DeadlineLayer::new()
+            .layer(inner)
+            .oneshot(request(Some(SECOND)))
+            .await;
+        ends_once(response.expect("a head").into_body(), frames).await;
     }
 }
 

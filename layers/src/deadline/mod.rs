@@ -85,6 +85,8 @@ mod clock;
 #[cfg(feature = "deadline")]
 mod error;
 #[cfg(feature = "deadline")]
+mod limited;
+#[cfg(feature = "deadline")]
 mod scope;
 #[cfg(feature = "deadline")]
 mod server;

@@ -11,9 +11,10 @@ use crate::{
     BoxError,
     deadline::{
         Stage,
-        clock::{Budget, Clock},
+        clock::Budget,
         error::{Elapsed, by_any_clock},
         header,
+        limited::{Limited, Next},
     },
 };
 
@@ -24,17 +25,14 @@ pin_project! {
     #[derive(Debug)]
     pub struct ClientDeadlineBody<R> {
         #[pin]
-        inner: Option<R>,
-        #[pin]
-        clock: Clock,
+        inner: Limited<R>,
     }
 }
 
-impl<R> ClientDeadlineBody<R> {
+impl<R: Body> ClientDeadlineBody<R> {
     pub(super) fn new(inner: R, budget: Option<Budget>) -> Self {
         Self {
-            inner: Some(inner),
-            clock: Clock::new(budget),
+            inner: Limited::new(inner, budget),
         }
     }
 }
@@ -51,46 +49,36 @@ where
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<R::Data>, BoxError>>> {
-        let mut this = self.project();
-        let Some(inner) = this.inner.as_mut().as_pin_mut() else {
-            return Poll::Ready(None);
+        let inner = self.project().inner;
+        let budget = inner.budget();
+        let next = ready!(inner.poll_next(cx, Duration::ZERO, |inner, cx| inner.poll_frame(cx)));
+        let over = match (next, budget) {
+            (Next::Over(budget), _) => budget,
+            // The peer's clock ended it, which is our deadline too.
+            (Next::Frame(Some(Ok(frame))), Some(budget))
+                if frame.trailers_ref().is_some_and(header::is_cancelled)
+                    && budget.deadline.left() <= header::SLACK =>
+            {
+                budget
+            }
+            (Next::Frame(Some(Err(error))), budget) => {
+                let budget = budget.map(|budget| (budget.deadline, budget.limit));
+                let error = by_any_clock(error.into(), Stage::Body, budget);
+                return Poll::Ready(Some(Err(error)));
+            }
+            (Next::Frame(frame), _) => {
+                return Poll::Ready(frame.map(|frame| frame.map_err(Into::into)));
+            }
         };
-        // Before the inner body, which may always have another frame at hand.
-        let over = match this.clock.over() {
-            Some(budget) => budget,
-            None => match inner.poll_frame(cx) {
-                Poll::Pending => ready!(this.clock.poll_over(cx, Duration::ZERO)),
-                Poll::Ready(Some(Ok(frame))) => match this.clock.budget() {
-                    Some(budget)
-                        if frame.trailers_ref().is_some_and(header::is_cancelled)
-                            && budget.deadline.left() <= header::SLACK =>
-                    {
-                        budget
-                    }
-                    _ => return Poll::Ready(Some(Ok(frame))),
-                },
-                Poll::Ready(Some(Err(error))) => {
-                    let budget = this.clock.budget();
-                    let budget = budget.map(|budget| (budget.deadline, budget.limit));
-                    let error = by_any_clock(error.into(), Stage::Body, budget);
-                    return Poll::Ready(Some(Err(error)));
-                }
-                Poll::Ready(None) => return Poll::Ready(None),
-            },
-        };
-        this.inner.set(None);
         let error = Elapsed::new(Stage::Body, Some(over.limit));
         Poll::Ready(Some(Err(Box::new(error))))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.inner.as_ref().is_none_or(Body::is_end_stream)
+        self.inner.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        match &self.inner {
-            Some(inner) => inner.size_hint(),
-            None => SizeHint::with_exact(0),
-        }
+        self.inner.size_hint()
     }
 }

@@ -11,7 +11,8 @@ use super::{SLACK, late};
 use crate::{
     BoxError,
     deadline::{
-        clock::{Budget, Clock},
+        clock::Budget,
+        limited::{Limited, Next},
         scope::within,
     },
 };
@@ -21,17 +22,14 @@ pin_project! {
     #[derive(Debug)]
     pub struct ServerDeadlineBody<R> {
         #[pin]
-        inner: Option<R>,
-        #[pin]
-        clock: Clock,
+        inner: Limited<R>,
     }
 }
 
-impl<R> ServerDeadlineBody<R> {
+impl<R: Body> ServerDeadlineBody<R> {
     pub(super) fn new(inner: R, budget: Option<Budget>) -> Self {
         Self {
-            inner: Some(inner),
-            clock: Clock::new(budget),
+            inner: Limited::new(inner, budget),
         }
     }
 }
@@ -40,8 +38,7 @@ impl<R> ServerDeadlineBody<R> {
 impl<R> Default for ServerDeadlineBody<R> {
     fn default() -> Self {
         Self {
-            inner: None,
-            clock: Clock::new(None),
+            inner: Limited::default(),
         }
     }
 }
@@ -58,31 +55,17 @@ where
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<R::Data>, BoxError>>> {
-        let mut this = self.project();
-        let Some(inner) = this.inner.as_mut().as_pin_mut() else {
-            return Poll::Ready(None);
-        };
-        // What is at its end is not late.
-        let over = match this.clock.over() {
-            Some(budget) if !inner.is_end_stream() => budget,
-            _ => {
-                let deadline = this.clock.budget().map(|budget| budget.deadline);
-                match within(deadline, || inner.poll_frame(cx)) {
-                    Poll::Ready(frame) => {
-                        let is_last = frame
-                            .as_ref()
-                            .is_none_or(|frame| frame.as_ref().map_or(true, Frame::is_trailers));
-                        if is_last {
-                            // Or a poll after the end might find the time over, and end it once more.
-                            this.inner.set(None);
-                        }
-                        return Poll::Ready(frame.map(|frame| frame.map_err(Into::into)));
-                    }
-                    Poll::Pending => ready!(this.clock.poll_over(cx, SLACK)),
-                }
+        let inner = self.project().inner;
+        let deadline = inner.budget().map(|budget| budget.deadline);
+        let next = inner.poll_next(cx, SLACK, |inner, cx| {
+            within(deadline, || inner.poll_frame(cx))
+        });
+        let over = match ready!(next) {
+            Next::Frame(frame) => {
+                return Poll::Ready(frame.map(|frame| frame.map_err(Into::into)));
             }
+            Next::Over(over) => over,
         };
-        this.inner.set(None);
         let status = late(over, "its response did not end");
         let mut trailers = HeaderMap::new();
         Poll::Ready(Some(match status.add_header(&mut trailers) {
@@ -92,13 +75,10 @@ where
     }
 
     fn is_end_stream(&self) -> bool {
-        self.inner.as_ref().is_none_or(Body::is_end_stream)
+        self.inner.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        match &self.inner {
-            Some(inner) => inner.size_hint(),
-            None => SizeHint::with_exact(0),
-        }
+        self.inner.size_hint()
     }
 }
