@@ -133,16 +133,7 @@ fn stack(c: &mut Criterion) {
             stack.timeout(Duration::from_secs(5))
         }),
         ("without metrics", StackBuilder::without_metrics),
-        ("all left out", |stack| {
-            stack
-                .without_metrics()
-                .without_trace()
-                .without_priority()
-                .without_retry()
-                .without_buffer()
-                .without_fail_fast()
-                .without_breaker()
-        }),
+        ("all left out", StackBuilder::without_layers),
     ] {
         let mut stacked = built(settings);
         group.bench_function(name, |b| b.iter(|| call(&mut stacked)));

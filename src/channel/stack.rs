@@ -84,7 +84,7 @@ pub struct Stack {
     retry: RetryPolicy,
     budget: Option<RetryBudget>,
     buffer: BufferConfig,
-    fail_fast: Option<FailFastConfig>,
+    fail_fast: FailFastConfig,
     circuit: Option<Circuit>,
     new_circuit: NewCircuit,
     connection: Option<watch::Receiver<State>>,
@@ -135,13 +135,8 @@ where
         let breaker = BreakerLayer::new(circuit.clone()).layer(inner);
         let way = OnUse::new(Revived::new(self.attempts.layer(breaker), signs));
 
-        let fail_fast = match &self.fail_fast {
-            Some(config) => {
-                let circuit = circuit.clone();
-                config.clone().or_reason(move || circuit.why())
-            }
-            None => FailFastConfig::disabled(),
-        };
+        let known = circuit.clone();
+        let fail_fast = self.fail_fast.clone().or_reason(move || known.why());
         let buffer = BufferLayer::new(self.buffer.clone())
             .passing(FailFastLayer::new(fail_fast))
             .layer(way);

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tonic::{Code, Request, Response, Status, Streaming, transport::server::TcpIncoming};
 use tower_iroh::{
-    Channel, LaneConfig, Lanes, Urgency,
+    Channel, LaneConfig, Lanes, StackBuilder, Urgency,
     layers::{deadline::ServerDeadlineLayer, priority::PriorityConfig, retry::RetryPolicy},
     presets::Offline,
 };
@@ -133,18 +133,7 @@ async fn urgency_reaches_the_peer(arm: Arm) {
 
 async fn all_of_it_can_be_left_out(arm: Arm) {
     let server = Server::start(arm).await;
-    let caller = server
-        .client(|stack| {
-            stack
-                .without_metrics()
-                .without_trace()
-                .without_priority()
-                .without_retry()
-                .without_buffer()
-                .without_fail_fast()
-                .without_breaker()
-        })
-        .await;
+    let caller = server.client(StackBuilder::without_layers).await;
     caller.echo("plain").await.expect("answered");
     server.desk.set(Mood::Refuse(Code::Unavailable));
     for _ in 0..30 {

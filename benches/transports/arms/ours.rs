@@ -2,7 +2,7 @@
 
 use iroh::{Endpoint, protocol::Router};
 use tonic::transport::Server;
-use tower_iroh::{Acceptor, Channel, Connector, Peer, presets};
+use tower_iroh::{Acceptor, Channel, Connector, Peer, StackBuilder, presets};
 use tower_iroh_proto::{EchoService, echo::echo_server::EchoServer};
 
 use crate::shared::{Fault, grpc::GrpcLink, transport::Arm};
@@ -81,16 +81,7 @@ impl Arm for OverBareChannel {
     async fn link(&self) -> Result<Self::Link, Fault> {
         let channel = Channel::builder(self.0.client.clone())
             .peer(self.0.peer.clone())
-            .stack(|stack| {
-                stack
-                    .without_metrics()
-                    .without_trace()
-                    .without_priority()
-                    .without_retry()
-                    .without_buffer()
-                    .without_fail_fast()
-                    .without_breaker()
-            })
+            .stack(StackBuilder::without_layers)
             .build()?;
         let closing = channel.clone();
         Ok(GrpcLink::closed_by(channel, move || closing.close()))

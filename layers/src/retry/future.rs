@@ -22,8 +22,8 @@ pin_project! {
     where
         S: Service<Request<Body>>,
     {
-        service: S,
-        call: Box<Call>,
+        // What another attempt is made of; nothing where there is never to be one.
+        again: Option<(S, Box<Call>)>,
         #[pin]
         state: State<S::Future>,
     }
@@ -47,9 +47,16 @@ pin_project! {
 impl<S: Service<Request<Body>>> RetryFuture<S> {
     pub(super) fn new(service: S, call: Box<Call>, first: S::Future) -> Self {
         Self {
-            service,
-            call,
+            again: Some((service, call)),
             state: State::Attempt { response: first },
+        }
+    }
+
+    /// One attempt, of which nothing is kept.
+    pub(super) fn once(only: S::Future) -> Self {
+        Self {
+            again: None,
+            state: State::Attempt { response: only },
         }
     }
 }
@@ -63,6 +70,13 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
+        let Some((service, call)) = this.again else {
+            return match this.state.project() {
+                StateProj::Attempt { response } => response.poll(cx).map_err(Into::into),
+                // They come after a failure that is followed by another attempt.
+                StateProj::Backoff { .. } | StateProj::Ready => Poll::Pending,
+            };
+        };
         loop {
             let result = match this.state.as_mut().project() {
                 StateProj::Attempt { response } => ready!(response.poll(cx)).map_err(Into::into),
@@ -71,12 +85,12 @@ where
                     this.state.set(State::Ready);
                     continue;
                 }
-                StateProj::Ready => match ready!(this.service.poll_ready(cx)) {
+                StateProj::Ready => match ready!(service.poll_ready(cx)) {
                     Ok(()) => {
-                        if let Some(error) = this.call.too_late() {
+                        if let Some(error) = call.too_late() {
                             return Poll::Ready(Err(Box::new(error)));
                         }
-                        let response = this.service.call(this.call.request());
+                        let response = service.call(call.request());
                         this.state.set(State::Attempt { response });
                         continue;
                     }
@@ -88,10 +102,10 @@ where
                 Err(error) => Some(Failure::of_error(error)),
             };
             let Some(failure) = failure else {
-                this.call.succeeded();
+                call.succeeded();
                 return Poll::Ready(result);
             };
-            let Some(wait) = this.call.failed(&failure) else {
+            let Some(wait) = call.failed(&failure) else {
                 return Poll::Ready(result);
             };
             // Before the wait: a failed attempt may hold a place that the next one needs.

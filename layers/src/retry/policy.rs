@@ -62,7 +62,7 @@ impl Default for RetryPolicy {
 }
 
 impl RetryPolicy {
-    /// Sends nothing again, not even what a peer has provably not begun.
+    /// Sends nothing again, not even what a peer has provably not begun. Nothing is kept of a call, and no budget is charged.
     pub fn disabled() -> Self {
         Self {
             max_attempts: 1,

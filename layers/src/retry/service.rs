@@ -43,6 +43,9 @@ where
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
+        if self.shared.policy.max_attempts == 1 {
+            return RetryFuture::once(self.inner.call(request));
+        }
         // Boxed, so that the future stays small enough to be moved through the layers above.
         let call = Box::new(Call::new(request, self.shared.clone()));
         let first = self.inner.call(call.request());

@@ -30,7 +30,7 @@ pub struct StackBuilder {
     retry: RetryPolicy,
     budget: Option<RetryBudget>,
     buffer: BufferConfig,
-    fail_fast: Option<FailFastConfig>,
+    fail_fast: FailFastConfig,
     breaker: NewCircuit,
     circuit: Option<Circuit>,
     connection: Option<watch::Receiver<State>>,
@@ -48,7 +48,7 @@ impl Default for StackBuilder {
             retry: RetryPolicy::default(),
             budget: None,
             buffer: BufferConfig::default(),
-            fail_fast: Some(FailFastConfig::default()),
+            fail_fast: FailFastConfig::default(),
             breaker: NewCircuit {
                 config: Some(BreakerConfig::default()),
                 transport: "any",
@@ -141,13 +141,13 @@ impl StackBuilder {
 
     /// How long calls that are not buffered wait for a peer that is not ready. Default 2 s. Without a reason of its own it gives the breaker's.
     pub fn fail_fast(mut self, fail_fast: FailFastConfig) -> Self {
-        self.fail_fast = Some(fail_fast);
+        self.fail_fast = fail_fast;
         self
     }
 
     /// Lets calls wait for the peer until their deadline.
     pub fn without_fail_fast(mut self) -> Self {
-        self.fail_fast = None;
+        self.fail_fast = FailFastConfig::disabled();
         self
     }
 
@@ -170,6 +170,17 @@ impl StackBuilder {
         self.breaker.config = None;
         self.circuit = None;
         self
+    }
+
+    /// Leaves out all of them, but for the deadline: what a call brings with it is kept to.
+    pub fn without_layers(self) -> Self {
+        self.without_metrics()
+            .without_trace()
+            .without_priority()
+            .without_retry()
+            .without_buffer()
+            .without_fail_fast()
+            .without_breaker()
     }
 
     /// Where the smoothed round-trip time to the peer is known: a missed deadline of less than four of them is no failure of the peer's.
