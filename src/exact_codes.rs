@@ -17,7 +17,7 @@ use tonic::{Code, ConnectError, Status, TimeoutExpired};
 use tower::{Layer, Service};
 
 use crate::{Error, ErrorKind};
-use tower_iroh_layers::{Origin, deadline::header as grpc_timeout};
+use tower_iroh_layers::{Origin, deadline::header as grpc_timeout, fault::chain};
 
 type BoxError = Box<dyn StdError + Send + Sync>;
 
@@ -196,26 +196,16 @@ fn read(error: &io::Error) -> Error {
 
 /// What an error of tonic's transport says when it is asked for its causes.
 fn exact(error: BoxError) -> Error {
-    let mut cause: Option<&(dyn StdError + 'static)> = Some(&*error);
-    let mut dialling = false;
-    while let Some(current) = cause {
-        if let Some(ours) = current.downcast_ref::<Error>() {
-            return ours.clone();
-        }
-        dialling |= current.is::<ConnectError>();
-        if dialling {
-            // Nothing has left. Where the dial was ours its error is further down.
-            match current.source() {
-                Some(source) => cause = Some(source),
-                None => {
-                    return Error::new(
-                        ErrorKind::DialFailed,
-                        format!("the dial failed: {current}"),
-                    );
-                }
-            }
-            continue;
-        }
+    if let Some(ours) = Error::in_chain(&*error) {
+        return ours.clone();
+    }
+    if chain(&*error).any(|cause| cause.is::<ConnectError>()) {
+        // Nothing has left.
+        let deepest = chain(&*error).last().map(ToString::to_string);
+        let message = format!("the dial failed: {}", deepest.unwrap_or_default());
+        return Error::new(ErrorKind::DialFailed, message);
+    }
+    for current in chain(&*error) {
         if current.is::<TimeoutExpired>() {
             return Error::new(ErrorKind::Deadline, "the timeout expired").perhaps_processed();
         }
@@ -250,7 +240,6 @@ fn exact(error: BoxError) -> Error {
             // hyper "cancels" what it has not sent when its connection goes away.
             return Error::new(ErrorKind::Lost, "the connection was lost").perhaps_processed();
         }
-        cause = current.source();
     }
     let status = Status::from_error(error);
     Error::with_status(ErrorKind::Reset, status).perhaps_processed()

@@ -147,24 +147,23 @@ impl Fault {
     /// error REFUSED_STREAM or GOAWAY without an error from the peer is a refusal. `None` where only a code is known.
     pub fn find(error: &(dyn Error + 'static)) -> Option<Self> {
         let mut code = None;
+        let mut dial = None;
         for error in chain(error) {
             if let Some(fault) = error.downcast_ref::<Self>() {
                 return Some(fault.clone());
             }
             if let Some(status) = error.downcast_ref::<Status>() {
                 code.get_or_insert(status.code());
-            }
-            if error.is::<ConnectError>() {
-                // A policy that refused the connection has a code of its own in the chain.
-                let status = Status::new(code.unwrap_or(Code::Unavailable), error.to_string());
-                return Some(Self::new(Origin::Link(Incident::new()), status));
-            }
-            if let Some(h2) = error.downcast_ref::<h2::Error>() {
+            } else if error.is::<ConnectError>() {
+                // Whoever refused the dial may have said more beneath.
+                dial.get_or_insert(error);
+            } else if let (Some(h2), None) = (error.downcast_ref::<h2::Error>(), dial) {
                 return refusal(h2)
                     .then(|| Self::new(Origin::Refused, Status::unavailable(error.to_string())));
             }
         }
-        None
+        let status = Status::new(code.unwrap_or(Code::Unavailable), dial?.to_string());
+        Some(Self::new(Origin::Link(Incident::new()), status))
     }
 }
 
@@ -177,9 +176,11 @@ fn refusal(error: &h2::Error) -> bool {
             || (error.is_go_away() && reason == Some(h2::Reason::NO_ERROR)))
 }
 
-/// The gRPC code of an error: of the first in its chain that has one, as tonic's client would find it. A transport's time-out is
-/// DEADLINE_EXCEEDED; what has no code is UNKNOWN.
+/// The gRPC code of an error: of the first in its chain that has one, as tonic's client would find it, but for a dial that failed: of any such tonic
+/// says UNAVAILABLE, and what refused it may have a code of its own beneath. A transport's time-out is DEADLINE_EXCEEDED; what has no
+/// code is UNKNOWN.
 pub fn code_of(error: &(dyn Error + 'static)) -> Code {
+    let mut otherwise = Code::Unknown;
     for error in chain(error) {
         if let Some(fault) = error.downcast_ref::<Fault>() {
             return fault.status.code();
@@ -187,11 +188,14 @@ pub fn code_of(error: &(dyn Error + 'static)) -> Code {
         if let Some(status) = error.downcast_ref::<Status>() {
             return status.code();
         }
+        if error.is::<ConnectError>() {
+            otherwise = Code::Unavailable;
+        }
+        if otherwise == Code::Unavailable {
+            continue;
+        }
         if error.is::<TimeoutExpired>() {
             return Code::DeadlineExceeded;
-        }
-        if error.is::<ConnectError>() {
-            return Code::Unavailable;
         }
         if let Some(reason) = error
             .downcast_ref::<h2::Error>()
@@ -207,11 +211,11 @@ pub fn code_of(error: &(dyn Error + 'static)) -> Code {
             };
         }
     }
-    Code::Unknown
+    otherwise
 }
 
 /// An error and what caused it, outermost first.
-pub(crate) fn chain<'a>(
+pub fn chain<'a>(
     error: &'a (dyn Error + 'static),
 ) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
     let mut next = Some(error);
@@ -269,6 +273,18 @@ mod tests {
         let error: crate::BoxError = Box::new(Outer(Box::new(ConnectError("no route".into()))));
         let found = Fault::find(&*error).expect("found");
         assert!(matches!(found.origin(), Origin::Link(_)) && found.not_processed());
+        assert_eq!(code_of(&*error), Code::Unavailable);
+
+        // Whoever refused it says so beneath, and what else stands there is the dial's business.
+        let refused = Fault::new(Origin::Link(Incident::new()), Status::permission_denied(""));
+        let error: crate::BoxError = Box::new(ConnectError(Box::new(Outer(Box::new(refused)))));
+        let found = Fault::find(&*error).expect("found");
+        assert_eq!(found.status().code(), Code::PermissionDenied);
+        assert_eq!(code_of(&*error), Code::PermissionDenied);
+        let h2 = h2::Error::from(h2::Reason::CANCEL);
+        let error: crate::BoxError = Box::new(ConnectError(Box::new(h2)));
+        let found = Fault::find(&*error).expect("found");
+        assert!(matches!(found.origin(), Origin::Link(_)));
         assert_eq!(code_of(&*error), Code::Unavailable);
 
         let error = h2::Error::from(h2::Reason::REFUSED_STREAM);

@@ -4,24 +4,25 @@ use std::{error::Error as StdError, fmt};
 
 use iroh::endpoint::{ConnectWithOptsError, ConnectingError, ConnectionError};
 use tonic::{Code, Status};
-use tower_iroh_layers::{BoxError, Fault, Incident, Origin};
+use tower_iroh_layers::{BoxError, Fault, Incident, Origin, fault::chain};
 
 use super::{Error, ErrorKind};
 use crate::wire::close;
 
 impl Error {
+    /// The first of ours in an error's chain.
+    pub(crate) fn in_chain<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a Self> {
+        chain(error).find_map(|cause| cause.downcast_ref())
+    }
+
     /// What comes out of a stack of layers: our own error as it is; of another, the fault or status in its chain.
     pub(crate) fn from_layers(error: BoxError) -> Self {
         let error = match error.downcast::<Self>() {
             Ok(error) => return *error,
             Err(error) => error,
         };
-        let mut next: Option<&(dyn StdError + 'static)> = Some(&*error);
-        while let Some(current) = next {
-            if let Some(ours) = current.downcast_ref::<Self>() {
-                return ours.clone();
-            }
-            next = current.source();
+        if let Some(ours) = Self::in_chain(&*error) {
+            return ours.clone();
         }
         let Some(fault) = Fault::find(&*error) else {
             // A layer of the user's own, of which nothing is known but a code, perhaps.
