@@ -23,6 +23,7 @@
 //! - [`Deadline`]: when a call's time is over, in a request's extensions and in its `grpc-timeout` header.
 //! - [`Fault`]: what a transport or layer knows of a failure beyond its code: whose it is, and whether the peer may have begun the call.
 //! - [`Idempotent`]: that a call may be done twice, in a request's extensions.
+//! - [`MethodSet`]: the methods that a configuration lists.
 //! - [`peek`]: how large a call's first message is, read from its first five bytes, without waiting for a body
 //!   that has nothing to say yet.
 
@@ -53,13 +54,13 @@ pub mod retry;
 mod config_error;
 mod headers;
 mod idempotent;
-#[cfg(any(feature = "buffer", feature = "priority", feature = "retry"))]
 mod methods;
 
 pub use config_error::ConfigError;
 pub use deadline::Deadline;
 pub use fault::{Fault, Incident, Origin};
 pub use idempotent::Idempotent;
+pub use methods::MethodSet;
 pub use urgency::Urgency;
 
 /// The error of every layer here: whatever it is, a [`tonic::Status`] is in its source chain, so its code survives any

@@ -4,6 +4,41 @@ use std::collections::HashMap;
 
 use crate::ConfigError;
 
+/// A set of methods, as configurations list them: `/pkg.Svc/Method`, and for all methods of a service `/pkg.Svc/*` or `pkg.Svc`.
+///
+/// ```
+/// use tower_iroh_layers::MethodSet;
+///
+/// let set = MethodSet::try_new("server.early_data", ["/shop.v1.Stock/Get", "shop.v1.Prices"])?;
+/// assert!(set.contains("/shop.v1.Stock/Get") && set.contains("/shop.v1.Prices/List"));
+/// assert!(!set.contains("/shop.v1.Stock/Take"));
+/// # Ok::<(), tower_iroh_layers::ConfigError>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct MethodSet(Methods<()>);
+
+impl MethodSet {
+    /// The set of what the patterns name; `field` is how an error calls the setting.
+    ///
+    /// # Errors
+    /// [`ConfigError`] for a pattern that names no method.
+    pub fn try_new<M: AsRef<str>>(
+        field: &'static str,
+        patterns: impl IntoIterator<Item = M>,
+    ) -> Result<Self, ConfigError> {
+        let mut methods = Methods::new();
+        for pattern in patterns {
+            methods.insert(field, pattern.as_ref(), ())?;
+        }
+        Ok(Self(methods))
+    }
+
+    /// Whether the method at `path` is in it.
+    pub fn contains(&self, path: &str) -> bool {
+        self.0.get(path).is_some()
+    }
+}
+
 /// A value per method. A method's own entry outranks that of its service.
 #[derive(Clone, Debug)]
 pub(crate) struct Methods<V> {

@@ -88,6 +88,14 @@ impl<B: Body<Data = Bytes> + Unpin> Peeked<B> {
         }
     }
 
+    /// A body that is one data frame.
+    pub fn single(data: Bytes) -> Self {
+        Self {
+            held: [Some(Ok(Frame::data(data))), None],
+            rest: None,
+        }
+    }
+
     /// How long the first message is, without its prefix; `None` where the body had nothing at hand.
     pub fn message_len(&self) -> Option<u32> {
         message_len(self.first_data()?)

@@ -73,7 +73,7 @@ impl Call {
         let Shared { policy, budget } = &*self.shared;
         let said = self.head.extensions.get::<Idempotent>().is_some();
         let at = Circumstances {
-            idempotent: said || policy.idempotent.get(self.head.uri.path()).is_some(),
+            idempotent: said || policy.is_idempotent(self.head.uri.path()),
             policy,
             budget,
             left: self.deadline.map(Deadline::left),

@@ -75,6 +75,11 @@ impl RetryPolicy {
         RetryPolicyBuilder::default()
     }
 
+    /// Whether the method at `path` is listed as one that may be done twice.
+    pub fn is_idempotent(&self, path: &str) -> bool {
+        self.idempotent.get(path).is_some()
+    }
+
     pub(super) fn retries(&self, code: Code) -> bool {
         self.codes & bit(code) != 0
     }
