@@ -21,7 +21,10 @@ struct Only(EndpointId);
 
 impl Interceptor for Only {
     fn call(&mut self, request: Request<()>) -> Result<Request<()>, Status> {
-        let caller = request.extensions().get::<PeerInfo>().map(PeerInfo::id);
+        let caller = request
+            .extensions()
+            .get::<PeerInfo>()
+            .and_then(PeerInfo::id);
         println!("called from {:?}", request.metadata().get("x-called-from"));
         // Fail closed: a caller without an identity is a stranger.
         match caller {

@@ -33,6 +33,7 @@ use crate::{
 
 mod builder;
 mod connection;
+mod early;
 
 pub use builder::AcceptorBuilder;
 
@@ -91,9 +92,11 @@ struct Settings {
     max_connections_per_peer: usize,
     max_lanes_per_connection: usize,
     max_handshakes: usize,
+    handshake_timeout: Duration,
     preamble_timeout: Duration,
     drain_timeout: Duration,
     tuning: Tuning,
+    early_data: Option<early::EarlyData>,
 }
 
 impl Acceptor {
@@ -167,33 +170,84 @@ impl Acceptor {
         self.shared.connections.wait().await;
     }
 
-    async fn shake_hands(&self, accepting: Accepting) -> Result<Connection, AcceptError> {
-        let Some(_handshake) = Handshake::begin(&self.shared) else {
+    /// Completes the handshake; with early data it serves the connection to its end, since what comes before the handshake and what comes after it
+    /// come on the same streams.
+    async fn shake_hands(
+        &self,
+        accepting: Accepting,
+        bare: bool,
+    ) -> Result<Connection, AcceptError> {
+        let Some(handshake) = Handshake::begin(&self.shared) else {
             tracing::warn!("refusing a connection: too many handshakes in flight");
             return Err(AcceptError::from_err(io::Error::other(
                 "too many handshakes in flight",
             )));
         };
-        Ok(accepting.await?)
+        if let Some(early_data) = &self.shared.settings.early_data {
+            return self
+                .serve_early(early_data, accepting, bare, handshake)
+                .await;
+        }
+        let most = self.shared.settings.handshake_timeout;
+        match tokio::time::timeout(most, accepting).await {
+            Ok(connection) => Ok(connection?),
+            Err(_) => Err(late(most)),
+        }
+    }
+
+    async fn serve_early(
+        &self,
+        early_data: &early::EarlyData,
+        accepting: Accepting,
+        bare: bool,
+        handshake: Handshake<'_>,
+    ) -> Result<Connection, AcceptError> {
+        let _running = self.shared.connections.token();
+        let early = accepting.into_0rtt();
+        let mut serving = connection::Serving::early(self.shared.clone(), early_data, bare);
+        let most = self.shared.settings.handshake_timeout;
+        let connection = match tokio::time::timeout(most, serving.shake_hands(&early)).await {
+            Ok(connection) => connection?,
+            Err(_) => {
+                early.close(close::GONE, b"the handshake took too long");
+                return Err(late(most));
+            }
+        };
+        drop((handshake, early));
+        if let Some(_admitted) = self.admit(&connection) {
+            serving.run(connection.clone()).await;
+        }
+        Ok(connection)
     }
 
     async fn serve(&self, connection: Connection, bare: bool) {
+        // With early data it has been served by now.
+        if connection.close_reason().is_some() {
+            return;
+        }
         let _running = self.shared.connections.token();
+        if let Some(_admitted) = self.admit(&connection) {
+            connection::Serving::new(self.shared.clone(), bare)
+                .run(connection)
+                .await;
+        }
+    }
+
+    /// Whether a connection whose peer is known may go on; one that may not is closed.
+    fn admit(&self, connection: &Connection) -> Option<Admitted<'_>> {
         let id = connection.remote_id();
-        let Some(_admitted) = Admitted::new(&self.shared, id) else {
+        let Some(admitted) = Admitted::new(&self.shared, id) else {
             let most = self.shared.settings.max_connections_per_peer;
             tracing::warn!(peer = %id.fmt_short(), most, "refusing a connection: the peer has as many as it may");
             let reason = format!("{most} connections per peer are accepted");
             connection.close(close::TOO_MANY_CONNECTIONS, reason.as_bytes());
-            return;
+            return None;
         };
         if self.shared.draining.is_cancelled() {
             connection.close(close::DRAINING, b"shutting down");
-            return;
+            return None;
         }
-        connection::Serving::new(self.shared.clone(), connection, bare)
-            .run()
-            .await;
+        Some(admitted)
     }
 
     async fn stop(&self) {
@@ -207,7 +261,7 @@ impl Acceptor {
 
 impl ProtocolHandler for Acceptor {
     async fn on_accepting(&self, accepting: Accepting) -> Result<Connection, AcceptError> {
-        self.shake_hands(accepting).await
+        self.shake_hands(accepting, false).await
     }
 
     async fn accept(&self, connection: Connection) -> Result<(), AcceptError> {
@@ -228,7 +282,7 @@ pub struct BareAcceptor {
 
 impl ProtocolHandler for BareAcceptor {
     async fn on_accepting(&self, accepting: Accepting) -> Result<Connection, AcceptError> {
-        self.acceptor.shake_hands(accepting).await
+        self.acceptor.shake_hands(accepting, true).await
     }
 
     async fn accept(&self, connection: Connection) -> Result<(), AcceptError> {
@@ -239,6 +293,11 @@ impl ProtocolHandler for BareAcceptor {
     async fn shutdown(&self) {
         self.acceptor.stop().await;
     }
+}
+
+fn late(most: Duration) -> AcceptError {
+    let error = format!("the handshake was not complete within {most:?}");
+    AcceptError::from_err(io::Error::new(io::ErrorKind::TimedOut, error))
 }
 
 impl Shared {

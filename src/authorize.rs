@@ -8,7 +8,8 @@ use crate::PeerInfo;
 
 /// Lets callers in by `policy`, each by the endpoint id that it has proved in the handshake, written as [`PeerInfo::id`] shows it.
 ///
-/// A caller who came without one, over another transport of the same server, is anonymous to the policy.
+/// A caller who came without one, over another transport of the same server, is anonymous to the policy, and so is a call that is answered before
+/// the handshake is complete (see [`AcceptorBuilder::early_data_policy`](crate::AcceptorBuilder::early_data_policy)).
 ///
 /// ```
 /// use tower_iroh::layers::authorize::{Policy, PolicyHandle};
@@ -62,13 +63,13 @@ pub fn peer_name(name: &str) -> Result<String, String> {
         .map_err(|error| format!("not an endpoint id, 64 hexadecimal digits: {error}"))
 }
 
-/// Names a caller by its [`PeerInfo`].
+/// Names a caller by its [`PeerInfo`]: nobody, while it has proved nothing.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct ByPeer;
 
 impl Identify for ByPeer {
     fn identify(&self, extensions: &Extensions) -> Option<Identity> {
         let peer = extensions.get::<PeerInfo>()?;
-        Some(Identity::new(peer.id().to_string()))
+        Some(Identity::new(peer.id()?.to_string()))
     }
 }

@@ -18,6 +18,7 @@ use crate::{Error, Links, PeerStats, State};
 mod arm;
 mod body;
 mod builder;
+mod early;
 mod revived;
 mod stack;
 

@@ -40,7 +40,8 @@ use crate::{
 /// ```
 ///
 /// All channels of one connector to one peer share one QUIC connection; each is a lane of its own on it, of the connector's
-/// urgency. It keeps the connection as long as it lives: a connector sees bytes, not calls.
+/// urgency. It keeps the connection as long as it lives: a connector sees bytes, not calls. For the same reason it waits for the handshake, also on links that
+/// [send early data](crate::LinksBuilder::early_data): that is for [`Channel`](crate::Channel).
 ///
 /// **Errors.** Each is an [`Error`] with a [`tonic::Status`] in its source chain. tonic shows a caller UNAVAILABLE for every
 /// failed dial, Unknown for a lost connection, and Cancelled for an expired timeout; put

@@ -3,21 +3,25 @@
 use std::{
     io::{self, IoSlice},
     pin::Pin,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::Instant,
 };
 
+use crate::{PeerInfo, lane::Standing};
 use bytes::{Bytes, BytesMut};
-use iroh::endpoint::{Connection, RecvStream, SendStream, VarInt};
+use iroh::endpoint::{RecvStream, SendStream, VarInt};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tonic::transport::server::Connected;
-use tower_iroh_layers::Urgency;
-
-use crate::{PeerInfo, lane::Standing};
 
 mod activity;
+mod gate;
+mod screen;
 
 pub(crate) use activity::{Activities, Activity};
+pub(crate) use gate::Gate;
+pub(crate) use screen::Permits;
+
+use gate::Through;
 
 /// One bidirectional QUIC stream: what [`Incoming`](crate::Incoming) yields.
 ///
@@ -33,6 +37,8 @@ pub struct QuicIo {
     /// Told when the stream has been let go; the server's count of lanes hangs on it.
     release: Option<Release>,
     corking: Corking,
+    /// While the connection's handshake is not complete, on the server's side.
+    gate: Option<Box<Gate>>,
 }
 
 /// Whether a small write lets the rest of the runtime have a turn first, so that what other calls have to say by then
@@ -64,23 +70,29 @@ impl std::fmt::Debug for Release {
 
 impl QuicIo {
     pub(crate) fn new(
-        connection: &Connection,
         (send, recv): (SendStream, RecvStream),
-        urgency: Urgency,
+        info: PeerInfo,
         activities: &Activities,
     ) -> Self {
-        let standing = Standing::new(urgency, Instant::now());
+        let standing = Standing::new(info.urgency(), Instant::now());
         // It fails on a stream that is closed already, which the first write says better.
         let _ = send.set_priority(standing.priority());
         Self {
             send,
             recv,
-            info: PeerInfo::new(connection, urgency),
+            info,
             standing,
             activity: activities.add(),
             release: None,
             corking: Corking::Never,
+            gate: None,
         }
+    }
+
+    /// Holds back what a replay must not reach, until the handshake is over.
+    pub(crate) fn behind(mut self, gate: Option<Gate>) -> Self {
+        self.gate = gate.map(Box::new);
+        self
     }
 
     pub(crate) fn on_release(mut self, release: Release) -> Self {
@@ -132,6 +144,17 @@ impl QuicIo {
         }
     }
 
+    /// Reads through the gate, where there is one, and from the stream itself once there is none.
+    fn poll_stream(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if let Some(gate) = &mut self.gate {
+            match ready!(gate.poll_read(cx, &mut self.recv, buf))? {
+                Through::Read => return Poll::Ready(Ok(())),
+                Through::Open => self.gate = None,
+            }
+        }
+        AsyncRead::poll_read(Pin::new(&mut self.recv), cx, buf)
+    }
+
     fn failed(&self, error: io::Error) -> io::Error {
         self.activity.fail(&error);
         error
@@ -157,7 +180,7 @@ impl AsyncRead for QuicIo {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
-        match AsyncRead::poll_read(Pin::new(&mut self.recv), cx, buf) {
+        match self.poll_stream(cx, buf) {
             Poll::Pending => {
                 self.activity.waits();
                 Poll::Pending
@@ -244,8 +267,12 @@ impl AsyncWrite for QuicIo {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        // A stream that is closed already is as shut down as it gets.
-        let _ = self.send.finish();
+        // QUIC gives the ids of streams whose early data was rejected to other streams, and `finish` does not ask which one it ends: dropping
+        // does, and comes right after.
+        if !self.recv.is_0rtt() {
+            // A stream that is closed already is as shut down as it gets.
+            let _ = self.send.finish();
+        }
         Poll::Ready(Ok(()))
     }
 }

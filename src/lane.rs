@@ -14,7 +14,7 @@ mod room;
 mod set;
 mod standing;
 
-pub(crate) use http2::Http2;
+pub(crate) use http2::{Http2, Ready};
 pub(crate) use set::{LaneSet, Opener, Ticket};
 pub(crate) use standing::Standing;
 

@@ -74,7 +74,7 @@ pub use error::{Error, ErrorKind};
 pub use exact_codes::{ExactCodes, ExactCodesLayer};
 pub use io::QuicIo;
 pub use lane::{LaneConfig, Lanes};
-pub use links::{Links, LinksBuilder, PeerStats, State};
+pub use links::{EarlyData, Links, LinksBuilder, PeerStats, State};
 pub use peer::{Path, Peer, PeerError, PeerInfo};
 pub use remote_addr::{RemoteAddr, RemoteAddrLayer};
 /// The layers, each to be used alone: see [`Stack`] for all of them in their order.

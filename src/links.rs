@@ -13,6 +13,7 @@ use crate::{Error, Peer};
 
 mod backoff;
 mod builder;
+mod carrier;
 mod dial;
 mod driver;
 mod link;
@@ -23,7 +24,7 @@ mod uses;
 
 pub use builder::LinksBuilder;
 pub use state::State;
-pub use stats::PeerStats;
+pub use stats::{EarlyData, PeerStats};
 
 pub(crate) use link::Link;
 pub(crate) use uses::Use;
@@ -73,7 +74,7 @@ impl Links {
 
     /// What is known of the connection to a peer; `None` while there is none.
     pub fn stats(&self, id: &EndpointId) -> Option<PeerStats> {
-        self.pool.peek(id).map(|link| link.stats())
+        self.pool.peek(id)?.stats()
     }
 
     /// How many connections there are, dials included.
@@ -94,6 +95,18 @@ impl Links {
     /// The connection to a peer, dialled where there is none.
     pub(crate) async fn get(&self, id: EndpointId) -> Result<Use<Link>, Error> {
         self.pool.get(id).await.map_err(|error| error.at(id))
+    }
+
+    /// The connection to a peer that is being dialled, as soon as calls that may be done twice may leave on it: before its handshake is complete. It
+    /// comes only while somebody drives [`get`](Self::get), and never where early data is off or there is no session to resume. Whoever uses it does not
+    /// count as a use, and believes nothing that it says before `get` has given the same connection.
+    pub(crate) async fn early(&self, id: EndpointId) -> Arc<Link> {
+        self.pool.early(id).await
+    }
+
+    /// Whether early data is switched on.
+    pub(crate) fn sends_early_data(&self) -> bool {
+        self.pool.dialer().sends_early_data()
     }
 
     /// Makes the next dial due, for a call that paces itself: a breaker's probe.

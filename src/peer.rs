@@ -8,9 +8,11 @@ use iroh_tickets::{Ticket, endpoint::EndpointTicket};
 
 mod info;
 mod path;
+mod proof;
 
 pub use info::PeerInfo;
 pub use path::Path;
+pub(crate) use proof::Proof;
 
 /// How to reach a peer: its identity, and the addresses that are known of it.
 ///

@@ -133,11 +133,14 @@ impl Echo for Attentive {
         // The identity was proved in the handshake, before the handler saw anything.
         let caller = request.extensions().get::<PeerInfo>().cloned();
         let caller = caller.ok_or_else(|| Status::unauthenticated("not over iroh"))?;
+        let id = caller
+            .id()
+            .ok_or_else(|| Status::unauthenticated("nothing proved yet"))?;
         let mut response = self.0.echo(request).await?;
         let path = caller.path().map(|path| path.to_string());
         let rtt = caller.rtt().map(crate::screen::shown);
         for (name, value) in [
-            (WHO_AM_I, caller.id().to_string()),
+            (WHO_AM_I, id.to_string()),
             ("path", path.unwrap_or_default()),
             ("rtt", rtt.unwrap_or_default()),
         ] {

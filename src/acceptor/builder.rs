@@ -1,6 +1,10 @@
 use std::time::Duration;
 
-use super::{Acceptor, Incoming, Settings};
+use tower_iroh_layers::MethodSet;
+#[cfg(feature = "authorize")]
+use tower_iroh_layers::authorize::PolicyHandle;
+
+use super::{Acceptor, Incoming, Settings, early::EarlyData};
 use crate::{ConfigError, Tuning, wire::MAX_STREAM_WINDOW};
 
 /// Settings of an [`Acceptor`].
@@ -18,6 +22,9 @@ use crate::{ConfigError, Tuning, wire::MAX_STREAM_WINDOW};
 #[must_use]
 pub struct AcceptorBuilder {
     settings: Settings,
+    early_data: Vec<String>,
+    #[cfg(feature = "authorize")]
+    early_data_policy: Option<PolicyHandle>,
 }
 
 impl Default for AcceptorBuilder {
@@ -27,10 +34,15 @@ impl Default for AcceptorBuilder {
                 max_connections_per_peer: 16,
                 max_lanes_per_connection: 16,
                 max_handshakes: 256,
+                handshake_timeout: Duration::from_secs(10),
                 preamble_timeout: Duration::from_secs(5),
                 drain_timeout: Duration::from_secs(10),
                 tuning: Tuning::default(),
+                early_data: None,
             },
+            early_data: Vec::new(),
+            #[cfg(feature = "authorize")]
+            early_data_policy: None,
         }
     }
 }
@@ -53,6 +65,48 @@ impl AcceptorBuilder {
     /// [`Acceptor::incoming_filter`] before they cost anything.
     pub fn max_handshakes(mut self, handshakes: usize) -> Self {
         self.settings.max_handshakes = handshakes;
+        self
+    }
+
+    /// How long a handshake may take. Default 10 s. It bounds for how long a peer that proves nothing takes one of the places of
+    /// [`max_handshakes`](Self::max_handshakes).
+    pub fn handshake_timeout(mut self, timeout: Duration) -> Self {
+        self.settings.handshake_timeout = timeout;
+        self
+    }
+
+    /// Answers calls to these methods, `/pkg.Svc/Method`, and for all of a service `/pkg.Svc/*`, before the caller's handshake is complete: TLS 1.3's
+    /// early data, QUIC's 0-RTT. Default none. It saves a caller that [sends early](crate::LinksBuilder::early_data) a round trip.
+    ///
+    /// List a method only if all of this may be:
+    ///
+    /// - It may be done twice: somebody who recorded the caller's first packets may deliver them again.
+    /// - Anybody may call it: the handshake has proved nothing yet. [`PeerInfo::id`](crate::PeerInfo::id) is `None`, to
+    ///   an `authorize` layer the caller is anonymous, and neither iroh's hooks nor [`max_connections_per_peer`](Self::max_connections_per_peer) have
+    ///   been asked. With a policy see `early_data_policy`.
+    ///
+    /// Calls to any other method that arrive early wait for the handshake, and without it no service ever sees them. That is done beneath HTTP/2, on
+    /// the bytes that [`Incoming`] gives out: it needs no layer, and it does not go by what the caller says of its methods.
+    ///
+    /// ```
+    /// use tower_iroh::Acceptor;
+    ///
+    /// let (acceptor, incoming) = Acceptor::builder()
+    ///     .early_data(["/grpc.health.v1.Health/Check", "/shop.v1.Stock/Get"])
+    ///     .try_build()?;
+    /// # drop((acceptor, incoming));
+    /// # Ok::<(), tower_iroh::ConfigError>(())
+    /// ```
+    pub fn early_data<M: Into<String>>(mut self, methods: impl IntoIterator<Item = M>) -> Self {
+        self.early_data.extend(methods.into_iter().map(Into::into));
+        self
+    }
+
+    /// Of the methods of [`early_data`](Self::early_data) answers early only those that the policy in force gives to anonymous callers. The others wait for
+    /// the handshake, and are then judged by the identity that it proved; without this an [`authorize`](crate::authorize()) layer refuses them.
+    #[cfg(feature = "authorize")]
+    pub fn early_data_policy(mut self, policy: &PolicyHandle) -> Self {
+        self.early_data_policy = Some(policy.clone());
         self
     }
 
@@ -79,7 +133,15 @@ impl AcceptorBuilder {
     ///
     /// # Errors
     /// [`ConfigError`], naming the setting, its value, and what is accepted.
-    pub fn try_build(self) -> Result<(Acceptor, Incoming), ConfigError> {
+    pub fn try_build(mut self) -> Result<(Acceptor, Incoming), ConfigError> {
+        let early_data = MethodSet::try_new("acceptor.early_data", &self.early_data)?;
+        if !self.early_data.is_empty() {
+            self.settings.early_data = Some(EarlyData {
+                methods: early_data,
+                #[cfg(feature = "authorize")]
+                policy: self.early_data_policy.take(),
+            });
+        }
         let settings = &self.settings;
         ConfigError::nonzero(
             "acceptor.max_connections_per_peer",
@@ -90,6 +152,7 @@ impl AcceptorBuilder {
             settings.max_lanes_per_connection,
         )?;
         ConfigError::nonzero("acceptor.max_handshakes", settings.max_handshakes)?;
+        ConfigError::lasting("acceptor.handshake_timeout", settings.handshake_timeout)?;
         ConfigError::lasting("acceptor.preamble_timeout", settings.preamble_timeout)?;
         ConfigError::lasting("acceptor.drain_timeout", settings.drain_timeout)?;
         settings.tuning.validate()?;

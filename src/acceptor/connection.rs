@@ -9,7 +9,10 @@ use std::{
 };
 
 use futures_util::future::{BoxFuture, join_all};
-use iroh::endpoint::{Connection, RecvStream, SendStream};
+use iroh::{
+    endpoint::{Connection, IncomingZeroRttConnection, RecvStream, SendStream},
+    protocol::AcceptError,
+};
 use tokio::{
     sync::Notify,
     task::JoinSet,
@@ -17,11 +20,15 @@ use tokio::{
 };
 use tower_iroh_layers::Urgency;
 
-use super::Shared;
+use super::{
+    Shared,
+    early::{EarlyData, Gates},
+};
 use crate::lock::lock;
 use crate::{
-    QuicIo,
+    PeerInfo, QuicIo,
     io::{Activities, Release},
+    peer::Proof,
     tuning::Follow,
     wire::{self, Kind, Preamble, close, reset},
 };
@@ -29,8 +36,11 @@ use crate::{
 /// Serves one connection; everything that it starts ends with it.
 pub(super) struct Serving {
     shared: Arc<Shared>,
-    connection: Connection,
     bare: bool,
+    proof: Proof,
+    /// While the handshake is under way, and only where early data is on.
+    gates: Option<Gates>,
+    opening: JoinSet<()>,
     activities: Activities,
     lanes: Arc<Lanes>,
 }
@@ -45,31 +55,68 @@ struct Lanes {
 }
 
 impl Serving {
-    pub(super) fn new(shared: Arc<Shared>, connection: Connection, bare: bool) -> Self {
+    pub(super) fn new(shared: Arc<Shared>, bare: bool) -> Self {
         Self {
             shared,
-            connection,
             bare,
+            proof: Proof::default(),
+            gates: None,
+            opening: JoinSet::new(),
             activities: Activities::default(),
             lanes: Arc::default(),
         }
     }
 
-    /// Runs until the connection is closed, by whomever.
-    pub(super) async fn run(self) {
-        let mut opening = JoinSet::new();
+    /// A connection whose lanes may bring calls before its handshake is complete.
+    pub(super) fn early(shared: Arc<Shared>, early_data: &EarlyData, bare: bool) -> Self {
+        Self {
+            gates: Some(Gates::new(early_data)),
+            ..Self::new(shared, bare)
+        }
+    }
+
+    /// Waits for the handshake, and opens the lanes that come meanwhile behind their gates.
+    pub(super) async fn shake_hands(
+        &mut self,
+        connection: &IncomingZeroRttConnection,
+    ) -> Result<Connection, AcceptError> {
+        // iroh's hooks run in it, so it is polled from the start.
+        let mut completed = pin!(connection.handshake_completed());
+        loop {
+            tokio::select! {
+                biased;
+                connection = &mut completed => return Ok(connection?),
+                Some(_) = self.opening.join_next() => {}
+                stream = connection.accept_bi() => match stream {
+                    Ok(stream) => self.open(stream),
+                    // The connection is closed, and the handshake's error says why.
+                    Err(_) => return Ok(completed.await?),
+                },
+            }
+        }
+    }
+
+    /// Runs until the connection, of which the peer has been let in, is closed, by whomever.
+    pub(super) async fn run(mut self, connection: Connection) {
+        // In this order: a gate opens only where something is proved.
+        self.proof.complete(&connection);
+        self.gates = None;
         let mut follow = Follow::new(self.shared.settings.tuning.receive_window());
-        let mut tick = follow.tick(&self.connection, &self.activities);
-        let mut closed = pin!(self.connection.closed());
-        let mut drained = pin!(self.drained());
+        let mut tick = follow.tick(&connection, &self.activities);
+        let mut closed = pin!(connection.closed());
+        let mut drained = pin!(drained(
+            self.shared.clone(),
+            self.lanes.clone(),
+            &connection
+        ));
         loop {
             tokio::select! {
                 _ = &mut closed => return,
                 () = &mut drained => return,
-                () = sleep_until(tick) => tick = follow.tick(&self.connection, &self.activities),
-                Some(_) = opening.join_next() => {}
-                stream = self.connection.accept_bi() => match stream {
-                    Ok(stream) => self.open(stream, &mut opening),
+                () = sleep_until(tick) => tick = follow.tick(&connection, &self.activities),
+                Some(_) = self.opening.join_next() => {}
+                stream = connection.accept_bi() => match stream {
+                    Ok(stream) => self.open(stream),
                     // The connection is closed, which the first branch will say.
                     Err(_) => return,
                 },
@@ -78,29 +125,33 @@ impl Serving {
     }
 
     /// Reads a stream's preamble, in a task of its own so that a slow peer holds up nothing but its own lane.
-    fn open(&self, stream: (SendStream, RecvStream), opening: &mut JoinSet<()>) {
+    fn open(&mut self, stream: (SendStream, RecvStream)) {
         if self.shared.draining.is_cancelled() {
             return refuse(stream, reset::DRAINING);
         }
         let most = self.shared.settings.max_lanes_per_connection;
         // Streams whose preamble is still to come count: they may all become lanes. One more is for pings.
-        if opening.len() > most {
+        if self.opening.len() > most {
             return refuse(stream, reset::TOO_MANY_LANES);
         }
         if self.bare {
             if !self.lanes.admit(most) {
                 return refuse(stream, reset::TOO_MANY_LANES);
             }
-            let lane = self.lane(stream, Urgency::default());
+            let info = PeerInfo::new(self.proof.clone(), Urgency::default());
+            let lane = Lanes::lane(&self.lanes, stream, info, &self.activities);
+            let lane = lane.behind(self.gates.as_ref().map(|gates| gates.gate(&self.proof)));
             let shared = self.shared.clone();
-            opening.spawn(async move { hand_over(&shared, lane).await });
+            self.opening
+                .spawn(async move { hand_over(&shared, lane).await });
             return;
         }
         let shared = self.shared.clone();
         let lanes = self.lanes.clone();
-        let connection = self.connection.clone();
+        let proof = self.proof.clone();
+        let gate = self.gates.as_ref().map(|gates| gates.gate(&proof));
         let activities = self.activities.clone();
-        opening.spawn(async move {
+        self.opening.spawn(async move {
             let (send, mut recv) = stream;
             let mut bytes = [0; wire::PREAMBLE_LEN];
             let read = timeout(
@@ -117,11 +168,12 @@ impl Serving {
                     urgency,
                 }) => {
                     if !lanes.admit(most) {
-                        tracing::warn!(peer = %connection.remote_id().fmt_short(), most, "refusing a lane");
+                        tracing::warn!(peer = %shown(&proof), most, "refusing a lane");
                         return refuse((send, recv), reset::TOO_MANY_LANES);
                     }
-                    let lane = Lanes::lane(&lanes, &connection, (send, recv), urgency, &activities);
-                    hand_over(&shared, lane).await;
+                    let info = PeerInfo::new(proof, urgency);
+                    let lane = Lanes::lane(&lanes, (send, recv), info, &activities);
+                    hand_over(&shared, lane.behind(gate)).await;
                 }
                 Ok(Preamble {
                     kind: Kind::Ping,
@@ -132,43 +184,41 @@ impl Serving {
                     let _ = timeout(shared.settings.preamble_timeout, pong).await;
                 }
                 Err(error) => {
-                    tracing::debug!(peer = %connection.remote_id().fmt_short(), %error, "refusing a stream");
+                    tracing::debug!(peer = %shown(&proof), %error, "refusing a stream");
                     refuse((send, recv), reset::BAD_PREAMBLE);
                 }
             }
         });
     }
+}
 
-    fn lane(&self, stream: (SendStream, RecvStream), urgency: Urgency) -> QuicIo {
-        Lanes::lane(
-            &self.lanes,
-            &self.connection,
-            stream,
-            urgency,
-            &self.activities,
-        )
-    }
-
-    /// Once the shutdown has begun: waits for what is in flight, closes, and says how it went.
-    async fn drained(&self) {
-        self.shared.draining.cancelled().await;
-        let finished = async {
-            loop {
-                let mut ended = pin!(self.lanes.ended.notified());
-                ended.as_mut().enable();
-                if self.lanes.open.load(Ordering::Acquire) == 0 {
-                    break;
-                }
-                ended.await;
+/// Once the shutdown has begun: waits for what is in flight, closes, and says how it went.
+async fn drained(shared: Arc<Shared>, lanes: Arc<Lanes>, connection: &Connection) {
+    shared.draining.cancelled().await;
+    let finished = async {
+        loop {
+            let mut ended = pin!(lanes.ended.notified());
+            ended.as_mut().enable();
+            if lanes.open.load(Ordering::Acquire) == 0 {
+                break;
             }
-            let flushing = std::mem::take(&mut *self.lanes.lock());
-            join_all(flushing).await;
-        };
-        let (code, reason) = match timeout(self.shared.settings.drain_timeout, finished).await {
-            Ok(()) => (close::DRAINED, "shut down"),
-            Err(_) => (close::DRAIN_EXPIRED, "shut down before all was finished"),
-        };
-        self.connection.close(code, reason.as_bytes());
+            ended.await;
+        }
+        let flushing = std::mem::take(&mut *lanes.lock());
+        join_all(flushing).await;
+    };
+    let (code, reason) = match timeout(shared.settings.drain_timeout, finished).await {
+        Ok(()) => (close::DRAINED, "shut down"),
+        Err(_) => (close::DRAIN_EXPIRED, "shut down before all was finished"),
+    };
+    connection.close(code, reason.as_bytes());
+}
+
+/// Who a peer is, for a log.
+fn shown(proof: &Proof) -> String {
+    match proof.id() {
+        Some(id) => id.fmt_short().to_string(),
+        None => "not known yet".to_owned(),
     }
 }
 
@@ -184,9 +234,8 @@ impl Lanes {
     /// A lane that has been admitted.
     fn lane(
         this: &Arc<Self>,
-        connection: &Connection,
         stream: (SendStream, RecvStream),
-        urgency: Urgency,
+        info: PeerInfo,
         activities: &Activities,
     ) -> QuicIo {
         let lanes = this.clone();
@@ -203,7 +252,7 @@ impl Lanes {
             lanes.open.fetch_sub(1, Ordering::AcqRel);
             lanes.ended.notify_waiters();
         }));
-        QuicIo::new(connection, stream, urgency, activities).on_release(release)
+        QuicIo::new(stream, info, activities).on_release(release)
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Vec<BoxFuture<'static, ()>>> {

@@ -2,7 +2,7 @@
 
 use std::{
     future::{Future, poll_fn},
-    pin::pin,
+    pin::{Pin, pin},
     sync::{Arc, OnceLock},
     task::{Context, Poll},
 };
@@ -14,12 +14,17 @@ use tokio::time::sleep_until;
 use tokio_util::task::AbortOnDropHandle;
 use tonic::{Status, body::Body};
 use tower::Service;
-use tower_iroh_layers::{Deadline, Origin, Urgency, breaker::Probing, peek::Peeked, urgency};
+use tower_iroh_layers::{
+    Deadline, Origin, Urgency, breaker::Probing, peek::Peeked, retry::RetryPolicy, urgency,
+};
 
-use super::body::ResponseBody;
+use super::{
+    body::ResponseBody,
+    early::{self, Outcome},
+};
 use crate::{
     Error, ErrorKind, Links,
-    lane::{Http2, Ticket},
+    lane::{Http2, Ready, Ticket},
     links::{Link, Use},
     peer,
     wire::reset,
@@ -30,17 +35,49 @@ const OFFERS: usize = 4;
 
 /// What a call holds until its response has ended. Dropped earlier, the request's body stops and the call is reset.
 pub(super) struct Held {
+    sent: Sent,
+    link: Use<Link>,
+}
+
+impl Held {
+    pub(super) fn explain(&self, error: h2::Error) -> Error {
+        self.sent.explain(self.link.connection(), error)
+    }
+}
+
+/// A call that has left, and its place.
+pub(super) struct Sent {
     _pump: Option<AbortOnDropHandle<()>>,
     _ticket: Ticket,
     http2: Arc<Http2>,
-    link: Use<Link>,
     /// What the request's body failed with.
     body_failure: Arc<OnceLock<Status>>,
 }
 
-impl Held {
+/// Sends a call.
+pub(super) async fn send(
+    ready: Ready,
+    head: Request<()>,
+    body: Peeked<Body>,
+    ticket: Ticket,
+    http2: &Arc<Http2>,
+) -> Result<(h2::client::ResponseFuture, Sent), h2::Error> {
+    let sent = ready.send(head, body)?;
+    let going = Sent {
+        _pump: match sent.pump {
+            Some(pump) => pump.start().await,
+            None => None,
+        },
+        _ticket: ticket,
+        http2: http2.clone(),
+        body_failure: sent.body_failure,
+    };
+    Ok((sent.response, going))
+}
+
+impl Sent {
     /// What an HTTP/2 error means for this call; a connection that its peer is leaving takes no further one.
-    pub(super) fn explain(&self, error: h2::Error) -> Error {
+    pub(super) fn explain(&self, link: &Arc<Link>, error: h2::Error) -> Error {
         if let Some(status) = self.body_failure.get() {
             return Error::with_status(ErrorKind::RequestBody, status.clone()).perhaps_processed();
         }
@@ -49,7 +86,7 @@ impl Held {
             Some(h2::Reason::REFUSED_STREAM) => error.is_reset() && error.is_remote(),
             _ => self.http2.activity().code().is_some_and(reset::is_refusal),
         };
-        let error = explain(&self.link, &self.http2, error);
+        let error = explain(link, &self.http2, error);
         if said_so {
             error
         } else {
@@ -58,10 +95,10 @@ impl Held {
     }
 }
 
-fn explain(link: &Use<Link>, http2: &Http2, error: h2::Error) -> Error {
+fn explain(link: &Link, http2: &Http2, error: h2::Error) -> Error {
     let error = link.explain(error, http2);
     if error.kind() == ErrorKind::Draining {
-        link.connection().retire();
+        link.retire();
     }
     error
 }
@@ -84,11 +121,19 @@ struct Inner {
     scheme: http::uri::Scheme,
     authority: http::uri::Authority,
     user_agent: HeaderValue,
+    /// Where early data is switched on: which methods may be done twice.
+    early_data: Option<RetryPolicy>,
 }
 
 impl Arm {
     /// `None` where the peer's id does not fit a URI.
-    pub(super) fn new(links: Links, peer: EndpointId, user_agent: HeaderValue) -> Option<Self> {
+    pub(super) fn new(
+        links: Links,
+        peer: EndpointId,
+        user_agent: HeaderValue,
+        declared: &RetryPolicy,
+    ) -> Option<Self> {
+        let early_data = links.sends_early_data().then(|| declared.clone());
         let parts = peer::uri("http", peer).into_parts();
         Some(Self {
             inner: Arc::new(Inner {
@@ -97,6 +142,7 @@ impl Arm {
                 scheme: parts.scheme?,
                 authority: parts.authority?,
                 user_agent,
+                early_data,
             }),
         })
     }
@@ -125,24 +171,40 @@ async fn call(arm: Arc<Inner>, request: Request<Body>) -> Result<Response<Respon
         arm.links.hurry(arm.peer);
     }
     arm.prepare(&mut head, urgency)?;
-    let mut offered = Some(body);
-    let mut body = poll_fn(|cx| match offered.take() {
-        Some(body) => Poll::Ready(Peeked::new(body, cx)),
-        // Ready at the first poll, so there is no second.
-        None => Poll::Pending,
-    })
-    .await;
+    let mut body = peeked(body).await;
     if let Some(status) = body.take_error() {
         return Err(Error::with_status(ErrorKind::RequestBody, status));
     }
     let message_len = body.message_len();
+    let declared = arm.early_data.as_ref();
+    let early = declared.is_some_and(|declared| early::may_leave(&head, &body, declared));
 
     let mut last = None;
     for _ in 0..OFFERS {
         // Kept until it has been asked: dropped, the last who waits for a dial takes along what it waited for.
         let mut getting = pin!(arm.links.get(arm.peer));
-        let link = match within(deadline, getting.as_mut()).await {
-            Some(link) => link?,
+        let link = match within(deadline, arm.reach(getting.as_mut(), early)).await {
+            Some(Ok(Reached::Link(link))) => link,
+            Some(Ok(Reached::Early(link))) => match body.take_single() {
+                Some(message) => {
+                    let (head, copy) = (head.clone(), message.clone());
+                    let attempt = early::attempt(&link, getting, head, copy, urgency);
+                    // Boxed, so that the calls that do not leave early have no room for it.
+                    match Box::pin(attempt).await {
+                        Outcome::Answered(response, sent, link) => {
+                            return Ok(answer(response, Held { sent, link }));
+                        }
+                        Outcome::Failed(error) => return Err(error),
+                        Outcome::Again(link) => {
+                            body = Peeked::single(message);
+                            link
+                        }
+                    }
+                }
+                // With trailers.
+                None => getting.await?,
+            },
+            Some(Err(error)) => return Err(error),
             None => return Err(arm.links.late(arm.peer)),
         };
         let ready = async {
@@ -185,29 +247,62 @@ async fn call(arm: Arc<Inner>, request: Request<Body>) -> Result<Response<Respon
                 continue;
             }
         };
-        let sent = sender
-            .send(head, body)
+        let (response, sent) = send(sender, head, body, ticket, &http2)
+            .await
             .map_err(|error| explain(&link, &http2, error))?;
-        let held = Held {
-            _pump: match sent.pump {
-                Some(pump) => pump.start().await,
-                None => None,
-            },
-            _ticket: ticket,
-            http2,
-            link,
-            body_failure: sent.body_failure,
-        };
+        let held = Held { sent, link };
         // From here on the deadline is the layer's that stands above: it drops what it no longer waits for.
-        return match sent.response.await {
-            Ok(response) => Ok(response.map(|stream| ResponseBody::new(stream, held))),
+        return match response.await {
+            Ok(response) => Ok(answer(response, held)),
             Err(error) => Err(held.explain(error)),
         };
     }
     Err(last.unwrap_or_else(|| Error::new(ErrorKind::Lost, "no connection took the call")))
 }
 
+fn answer(response: Response<h2::RecvStream>, held: Held) -> Response<ResponseBody> {
+    response.map(|stream| ResponseBody::new(stream, held))
+}
+
+/// Looks at what of a body is there.
+async fn peeked(body: Body) -> Peeked<Body> {
+    let mut offered = Some(body);
+    poll_fn(|cx| match offered.take() {
+        Some(body) => Poll::Ready(Peeked::new(body, cx)),
+        // Ready at the first poll, so there is no second.
+        None => Poll::Pending,
+    })
+    .await
+}
+
+/// What a call may leave on.
+enum Reached {
+    Link(Use<Link>),
+    /// Not complete yet; the dial is still to be waited for.
+    Early(Arc<Link>),
+}
+
 impl Inner {
+    /// The connection, or what there is of it where that is good enough for the call.
+    async fn reach(
+        &self,
+        mut getting: Pin<&mut impl Future<Output = Result<Use<Link>, Error>>>,
+        early: bool,
+    ) -> Result<Reached, Error> {
+        // Most calls find a connection that is there.
+        if let Poll::Ready(link) = poll_fn(|cx| Poll::Ready(getting.as_mut().poll(cx))).await {
+            return link.map(Reached::Link);
+        }
+        if !early {
+            return getting.await.map(Reached::Link);
+        }
+        tokio::select! {
+            biased;
+            link = getting => link.map(Reached::Link),
+            link = self.links.early(self.peer) => Ok(Reached::Early(link)),
+        }
+    }
+
     /// Makes the head what HTTP/2 and gRPC want of a request to this peer.
     fn prepare(&self, head: &mut Request<()>, urgency: Urgency) -> Result<(), Error> {
         let mut parts = std::mem::take(head.uri_mut()).into_parts();

@@ -120,6 +120,25 @@ impl ChannelBuilder {
         self.own("channel.tuning", |links| links.tuning(tuning))
     }
 
+    /// Whether calls that are declared idempotent leave with a dial's first packets: see [`LinksBuilder::early_data`]. Default off.
+    ///
+    /// ```
+    /// # async fn example(endpoint: iroh::Endpoint, peer: tower_iroh::Peer) -> Result<(), Box<dyn std::error::Error>> {
+    /// use tower_iroh::layers::retry::RetryPolicy;
+    ///
+    /// let retry = RetryPolicy::builder().idempotent(["/shop.v1.Stock/Get"]).try_build()?;
+    /// let channel = tower_iroh::Channel::builder(endpoint)
+    ///     .peer(peer)
+    ///     .stack(|stack| stack.retry(retry))
+    ///     .early_data(true)
+    ///     .build()?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn early_data(self, early_data: bool) -> Self {
+        self.own("channel.early_data", |links| links.early_data(early_data))
+    }
+
     /// Any other setting of the channel's own links.
     ///
     /// ```
@@ -202,7 +221,7 @@ impl ChannelBuilder {
             .connection(state)
             .rtt(move || known.stats(&id)?.rtt)
             .try_build()?;
-        let Some(arm) = Arm::new(links.clone(), id, user_agent) else {
+        let Some(arm) = Arm::new(links.clone(), id, user_agent, stack.retry_policy()) else {
             return Err(ConfigError::new(
                 "channel.peer",
                 id,

@@ -105,6 +105,11 @@ impl Stack {
     pub fn builder() -> StackBuilder {
         StackBuilder::default()
     }
+
+    /// What is made again, and which methods may be.
+    pub(super) fn retry_policy(&self) -> &RetryPolicy {
+        &self.retry
+    }
 }
 
 /// One way to the peer, with what watches it.

@@ -62,6 +62,13 @@ impl LaneSet {
         Self { config, lanes }
     }
 
+    /// Forgets all streams: the next call on each opens another.
+    pub(crate) fn renew(&self) {
+        for slot in self.lanes.iter().flat_map(|lane| lane.streams.iter()) {
+            *slot.lock() = Arc::default();
+        }
+    }
+
     /// Takes a place in the lane for such a call, waiting by urgency where it is full.
     ///
     /// # Errors

@@ -29,6 +29,7 @@ pub struct LinksBuilder {
     settings: Settings,
     lanes: Lanes,
     tuning: Tuning,
+    early_data: bool,
 }
 
 impl LinksBuilder {
@@ -47,6 +48,7 @@ impl LinksBuilder {
             },
             lanes: Lanes::default(),
             tuning: Tuning::default(),
+            early_data: false,
         }
     }
 
@@ -90,6 +92,20 @@ impl LinksBuilder {
     /// Windows and congestion control of each connection. Default [`Tuning::auto`].
     pub fn tuning(mut self, tuning: Tuning) -> Self {
         self.tuning = tuning;
+        self
+    }
+
+    /// Whether calls that are declared idempotent leave with a dial's first packets, where the endpoint has a session with the peer to resume: TLS
+    /// 1.3's early data, QUIC's 0-RTT. Default off.
+    ///
+    /// Such a call saves a round trip if the peer's acceptor [answers it early](crate::AcceptorBuilder::early_data) too. Somebody in between may record it
+    /// and deliver it again, so only these leave early: calls of a [`Channel`](crate::Channel) that carry [`Idempotent`](crate::layers::Idempotent) or whose method is in its
+    /// [`RetryPolicy`](crate::layers::retry::RetryPolicyBuilder::idempotent), with a whole request of at most 64 KiB. All others, and everything that goes through a
+    /// [`Connector`](crate::Connector), which sees bytes and not calls, wait for the handshake. What the peer rejects is sent again on the same connection.
+    ///
+    /// The sessions are the endpoint's, kept in memory: 256 by default (iroh's `max_tls_tickets`), each good for one dial.
+    pub fn early_data(mut self, early_data: bool) -> Self {
+        self.early_data = early_data;
         self
     }
 
@@ -140,6 +156,7 @@ impl LinksBuilder {
             tuning: self.tuning,
             health_interval: self.settings.health_interval,
             idle_timeout: self.settings.idle_timeout,
+            early_data: self.early_data,
         };
         Links {
             pool: Pool::new(IrohDialer::new(self.endpoint, link), self.settings),

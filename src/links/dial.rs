@@ -7,15 +7,12 @@ use std::{
 };
 
 use futures_util::{FutureExt, future::BoxFuture};
-use iroh::{
-    Endpoint, EndpointAddr, EndpointId,
-    endpoint::{ConnectOptions, Connection},
-};
+use iroh::{Endpoint, EndpointAddr, EndpointId, endpoint::ConnectOptions};
 use tokio::sync::Notify;
 
 use super::{
     link::{Link, LinkSettings},
-    pool::Dialer,
+    pool::{Announce, Dialer, Pooled},
     uses::Uses,
 };
 use crate::lock::lock;
@@ -46,6 +43,10 @@ impl IrohDialer {
 
     pub(super) fn endpoint(&self) -> &Endpoint {
         &self.endpoint
+    }
+
+    pub(super) fn sends_early_data(&self) -> bool {
+        self.settings.early_data
     }
 
     pub(super) fn know(&self, addr: EndpointAddr) {
@@ -81,7 +82,12 @@ impl Known {
 impl Dialer for IrohDialer {
     type Connection = Link;
 
-    fn dial(&self, id: EndpointId, uses: Uses) -> BoxFuture<'static, Result<Arc<Link>, Error>> {
+    fn dial(
+        &self,
+        id: EndpointId,
+        uses: Uses,
+        early: Announce<Link>,
+    ) -> BoxFuture<'static, Result<Arc<Link>, Error>> {
         let known = self.known.clone();
         let endpoint = self.endpoint.clone();
         let settings = self.settings.clone();
@@ -90,9 +96,7 @@ impl Dialer for IrohDialer {
                 let addr = known.of(id);
                 // A dial to where the peer was until now would take all its time for nothing.
                 tokio::select! {
-                    connection = connect(&endpoint, addr.clone(), &settings) => {
-                        return Ok(Link::new(connection?, uses, settings));
-                    }
+                    link = connect(&endpoint, addr.clone(), &settings, &uses, &early) => return link,
                     () = known.moved(&addr) => {}
                 }
             }
@@ -105,13 +109,49 @@ async fn connect(
     endpoint: &Endpoint,
     addr: EndpointAddr,
     settings: &LinkSettings,
-) -> Result<Connection, Error> {
+    uses: &Uses,
+    early: &Announce<Link>,
+) -> Result<Arc<Link>, Error> {
+    let id = addr.id;
     let options = ConnectOptions::new().with_transport_config(settings.tuning.transport_config());
     let connecting = endpoint
         .connect_with_opts(addr, ALPN, options)
         .await
         .map_err(|error| Error::from_connect_start(&error, &error))?;
-    connecting
-        .await
-        .map_err(|error| Error::from_connecting(&error))
+    let connecting = match settings.early_data {
+        true => connecting.into_0rtt(),
+        false => Err(connecting),
+    };
+    let connection = match connecting {
+        Ok(connection) => {
+            let link = Link::early(id, connection.clone(), uses.another(), settings.clone());
+            let unfinished = Unfinished(Some(&link));
+            early.tell(&link);
+            // Polled from here on: iroh's hooks run in it, and what they refuse is no connection.
+            let status = connection.handshake_completed().await;
+            link.completed(status.map_err(|error| Error::from_connecting(&error))?);
+            unfinished.finish();
+            return Ok(link);
+        }
+        Err(connecting) => connecting.await,
+    };
+    let connection = connection.map_err(|error| Error::from_connecting(&error))?;
+    Ok(Link::new(connection, uses.another(), settings.clone()))
+}
+
+/// Closes an early link whose dial came to nothing, so that calls on it do not wait for a peer that does not answer.
+struct Unfinished<'a>(Option<&'a Arc<Link>>);
+
+impl Unfinished<'_> {
+    fn finish(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Unfinished<'_> {
+    fn drop(&mut self) {
+        if let Some(link) = self.0 {
+            link.close();
+        }
+    }
 }

@@ -10,22 +10,24 @@ use std::{
 
 use iroh::{
     EndpointId,
-    endpoint::{Connection, VarInt},
+    endpoint::{Connection, OutgoingZeroRttConnection, VarInt, ZeroRttStatus},
 };
 use tokio::time::{Instant, timeout};
 use tokio_util::task::AbortOnDropHandle;
 use tower_iroh_layers::{Incident, Urgency};
 
 use super::{
-    PeerStats,
+    EarlyData, PeerStats,
+    carrier::{Carrier, Complete},
     driver::Driver,
     pool::{End, Gone, Pooled},
     uses::{Used, Uses},
 };
 use crate::{
-    Error, ErrorKind, Lanes, Path, Tuning,
+    Error, ErrorKind, Lanes, Path, PeerInfo, Tuning,
     io::{Activities, QuicIo},
     lane::{Http2, LaneSet, Opener},
+    peer::Proof,
     wire::{self, Kind, Preamble, close},
 };
 
@@ -34,11 +36,12 @@ use crate::{
 /// Its driver is the only task that it owns; dropping the link ends it, the lanes, and the connection.
 #[derive(Debug)]
 pub(crate) struct Link {
-    connection: Connection,
+    peer: EndpointId,
+    carrier: Carrier,
+    proof: Proof,
     uses: Uses,
     lanes: LaneSet,
     activities: Activities,
-    established_at: SystemTime,
     /// Takes no further call: the peer has said GOAWAY, or our pool has let it go.
     retired: AtomicBool,
     /// It was closed because no ping was answered.
@@ -59,16 +62,42 @@ pub(super) struct LinkSettings {
     pub(super) tuning: Tuning,
     pub(super) health_interval: Duration,
     pub(super) idle_timeout: Duration,
+    /// Whether calls that may be done twice leave before the handshake is complete.
+    pub(super) early_data: bool,
 }
 
 impl Link {
     pub(super) fn new(connection: Connection, uses: Uses, settings: LinkSettings) -> Arc<Self> {
+        let (peer, proof) = (connection.remote_id(), Proof::of(&connection));
+        Self::on(peer, Carrier::complete(connection), proof, uses, settings)
+    }
+
+    /// A link for calls that may be done twice, until [`completed`](Self::completed) makes it one for all. `peer` is who is being dialled: only it
+    /// can read what is sent, and nothing that comes back is believed before the handshake is complete.
+    pub(super) fn early(
+        peer: EndpointId,
+        connection: OutgoingZeroRttConnection,
+        uses: Uses,
+        settings: LinkSettings,
+    ) -> Arc<Self> {
+        let carrier = Carrier::early(connection);
+        Self::on(peer, carrier, Proof::default(), uses, settings)
+    }
+
+    fn on(
+        peer: EndpointId,
+        carrier: Carrier,
+        proof: Proof,
+        uses: Uses,
+        settings: LinkSettings,
+    ) -> Arc<Self> {
         Arc::new(Self {
-            connection,
+            peer,
+            carrier,
+            proof,
             uses,
             lanes: LaneSet::new(settings.lanes),
             activities: Activities::default(),
-            established_at: SystemTime::now(),
             retired: AtomicBool::new(false),
             unanswered: AtomicBool::new(false),
             ping_micros: AtomicU64::new(0),
@@ -80,8 +109,27 @@ impl Link {
         })
     }
 
+    /// The handshake of an early one is complete.
+    pub(super) fn completed(&self, status: ZeroRttStatus) {
+        self.carrier.completed(status);
+        let Some(complete) = self.carrier.get() else {
+            return;
+        };
+        self.proof.complete(&complete.connection);
+        if complete.early_data == Some(EarlyData::Rejected) {
+            // The streams are gone. Nobody but the early calls has been let in yet, so no other call can meet their remains.
+            self.lanes.renew();
+        }
+    }
+
+    /// Whether the peer has what was sent before the handshake was complete.
+    pub(crate) fn took_early_data(&self) -> bool {
+        let complete = self.carrier.get();
+        complete.and_then(|it| it.early_data) == Some(EarlyData::Accepted)
+    }
+
     pub(crate) fn peer(&self) -> EndpointId {
-        self.connection.remote_id()
+        self.peer
     }
 
     pub(crate) fn lanes(&self) -> &LaneSet {
@@ -90,14 +138,15 @@ impl Link {
 
     /// Opens a stream of its own and says what it is for.
     pub(crate) async fn open_stream(&self, preamble: Preamble) -> Result<QuicIo, Error> {
-        let stream = match timeout(OPENING, self.connection.open_bi()).await {
+        let stream = match timeout(OPENING, self.carrier.open_bi()).await {
             Ok(opened) => opened.map_err(|_| self.why_lost())?,
             Err(_) => {
                 let full = Error::new(ErrorKind::Exhausted, "the peer allows no further stream");
                 return Err(full.at(self.peer()));
             }
         };
-        let mut stream = QuicIo::new(&self.connection, stream, preamble.urgency, &self.activities);
+        let info = PeerInfo::new(self.proof.clone(), preamble.urgency);
+        let mut stream = QuicIo::new(stream, info, &self.activities);
         tokio::io::AsyncWriteExt::write_all(&mut stream, &preamble.encode())
             .await
             .map_err(|_| self.why_lost())?;
@@ -106,7 +155,7 @@ impl Link {
 
     /// Why the connection is gone, as a caller is told.
     fn why_lost(&self) -> Error {
-        self.own(match self.connection.close_reason() {
+        self.own(match self.carrier.close_reason() {
             Some(reason) => Error::from_connection(&reason),
             None => Error::new(ErrorKind::Lost, "the lane was lost"),
         })
@@ -126,7 +175,7 @@ impl Link {
 
     /// What an HTTP/2 error on `lane` means for its call.
     pub(crate) fn explain(&self, error: h2::Error, lane: &Http2) -> Error {
-        let closed = self.connection.close_reason();
+        let closed = self.carrier.close_reason();
         if closed.is_none()
             && !error.is_reset()
             && let Some(refused) = refused(lane.activity().code())
@@ -138,7 +187,7 @@ impl Link {
 
     /// What the end of a lane means for its calls, where the peer ended it with `code`.
     pub(crate) fn meaning(&self, code: Option<VarInt>) -> Error {
-        match (self.connection.close_reason(), refused(code)) {
+        match (self.carrier.close_reason(), refused(code)) {
             (None, Some(refused)) => self.own(refused),
             _ => self.why_lost(),
         }
@@ -153,7 +202,7 @@ impl Link {
         if code == close::UNHEALTHY {
             self.unanswered.store(true, Ordering::Release);
         }
-        self.connection.close(code, reason.as_bytes());
+        self.carrier.close(code, reason.as_bytes());
     }
 
     /// Measures the way to the peer's acceptor and back. Not a use.
@@ -181,12 +230,18 @@ impl Link {
         Ok(took)
     }
 
-    pub(crate) fn stats(&self) -> PeerStats {
-        let stats = self.connection.stats();
-        let path = Path::of(&self.connection);
+    /// Nothing while the handshake is under way.
+    pub(crate) fn stats(&self) -> Option<PeerStats> {
+        let Complete {
+            connection,
+            at,
+            early_data,
+        } = self.carrier.get()?;
+        let stats = connection.stats();
+        let path = Path::of(connection);
         let ping = self.ping_micros.load(Ordering::Relaxed);
-        PeerStats {
-            established_at: self.established_at,
+        Some(PeerStats {
+            established_at: *at,
             last_used: SystemTime::now() - self.uses.last().elapsed(),
             bytes_sent: stats.udp_tx.bytes,
             bytes_received: stats.udp_rx.bytes,
@@ -195,9 +250,10 @@ impl Link {
             rtt: path.as_ref().map(|(_, rtt)| *rtt),
             path: path.map(|(path, _)| path),
             ping: (ping > 0).then(|| Duration::from_micros(ping)),
+            early_data: *early_data,
             open_calls: self.uses.open(),
             calls: self.uses.total(),
-        }
+        })
     }
 }
 
@@ -225,12 +281,9 @@ impl Opener for Link {
         };
         let stream = self.open_stream(preamble).await?;
         let activity = stream.activity();
-        Http2::handshake(stream, activity).await.map_err(|error| {
-            self.own(Error::from_h2(
-                error,
-                self.connection.close_reason().as_ref(),
-            ))
-        })
+        Http2::handshake(stream, activity)
+            .await
+            .map_err(|error| self.own(Error::from_h2(error, self.carrier.close_reason().as_ref())))
     }
 }
 
@@ -242,7 +295,7 @@ impl Used for Link {
 
 impl Pooled for Link {
     fn fate(&self) -> End {
-        match self.connection.close_reason() {
+        match self.carrier.close_reason() {
             // A connection on which nothing ever came back was refused, whatever the handshake said.
             Some(reason) if !self.activities.alive() => {
                 End::Failed(self.own(Error::from_connection(&reason)))
@@ -252,7 +305,7 @@ impl Pooled for Link {
     }
 
     fn usable(&self) -> bool {
-        !self.retired.load(Ordering::Acquire) && self.connection.close_reason().is_none()
+        !self.retired.load(Ordering::Acquire) && self.carrier.close_reason().is_none()
     }
 
     fn evict(&self) {
@@ -264,9 +317,13 @@ impl Pooled for Link {
     }
 
     fn installed(self: &Arc<Self>, gone: Gone<Self>) {
+        // What is in the pool has its handshake behind it.
+        let Some(Complete { connection, .. }) = self.carrier.get() else {
+            return;
+        };
         let driver = Driver {
             link: Arc::downgrade(self),
-            connection: self.connection.clone(),
+            connection: connection.clone(),
             activities: self.activities.clone(),
             gone,
             window: self.tuning.receive_window(),
@@ -286,6 +343,6 @@ impl Drop for Link {
         } else {
             (close::CLIENT_CLOSED, "closed by the client")
         };
-        self.connection.close(code, reason.as_bytes());
+        self.carrier.close(code, reason.as_bytes());
     }
 }

@@ -30,17 +30,20 @@ use crate::{Error, ErrorKind, lock::lock};
 
 mod entry;
 
+pub(super) use entry::Announce;
 use entry::{Dial, Dialling, Entry, Inner};
 
 /// Makes connections.
 pub(super) trait Dialer: Send + Sync + 'static {
     type Connection: Pooled;
 
-    /// Dials. The future is dropped when nobody waits for it any more, or when its time is over.
+    /// Dials. The future is dropped when nobody waits for it any more, or when its time is over. Where calls that may be done twice can leave on a
+    /// connection before it is complete, `early` is told of it.
     fn dial(
         &self,
         id: EndpointId,
         uses: Uses,
+        early: Announce<Self::Connection>,
     ) -> BoxFuture<'static, Result<Arc<Self::Connection>, Error>>;
 }
 
@@ -135,6 +138,20 @@ impl<D: Dialer> Pool<D> {
                 }
             };
             dial.await?;
+        }
+    }
+
+    /// The connection of a dial that goes on, once the dialer has told of one. It comes only while somebody polls [`get`](Self::get).
+    pub(super) async fn early(&self, id: EndpointId) -> Arc<D::Connection> {
+        // Held, so that the entry is not forgotten meanwhile.
+        let entry = self.shared.entry(id);
+        let mut early = entry.early.subscribe();
+        let told = early.wait_for(Option::is_some).await;
+        let connection = told.ok().and_then(|told| told.clone());
+        match connection {
+            Some(connection) => connection,
+            // The sender is in the entry, so it does not come to this.
+            None => std::future::pending().await,
         }
     }
 
@@ -238,6 +255,7 @@ impl<D: Dialer> Shared<D> {
             None => now,
         };
         inner.dials += 1;
+        entry.early.send_replace(None);
         let dialling = Dialling::new(entry.clone(), inner.dials);
         let dial = self.clone().dial(id, dialling, earliest).boxed().shared();
         inner.dial = dial.downgrade();
@@ -289,7 +307,8 @@ impl<D: Dialer> Shared<D> {
         dialling.entry.lock().last_dial = Some(Instant::now());
         let uses = Uses::new(self.freed.clone());
         // A panic must not poison everybody who waits for this dial.
-        let dial = AssertUnwindSafe(self.dialer.dial(id, uses)).catch_unwind();
+        let early = Announce::new(&dialling.entry);
+        let dial = AssertUnwindSafe(self.dialer.dial(id, uses, early)).catch_unwind();
         match timeout(self.settings.dial_timeout, dial).await {
             Ok(Ok(result)) => result,
             Ok(Err(_)) => Err(Error::new(ErrorKind::Internal, "the dial panicked")),

@@ -27,10 +27,23 @@ pub struct PeerStats {
     pub rtt: Option<Duration>,
     /// The round trip of the last health ping, through the peer's acceptor and back.
     pub ping: Option<Duration>,
+    /// What became of the data that was sent before the handshake was complete; `None` where none could be, because that is not
+    /// switched on or there was no session to resume.
+    pub early_data: Option<EarlyData>,
     /// Calls and connections of tonic channels that are open now.
     pub open_calls: usize,
     /// Calls and connections of tonic channels since the connection was established.
     pub calls: u64,
+}
+
+/// Whether the peer took the data that could be sent before the handshake was complete.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum EarlyData {
+    /// It did, be it that it served it at once or that it kept it until the handshake was complete.
+    Accepted,
+    /// It did not: it has forgotten the session, for instance with a restart. What was sent was sent again.
+    Rejected,
 }
 
 impl fmt::Display for PeerStats {

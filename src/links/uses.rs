@@ -59,6 +59,11 @@ impl Uses {
         }
     }
 
+    /// The count of another connection to the same peer.
+    pub(super) fn another(&self) -> Self {
+        Self::new(self.freed.clone())
+    }
+
     /// How many use it now.
     pub(crate) fn open(&self) -> usize {
         self.open.load(Ordering::SeqCst)

@@ -1,16 +1,13 @@
 use std::{net::SocketAddr, time::Duration};
 
-use iroh::{
-    EndpointId,
-    endpoint::{Connection, WeakConnectionHandle},
-};
+use iroh::EndpointId;
 use tower_iroh_layers::Urgency;
 
-use super::Path;
+use super::{Path, Proof};
 
 /// Who called: in the extensions of every request that came through an [`Acceptor`](crate::Acceptor).
 ///
-/// It is a live handle: identity and lane stay what they are, the path is the one of the moment that it is asked for.
+/// It is a live handle: the lane stays what it is, the path is the one of the moment that it is asked for.
 /// It does not keep the connection alive.
 ///
 /// ```
@@ -20,29 +17,27 @@ use super::Path;
 ///     request
 ///         .extensions()
 ///         .get::<PeerInfo>()
-///         .map(PeerInfo::id)
-///         .ok_or_else(|| tonic::Status::unauthenticated("not over iroh"))
+///         .and_then(PeerInfo::id)
+///         .ok_or_else(|| tonic::Status::unauthenticated("not over iroh, or not proved yet"))
 /// }
 /// ```
 #[derive(Clone, Debug)]
 pub struct PeerInfo {
-    id: EndpointId,
+    proof: Proof,
     urgency: Urgency,
-    connection: WeakConnectionHandle,
 }
 
 impl PeerInfo {
-    pub(crate) fn new(connection: &Connection, urgency: Urgency) -> Self {
-        Self {
-            id: connection.remote_id(),
-            urgency,
-            connection: connection.weak_handle(),
-        }
+    pub(crate) fn new(proof: Proof, urgency: Urgency) -> Self {
+        Self { proof, urgency }
     }
 
-    /// The identity that the peer proved in the handshake.
-    pub fn id(&self) -> EndpointId {
-        self.id
+    /// The identity that the peer proved in the handshake; it never becomes another.
+    ///
+    /// `None` while nothing is proved, which only a method meets that [`AcceptorBuilder::early_data`](crate::AcceptorBuilder::early_data) lists: such a call
+    /// may be somebody's replay of it. With the handshake's end the same handle has the identity.
+    pub fn id(&self) -> Option<EndpointId> {
+        self.proof.id()
     }
 
     /// The urgency of the lane that the call came on.
@@ -50,14 +45,14 @@ impl PeerInfo {
         self.urgency
     }
 
-    /// The path of this moment; `None` once the connection is gone.
+    /// The path of this moment; `None` before the handshake is complete, and once the connection is gone.
     pub fn path(&self) -> Option<Path> {
-        Path::of(&self.connection.upgrade()?).map(|(path, _)| path)
+        Path::of(&self.proof.connection()?).map(|(path, _)| path)
     }
 
-    /// The smoothed round-trip time of the path of this moment; `None` once the connection is gone.
+    /// The smoothed round-trip time of the path of this moment; `None` where there is no [`path`](Self::path).
     pub fn rtt(&self) -> Option<Duration> {
-        Path::of(&self.connection.upgrade()?).map(|(_, rtt)| rtt)
+        Path::of(&self.proof.connection()?).map(|(_, rtt)| rtt)
     }
 
     /// The peer's socket address, where the path of this moment has one: not through a relay.

@@ -250,7 +250,9 @@ fn arrived<T>(request: &Request<T>) -> super::wire::Tally {
 /// The caller's endpoint id, where the transport proved one.
 fn peer_id<T>(request: &Request<T>) -> String {
     let info = request.extensions().get::<PeerInfo>();
-    info.map(|info| info.id().to_string()).unwrap_or_default()
+    info.and_then(PeerInfo::id)
+        .map(|id| id.to_string())
+        .unwrap_or_default()
 }
 
 /// The status that the caller wants to see, as an error.

@@ -23,6 +23,21 @@ pub(super) type Dial = BoxFuture<'static, Result<(), Error>>;
 pub(super) struct Entry<C> {
     pub(super) inner: Mutex<Inner<C>>,
     pub(super) state: watch::Sender<State>,
+    /// The connection of a dial that goes on, if calls may leave on it already.
+    pub(super) early: watch::Sender<Option<Arc<C>>>,
+}
+
+/// How a dialer tells of a connection that is not complete yet.
+pub(in crate::links) struct Announce<C>(Arc<Entry<C>>);
+
+impl<C: Pooled> Announce<C> {
+    pub(super) fn new(entry: &Arc<Entry<C>>) -> Self {
+        Self(entry.clone())
+    }
+
+    pub(in crate::links) fn tell(&self, connection: &Arc<C>) {
+        self.0.early.send_replace(Some(connection.clone()));
+    }
 }
 
 pub(super) struct Inner<C> {
@@ -49,6 +64,7 @@ impl<C: Pooled> Entry<C> {
                 last_error: None,
             }),
             state: watch::Sender::new(State::Idle),
+            early: watch::Sender::new(None),
         }
     }
 
@@ -119,6 +135,7 @@ impl<C: Pooled> Dialling<C> {
     pub(super) fn succeeded(mut self, connection: Arc<C>, slot: OwnedSemaphorePermit) {
         self.settled = true;
         let mut inner = self.entry.lock();
+        self.entry.early.send_replace(None);
         inner.dial = None;
         inner.last_error = None;
         inner.last_dial = None;
@@ -131,6 +148,7 @@ impl<C: Pooled> Dialling<C> {
     pub(super) fn failed(mut self, error: &Error) {
         self.settled = true;
         let mut inner = self.entry.lock();
+        self.entry.early.send_replace(None);
         inner.dial = None;
         self.entry.failed(&mut inner, error);
     }
@@ -150,6 +168,7 @@ impl<C: Pooled> Drop for Dialling<C> {
         }
         let mut inner = self.entry.lock();
         if inner.dials == self.number {
+            self.entry.early.send_replace(None);
             inner.dial = None;
             inner.waiting_for_slot = false;
             self.entry.state.send_replace(State::Idle);

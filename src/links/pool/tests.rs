@@ -77,7 +77,12 @@ impl Drop for Count {
 impl Dialer for FakeDialer {
     type Connection = Fake;
 
-    fn dial(&self, _: EndpointId, uses: Uses) -> BoxFuture<'static, Result<Arc<Fake>, Error>> {
+    fn dial(
+        &self,
+        _: EndpointId,
+        uses: Uses,
+        _: Announce<Fake>,
+    ) -> BoxFuture<'static, Result<Arc<Fake>, Error>> {
         let number = self.dials.fetch_add(1, Ordering::SeqCst);
         self.dialling.fetch_add(1, Ordering::SeqCst);
         let count = Count(self.dialling.clone());
