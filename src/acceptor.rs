@@ -95,6 +95,7 @@ struct Settings {
     handshake_timeout: Duration,
     preamble_timeout: Duration,
     drain_timeout: Duration,
+    copies: bool,
     tuning: Tuning,
     early_data: Option<early::EarlyData>,
 }

@@ -7,11 +7,16 @@ use std::{
     time::Instant,
 };
 
-use crate::{PeerInfo, lane::Standing};
 use bytes::{Bytes, BytesMut};
 use iroh::endpoint::{RecvStream, SendStream, VarInt};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tonic::transport::server::Connected;
+
+use crate::{
+    PeerInfo,
+    copies::{Copies, LaneCopies},
+    lane::Standing,
+};
 
 mod activity;
 mod gate;
@@ -39,6 +44,7 @@ pub struct QuicIo {
     corking: Corking,
     /// While the connection's handshake is not complete, on the server's side.
     gate: Option<Box<Gate>>,
+    copies: Option<LaneCopies>,
 }
 
 /// Whether a small write lets the rest of the runtime have a turn first, so that what other calls have to say by then
@@ -86,7 +92,15 @@ impl QuicIo {
             release: None,
             corking: Corking::Never,
             gate: None,
+            copies: None,
         }
+    }
+
+    /// Takes the peer's copies of what it writes on this stream, of which `read` bytes have been read, and sends copies of small
+    /// writes if `sends`. To be said before anything is written.
+    pub(crate) fn copied(mut self, copies: &Copies, read: u64, sends: bool) -> Self {
+        self.copies = Some(copies.lane(&self.send, read, sends));
+        self
     }
 
     /// Holds back what a replay must not reach, until the handshake is over.
@@ -138,26 +152,59 @@ impl QuicIo {
         &self.info
     }
 
-    fn wrote(&mut self, bytes: usize) {
+    fn copies_wanted(&self, bytes: usize) -> bool {
+        let copies = self.copies.as_ref();
+        copies.is_some_and(|copies| copies.wanted(bytes))
+    }
+
+    /// Counts what the stream has taken, of which `copied` is to be sent again.
+    fn wrote(&mut self, bytes: usize, copied: Option<&[u8]>) {
+        if let Some(copies) = &mut self.copies {
+            copies.wrote(bytes, copied);
+        }
         if let Some(priority) = self.standing.wrote(Instant::now(), bytes) {
             let _ = self.send.set_priority(priority);
         }
     }
 
-    /// Reads through the gate, where there is one, and from the stream itself once there is none.
+    /// Reads the stream and its copies, through the gate where there is one.
     fn poll_stream(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let mut source = Source {
+            recv: &mut self.recv,
+            copies: self.copies.as_mut(),
+        };
         if let Some(gate) = &mut self.gate {
-            match ready!(gate.poll_read(cx, &mut self.recv, buf))? {
+            match ready!(gate.poll_read(cx, &mut source, buf))? {
                 Through::Read => return Poll::Ready(Ok(())),
                 Through::Open => self.gate = None,
             }
         }
-        AsyncRead::poll_read(Pin::new(&mut self.recv), cx, buf)
+        Pin::new(&mut source).poll_read(cx, buf)
     }
 
     fn failed(&self, error: io::Error) -> io::Error {
         self.activity.fail(&error);
         error
+    }
+}
+
+/// The stream, and what came of it as copies.
+struct Source<'a> {
+    recv: &'a mut RecvStream,
+    copies: Option<&'a mut LaneCopies>,
+}
+
+impl AsyncRead for Source<'_> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let Self { recv, copies } = &mut *self;
+        match copies {
+            Some(copies) => copies.poll_read(recv, cx, buf),
+            None => AsyncRead::poll_read(Pin::new(*recv), cx, buf),
+        }
     }
 }
 
@@ -209,7 +256,8 @@ impl AsyncWrite for QuicIo {
         }
         match AsyncWrite::poll_write(Pin::new(&mut self.send), cx, buf) {
             Poll::Ready(Ok(bytes)) => {
-                self.wrote(bytes);
+                let copied = self.copies_wanted(bytes).then(|| &buf[..bytes]);
+                self.wrote(bytes, copied);
                 Poll::Ready(Ok(bytes))
             }
             Poll::Ready(Err(error)) => Poll::Ready(Err(self.failed(error))),
@@ -241,12 +289,14 @@ impl AsyncWrite for QuicIo {
             let room = MOST - gathered.len();
             gathered.extend_from_slice(&slice[..slice.len().min(room)]);
         }
-        let mut chunks: &mut [Bytes] = &mut [gathered.freeze()];
+        let gathered = gathered.freeze();
+        let copied = self.copies_wanted(gathered.len()).then(|| gathered.clone());
+        let mut chunks: &mut [Bytes] = &mut [gathered];
         // Cancel safe: a write that does not resolve has written nothing.
         let written = std::pin::pin!(self.send.write_many_chunks(&mut chunks)).poll(cx);
         match written {
             Poll::Ready(Ok(bytes)) => {
-                self.wrote(bytes);
+                self.wrote(bytes, copied.as_ref().map(|copied| &copied[..bytes]));
                 Poll::Ready(Ok(bytes))
             }
             Poll::Ready(Err(error)) => Poll::Ready(Err(self.failed(error.into()))),

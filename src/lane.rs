@@ -44,12 +44,17 @@ pub struct LaneConfig {
     max_streams: usize,
     calls_per_stream: usize,
     max_waiting: usize,
+    copies: bool,
 }
 
 impl LaneConfig {
-    /// A lane for these urgencies: one stream at first, up to 2, of 100 calls each, and 10,000 calls waiting for a place.
+    /// A lane for these urgencies: one stream at first, up to 2, of 100 calls each, and 10,000 calls waiting for a place. Copies
+    /// where the urgencies are above bulk's on the average.
     pub const fn new(urgencies: RangeInclusive<u8>) -> Self {
+        // Wide enough for bounds that will be refused later.
+        let sum = *urgencies.start() as u16 + *urgencies.end() as u16;
         Self {
+            copies: sum.div_ceil(2) < Urgency::BULK.get() as u16,
             urgencies,
             max_streams: 2,
             calls_per_stream: 100,
@@ -72,6 +77,19 @@ impl LaneConfig {
     /// How many calls may wait for a place before further ones are refused with RESOURCE_EXHAUSTED. Default 10,000.
     pub const fn max_waiting(mut self, calls: usize) -> Self {
         self.max_waiting = calls;
+        self
+    }
+
+    /// Whether small writes of this lane are sent a second and a third time, as QUIC datagrams, while the path's shortest round
+    /// trip is 2 ms or more and packets were lost within the last 30 s: writes of at most 1,000 bytes, and at most 64 KiB of copies a
+    /// second for a whole connection. And whether the copies that the peer sends of its own writes are taken. Default: on for lanes
+    /// above bulk.
+    ///
+    /// It is for small calls, where a lost packet costs a round trip and more. Nothing is called twice: the copies are of the
+    /// stream's bytes, each of which is read once (`docs/decisions/second-copies.md`). What the server sends is up to
+    /// [`AcceptorBuilder::copies`](crate::AcceptorBuilder::copies).
+    pub const fn copies(mut self, copies: bool) -> Self {
+        self.copies = copies;
         self
     }
 }
@@ -108,6 +126,14 @@ impl Lanes {
     /// 64 KiB; `u32::MAX` for never.
     pub const fn large_message(mut self, bytes: u32) -> Self {
         self.large_message = bytes;
+        self
+    }
+
+    /// Whether small writes are sent again on lossy paths, for all of these lanes; see [`LaneConfig::copies`].
+    pub fn copies(mut self, copies: bool) -> Self {
+        for lane in &mut self.lanes {
+            lane.copies = copies;
+        }
         self
     }
 
@@ -231,6 +257,23 @@ mod tests {
             "lanes.max_streams = 8 together: a send window of 5000000 bytes carries 4 streams of 1250000; fewer streams \
              or a larger Tuning::send_window are accepted"
         );
+    }
+
+    #[test]
+    fn lanes_above_bulk_have_copies_unless_told_otherwise() {
+        let copied = |lanes: Lanes| {
+            lanes
+                .lanes
+                .iter()
+                .map(|lane| lane.copies)
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(copied(Lanes::standard()), [true, true, false]);
+        assert_eq!(copied(Lanes::raft()), [true, true, true, false]);
+        assert_eq!(copied(Lanes::standard().copies(false)), [false; 3]);
+        assert!(!LaneConfig::new(0..=7).copies(false).copies);
+        // Nonsense is refused by name, not by an overflow.
+        assert!(!LaneConfig::new(200..=255).copies);
     }
 
     #[test]

@@ -52,6 +52,7 @@ mod acceptor;
 mod authorize;
 mod channel;
 mod connector;
+mod copies;
 mod error;
 mod exact_codes;
 mod io;

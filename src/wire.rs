@@ -3,9 +3,15 @@
 //! Under [`ALPN`] each bidirectional QUIC stream begins with a preamble of three bytes: version, kind, urgency. After
 //! it a stream of kind [`Kind::Http2`] is an HTTP/2 connection from the client preface on, and one of kind
 //! [`Kind::Ping`] carries eight bytes that the acceptor sends back.
+//!
+//! A QUIC datagram is a copy of some of a stream's bytes; whoever ignores it loses nothing.
 
 use iroh::endpoint::VarInt;
 use tower_iroh_layers::Urgency;
+
+mod copy;
+
+pub(crate) use copy::StreamCopy;
 
 /// The ALPN of the protocol: HTTP/2 lanes behind preambles.
 ///

@@ -37,6 +37,7 @@ impl Default for AcceptorBuilder {
                 handshake_timeout: Duration::from_secs(10),
                 preamble_timeout: Duration::from_secs(5),
                 drain_timeout: Duration::from_secs(10),
+                copies: true,
                 tuning: Tuning::default(),
                 early_data: None,
             },
@@ -119,6 +120,14 @@ impl AcceptorBuilder {
     /// How long what is in flight may take to finish once the shutdown has begun. Default 10 s.
     pub fn drain_timeout(mut self, timeout: Duration) -> Self {
         self.settings.drain_timeout = timeout;
+        self
+    }
+
+    /// Whether small writes of lanes above bulk are sent again, as QUIC datagrams, on paths that lose packets, and the copies that
+    /// clients send are taken; see [`LaneConfig::copies`](crate::LaneConfig::copies). Default true. Never under the ALPNs of
+    /// [`Acceptor::bare`], whose peers may not know of it.
+    pub fn copies(mut self, copies: bool) -> Self {
+        self.settings.copies = copies;
         self
     }
 

@@ -1,4 +1,4 @@
-//! One accepted connection: reads preambles, answers pings, counts lanes, follows the path, drains.
+//! One accepted connection: reads preambles, answers pings, counts lanes, follows the path, sends and takes copies, drains.
 
 use std::{
     pin::pin,
@@ -27,6 +27,7 @@ use super::{
 use crate::lock::lock;
 use crate::{
     PeerInfo, QuicIo,
+    copies::Copies,
     io::{Activities, Release},
     peer::Proof,
     tuning::Follow,
@@ -42,6 +43,7 @@ pub(super) struct Serving {
     gates: Option<Gates>,
     opening: JoinSet<()>,
     activities: Activities,
+    copies: Copies,
     lanes: Arc<Lanes>,
 }
 
@@ -63,6 +65,7 @@ impl Serving {
             gates: None,
             opening: JoinSet::new(),
             activities: Activities::default(),
+            copies: Copies::new(),
             lanes: Arc::default(),
         }
     }
@@ -101,7 +104,10 @@ impl Serving {
         // In this order: a gate opens only where something is proved.
         self.proof.complete(&connection);
         self.gates = None;
-        let mut follow = Follow::new(self.shared.settings.tuning.receive_window());
+        let mut follow = Follow::new(
+            self.shared.settings.tuning.receive_window(),
+            self.copies.clone(),
+        );
         let mut tick = follow.tick(&connection, &self.activities);
         let mut closed = pin!(connection.closed());
         let mut drained = pin!(drained(
@@ -109,10 +115,14 @@ impl Serving {
             self.lanes.clone(),
             &connection
         ));
+        // Not before the handshake: what a datagram brings could be a replay as well.
+        let copies = self.copies.clone();
+        let mut copies = pin!(copies.run(&connection));
         loop {
             tokio::select! {
                 _ = &mut closed => return,
                 () = &mut drained => return,
+                never = &mut copies => match never {},
                 () = sleep_until(tick) => tick = follow.tick(&connection, &self.activities),
                 Some(_) = self.opening.join_next() => {}
                 stream = connection.accept_bi() => match stream {
@@ -151,6 +161,7 @@ impl Serving {
         let proof = self.proof.clone();
         let gate = self.gates.as_ref().map(|gates| gates.gate(&proof));
         let activities = self.activities.clone();
+        let copies = self.shared.settings.copies.then(|| self.copies.clone());
         self.opening.spawn(async move {
             let (send, mut recv) = stream;
             let mut bytes = [0; wire::PREAMBLE_LEN];
@@ -172,7 +183,11 @@ impl Serving {
                         return refuse((send, recv), reset::TOO_MANY_LANES);
                     }
                     let info = PeerInfo::new(proof, urgency);
-                    let lane = Lanes::lane(&lanes, (send, recv), info, &activities);
+                    let mut lane = Lanes::lane(&lanes, (send, recv), info, &activities);
+                    if let Some(copies) = copies {
+                        let sends = urgency < Urgency::BULK;
+                        lane = lane.copied(&copies, wire::PREAMBLE_LEN as u64, sends);
+                    }
                     hand_over(&shared, lane.behind(gate)).await;
                 }
                 Ok(Preamble {

@@ -69,6 +69,11 @@ impl LaneSet {
         }
     }
 
+    /// Whether the lane of such urgency has its small writes copied.
+    pub(crate) fn copies(&self, urgency: Urgency) -> bool {
+        self.config.lanes[self.config.index(urgency, None)].copies
+    }
+
     /// Takes a place in the lane for such a call, waiting by urgency where it is full.
     ///
     /// # Errors

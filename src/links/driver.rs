@@ -1,4 +1,4 @@
-//! A link's one task: its window, its health, its idleness, its end.
+//! A link's one task: its window, its copies, its health, its idleness, its end.
 
 use std::{pin::pin, sync::Weak, time::Duration};
 
@@ -12,6 +12,7 @@ use super::{
 };
 use crate::{
     Error, ErrorKind,
+    copies::Copies,
     io::Activities,
     tuning::{Follow, ReceiveWindow},
     wire::close,
@@ -29,6 +30,7 @@ pub(super) struct Driver {
     pub(super) link: Weak<Link>,
     pub(super) connection: Connection,
     pub(super) activities: Activities,
+    pub(super) copies: Copies,
     pub(super) gone: Gone<Link>,
     pub(super) window: ReceiveWindow,
     pub(super) health_interval: Duration,
@@ -37,7 +39,7 @@ pub(super) struct Driver {
 
 impl Driver {
     pub(super) async fn run(self) {
-        let mut follow = Follow::new(self.window.clone());
+        let mut follow = Follow::new(self.window.clone(), self.copies.clone());
         let mut tick = follow.tick(&self.connection, &self.activities);
         let idle_every = LOOK
             .min(self.idle_timeout / 4)
@@ -45,6 +47,7 @@ impl Driver {
         let mut look = Instant::now() + idle_every;
         let mut closed = pin!(self.connection.closed());
         let mut health = pin!(self.watch_health());
+        let mut copies = pin!(self.copies.run(&self.connection));
         loop {
             tokio::select! {
                 _ = &mut closed => {
@@ -61,6 +64,7 @@ impl Driver {
                     }
                 }
                 () = &mut health => return,
+                never = &mut copies => match never {},
             }
         }
     }

@@ -25,6 +25,7 @@ use super::{
 };
 use crate::{
     Error, ErrorKind, Lanes, Path, PeerInfo, Tuning,
+    copies::Copies,
     io::{Activities, QuicIo},
     lane::{Http2, LaneSet, Opener},
     peer::Proof,
@@ -42,6 +43,7 @@ pub(crate) struct Link {
     uses: Uses,
     lanes: LaneSet,
     activities: Activities,
+    copies: Copies,
     /// Takes no further call: the peer has said GOAWAY, or our pool has let it go.
     retired: AtomicBool,
     /// It was closed because no ping was answered.
@@ -98,6 +100,7 @@ impl Link {
             uses,
             lanes: LaneSet::new(settings.lanes),
             activities: Activities::default(),
+            copies: Copies::new(),
             retired: AtomicBool::new(false),
             unanswered: AtomicBool::new(false),
             ping_micros: AtomicU64::new(0),
@@ -147,6 +150,9 @@ impl Link {
         };
         let info = PeerInfo::new(self.proof.clone(), preamble.urgency);
         let mut stream = QuicIo::new(stream, info, &self.activities);
+        if preamble.kind == Kind::Http2 && self.lanes.copies(preamble.urgency) {
+            stream = stream.copied(&self.copies, 0, true);
+        }
         tokio::io::AsyncWriteExt::write_all(&mut stream, &preamble.encode())
             .await
             .map_err(|_| self.why_lost())?;
@@ -240,6 +246,7 @@ impl Link {
         let stats = connection.stats();
         let path = Path::of(connection);
         let ping = self.ping_micros.load(Ordering::Relaxed);
+        let (copies_sent, copies_used) = self.copies.counts();
         Some(PeerStats {
             established_at: *at,
             last_used: SystemTime::now() - self.uses.last().elapsed(),
@@ -247,6 +254,8 @@ impl Link {
             bytes_received: stats.udp_rx.bytes,
             lost_packets: stats.lost_packets,
             sent_packets: stats.sent_packets,
+            copies_sent,
+            copies_used,
             rtt: path.as_ref().map(|(_, rtt)| *rtt),
             path: path.map(|(path, _)| path),
             ping: (ping > 0).then(|| Duration::from_micros(ping)),
@@ -325,6 +334,7 @@ impl Pooled for Link {
             link: Arc::downgrade(self),
             connection: connection.clone(),
             activities: self.activities.clone(),
+            copies: self.copies.clone(),
             gone,
             window: self.tuning.receive_window(),
             health_interval: self.health_interval,

@@ -21,6 +21,10 @@ pub struct PeerStats {
     pub lost_packets: u64,
     /// Packets sent.
     pub sent_packets: u64,
+    /// Second copies of small writes that were sent; see [`LaneConfig::copies`](crate::LaneConfig::copies).
+    pub copies_sent: u64,
+    /// Second copies that came and were read before the bytes themselves.
+    pub copies_used: u64,
     /// The way that bytes take now.
     pub path: Option<Path>,
     /// The smoothed round-trip time of that path.
@@ -57,13 +61,15 @@ impl fmt::Display for PeerStats {
         }
         write!(
             f,
-            ", {} calls ({} open), {} bytes out, {} in, {} of {} packets lost",
+            ", {} calls ({} open), {} bytes out, {} in, {} of {} packets lost, {} copies out, {} in used",
             self.calls,
             self.open_calls,
             self.bytes_sent,
             self.bytes_received,
             self.lost_packets,
-            self.sent_packets
+            self.sent_packets,
+            self.copies_sent,
+            self.copies_used
         )
     }
 }

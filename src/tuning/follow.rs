@@ -1,4 +1,4 @@
-//! Applies a [`ReceiveWindow`] to a connection.
+//! Applies a [`ReceiveWindow`] to a connection, and lets its [`Copies`] know what is seen of the path.
 
 use std::{
     hash::{DefaultHasher, Hash, Hasher},
@@ -9,23 +9,28 @@ use iroh::endpoint::{Connection, VarInt};
 use tokio::time::Instant;
 
 use super::{PathSample, ReceiveWindow};
-use crate::io::Activities;
+use crate::{
+    copies::{Copies, LossSample},
+    io::Activities,
+};
 
 /// How often a busy connection is looked at, and one on which nothing moves.
 const BUSY: Duration = Duration::from_millis(100);
 const QUIET: Duration = Duration::from_secs(1);
 
-/// Keeps a connection's receive window at what its path and its lanes ask for.
+/// Keeps a connection's receive window, and whether it sends copies, at what its path and its lanes ask for.
 pub(crate) struct Follow {
     window: ReceiveWindow,
+    copies: Copies,
     set: Option<u64>,
     received: u64,
 }
 
 impl Follow {
-    pub(crate) fn new(window: ReceiveWindow) -> Self {
+    pub(crate) fn new(window: ReceiveWindow, copies: Copies) -> Self {
         Self {
             window,
+            copies,
             set: None,
             received: 0,
         }
@@ -40,8 +45,9 @@ impl Follow {
         if let Some(path) = path.or_else(|| paths.iter().next()) {
             let mut hasher = DefaultHasher::new();
             path.remote_addr().hash(&mut hasher);
+            let path_hash = hasher.finish();
             let sample = PathSample {
-                path: hasher.finish(),
+                path: path_hash,
                 rtt: path.rtt(),
                 received,
                 stalled_lanes,
@@ -50,6 +56,12 @@ impl Follow {
             if self.set.replace(window) != Some(window) {
                 connection.set_receive_window(VarInt::from_u64(window).unwrap_or(VarInt::MAX));
             }
+            let stats = path.stats();
+            self.copies.follow(LossSample {
+                path: path_hash,
+                shortest: self.window.shortest(),
+                lost: stats.lost_packets.saturating_sub(stats.lost_plpmtud_probes),
+            });
         }
         let moved = received.saturating_sub(self.received);
         self.received = received;

@@ -46,6 +46,11 @@ impl ReceiveWindow {
         }
     }
 
+    /// The shortest round trip of the path that was seen last.
+    pub(crate) fn shortest(&self) -> Duration {
+        self.shortest
+    }
+
     /// The window after `sample`.
     pub(crate) fn update(&mut self, now: Instant, sample: PathSample) -> u64 {
         if self.path.replace(sample.path) != Some(sample.path) {
