@@ -4,7 +4,7 @@
 use std::{sync::Arc, time::Duration};
 
 use iroh::endpoint::{Builder, QuicTransportConfig, VarInt, presets::Preset};
-use noq_proto::congestion::{Bbr3Config, ControllerFactory, CubicConfig};
+use noq_proto::congestion::{ControllerFactory, CubicConfig};
 
 use crate::{ConfigError, wire::MAX_STREAM_WINDOW};
 
@@ -167,9 +167,9 @@ impl Tuning {
 
     fn controller(&self) -> Arc<dyn ControllerFactory + Send + Sync> {
         match self.control {
-            Control::FollowsPath => Arc::new(congestion::FollowsPathConfig),
+            Control::FollowsPath => Arc::new(congestion::FollowsPathConfig::new()),
             Control::Cubic => Arc::new(CubicConfig::default()),
-            Control::Bbr3 => Arc::new(Bbr3Config::default()),
+            Control::Bbr3 => Arc::new(congestion::FollowsPathConfig::always_long()),
         }
     }
 

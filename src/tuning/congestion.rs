@@ -18,14 +18,34 @@ use noq_proto::congestion::{
 
 use super::SHORT_PATH;
 
+/// RFC 9002, section 7.2: ten packets of the size that every path carries.
+const INITIAL_WINDOW: u64 = 10 * 1200;
+
+/// Cubic below a round trip, BBR3 from it on.
 #[derive(Debug)]
-pub(super) struct FollowsPathConfig;
+pub(super) struct FollowsPathConfig {
+    below: Duration,
+}
+
+impl FollowsPathConfig {
+    pub(super) const fn new() -> Self {
+        Self { below: SHORT_PATH }
+    }
+
+    /// BBR3 on every path.
+    pub(super) const fn always_long() -> Self {
+        Self {
+            below: Duration::ZERO,
+        }
+    }
+}
 
 impl ControllerFactory for FollowsPathConfig {
     fn build(self: Arc<Self>, now: Instant, current_mtu: u16) -> Box<dyn Controller> {
         Box::new(FollowsPath {
             cubic: Arc::new(CubicConfig::default()).build(now, current_mtu),
             bbr3: Arc::new(Bbr3Config::default()).build(now, current_mtu),
+            below: self.below,
             shortest: Duration::MAX,
         })
     }
@@ -40,6 +60,7 @@ const FIRST_RATE: u64 = 125_000_000;
 struct FollowsPath {
     cubic: Box<dyn Controller>,
     bbr3: Box<dyn Controller>,
+    below: Duration,
     /// The shortest time from a packet's sending to its acknowledgement.
     shortest: Duration,
 }
@@ -47,11 +68,23 @@ struct FollowsPath {
 impl FollowsPath {
     fn active(&self) -> &dyn Controller {
         // Before the first acknowledgement nothing is known; Cubic starts the faster of the two.
-        if self.shortest < SHORT_PATH || self.shortest == Duration::MAX {
+        let unknown = self.shortest == Duration::MAX && !self.below.is_zero();
+        if unknown || self.shortest < self.below {
             &*self.cubic
         } else {
             &*self.bbr3
         }
+    }
+
+    /// What is never paced more slowly, in bytes a second: the initial window in a round trip.
+    ///
+    /// BBR3 may take what a quiet sender has sent for what the path can carry. Small calls are then paced at their own rate and
+    /// queue on an empty path (`docs/decisions/quiet-senders-are-not-paced.md`). RFC 9002, section 7.7, allows bursts of an initial
+    /// window in any case; the congestion window holds as before.
+    fn least_rate(&self) -> u64 {
+        let rate = INITIAL_WINDOW as f64 / self.shortest.as_secs_f64();
+        // Saturates where the path is infinitely short.
+        rate as u64
     }
 
     fn each(&mut self, mut tell: impl FnMut(&mut dyn Controller)) {
@@ -143,9 +176,12 @@ impl Controller for FollowsPath {
 
     fn metrics(&self) -> ControllerMetrics {
         let mut metrics = self.active().metrics();
-        if self.shortest == Duration::MAX {
-            metrics.pacing_rate = Some(FIRST_RATE);
-        }
+        metrics.pacing_rate = if self.shortest == Duration::MAX {
+            Some(FIRST_RATE)
+        } else {
+            let least = self.least_rate();
+            metrics.pacing_rate.map(|rate| rate.max(least))
+        };
         metrics
     }
 
@@ -153,6 +189,7 @@ impl Controller for FollowsPath {
         Box::new(Self {
             cubic: self.cubic.clone_box(),
             bbr3: self.bbr3.clone_box(),
+            below: self.below,
             shortest: self.shortest,
         })
     }
@@ -171,10 +208,15 @@ mod tests {
     use super::*;
 
     fn acked_after(shortest: Duration) -> FollowsPath {
+        with(SHORT_PATH, shortest)
+    }
+
+    fn with(below: Duration, shortest: Duration) -> FollowsPath {
         let now = Instant::now();
         FollowsPath {
             cubic: Arc::new(CubicConfig::default()).build(now, 1200),
             bbr3: Arc::new(Bbr3Config::default()).build(now, 1200),
+            below,
             shortest,
         }
     }
@@ -198,5 +240,73 @@ mod tests {
         assert!(!is_bbr3(&acked_after(Duration::MAX)));
         assert!(!is_bbr3(&acked_after(Duration::from_micros(80))));
         assert!(is_bbr3(&acked_after(Duration::from_millis(40))));
+        for shortest in [Duration::MAX, Duration::from_micros(80)] {
+            assert!(
+                is_bbr3(&with(Duration::ZERO, shortest)),
+                "where it is always BBR3"
+            );
+        }
+    }
+
+    /// What BBR3 says after it has taken the rate of a few small calls for what the path carries.
+    #[derive(Clone, Debug)]
+    struct Paced(Option<u64>);
+
+    impl Controller for Paced {
+        fn on_congestion_event(
+            &mut self,
+            _: Instant,
+            _: Instant,
+            _: bool,
+            _: bool,
+            _: u64,
+            _: u64,
+        ) {
+        }
+
+        fn on_mtu_update(&mut self, _: u16) {}
+
+        fn window(&self) -> u64 {
+            4 * 1200
+        }
+
+        fn metrics(&self) -> ControllerMetrics {
+            let mut metrics = ControllerMetrics::default();
+            metrics.congestion_window = self.window();
+            metrics.pacing_rate = self.0;
+            metrics
+        }
+
+        fn clone_box(&self) -> Box<dyn Controller> {
+            Box::new(self.clone())
+        }
+
+        fn initial_window(&self) -> u64 {
+            INITIAL_WINDOW
+        }
+
+        fn into_any(self: Box<Self>) -> Box<dyn Any> {
+            self
+        }
+    }
+
+    #[test]
+    fn an_initial_window_a_round_trip_is_always_let_go() {
+        let metrics = |rate, shortest| {
+            let mut path = acked_after(shortest);
+            path.cubic = Box::new(Paced(None));
+            path.bbr3 = Box::new(Paced(rate));
+            path.metrics()
+        };
+        let ms = Duration::from_millis;
+        assert_eq!(metrics(Some(20_000), ms(40)).pacing_rate, Some(300_000));
+        assert_eq!(metrics(Some(20_000), ms(400)).pacing_rate, Some(30_000));
+        assert_eq!(
+            metrics(Some(5_000_000), ms(40)).pacing_rate,
+            Some(5_000_000)
+        );
+        // The window holds as before, and Cubic paces by it alone.
+        assert_eq!(metrics(Some(20_000), ms(40)).congestion_window, 4800);
+        assert_eq!(metrics(Some(20_000), ms(1)).pacing_rate, None);
     }
 }
