@@ -51,7 +51,12 @@ mod tests {
     #[test]
     fn the_bytes_are_the_documented_ones() {
         let datagram = StreamCopy::encode(4, 16_000, b"abc");
-        assert_eq!(&datagram[..], b"\x04\x7e\x80abc");
+        let shown: Vec<_> = datagram.iter().map(|byte| format!("{byte:02x}")).collect();
+        let page = include_str!("../../docs/wire.md");
+        assert!(
+            page.contains(&format!("`{}`", shown.join(" "))),
+            "{shown:?}"
+        );
     }
 
     proptest! {
