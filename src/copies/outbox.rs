@@ -119,7 +119,7 @@ mod tests {
         );
         assert_eq!(outbox.next(), Some(start + DELAY));
         assert!(sent(&mut outbox, later).is_empty());
-        assert_eq!(sent(&mut outbox, start + DELAY), [abc.clone()]);
+        assert_eq!(sent(&mut outbox, start + DELAY), vec![abc.clone()]);
         assert_eq!(sent(&mut outbox, start + 2 * DELAY), [de.clone(), abc]);
         assert_eq!(sent(&mut outbox, start + 3 * DELAY), [de]);
         assert_eq!(outbox.next(), None);
@@ -133,7 +133,7 @@ mod tests {
             // 200 calls a second of 100 bytes.
             now += Duration::from_millis(5);
             outbox.plan(now, DELAY, (0, 100 * n), &[0; 100]);
-            assert_eq!(outbox.dry, false);
+            assert!(!outbox.dry);
             sent(&mut outbox, now);
         }
     }

@@ -32,7 +32,7 @@ use tokio::{
 use tower_iroh::{Peer, Tuning};
 
 /// An id that nobody has registered.
-const TRANSPORT: u64 = 0x746f_7765_72;
+const TRANSPORT: u64 = 0x0074_6f77_6572;
 
 /// What is on its way: when it arrives, and what it is.
 type Packet = (Instant, Vec<u8>);
