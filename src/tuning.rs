@@ -4,7 +4,7 @@
 use std::{sync::Arc, time::Duration};
 
 use iroh::endpoint::{Builder, QuicTransportConfig, VarInt, presets::Preset};
-use noq_proto::congestion::{ControllerFactory, CubicConfig};
+use noq_proto::congestion::ControllerFactory;
 
 use crate::{ConfigError, wire::MAX_STREAM_WINDOW};
 
@@ -35,7 +35,8 @@ pub(crate) use window::{PathSample, ReceiveWindow};
 /// short and [`max_window`](Self::max_window) where bandwidth times delay asks for it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tuning {
-    control: Control,
+    /// The round trip from which on a path is BBR3's, and Cubic's below.
+    long_from: Duration,
     stream_window: u64,
     send_window: u64,
     short_window: u64,
@@ -43,20 +44,12 @@ pub struct Tuning {
     max_window: u64,
 }
 
-/// Which congestion controller.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Control {
-    FollowsPath,
-    Cubic,
-    Bbr3,
-}
-
 impl Tuning {
     /// Follows the path: Cubic and a small window while its shortest round trip is under 2 ms, BBR3 and a growing window
     /// beyond. The default.
     pub const fn auto() -> Self {
         Self {
-            control: Control::FollowsPath,
+            long_from: SHORT_PATH,
             stream_window: MAX_STREAM_WINDOW,
             send_window: 16 * MAX_STREAM_WINDOW,
             short_window: 128 * 1024,
@@ -69,7 +62,7 @@ impl Tuning {
     pub const fn lan() -> Self {
         let auto = Self::auto();
         Self {
-            control: Control::Cubic,
+            long_from: Duration::MAX,
             long_window: auto.short_window,
             max_window: auto.short_window,
             ..auto
@@ -80,7 +73,7 @@ impl Tuning {
     pub const fn wan() -> Self {
         let auto = Self::auto();
         Self {
-            control: Control::Bbr3,
+            long_from: Duration::ZERO,
             short_window: auto.long_window,
             ..auto
         }
@@ -166,11 +159,9 @@ impl Tuning {
     }
 
     fn controller(&self) -> Arc<dyn ControllerFactory + Send + Sync> {
-        match self.control {
-            Control::FollowsPath => Arc::new(congestion::FollowsPathConfig::new()),
-            Control::Cubic => Arc::new(CubicConfig::default()),
-            Control::Bbr3 => Arc::new(congestion::FollowsPathConfig::always_long()),
-        }
+        Arc::new(congestion::FollowsPathConfig {
+            long_from: self.long_from,
+        })
     }
 
     /// The transport configuration for iroh.

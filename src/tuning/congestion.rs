@@ -16,28 +16,13 @@ use noq_proto::congestion::{
     Bbr3Config, Controller, ControllerFactory, ControllerMetrics, CubicConfig,
 };
 
-use super::SHORT_PATH;
-
 /// RFC 9002, section 7.2: ten packets of the size that every path carries.
 const INITIAL_WINDOW: u64 = 10 * 1200;
 
-/// Cubic below a round trip, BBR3 from it on.
+/// Cubic where the shortest round trip is below `long_from`, BBR3 from there on.
 #[derive(Debug)]
 pub(super) struct FollowsPathConfig {
-    below: Duration,
-}
-
-impl FollowsPathConfig {
-    pub(super) const fn new() -> Self {
-        Self { below: SHORT_PATH }
-    }
-
-    /// BBR3 on every path.
-    pub(super) const fn always_long() -> Self {
-        Self {
-            below: Duration::ZERO,
-        }
-    }
+    pub(super) long_from: Duration,
 }
 
 impl ControllerFactory for FollowsPathConfig {
@@ -45,7 +30,7 @@ impl ControllerFactory for FollowsPathConfig {
         Box::new(FollowsPath {
             cubic: Arc::new(CubicConfig::default()).build(now, current_mtu),
             bbr3: Arc::new(Bbr3Config::default()).build(now, current_mtu),
-            below: self.below,
+            long_from: self.long_from,
             shortest: Duration::MAX,
         })
     }
@@ -60,7 +45,7 @@ const FIRST_RATE: u64 = 125_000_000;
 struct FollowsPath {
     cubic: Box<dyn Controller>,
     bbr3: Box<dyn Controller>,
-    below: Duration,
+    long_from: Duration,
     /// The shortest time from a packet's sending to its acknowledgement.
     shortest: Duration,
 }
@@ -68,8 +53,8 @@ struct FollowsPath {
 impl FollowsPath {
     fn active(&self) -> &dyn Controller {
         // Before the first acknowledgement nothing is known; Cubic starts the faster of the two.
-        let unknown = self.shortest == Duration::MAX && !self.below.is_zero();
-        if unknown || self.shortest < self.below {
+        let unknown = self.shortest == Duration::MAX && !self.long_from.is_zero();
+        if unknown || self.shortest < self.long_from {
             &*self.cubic
         } else {
             &*self.bbr3
@@ -189,7 +174,7 @@ impl Controller for FollowsPath {
         Box::new(Self {
             cubic: self.cubic.clone_box(),
             bbr3: self.bbr3.clone_box(),
-            below: self.below,
+            long_from: self.long_from,
             shortest: self.shortest,
         })
     }
@@ -206,17 +191,18 @@ impl Controller for FollowsPath {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::tuning::SHORT_PATH;
 
     fn acked_after(shortest: Duration) -> FollowsPath {
         with(SHORT_PATH, shortest)
     }
 
-    fn with(below: Duration, shortest: Duration) -> FollowsPath {
+    fn with(long_from: Duration, shortest: Duration) -> FollowsPath {
         let now = Instant::now();
         FollowsPath {
             cubic: Arc::new(CubicConfig::default()).build(now, 1200),
             bbr3: Arc::new(Bbr3Config::default()).build(now, 1200),
-            below,
+            long_from,
             shortest,
         }
     }
@@ -244,6 +230,12 @@ mod tests {
             assert!(
                 is_bbr3(&with(Duration::ZERO, shortest)),
                 "where it is always BBR3"
+            );
+        }
+        for shortest in [Duration::MAX, Duration::from_millis(40)] {
+            assert!(
+                !is_bbr3(&with(Duration::MAX, shortest)),
+                "where it is always Cubic"
             );
         }
     }
