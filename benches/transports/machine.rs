@@ -14,6 +14,8 @@ pub struct Machine {
     pub load_average: String,
     pub rustc: String,
     pub versions: Vec<(String, String)>,
+    /// Empty where it does not take part.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub tonic_iroh_transport_versions: Vec<(String, String)>,
 }
 

@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use crate::shared::process;
 
+mod cipher;
 mod ours;
 mod raw;
 mod tcp;
