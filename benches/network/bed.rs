@@ -50,6 +50,14 @@ impl Bed {
         Ok(bed)
     }
 
+    /// One to ask things on, not to measure on.
+    pub fn unshaped() -> Result<Self, Fault> {
+        Ok(Self {
+            network: Network::new(["client", "server"])?,
+            conditions: Conditions::default(),
+        })
+    }
+
     pub fn link(&self) -> Link<'_> {
         self.network.link("client", "server")
     }

@@ -35,8 +35,6 @@ mod cipher;
 mod fault;
 #[path = "../transports/machine.rs"]
 mod machine;
-#[path = "../transports/stats.rs"]
-mod stats;
 
 /// The same names as in `benches/transports`, for the files that both include.
 mod shared {

@@ -8,6 +8,7 @@ use std::{
 use serde::Serialize;
 
 use crate::{
+    arms,
     bed::Wire,
     busy::Busy,
     cli::Plan,
@@ -119,6 +120,8 @@ impl Section {
 pub struct Record {
     pub plan: Plan,
     pub machine: Machine,
+    /// How the arms encrypt.
+    pub encryption: String,
     pub sections: Vec<Section>,
     pub seconds: f64,
 }
@@ -140,6 +143,12 @@ pub fn run(plan: Plan) -> Record {
     machine.tonic_iroh_transport_versions.clear();
     let began = Instant::now();
     let mut sections = Vec::new();
+    let encryption = match arms::cipher() {
+        Ok(suite) => format!(
+            "TCP: TLS 1.3 by rustls with ring, {suite}; iroh: QUIC with TLS 1.3 by rustls with ring"
+        ),
+        Err(error) => format!("unknown: {}", with_causes(&*error)),
+    };
     for scenario in plan.scenarios.clone() {
         eprintln!("{:>6.0?} {}", rounded(began), scenario.name);
         let (since, busy) = (Instant::now(), Busy::begin());
@@ -166,6 +175,7 @@ pub fn run(plan: Plan) -> Record {
     Record {
         plan,
         machine,
+        encryption,
         sections,
         seconds: began.elapsed().as_secs_f64(),
     }

@@ -115,8 +115,6 @@ pub struct Session {
     pub carried: Arc<AtomicU64>,
     /// What the server saw.
     pub seen: Arc<Seen>,
-    /// Said once in the report.
-    pub note: Option<String>,
     end: End,
 }
 
@@ -152,6 +150,19 @@ impl Session {
             End::Ours(running) => running.end(bed),
         }
     }
+}
+
+/// The cipher suite of the TCP arms, read off the wire.
+pub fn cipher() -> Result<String, Fault> {
+    let bed = Bed::unshaped()?;
+    let tcp = Tcp {
+        control: Kernel::Bbr,
+        channels: 1,
+    };
+    let listener = tcp.listen(&bed)?;
+    let suite = listener.cipher(&bed);
+    listener.listening.end();
+    suite
 }
 
 fn clients(

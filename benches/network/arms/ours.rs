@@ -55,7 +55,6 @@ impl Ours {
             bulk,
             carried: server.carried.clone(),
             seen: server.seen.clone(),
-            note: None,
             end: End::Ours(Running {
                 client,
                 channel,

@@ -107,7 +107,6 @@ impl Tcp {
             bulk,
             carried: listener.carried,
             seen: listener.seen,
-            note: None,
             end: End::Tcp(listener.listening),
         })
     }

@@ -12,6 +12,7 @@ use crate::{
 #[derive(Serialize)]
 struct Document<'a> {
     machine: &'a Machine,
+    encryption: &'a str,
     seed: u64,
     quick: bool,
     seconds: f64,
@@ -22,6 +23,7 @@ struct Document<'a> {
 pub fn text(record: &Record, targets: &[Verdict]) -> Result<String, Fault> {
     Ok(serde_json::to_string(&Document {
         machine: &record.machine,
+        encryption: &record.encryption,
         seed: record.plan.seed,
         quick: record.plan.quick,
         seconds: record.seconds,

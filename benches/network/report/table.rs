@@ -56,6 +56,7 @@ pub fn header(record: &Record) -> Vec<String> {
             machine.load_average,
             machine.rustc,
         ),
+        format!("encryption: {}", record.encryption),
         format!("seed {}, {:.0} s", record.plan.seed, record.seconds),
     ];
     if record.plan.quick {

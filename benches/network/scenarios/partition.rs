@@ -39,7 +39,6 @@ const DEADLINE: Duration = Duration::from_secs(5);
 /// What one call came to.
 #[derive(Clone, Copy, Debug)]
 struct Call {
-    number: u64,
     began: Instant,
     ended: Instant,
     ok: bool,
@@ -253,7 +252,6 @@ async fn calls(
             // tonic's server answers nothing over a dead link, and its channel keeps no clock of its own for a call that waits.
             let answer = timeout(DEADLINE, client.unary_call(request)).await;
             let call = Call {
-                number,
                 began,
                 ended: Instant::now(),
                 ok: matches!(answer, Ok(Ok(_))),
