@@ -81,7 +81,9 @@ impl Bed {
 
     /// Waits without being in the way of either host.
     pub fn wait(&self, time: Duration) {
-        self.client().block_on(tokio::time::sleep(time));
+        // The timer must be made on the host's runtime.
+        self.client()
+            .block_on(async move { tokio::time::sleep(time).await });
     }
 
     /// Lets everything that is under way arrive.

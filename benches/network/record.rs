@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    panic::{AssertUnwindSafe, catch_unwind},
     time::{Duration, Instant},
 };
 
@@ -12,7 +13,7 @@ use crate::{
     bed::Wire,
     busy::Busy,
     cli::Plan,
-    fault::{Fault, with_causes},
+    fault::with_causes,
     load::{Latency, Outcome},
     machine::Machine,
 };
@@ -163,11 +164,15 @@ pub fn run(plan: Plan) -> Record {
             tables: Vec::new(),
             charts: Vec::new(),
         };
-        let result: Result<(), Fault> = (scenario.run)(&plan, &mut section);
-        if let Err(fault) = result {
-            let fault = with_causes(&*fault);
-            section.faults.push(format!("{}: {fault}", scenario.name));
-        }
+        // What was measured before must not be lost to a scenario that breaks.
+        let result = catch_unwind(AssertUnwindSafe(|| (scenario.run)(&plan, &mut section)));
+        let fault = match result {
+            Ok(Ok(())) => None,
+            Ok(Err(fault)) => Some(with_causes(&*fault)),
+            Err(_) => Some("panicked; see above".to_owned()),
+        };
+        let fault = fault.map(|fault| format!("{}: {fault}", scenario.name));
+        section.faults.extend(fault);
         section.seconds = since.elapsed().as_secs_f64();
         section.busy = busy.share();
         sections.push(section);

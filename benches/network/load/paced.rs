@@ -103,7 +103,9 @@ pub async fn paced(client: EchoClient<Service>, pace: Pace, ended: impl FnOnce()
 impl Latency {
     /// The quantiles of these times, all of them answered.
     pub fn of(took: &[Duration]) -> Self {
-        let mut times = Histogram::<u64>::new(3).expect("three digits are accepted");
+        // Up to ten minutes, in microseconds.
+        let bounds = Histogram::<u64>::new_with_bounds(1, 600_000_000, 3);
+        let mut times = bounds.expect("bounds that are accepted");
         for took in took {
             times.saturating_record(took.as_micros() as u64);
         }
