@@ -45,6 +45,8 @@ impl Bed {
         bed.link().set(conditions);
         if let Err(LabError::Inexact { what }) = bed.link().check() {
             eprintln!("  once more: {what}");
+            // Whatever took the processor may have ended.
+            bed.wait(Duration::from_secs(1));
             bed.link().check()?;
         }
         Ok(bed)

@@ -120,7 +120,7 @@ pub struct Session {
 
 enum End {
     Tcp(tcp::Listening),
-    Ours(ours::Running),
+    Ours(Box<ours::Running>),
 }
 
 impl Session {

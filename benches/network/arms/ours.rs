@@ -55,11 +55,11 @@ impl Ours {
             bulk,
             carried: server.carried.clone(),
             seen: server.seen.clone(),
-            end: End::Ours(Running {
+            end: End::Ours(Box::new(Running {
                 client,
                 channel,
                 server,
-            }),
+            })),
         })
     }
 

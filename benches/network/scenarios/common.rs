@@ -7,7 +7,7 @@ use crate::{
     bed::Bed,
     fault::Fault,
     load::{Both, Bulk, Latency, Pace, measure},
-    record::{Cell, Chart},
+    record::{Cell, Chart, Section},
 };
 
 /// Small calls alone for a while, then beside bulk, on one session.
@@ -87,26 +87,24 @@ pub fn losses(cell: &Cell) -> [String; 2] {
 }
 
 /// The usual table of cells with bulk beside calls.
-pub const CONTENTION: [&str; 10] = [
-    "case",
-    "arm",
-    "alone p99",
-    "p50",
-    "p95",
-    "p99",
-    "max",
-    "bulk Mbit/s",
-    "lost + queue full, forth",
-    "back",
-];
-
-pub fn row(cell: &Cell) -> Vec<String> {
-    let [_, _, alone, _] = times(cell.alone.as_ref());
-    let mut row = vec![cell.case.clone(), cell.arm.clone(), alone];
-    row.extend(times(cell.latency.as_ref()));
-    row.push(mbit(cell.mbit));
-    row.extend(losses(cell));
-    row
+pub fn contention(section: &mut Section, caption: &str, cells: &[Cell]) {
+    let has_alone = cells.iter().any(|cell| cell.alone.is_some());
+    let mut header = vec!["case", "arm"];
+    header.extend(has_alone.then_some("alone p99"));
+    header.extend(["p50", "p95", "p99", "max", "bulk Mbit/s"]);
+    header.extend(["lost + queue full, forth", "back"]);
+    let rows = cells.iter().map(|cell| {
+        let mut row = vec![cell.case.clone(), cell.arm.clone()];
+        if has_alone {
+            let [_, _, alone, _] = times(cell.alone.as_ref());
+            row.push(alone);
+        }
+        row.extend(times(cell.latency.as_ref()));
+        row.push(mbit(cell.mbit));
+        row.extend(losses(cell));
+        row
+    });
+    section.table(caption, &header, rows.collect());
 }
 
 /// p50 and p99 of each cell, and its p99 alone where there is one.

@@ -84,7 +84,7 @@ pub fn run(plan: &Plan, section: &mut Section) -> Result<(), Fault> {
                     let slice = measure(
                         &bed,
                         &session,
-                        Both::bulk(load, warm_up, plan.lasting(1_200, 1_000)),
+                        Both::bulk(load, warm_up, plan.lasting(1_000, 700)),
                     );
                     found[at][number].extend(slice.mbit);
                     wires[number] = slice.wire;

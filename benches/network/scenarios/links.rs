@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tower_iroh_lab::{Conditions, Loss};
 
-use super::common::{self, CONTENTION, Contention, contend, losses, mbit, row, times};
+use super::common::{self, Contention, contend, contention, losses, mbit, times};
 use crate::{
     arms::{Arm, Kernel, Session, iroh, tcp},
     bed::{Bed, beds, side_by_side},
@@ -139,10 +139,10 @@ pub fn run(plan: &Plan, section: &mut Section) -> Result<(), Fault> {
         ],
         bulk_rows(&fast),
     );
-    section.table(
+    contention(
+        section,
         "64 B calls at 200/s beside 16 callers that upload 1 MiB: milliseconds",
-        &CONTENTION,
-        beside.iter().map(row).collect(),
+        &beside,
     );
     for path in &paths {
         let of: Vec<_> = beside
@@ -165,22 +165,26 @@ pub fn run(plan: &Plan, section: &mut Section) -> Result<(), Fault> {
 }
 
 /// One channel is as good as two where nothing is beside the calls.
-fn single() -> Vec<Arm> {
-    vec![tcp(Kernel::Bbr, 1), tcp(Kernel::Cubic, 1), iroh()]
+fn single(plan: &Plan) -> Vec<Arm> {
+    let mut arms = vec![tcp(Kernel::Bbr, 1), iroh()];
+    if !plan.quick {
+        arms.insert(1, tcp(Kernel::Cubic, 1));
+    }
+    arms
 }
 
 fn calls(plan: &Plan, path: &Path, beds: &[Bed]) -> Result<Vec<Cell>, Fault> {
     // At least 5,000 behind every p99 where packets are lost.
     let lasting = match path.is_lossy() {
-        true => plan.lasting(26_000, 6_000),
-        false => plan.lasting(8_000, 3_000),
+        true => plan.lasting(26_000, 4_000),
+        false => plan.lasting(6_000, 3_000),
     };
     let pace = Pace {
         per_second: 200,
         lasting,
         urgency: None,
     };
-    side_by_side(&beds[..path.alone], &single(), |bed, arm| {
+    side_by_side(&beds[..path.alone], &single(plan), |bed, arm| {
         let session = Session::start(bed, arm)?;
         let outcome = measure(bed, &session, Both::calls(pace));
         session.end(bed);
@@ -208,7 +212,7 @@ fn load(way: Way) -> Bulk {
 /// Uploads, then downloads, each arm with the processor for itself where the link is fast.
 fn bulk(plan: &Plan, path: &Path, beds: &[Bed]) -> Result<Vec<Cell>, Fault> {
     let lasting = plan.lasting(2_500, 1_500);
-    let cells = side_by_side(&beds[..path.bulk], &single(), |bed, arm| {
+    let cells = side_by_side(&beds[..path.bulk], &single(plan), |bed, arm| {
         eprintln!("  {}: bulk: {}", path.name, arm.name);
         Way::BOTH
             .into_iter()
@@ -248,11 +252,14 @@ fn bulk_rows(cells: &[Cell]) -> Vec<Vec<String>> {
 
 /// Calls beside uploads; TCP with one channel and with two.
 fn together(plan: &Plan, path: &Path, beds: &[Bed]) -> Result<Vec<Cell>, Fault> {
-    let mut arms = single();
-    arms.extend(Kernel::ALL.map(|control| tcp(control, 2)));
+    let mut arms = single(plan);
+    arms.push(tcp(Kernel::Bbr, 2));
+    if !plan.quick {
+        arms.push(tcp(Kernel::Cubic, 2));
+    }
     let lasting = match path.is_lossy() {
-        true => plan.lasting(26_000, 4_000),
-        false => plan.lasting(6_000, 3_000),
+        true => plan.lasting(26_000, 3_000),
+        false => plan.lasting(5_000, 2_000),
     };
     let load = Contention {
         alone: None,

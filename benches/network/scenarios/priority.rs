@@ -5,7 +5,7 @@ use std::time::Duration;
 use tower_iroh::{Tuning, Urgency};
 use tower_iroh_lab::Conditions;
 
-use super::common::{self, CONTENTION, Contention, contend, row};
+use super::common::{self, Contention, contend, contention};
 use crate::{
     arms::{Arm, Kernel, LaneSet, iroh, tcp, tuned},
     bed::{beds, side_by_side},
@@ -35,17 +35,15 @@ pub fn run(plan: &Plan, section: &mut Section) -> Result<(), Fault> {
             .into(),
     );
     let mut arms: Vec<Arm> = Vec::new();
-    for control in Kernel::ALL {
-        for channels in [1, 2] {
-            arms.push(tcp(control, channels));
-        }
+    let kernels: &[Kernel] = plan.pick(&Kernel::ALL, &[Kernel::Bbr]);
+    for control in kernels {
+        arms.extend([tcp(*control, 1), tcp(*control, 2)]);
     }
-    let lanes: &[LaneSet] = plan.pick(&LaneSet::ALL, &[LaneSet::Standard]);
-    for lanes in lanes {
-        arms.push(tuned("auto", Tuning::auto(), *lanes));
-        if !plan.quick {
-            arms.push(tuned("Cubic", Tuning::lan(), *lanes));
-            arms.push(tuned("BBR3", Tuning::wan(), *lanes));
+    arms.push(iroh());
+    if !plan.quick {
+        for lanes in LaneSet::ALL {
+            arms.push(tuned("BBR3", Tuning::wan(), lanes));
+            arms.push(tuned("Cubic", Tuning::lan(), lanes));
         }
     }
     let ways: &[Way] = plan.pick(&Way::BOTH, &[Way::Up]);
@@ -75,7 +73,7 @@ pub fn run(plan: &Plan, section: &mut Section) -> Result<(), Fault> {
         );
     }
 
-    let beds = beds(WIDTH, conditions(), plan.seed)?;
+    let beds = beds(WIDTH.min(cases.len()), conditions(), plan.seed)?;
     let cells = side_by_side(&beds, &cases, |bed, case| {
         let (case, way, callers, bytes, arm) = case;
         let load = Contention {
@@ -96,7 +94,7 @@ pub fn run(plan: &Plan, section: &mut Section) -> Result<(), Fault> {
         contend(bed, case, arm, load)
     })?;
     section.must_succeed(&cells);
-    section.table("milliseconds", &CONTENTION, cells.iter().map(row).collect());
+    contention(section, "milliseconds", &cells);
     for (file, case) in [("priority-up", UP), ("priority-down", DOWN)] {
         let of: Vec<_> = cells.iter().filter(|cell| cell.case == case).collect();
         let title = format!("64 B control calls beside {case}, 16 Mbit/s, 40 ms: ms");
