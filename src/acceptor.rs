@@ -71,6 +71,9 @@ pub use builder::AcceptorBuilder;
 ///
 /// **Panics.** A panic in a service ends its call alone: services run in tasks of tonic's, not in the handler, where iroh
 /// would take the whole endpoint down.
+///
+/// **Metrics** of all connections together: the counters `tower_iroh_server_packets_sent_total` and
+/// `tower_iroh_server_packets_lost_total`, up to a second old while nothing moves; [`PeerInfo`](crate::PeerInfo) has them per peer.
 #[derive(Clone, Debug)]
 pub struct Acceptor {
     shared: Arc<Shared>,

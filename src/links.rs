@@ -44,6 +44,9 @@ use pool::Pool;
 /// - At 100 connections the least recently used one that nobody uses makes room; where all are in use, a dial waits, and
 ///   gives up with RESOURCE_EXHAUSTED.
 /// - A connection that nobody used for 300 s is closed.
+///
+/// **Metrics** of all connections together: the counters `tower_iroh_client_packets_sent_total` and
+/// `tower_iroh_client_packets_lost_total`, up to a second old while nothing moves; [`Links::stats`] has them per peer, and of this moment.
 #[derive(Clone, Debug)]
 pub struct Links {
     pool: Pool<IrohDialer>,

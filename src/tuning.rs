@@ -10,9 +10,11 @@ use crate::{ConfigError, wire::MAX_STREAM_WINDOW};
 
 mod congestion;
 mod follow;
+mod packets;
 mod window;
 
 pub(crate) use follow::Follow;
+pub(crate) use packets::Side;
 pub(crate) use window::{PathSample, ReceiveWindow};
 
 /// How a QUIC connection uses the network: congestion control and windows.

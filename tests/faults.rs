@@ -22,6 +22,8 @@ mod handlers;
 mod idle;
 #[path = "faults/killed.rs"]
 mod killed;
+#[path = "faults/lossy.rs"]
+mod lossy;
 #[path = "faults/rawlane.rs"]
 mod rawlane;
 #[path = "faults/refused.rs"]
@@ -34,3 +36,6 @@ mod silent;
 mod slow_reader;
 #[path = "faults/support.rs"]
 mod support;
+#[path = "support/udp_way.rs"]
+#[allow(dead_code, reason = "the soak needs all of it")]
+mod udp_way;

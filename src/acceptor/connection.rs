@@ -30,7 +30,7 @@ use crate::{
     copies::Copies,
     io::{Activities, Release},
     peer::Proof,
-    tuning::Follow,
+    tuning::{Follow, Side},
     wire::{self, Kind, Preamble, close, reset},
 };
 
@@ -105,10 +105,13 @@ impl Serving {
         self.proof.complete(&connection);
         self.gates = None;
         let mut follow = Follow::new(
+            &connection,
+            &self.activities,
+            &self.copies,
             self.shared.settings.tuning.receive_window(),
-            self.copies.clone(),
+            Side::Server,
         );
-        let mut tick = follow.tick(&connection, &self.activities);
+        let mut tick = follow.tick();
         let mut closed = pin!(connection.closed());
         let mut drained = pin!(drained(
             self.shared.clone(),
@@ -123,7 +126,7 @@ impl Serving {
                 _ = &mut closed => return,
                 () = &mut drained => return,
                 never = &mut copies => match never {},
-                () = sleep_until(tick) => tick = follow.tick(&connection, &self.activities),
+                () = sleep_until(tick) => tick = follow.tick(),
                 Some(_) = self.opening.join_next() => {}
                 stream = connection.accept_bi() => match stream {
                     Ok(stream) => self.open(stream),

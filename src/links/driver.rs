@@ -14,7 +14,7 @@ use crate::{
     Error, ErrorKind,
     copies::Copies,
     io::Activities,
-    tuning::{Follow, ReceiveWindow},
+    tuning::{Follow, ReceiveWindow, Side},
     wire::close,
 };
 
@@ -39,8 +39,14 @@ pub(super) struct Driver {
 
 impl Driver {
     pub(super) async fn run(self) {
-        let mut follow = Follow::new(self.window.clone(), self.copies.clone());
-        let mut tick = follow.tick(&self.connection, &self.activities);
+        let mut follow = Follow::new(
+            &self.connection,
+            &self.activities,
+            &self.copies,
+            self.window.clone(),
+            Side::Client,
+        );
+        let mut tick = follow.tick();
         let idle_every = LOOK
             .min(self.idle_timeout / 4)
             .max(Duration::from_millis(1));
@@ -56,7 +62,7 @@ impl Driver {
                     }
                     return;
                 }
-                () = sleep_until(tick) => tick = follow.tick(&self.connection, &self.activities),
+                () = sleep_until(tick) => tick = follow.tick(),
                 () = sleep_until(look) => {
                     look = Instant::now() + idle_every;
                     if self.close_if_idle() {

@@ -6,6 +6,9 @@ use std::{
 use crate::Path;
 
 /// What is known of the connection to one peer.
+///
+/// Each side counts what it sends: the server's own figures are in [`PeerInfo`](crate::PeerInfo). Of all connections together, sent and lost
+/// packets are metrics too, on either side: see [`Links`](crate::Links) and [`Acceptor`](crate::Acceptor).
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct PeerStats {
@@ -18,6 +21,9 @@ pub struct PeerStats {
     /// UDP payload received on this connection, in bytes.
     pub bytes_received: u64,
     /// Packets sent that the peer did not acknowledge in time, path probes included.
+    ///
+    /// Not all of them were lost in the network: with receive windows larger than [`Tuning`](crate::Tuning)'s for a short path, iroh 1.4
+    /// drops some before they reach the socket, when its task has used up tokio's cooperative budget (`docs/upstream/budget-loss`).
     pub lost_packets: u64,
     /// Packets sent.
     pub sent_packets: u64,

@@ -55,6 +55,18 @@ impl PeerInfo {
         Path::of(&self.proof.connection()?).map(|(_, rtt)| rtt)
     }
 
+    /// How many packets this side has sent on the connection; `None` where there is no [`path`](Self::path).
+    pub fn sent_packets(&self) -> Option<u64> {
+        Some(self.proof.connection()?.stats().sent_packets)
+    }
+
+    /// How many of them the peer did not acknowledge in time, path probes included; `None` where there is no [`path`](Self::path).
+    ///
+    /// Not all of them were lost in the network: see [`PeerStats::lost_packets`](crate::PeerStats::lost_packets).
+    pub fn lost_packets(&self) -> Option<u64> {
+        Some(self.proof.connection()?.stats().lost_packets)
+    }
+
     /// The peer's socket address, where the path of this moment has one: not through a relay.
     pub fn remote_addr(&self) -> Option<SocketAddr> {
         match self.path()? {

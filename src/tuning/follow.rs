@@ -1,4 +1,4 @@
-//! Applies a [`ReceiveWindow`] to a connection, and lets its [`Copies`] know what is seen of the path.
+//! Applies a [`ReceiveWindow`] to a connection, lets its [`Copies`] know what is seen of the path, and counts its packets.
 
 use std::{
     hash::{DefaultHasher, Hash, Hasher},
@@ -8,7 +8,10 @@ use std::{
 use iroh::endpoint::{Connection, VarInt};
 use tokio::time::Instant;
 
-use super::{PathSample, ReceiveWindow};
+use super::{
+    PathSample, ReceiveWindow,
+    packets::{Packets, Side},
+};
 use crate::{
     copies::{Copies, LossSample},
     io::Activities,
@@ -18,8 +21,12 @@ use crate::{
 const BUSY: Duration = Duration::from_millis(100);
 const QUIET: Duration = Duration::from_secs(1);
 
-/// Keeps a connection's receive window, and whether it sends copies, at what its path and its lanes ask for.
+/// Keeps a connection's receive window, and whether it sends copies, at what its path and its lanes ask for. Dropped, it counts
+/// what was sent last.
 pub(crate) struct Follow {
+    connection: Connection,
+    activities: Activities,
+    packets: Packets,
     window: ReceiveWindow,
     copies: Copies,
     set: Option<u64>,
@@ -27,17 +34,32 @@ pub(crate) struct Follow {
 }
 
 impl Follow {
-    pub(crate) fn new(window: ReceiveWindow, copies: Copies) -> Self {
+    pub(crate) fn new(
+        connection: &Connection,
+        activities: &Activities,
+        copies: &Copies,
+        window: ReceiveWindow,
+        side: Side,
+    ) -> Self {
         Self {
+            connection: connection.clone(),
+            activities: activities.clone(),
+            packets: Packets::new(side),
             window,
-            copies,
+            copies: copies.clone(),
             set: None,
             received: 0,
         }
     }
 
     /// Looks once; when to look again.
-    pub(crate) fn tick(&mut self, connection: &Connection, activities: &Activities) -> Instant {
+    pub(crate) fn tick(&mut self) -> Instant {
+        let Self {
+            connection,
+            activities,
+            ..
+        } = self;
+        self.packets.count(connection);
         let received = connection.stats().udp_rx.bytes;
         let stalled_lanes = activities.stalled();
         let paths = connection.paths();
@@ -68,5 +90,11 @@ impl Follow {
         // Keep-alives and their answers are a few dozen bytes; a stalled lane may hold up others.
         let busy = moved > 4096 || stalled_lanes > 0;
         Instant::now() + if busy { BUSY } else { QUIET }
+    }
+}
+
+impl Drop for Follow {
+    fn drop(&mut self) {
+        self.packets.count(&self.connection);
     }
 }
