@@ -61,6 +61,40 @@ async fn demo_explains_itself_and_refuses_no_time_at_all() {
 }
 
 #[tokio::test]
+async fn soak_keeps_its_accounts_and_tells_its_seed() {
+    let output = run(
+        "soak",
+        ["--minutes", "0.1", "--seed", "7", "--callers", "6"],
+    )
+    .await;
+    let (stdout, stderr) = texts(&output);
+    assert!(output.status.success(), "{stdout}\n{stderr}");
+    assert_eq!(stderr, "");
+    assert!(stdout.starts_with("seed 7\n"), "{stdout}");
+    for promised in [
+        "at rest after the warm-up",
+        "all answer again",
+        "not judged",
+        "calls by how they ended",
+        "executions by the servers",
+        "faults",
+        "over time",
+        "Every call had one end, nothing was executed twice, nothing is left. Seed 7.",
+    ] {
+        assert!(stdout.contains(promised), "no {promised:?} in\n{stdout}");
+    }
+}
+
+#[tokio::test]
+async fn soak_refuses_what_is_no_time() {
+    for minutes in ["0", "NaN", "-1", "ages"] {
+        let refused = run("soak", [format!("--minutes={minutes}")]).await;
+        assert_eq!(refused.status.code(), Some(2));
+        assert!(texts(&refused).1.contains("0.01 to 10000"), "{minutes}");
+    }
+}
+
+#[tokio::test]
 async fn hello_takes_two_programs() {
     let (server, ticket) = hello_server(&[]).await;
     hello_client(&ticket).await;
@@ -154,6 +188,7 @@ fn no_example_goes_without_a_test() {
         "interceptor_health",
         "layers",
         "shared_endpoint",
+        "soak",
         "streaming",
     ];
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/examples");

@@ -22,6 +22,7 @@ mod handlers;
 mod idle;
 #[path = "faults/killed.rs"]
 mod killed;
+#[cfg(target_os = "linux")]
 #[path = "faults/lossy.rs"]
 mod lossy;
 #[path = "faults/rawlane.rs"]
@@ -36,6 +37,7 @@ mod silent;
 mod slow_reader;
 #[path = "faults/support.rs"]
 mod support;
+#[cfg(target_os = "linux")]
 #[path = "support/udp_way.rs"]
 #[allow(dead_code, reason = "the soak needs all of it")]
 mod udp_way;

@@ -1,9 +1,9 @@
 //! A way on which packets get lost: everybody can see how many.
 
-use iroh::EndpointAddr;
+use iroh::{Endpoint, EndpointAddr};
 use metrics_exporter_prometheus::PrometheusBuilder;
 use tonic::{Request, Response, Status, Streaming};
-use tower_iroh::{Acceptor, Path, Peer, PeerInfo};
+use tower_iroh::{Acceptor, Links, Path, Peer, PeerInfo, presets::Offline};
 use tower_iroh_proto::{
     EchoService,
     echo::{
@@ -13,8 +13,8 @@ use tower_iroh_proto::{
 };
 
 use crate::{
-    support::{Arm, Caller, offline, soon, until},
-    udp_way::{UdpWay, Weather},
+    support::{Arm, Caller, soon, until},
+    udp_way::{self, UdpWay, Weather},
 };
 
 /// Answers with how many packets the server has sent to its caller, and how many of them were lost.
@@ -62,7 +62,8 @@ impl Echo for Teller {
 async fn lost_packets_are_counted_on_both_sides() {
     // The only one of this process; what other tests send may be counted too.
     let prometheus = PrometheusBuilder::new().install_recorder().expect("first");
-    let endpoint = offline().await;
+    let server = udp_way::beyond(Endpoint::builder(Offline)).expect("valid");
+    let endpoint = server.bind().await.expect("Linux has all of 127.0.0.0/8");
     let way = UdpWay::to(endpoint.bound_sockets()[0], 1)
         .await
         .expect("a free port");
@@ -76,7 +77,9 @@ async fn lost_packets_are_counted_on_both_sides() {
     let serving = tokio::spawn(serving);
 
     let peer = Peer::from(EndpointAddr::new(endpoint.id()).with_ip_addr(way.addr()));
-    let caller = Caller::new(Arm::Channel, &peer).await;
+    let client = udp_way::near(Endpoint::builder(Offline)).expect("valid");
+    let links = Links::new(client.bind().await.expect("a free port"));
+    let caller = Caller::over(Arm::Channel, &peer, None, links);
     let question = EchoRequest {
         payload: vec![1; 50_000].into(),
     };

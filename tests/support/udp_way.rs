@@ -2,6 +2,9 @@
 //!
 //! It stands at an address that never changes and forwards to wherever the target is at the moment, as a NAT does: each
 //! source gets a socket of its own towards the target, and loses it after a quiet while. The soak (`examples/soak`) uses it too.
+//!
+//! iroh looks for a shorter way by itself, and on one machine it would find one. So the target binds to [`beyond`] and the other
+//! side to [`near`]: to subnets of 127.0.0.0/8 from which iroh does not send to the other. Linux has all of that network.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -14,6 +17,7 @@ use std::{
     time::Duration,
 };
 
+use iroh::endpoint::{BindOpts, Builder, InvalidSocketAddr};
 use rand::{RngExt as _, SeedableRng as _, rngs::SmallRng};
 use tokio::{
     net::UdpSocket,
@@ -29,6 +33,35 @@ const QUEUE: usize = 4096;
 const SOURCES: usize = 64;
 /// A source that sends nothing for so long loses its socket, and gets a new one with its next datagram.
 const QUIET: Duration = Duration::from_secs(20);
+
+/// Where clients are.
+const NEAR: Ipv4Addr = Ipv4Addr::LOCALHOST;
+/// Where targets are.
+const BEYOND: Ipv4Addr = Ipv4Addr::new(127, 0, 1, 1);
+
+/// Binds an endpoint on this side of any way.
+///
+/// # Errors
+/// None, as the address is valid.
+pub fn near(builder: Builder) -> Result<Builder, InvalidSocketAddr> {
+    bound(builder, NEAR)
+}
+
+/// Binds an endpoint that can be reached by a way alone.
+///
+/// # Errors
+/// None, as the address is valid.
+pub fn beyond(builder: Builder) -> Result<Builder, InvalidSocketAddr> {
+    bound(builder, BEYOND)
+}
+
+fn bound(builder: Builder, at: Ipv4Addr) -> Result<Builder, InvalidSocketAddr> {
+    let opts = BindOpts::default()
+        .set_prefix_len(24)
+        .set_is_default_route(false);
+    let builder = builder.clear_ip_transports();
+    builder.bind_addr_with_opts((at, 0), opts)
+}
 
 /// What happens to the datagrams, in either direction.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -64,9 +97,9 @@ struct State {
 }
 
 impl UdpWay {
-    /// A way from a free port of 127.0.0.1 to `target`. The seed decides what is lost.
+    /// A way from a free port of this side to `target`. The seed decides what is lost.
     pub async fn to(target: SocketAddr, seed: u64) -> io::Result<Self> {
-        let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+        let socket = UdpSocket::bind((NEAR, 0)).await?;
         let addr = socket.local_addr()?;
         let shared = Arc::new(Shared {
             state: Mutex::new(State {
@@ -123,8 +156,8 @@ impl Shared {
     fn arrival(&self) -> Option<Instant> {
         let mut state = self.state();
         let Weather { cut, loss, delay } = state.weather;
-        let passes = !cut && !(loss > 0.0 && state.rng.random_bool(loss.min(1.0)));
-        passes.then(|| Instant::now() + delay)
+        let lost = cut || (loss > 0.0 && state.rng.random_bool(loss.min(1.0)));
+        (!lost).then(|| Instant::now() + delay)
     }
 }
 
@@ -179,7 +212,7 @@ async fn forward(socket: Arc<UdpSocket>, shared: Arc<Shared>) {
             continue;
         };
         if !sources.contains_key(&from) && sources.len() < SOURCES {
-            let Ok(onwards) = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await else {
+            let Ok(onwards) = UdpSocket::bind((BEYOND, 0)).await else {
                 continue;
             };
             let (inbox, datagrams) = tokio::sync::mpsc::channel(QUEUE);
