@@ -123,11 +123,15 @@ impl Wish {
 
     /// Makes the call, and writes it into the ledger. Its status, where it has one.
     pub(crate) async fn make(self, ledger: &Ledger, channel: Service, arm: Arm) -> Option<Code> {
-        let grace = match arm {
+        let mut grace = match arm {
             Arm::Channel | Arm::Stacked => Duration::ZERO,
             // tonic applies a timeout to a channel that is connected, and not to a stream's body.
             Arm::Tonic => 2 * DIAL,
         };
+        if self.kind == Kind::ServerStream {
+            // A slow reader takes the messages that one frame brought at its own pace; a deadline is noticed with the next frame.
+            grace += self.pause * self.messages;
+        }
         let id = ledger.begin(Plan {
             kind: self.kind,
             idempotent: self.idempotent,
