@@ -140,17 +140,13 @@ impl Soak {
         for (number, host) in hosts.iter().enumerate() {
             let seed = self.derived(part * 1000 + number as u64);
             let (host, log) = (host.clone(), self.log.clone());
-            troubles.spawn(faults::trouble(
-                host,
-                links.clone(),
-                log,
-                seed,
-                calmed.clone(),
-            ));
+            let trouble = faults::trouble(host, links.clone(), log, seed, calmed.clone());
+            troubles.spawn(told(self.ledger.clone(), trouble));
         }
         let seed = self.derived(part * 1000 + 99);
         let (ledger, log) = (self.ledger.clone(), self.log.clone());
-        troubles.spawn(faults::guests(hosts.to_vec(), ledger, log, seed, calmed));
+        let guests = faults::guests(hosts.to_vec(), ledger, log, seed, calmed);
+        troubles.spawn(told(self.ledger.clone(), guests));
         let mut callers = JoinSet::new();
         for number in 0..u64::from(self.callers) {
             let rng = SmallRng::seed_from_u64(self.derived(part * 1000 + 200 + number));
@@ -167,8 +163,9 @@ impl Soak {
         self.watch(time, hosts, bar, samples).await?;
         calm.send_replace(true);
         while let Some(trouble) = troubles.join_next().await {
-            trouble??;
+            trouble?;
         }
+        self.checked()?;
         self.recovers(hosts, clients).await?;
         hush.send_replace(true);
         while let Some(caller) = callers.join_next().await {
@@ -307,6 +304,13 @@ impl Soak {
             0 => Err("see above".into()),
             panics => Err(format!("{panics} panics that nobody ordered, see above").into()),
         }
+    }
+}
+
+/// A server that does not stop or start ends the run at once.
+async fn told(ledger: Arc<Ledger>, trouble: impl Future<Output = Result<(), Error>>) {
+    if let Err(error) = trouble.await {
+        ledger.fail(error.to_string());
     }
 }
 
