@@ -21,7 +21,7 @@ use crate::{
     faults::{self, Log},
     ledger::Ledger,
     report,
-    vitals::{self, Vitals},
+    vitals::{self, Memory, Vitals},
     world::{self, Host},
 };
 
@@ -58,39 +58,43 @@ impl Soak {
         let clients: Arc<[Client]> = clients.into();
 
         let bar = report::bar(time);
-        let mut samples = Vec::new();
-        // A tenth of it to get warm, and what is measured then is what the end is measured by.
-        let warm = (time / 10).min(Duration::from_secs(60));
+        // A fifth of it to get warm; then the rest begins, by whose first third memory is judged.
+        let warm = (time / 5).min(Duration::from_secs(60));
+        let mut seen = Seen {
+            rows: Vec::new(),
+            memory: Memory::over(warm),
+        };
         let outcome = async {
-            self.stretch(1, warm, &hosts, &clients, &bar, &mut samples)
+            self.stretch(1, warm, &hosts, &clients, &bar, &mut seen)
                 .await?;
             let before = self.quiet(&hosts, None).await?;
             println!(
                 "{:5.0} s  at rest after the warm-up: {before}",
                 self.began.elapsed().as_secs_f64()
             );
-            self.stretch(
-                2,
-                time.saturating_sub(warm),
-                &hosts,
-                &clients,
-                &bar,
-                &mut samples,
-            )
-            .await?;
-            let long = time >= vitals::LONG;
-            let after = self.quiet(&hosts, Some((before, long))).await?;
+            let rest = time.saturating_sub(warm);
+            seen.memory = Memory::over(rest);
+            self.stretch(2, rest, &hosts, &clients, &bar, &mut seen)
+                .await?;
+            let after = self.quiet(&hosts, Some(before)).await?;
             println!(
                 "{:5.0} s  at rest at the end: {after}",
                 self.began.elapsed().as_secs_f64()
             );
-            samples.push((self.began.elapsed(), after));
-            let grown = after.grown(&before, long);
-            if !long {
-                println!(
-                    "         a run under {:?} says nothing about memory: not judged",
-                    vitals::LONG
-                );
+            seen.rows.push((self.began.elapsed(), after));
+            let mut grown = after.grown(&before);
+            let (first, last) = seen.memory.thirds();
+            let medians = format!(
+                "the median of resident memory under load was {} MiB in the first third after the warm-up and {} in the last",
+                first >> 20,
+                last >> 20
+            );
+            if time < vitals::LONG {
+                println!("         {medians}: not judged in less than {:?}", vitals::LONG);
+            } else if seen.memory.has_grown() {
+                grown.push(medians);
+            } else {
+                println!("         {medians}");
             }
             if grown.is_empty() {
                 Ok(())
@@ -100,7 +104,7 @@ impl Soak {
         }
         .await;
         bar.finish_and_clear();
-        report::summary(&self.ledger, &self.log, &samples);
+        report::summary(&self.ledger, &self.log, &seen.rows);
         for (number, client) in clients.iter().enumerate() {
             for host in &hosts {
                 if let Some(stats) = client.links.stats(&host.peer().id()) {
@@ -131,7 +135,7 @@ impl Soak {
         hosts: &[Arc<Host>],
         clients: &Arc<[Client]>,
         bar: &indicatif::ProgressBar,
-        samples: &mut Vec<(Duration, Vitals)>,
+        seen: &mut Seen,
     ) -> Result<(), Error> {
         let (calm, calmed) = watch::channel(false);
         let (hush, hushed) = watch::channel(false);
@@ -160,7 +164,7 @@ impl Soak {
             callers.spawn(caller);
         }
 
-        self.watch(time, hosts, bar, samples).await?;
+        self.watch(time, hosts, bar, seen).await?;
         calm.send_replace(true);
         while let Some(trouble) = troubles.join_next().await {
             trouble?;
@@ -180,7 +184,7 @@ impl Soak {
         time: Duration,
         hosts: &[Arc<Host>],
         bar: &indicatif::ProgressBar,
-        samples: &mut Vec<(Duration, Vitals)>,
+        seen: &mut Seen,
     ) -> Result<(), Error> {
         let end = Instant::now() + time;
         let mut next = Instant::now() + LINE.min(time / 2);
@@ -192,12 +196,13 @@ impl Soak {
             }
             self.ledger.sweep();
             self.checked()?;
+            seen.memory.look()?;
             bar.set_position(self.began.elapsed().as_secs());
             if Instant::now() >= next {
                 next += LINE;
                 let vitals = Vitals::take(world::tasks(hosts))?;
                 let at = self.began.elapsed();
-                samples.push((at, vitals));
+                seen.rows.push((at, vitals));
                 let line = report::line(at, &self.ledger, &self.log, &vitals);
                 bar.suspend(|| println!("{line}"));
             }
@@ -260,11 +265,7 @@ impl Soak {
     /// Waits until nothing is in flight any more, and nothing that is short-lived is left.
     ///
     /// Without a measure that is when tasks and files have not become fewer for five seconds.
-    async fn quiet(
-        &self,
-        hosts: &[Arc<Host>],
-        measure: Option<(Vitals, bool)>,
-    ) -> Result<Vitals, Error> {
+    async fn quiet(&self, hosts: &[Arc<Host>], measure: Option<Vitals>) -> Result<Vitals, Error> {
         let began = Instant::now();
         let mut least = Vitals::take(world::tasks(hosts))?;
         let mut since = Instant::now();
@@ -279,7 +280,7 @@ impl Soak {
             }
             let idle = self.ledger.open() == 0 && self.ledger.handlers() == 0;
             let enough = match measure {
-                Some((before, memory)) => now.grown(&before, memory).is_empty(),
+                Some(before) => now.grown(&before).is_empty(),
                 None => since.elapsed() > Duration::from_secs(5),
             };
             if idle && enough {
@@ -305,6 +306,13 @@ impl Soak {
             panics => Err(format!("{panics} panics that nobody ordered, see above").into()),
         }
     }
+}
+
+/// What was seen of the process.
+struct Seen {
+    /// For the table.
+    rows: Vec<(Duration, Vitals)>,
+    memory: Memory,
 }
 
 /// A server that does not stop or start ends the run at once.

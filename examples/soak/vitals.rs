@@ -2,6 +2,8 @@
 
 use std::{fmt, fs, io, time::Duration};
 
+use tokio::time::Instant;
+
 /// What the process holds at one moment.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Vitals {
@@ -13,8 +15,7 @@ pub(crate) struct Vitals {
     pub(crate) tasks: usize,
 }
 
-/// How much more of anything there may be at the end than after the warm-up: a share, and something for what comes and goes.
-const MEMORY: (f64, u64) = (0.10, 8 << 20);
+/// How much more there may be at the end, at rest, than after the warm-up: something for what comes and goes.
 const FILES: usize = 4;
 const TASKS: usize = 10;
 
@@ -39,19 +40,9 @@ impl Vitals {
         })
     }
 
-    /// What there is too much of, compared with `before`. Memory is judged only if asked for: a short run says nothing about it.
-    pub(crate) fn grown(&self, before: &Self, memory: bool) -> Vec<String> {
+    /// What there is too much of, compared with `before`, both of them at rest. Memory is judged by [`Memory`].
+    pub(crate) fn grown(&self, before: &Self) -> Vec<String> {
         let mut grown = Vec::new();
-        let (share, more) = MEMORY;
-        let most = before.memory + (before.memory as f64 * share) as u64 + more;
-        if memory && self.memory > most {
-            grown.push(format!(
-                "resident memory went from {} to {} MiB, and {} are accepted",
-                before.memory >> 20,
-                self.memory >> 20,
-                most >> 20
-            ));
-        }
         if self.files > before.files + FILES {
             grown.push(format!(
                 "open file descriptors went from {} to {}, and {} are accepted",
@@ -83,5 +74,59 @@ impl fmt::Display for Vitals {
     }
 }
 
-/// A run that is shorter says nothing about memory: allocators take a while to have what they need.
-pub(crate) const LONG: Duration = Duration::from_secs(120);
+/// Resident memory over time, under load.
+///
+/// A single look is worth little: what is in flight and what the allocator keeps make it go up and down by a tenth and more. So medians are
+/// compared, of the first and of the last third.
+#[derive(Debug)]
+pub(crate) struct Memory {
+    every: Duration,
+    next: Instant,
+    samples: Vec<u64>,
+}
+
+/// A run that is shorter says nothing about memory: it takes the allocators a minute or more to have what they need.
+pub(crate) const LONG: Duration = Duration::from_secs(300);
+/// By how much the later median may be above the earlier one. In five minutes a leak of a tenth per minute makes it a quarter.
+const MORE: f64 = 0.18;
+
+impl Memory {
+    /// For so long from now.
+    pub(crate) fn over(time: Duration) -> Self {
+        Self {
+            // A thousand are enough, however long the run.
+            every: (time / 1000).max(Duration::from_millis(500)),
+            next: Instant::now(),
+            samples: Vec::new(),
+        }
+    }
+
+    pub(crate) fn look(&mut self) -> io::Result<()> {
+        if Instant::now() >= self.next {
+            self.next = Instant::now() + self.every;
+            self.samples.push(Vitals::take(0)?.memory);
+        }
+        Ok(())
+    }
+
+    /// The medians of the first and the last third, in bytes.
+    pub(crate) fn thirds(&self) -> (u64, u64) {
+        let third = self.samples.len() / 3;
+        let last = self.samples.len() - third;
+        (
+            median(&self.samples[..third]),
+            median(&self.samples[last..]),
+        )
+    }
+
+    pub(crate) fn has_grown(&self) -> bool {
+        let (first, last) = self.thirds();
+        last as f64 > first as f64 * (1.0 + MORE)
+    }
+}
+
+fn median(samples: &[u64]) -> u64 {
+    let mut sorted = samples.to_vec();
+    sorted.sort_unstable();
+    sorted.get(sorted.len() / 2).copied().unwrap_or_default()
+}
