@@ -18,6 +18,8 @@ use crate::LabError;
 
 /// The network device of each host.
 pub(crate) const DEVICE: &str = "lab0";
+/// Each address by itself: of several in one subnet Linux would take all away with the first.
+pub(crate) const MASK: &str = "/32";
 /// As on Ethernet.
 const MTU: u16 = 1500;
 /// Packets that the kernel keeps for the thread that reads the device. The link's queue is the shaper's; this one only bridges
@@ -154,7 +156,7 @@ fn make_namespace(address: Ipv4Addr) -> Result<(File, SyncDevice), LabError> {
     for arguments in [
         "link set dev lo up".to_owned(),
         format!("link set dev {DEVICE} addrgenmode none"),
-        format!("addr add {address}/16 dev {DEVICE}"),
+        format!("addr add {address}{MASK} dev {DEVICE}"),
         format!("link set dev {DEVICE} txqueuelen {DEVICE_QUEUE} up"),
         format!("route add default dev {DEVICE}"),
     ] {

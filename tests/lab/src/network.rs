@@ -1,8 +1,8 @@
-use std::net::Ipv4Addr;
+use std::{net::Ipv4Addr, sync::Arc};
 
 use crate::{
     Conditions, Counts, Host, LabError,
-    host::DEVICE,
+    host::{DEVICE, MASK},
     wire::{Way, Wire},
 };
 
@@ -20,9 +20,16 @@ impl Direction {
     pub const BOTH: [Self; 2] = [Self::Forth, Self::Back];
 }
 
-/// Hosts, each joined to each by a link of its own. Everything ends when it is dropped.
-#[derive(Debug)]
+/// Hosts, each joined to each by a link of its own.
+///
+/// Clones share it, so that a task of one host can cut a link or run something on another. Everything ends when the last is dropped.
+#[derive(Clone, Debug)]
 pub struct Network {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
     hosts: Vec<Host>,
     wire: Wire,
 }
@@ -60,7 +67,8 @@ impl Network {
         }
         let addresses: Vec<_> = hosts.iter().map(Host::address).collect();
         let wire = Wire::new(devices, &addresses, seed)?;
-        Ok(Self { hosts, wire })
+        let shared = Arc::new(Shared { hosts, wire });
+        Ok(Self { shared })
     }
 
     /// The host of this name.
@@ -68,7 +76,7 @@ impl Network {
     /// # Panics
     /// If there is none.
     pub fn host(&self, name: &str) -> &Host {
-        &self.hosts[self.index(name)]
+        &self.shared.hosts[self.index(name)]
     }
 
     /// The link between two hosts, seen from the first.
@@ -83,36 +91,44 @@ impl Network {
     }
 
     fn index(&self, name: &str) -> usize {
-        let found = self.hosts.iter().position(|host| host.name() == name);
+        let found = self
+            .shared
+            .hosts
+            .iter()
+            .position(|host| host.name() == name);
         found.unwrap_or_else(|| panic!("no host {name:?} in this network"))
     }
 
-    /// Gives a host a further address: its `number`th, from 1 on. What is sent to it arrives over the same links.
+    /// Gives a host a further address: its `number`th, from 1 on, or with 0 the first one again. What is sent to it arrives over the
+    /// same links.
     ///
     /// # Errors
     /// [`LabError::Command`] where the host has it already.
     pub fn add_address(&self, host: &str, number: u8) -> Result<Ipv4Addr, LabError> {
         let index = self.index(host);
         let address = address(number, index);
-        self.hosts[index].command(
+        let host = &self.shared.hosts[index];
+        host.command(
             "ip",
-            &["addr", "add", &format!("{address}/16"), "dev", DEVICE],
+            &["addr", "add", &format!("{address}{MASK}"), "dev", DEVICE],
         )?;
-        self.wire.assign(address, index);
+        // A host that had no address any more has lost its route as well.
+        host.command("ip", &["route", "replace", "default", "dev", DEVICE])?;
+        self.shared.wire.assign(address, index);
         Ok(address)
     }
 
-    /// Takes an address from a host, as when it leaves a network.
+    /// Takes an address from a host, as when it leaves a network; the others stay.
     ///
     /// # Errors
     /// [`LabError::Command`] where the host has no such address.
     pub fn remove_address(&self, host: &str, address: Ipv4Addr) -> Result<(), LabError> {
         let index = self.index(host);
-        self.hosts[index].command(
+        self.shared.hosts[index].command(
             "ip",
-            &["addr", "del", &format!("{address}/16"), "dev", DEVICE],
+            &["addr", "del", &format!("{address}{MASK}"), "dev", DEVICE],
         )?;
-        self.wire.unassign(address);
+        self.shared.wire.unassign(address);
         Ok(())
     }
 }
@@ -125,14 +141,14 @@ fn address(network: u8, host: usize) -> Ipv4Addr {
 impl<'a> Link<'a> {
     /// Its two hosts.
     pub fn hosts(self) -> [&'a Host; 2] {
-        self.ends.map(|end| &self.network.hosts[end])
+        self.ends.map(|end| &self.network.shared.hosts[end])
     }
 
     fn way(self, direction: Direction) -> &'a Way {
         let [first, second] = self.ends;
         match direction {
-            Direction::Forth => self.network.wire.way(first, second),
-            Direction::Back => self.network.wire.way(second, first),
+            Direction::Forth => self.network.shared.wire.way(first, second),
+            Direction::Back => self.network.shared.wire.way(second, first),
         }
     }
 

@@ -22,7 +22,7 @@ use crate::{Conditions, Fate, LabError, Shaper};
 /// How long a thread that has nothing to do waits before it asks whether it should end.
 const LOOK: Duration = Duration::from_millis(50);
 /// How many bytes may be under way to one host. A link of 1 Gbit/s and 500 ms holds 62 MB.
-const UNDER_WAY: usize = 128 << 20;
+pub(crate) const UNDER_WAY: usize = 128 << 20;
 
 /// What one direction of a link has done since it was asked last.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -51,7 +51,7 @@ pub(crate) struct Way {
 }
 
 impl Way {
-    fn new(seed: u64) -> Self {
+    pub(crate) fn new(seed: u64) -> Self {
         Self {
             shaper: Mutex::new(Shaper::new(seed)),
             packets: AtomicU64::new(0),
@@ -82,7 +82,13 @@ impl Way {
         }
     }
 
-    fn admit(&self, bytes: usize) -> Option<Instant> {
+    /// Counts a packet that was let in and had no place on the way.
+    pub(crate) fn queue_was_full(&self) {
+        self.queue_full.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts a packet; when it arrives, if it does.
+    pub(crate) fn admit(&self, bytes: usize) -> Option<Instant> {
         let fate = lock(&self.shaper).admit(Instant::now(), bytes);
         self.packets.fetch_add(1, Ordering::Relaxed);
         self.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
@@ -259,7 +265,7 @@ impl Shared {
             return;
         };
         if !self.inboxes[to].put(due, packet) {
-            way.queue_full.fetch_add(1, Ordering::Relaxed);
+            way.queue_was_full();
         }
     }
 
@@ -331,7 +337,7 @@ impl Inbox {
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 

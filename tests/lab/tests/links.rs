@@ -121,6 +121,14 @@ fn addresses() -> Outcome {
     assert!(probe(added)?);
     network.remove_address("server", added)?;
     assert!(!probe(added)?);
+
+    let first = network.host("server").address();
+    let other = network.add_address("server", 2)?;
+    network.remove_address("server", first)?;
+    assert!(probe(other)?, "it goes on without its first address");
+    network.remove_address("server", other)?;
+    assert_eq!(network.add_address("server", 0)?, first);
+    assert!(probe(first)?, "it comes back from having none");
     Ok(())
 }
 
