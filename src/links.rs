@@ -18,6 +18,7 @@ mod dial;
 mod driver;
 mod link;
 mod pool;
+mod silence;
 mod state;
 mod stats;
 mod uses;

@@ -11,6 +11,7 @@ use crate::{ConfigError, wire::MAX_STREAM_WINDOW};
 mod congestion;
 mod follow;
 mod packets;
+mod spare;
 mod window;
 
 pub(crate) use follow::Follow;

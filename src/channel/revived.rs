@@ -1,4 +1,5 @@
-//! A new connection to the peer is a sign of life, which ends the wait of a breaker that lost connections or failed dials have opened.
+//! A new connection to the peer is a sign of life, which ends the wait of a breaker that lost connections or failed dials have opened. So is
+//! a peer that is heard again after a silence, for one that calls without any answer have opened too.
 
 use std::{
     fmt,
@@ -41,11 +42,15 @@ impl<S> Revived<S> {
 }
 
 impl Signs {
-    /// Reports each connection that comes to be; ends when nothing can come any more.
+    /// Reports each connection that comes to be, and each that is heard again; ends when nothing can come any more.
     async fn report(mut self) {
+        if *self.state.borrow_and_update() == State::Ready {
+            // It is there, and may still be silent.
+            self.circuit.sign_of_life();
+        }
         while self.state.changed().await.is_ok() {
             if *self.state.borrow_and_update() == State::Ready {
-                self.circuit.sign_of_life();
+                self.circuit.heard_again();
             }
         }
     }

@@ -1,4 +1,4 @@
-//! A link's one task: its window, its copies, its health, its idleness, its end.
+//! A link's one task: its window, its copies, its health, its peer's silence, its idleness, its end.
 
 use std::{pin::pin, sync::Weak, time::Duration};
 
@@ -8,6 +8,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 use super::{
     link::Link,
     pool::{End, Gone, Pooled},
+    silence::{self, Look, Sign, Silence},
     uses::Used,
 };
 use crate::{
@@ -54,6 +55,7 @@ impl Driver {
         let mut closed = pin!(self.connection.closed());
         let mut health = pin!(self.watch_health());
         let mut copies = pin!(self.copies.run(&self.connection));
+        let mut silence = pin!(self.watch_silence());
         loop {
             tokio::select! {
                 _ = &mut closed => {
@@ -71,6 +73,7 @@ impl Driver {
                 }
                 () = &mut health => return,
                 never = &mut copies => match never {},
+                () = &mut silence => return,
             }
         }
     }
@@ -85,6 +88,31 @@ impl Driver {
             return true;
         }
         false
+    }
+
+    /// Knocks while the peer does not answer those who wait, and says when it is heard again. Ends when nobody holds the link any more.
+    async fn watch_silence(&self) {
+        let mut silence = Silence::default();
+        loop {
+            tokio::time::sleep(silence::LOOK).await;
+            let Some(link) = self.link.upgrade() else {
+                return;
+            };
+            let stats = self.connection.stats();
+            let look = Look {
+                now: std::time::Instant::now(),
+                sent: stats.udp_tx.datagrams,
+                received: stats.udp_rx.datagrams,
+                rtt: link.rtt(),
+                waiting: link.uses().open() > 0,
+            };
+            match silence.look(look) {
+                Sign::Nothing => {}
+                // That it is sent is enough; whatever comes back is seen by the next look.
+                Sign::Knock => drop(timeout(silence::LOOK, link.ping()).await),
+                Sign::Heard => self.gone.heard(&link),
+            }
+        }
     }
 
     /// Ends when the connection has been found dead and closed.

@@ -236,6 +236,15 @@ impl Link {
         Ok(took)
     }
 
+    /// The smoothed round trip of the path in use, as far as it is known.
+    pub(super) fn rtt(&self) -> Duration {
+        let path = self
+            .carrier
+            .get()
+            .and_then(|complete| Path::of(&complete.connection));
+        path.map_or(Duration::ZERO, |(_, rtt)| rtt)
+    }
+
     /// Nothing while the handshake is under way.
     pub(crate) fn stats(&self) -> Option<PeerStats> {
         let Complete {

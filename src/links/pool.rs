@@ -61,12 +61,14 @@ pub(super) trait Pooled: Used + fmt::Debug + Send + Sync + Sized + 'static {
     fn installed(self: &Arc<Self>, gone: Gone<Self>);
 }
 
-/// How a connection tells its pool of its end.
+/// How a connection tells its pool of its end, and that its peer is heard again.
 pub(super) struct Gone<C: Pooled> {
     tell: Box<Tell<C>>,
+    heard: Box<Heard<C>>,
 }
 
 type Tell<C> = dyn Fn(&Arc<C>, End) -> bool + Send + Sync;
+type Heard<C> = dyn Fn(&Arc<C>) + Send + Sync;
 
 /// What a connection has to tell.
 pub(super) enum End {
@@ -82,6 +84,11 @@ impl<C: Pooled> Gone<C> {
     /// Whether the connection is out of the pool now. Only an idle one that has found a new user stays.
     pub(super) fn tell(&self, connection: &Arc<C>, end: End) -> bool {
         (self.tell)(connection, end)
+    }
+
+    /// The peer was silent while calls waited, and has been heard again.
+    pub(super) fn heard(&self, connection: &Arc<C>) {
+        (self.heard)(connection);
     }
 }
 
@@ -364,11 +371,29 @@ impl<D: Dialer> Shared<D> {
 
     fn gone_of(self: &Arc<Self>, id: EndpointId) -> Gone<D::Connection> {
         let pool: Weak<Self> = Arc::downgrade(self);
+        let same = pool.clone();
         Gone {
+            heard: Box::new(move |connection| {
+                if let Some(pool) = same.upgrade() {
+                    pool.heard(id, connection);
+                }
+            }),
             tell: Box::new(move |connection, end| match pool.upgrade() {
                 Some(pool) => pool.ended(id, connection, end),
                 None => true,
             }),
+        }
+    }
+
+    /// Ready it was all the time. Whoever watches the state is told so again, as of a new connection.
+    fn heard(&self, id: EndpointId, connection: &Arc<D::Connection>) {
+        let Some(entry) = lock(&self.peers).get(&id).cloned() else {
+            return;
+        };
+        let inner = entry.lock();
+        let current = inner.connection.as_ref();
+        if current.is_some_and(|(current, _)| Arc::ptr_eq(current, connection)) {
+            entry.state.send_replace(State::Ready);
         }
     }
 

@@ -16,6 +16,8 @@ use noq_proto::congestion::{
     Bbr3Config, Controller, ControllerFactory, ControllerMetrics, CubicConfig,
 };
 
+use super::spare::Spare;
+
 /// RFC 9002, section 7.2: ten packets of the size that every path carries.
 const INITIAL_WINDOW: u64 = 10 * 1200;
 
@@ -32,6 +34,7 @@ impl ControllerFactory for FollowsPathConfig {
             bbr3: Arc::new(Bbr3Config::default()).build(now, current_mtu),
             long_from: self.long_from,
             shortest: Duration::MAX,
+            spare: Spare::new(current_mtu),
         })
     }
 }
@@ -48,6 +51,7 @@ struct FollowsPath {
     long_from: Duration,
     /// The shortest time from a packet's sending to its acknowledgement.
     shortest: Duration,
+    spare: Spare,
 }
 
 impl FollowsPath {
@@ -89,6 +93,7 @@ impl Controller for FollowsPath {
 
     fn on_cwnd_limited(&mut self) {
         self.each(|c| c.on_cwnd_limited());
+        self.spare.full(Instant::now());
     }
 
     fn on_ack(
@@ -100,6 +105,7 @@ impl Controller for FollowsPath {
         app_limited: bool,
         rtt: &RttEstimator,
     ) {
+        self.spare.heard(rtt.get());
         self.shortest = self.shortest.min(now.saturating_duration_since(sent));
         self.each(|c| c.on_ack(now, sent, bytes, pn, app_limited, rtt));
     }
@@ -145,6 +151,7 @@ impl Controller for FollowsPath {
 
     fn on_mtu_update(&mut self, new_mtu: u16) {
         self.each(|c| c.on_mtu_update(new_mtu));
+        self.spare.mtu(new_mtu);
     }
 
     fn on_ack_frequency_update(
@@ -156,7 +163,7 @@ impl Controller for FollowsPath {
     }
 
     fn window(&self) -> u64 {
-        self.active().window()
+        self.active().window() + self.spare.bytes()
     }
 
     fn metrics(&self) -> ControllerMetrics {
@@ -176,6 +183,7 @@ impl Controller for FollowsPath {
             bbr3: self.bbr3.clone_box(),
             long_from: self.long_from,
             shortest: self.shortest,
+            spare: self.spare.clone(),
         })
     }
 
@@ -204,6 +212,7 @@ mod tests {
             bbr3: Arc::new(Bbr3Config::default()).build(now, 1200),
             long_from,
             shortest,
+            spare: Spare::new(1200),
         }
     }
 

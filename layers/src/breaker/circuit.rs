@@ -122,6 +122,13 @@ impl Circuit {
         self.shared.core.sign_of_life();
     }
 
+    /// Says that the peer was silent, as when the network was parted, and has been heard again. Beyond what
+    /// [`sign_of_life`](Self::sign_of_life) does, a circuit lets a probe through at once that was opened by a call whose deadline passed
+    /// without any answer.
+    pub fn heard_again(&self) {
+        self.shared.core.heard_again();
+    }
+
     /// One load where the circuit is closed.
     #[inline]
     pub(super) fn enter(&self) -> Option<Attempt> {

@@ -203,7 +203,7 @@ impl Core {
         let run = next(run);
         if let Some(rule) = self.rule(run, now) {
             let link = matches!(rule, Rule::Link(_));
-            self.open(&mut held, now, rule, code, link);
+            self.open(&mut held, now, rule, outcome, link);
         }
     }
 
@@ -242,7 +242,7 @@ impl Core {
                 }
                 held.codes.add(outcome.code());
                 held.heed(now, verdict, outcome, &self.config);
-                self.open(&mut held, now, Rule::Probe, outcome.code(), link);
+                self.open(&mut held, now, Rule::Probe, outcome, link);
             }
         }
     }
@@ -265,14 +265,23 @@ impl Core {
         }
     }
 
-    /// Whether the circuit was open because of its link, and now is not.
+    /// A circuit that is open because of its link lets a probe through.
     pub(super) fn sign_of_life(&self) {
+        self.half_open_if(|reason| reason.link);
+    }
+
+    /// The same, also where it was open because nothing answered.
+    pub(super) fn heard_again(&self) {
+        self.half_open_if(|reason| reason.link || reason.unanswered);
+    }
+
+    fn half_open_if(&self, disproved: impl FnOnce(&Reason) -> bool) {
         if self.gate.word().phase() != Phase::Open {
             return;
         }
         let mut held = self.lock();
-        let link = held.reason.as_ref().is_some_and(|reason| reason.link);
-        if held.word().phase() == Phase::Open && link {
+        let disproved = held.reason.as_ref().is_some_and(disproved);
+        if held.word().phase() == Phase::Open && disproved {
             self.half_open(&mut held);
         }
     }
@@ -304,14 +313,16 @@ impl Core {
         self.wake_all();
     }
 
-    fn open(&self, held: &mut Locked<'_>, now: Instant, rule: Rule, code: Code, link: bool) {
+    fn open(&self, held: &mut Locked<'_>, now: Instant, rule: Rule, outcome: &Outcome, link: bool) {
         let wait = held.backoff.next(now, rand::random());
         let until = (now + wait).max(held.not_before.unwrap_or(now));
         let codes = held.codes.clone();
+        let code = outcome.code();
         let reason = Reason {
             rule,
             code,
             link,
+            unanswered: code == Code::DeadlineExceeded && !outcome.is_answer(),
             codes,
         };
         held.until = Some(until);

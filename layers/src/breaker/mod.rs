@@ -47,7 +47,7 @@
 //! **Composition.** Below a retry, so that each attempt counts and waits; below whatever chooses between peers or transports, which sees
 //! an open one as not ready. A generated client waits for readiness without a deadline, so put
 //! `fail_fast` or a deadline above it, with [`Circuit::why`] as the reason. Who dials tells the circuit of a new connection with
-//! [`Circuit::sign_of_life`], and finds [`Probing`] in the request that may be dialled for at once. [`Circuit::observe_only`] shows what it would do before it does it.
+//! [`Circuit::sign_of_life`], whoever hears from a silent peer again with [`Circuit::heard_again`], and finds [`Probing`] in the request that may be dialled for at once. [`Circuit::observe_only`] shows what it would do before it does it.
 //!
 //! **Readiness.** The circuit's comes first; while it is open the inner service is not polled. A readiness error of the inner service is never passed on: it becomes the next
 //! call's error and counts there. The probe's permit is taken in `call`. Who was told that it is ready and loses the race for it, or finds the circuit open, waits in its

@@ -54,6 +54,8 @@ pub struct Reason {
     pub(super) code: Code,
     /// The way to the peer failed, not the peer, so a sign of life proves it wrong.
     pub(super) link: bool,
+    /// The last failure was a call whose time passed without any answer, so it may have been the way.
+    pub(super) unanswered: bool,
     pub(super) codes: Codes,
 }
 

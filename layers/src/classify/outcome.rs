@@ -63,6 +63,8 @@ pub enum Verdict {
 
 /// A deadline shorter than this says nothing of a peer that misses it.
 const FAIR: Duration = Duration::from_secs(1);
+/// What a call may have spent of its time before the attempt began that is judged: a deadline of a second is a fair one.
+const SPENT: Duration = Duration::from_millis(10);
 
 impl Outcome {
     /// How the attempt ended.
@@ -115,7 +117,7 @@ impl Outcome {
             Some(Origin::Peer) | None => {}
         }
         if let Some(budget) = self.timed_out_after {
-            let fair = budget >= FAIR.max(rtt.unwrap_or_default() * 4);
+            let fair = budget + SPENT >= FAIR && budget >= rtt.unwrap_or_default() * 4;
             // A stream that delivers until its time is over is cut off by who gave it the time, whichever clock is first.
             return match fair && !self.after_data {
                 true => Verdict::Failure,

@@ -10,7 +10,7 @@ use std::{
 use http::Request;
 use tower::Service;
 use tower_iroh_layers::{
-    Incident,
+    Deadline, Incident,
     breaker::{Circuit, CircuitState, Rule},
 };
 
@@ -145,6 +145,31 @@ async fn a_sign_of_life_ends_the_wait_only_where_the_link_failed() {
 
     let mut answered = opened(&peer).await;
     answered.circuit().sign_of_life();
+    assert!(!is_ready(&mut answered).await);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_is_heard_again_ends_the_wait_only_where_nothing_answered() {
+    let peer = Peer::new(vec![Reply::Hang; 5]);
+    let mut client = client(&peer, config());
+    for _ in 0..5 {
+        assert!(is_ready(&mut client).await);
+        let mut request = Request::new(());
+        request.extensions_mut().insert(Deadline::after(SECOND));
+        let unanswered = client.call(request);
+        tokio::time::advance(SECOND).await;
+        drop(unanswered);
+    }
+    let circuit = client.circuit().clone();
+    assert_eq!(circuit.state().name(), "open");
+    // That there is a connection says nothing: it was there all the time.
+    circuit.sign_of_life();
+    assert!(!is_ready(&mut client).await);
+    circuit.heard_again();
+    assert!(is_ready(&mut client).await);
+
+    let mut answered = opened(&peer).await;
+    answered.circuit().heard_again();
     assert!(!is_ready(&mut answered).await);
 }
 

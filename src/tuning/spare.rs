@@ -1,0 +1,90 @@
+//! Room for a packet where the congestion window is full of what a silent peer does not acknowledge. Pure: it is told the time.
+//!
+//! Without it nothing leaves but QUIC's own probes, seconds apart (`docs/decisions/knock-when-silent.md`). Two packets a second congest nothing.
+
+use std::time::{Duration, Instant};
+
+/// For so long at least nothing was acknowledged; on a long path it is two round trips.
+const PATIENCE: Duration = Duration::from_millis(500);
+
+/// What may be sent beyond the window.
+#[derive(Clone, Debug)]
+pub(super) struct Spare {
+    bytes: u64,
+    mtu: u64,
+    patience: Duration,
+    /// When the window was found full, or room was made last; `None` since the last acknowledgement.
+    from: Option<Instant>,
+}
+
+impl Spare {
+    pub(super) fn new(mtu: u16) -> Self {
+        Self {
+            bytes: 0,
+            mtu: mtu.into(),
+            patience: PATIENCE,
+            from: None,
+        }
+    }
+
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    pub(super) fn mtu(&mut self, mtu: u16) {
+        self.mtu = mtu.into();
+    }
+
+    /// The window is full, and there is more to send.
+    pub(super) fn full(&mut self, now: Instant) {
+        let from = *self.from.get_or_insert(now);
+        if now.saturating_duration_since(from) >= self.patience {
+            self.bytes += self.mtu;
+            self.from = Some(now);
+        }
+    }
+
+    /// Something was acknowledged.
+    pub(super) fn heard(&mut self, rtt: Duration) {
+        self.bytes = 0;
+        self.from = None;
+        self.patience = PATIENCE.max(rtt * 2);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_packet_every_half_second_of_silence_and_nothing_else() {
+        let mut spare = Spare::new(1200);
+        let began = Instant::now();
+        for ms in 0..=1600 {
+            spare.full(began + Duration::from_millis(ms));
+            assert_eq!(spare.bytes(), 1200 * (ms / 500));
+        }
+        spare.heard(Duration::from_millis(40));
+        assert_eq!(spare.bytes(), 0);
+        // Full of what is acknowledged all the time: that is congestion control's business.
+        for ms in 0..10_000 {
+            spare.full(began + Duration::from_millis(ms));
+            if ms % 40 == 0 {
+                spare.heard(Duration::from_millis(40));
+            }
+            assert_eq!(spare.bytes(), 0);
+        }
+    }
+
+    #[test]
+    fn a_long_path_has_time_for_two_round_trips() {
+        let mut spare = Spare::new(1200);
+        spare.heard(Duration::from_millis(600));
+        let began = Instant::now();
+        spare.full(began);
+        spare.full(began + Duration::from_millis(1199));
+        assert_eq!(spare.bytes(), 0);
+        spare.full(began + Duration::from_millis(1200));
+        assert_eq!(spare.bytes(), 1200);
+    }
+}
