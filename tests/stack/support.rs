@@ -108,7 +108,7 @@ pub struct Receipt {
 }
 
 impl Desk {
-    fn new() -> Self {
+    pub fn new() -> Self {
         Self {
             mood: Arc::new(watch::Sender::new(Mood::Answer)),
             receipts: Arc::default(),
