@@ -71,6 +71,7 @@ pub fn tuned(tuning_name: &str, tuning: Tuning, lanes: LaneSet) -> Arm {
         kind: Kind::Ours(Ours {
             tuning,
             lanes: lanes.lanes(),
+            early_data: false,
         }),
     }
 }

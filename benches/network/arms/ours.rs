@@ -16,11 +16,15 @@ use tower_iroh_lab::Host;
 use super::{End, Seen, Session, any_port, clients, service};
 use crate::{bed::Bed, fault::Fault};
 
+const SMALL_CALL: &str = "/tower_iroh.echo.v1.Echo/Echo";
+
 /// How our channel is set.
 #[derive(Clone, Debug)]
 pub struct Ours {
     pub tuning: Tuning,
     pub lanes: Lanes,
+    /// Whether small calls that are declared idempotent leave, and are answered, with a dial's first packets.
+    pub early_data: bool,
 }
 
 /// What runs on both hosts.
@@ -69,14 +73,17 @@ impl Ours {
             .peer(peer.clone())
             .tuning(self.tuning.clone())
             .lanes(self.lanes.clone())
+            .early_data(self.early_data)
             .build()?)
     }
 
     pub fn serve(&self, bed: &Bed) -> Result<Serving, Fault> {
         let endpoint = bind(bed.server(), &self.tuning)?;
         let peer = Peer::of(&endpoint)?;
+        let early: &[&str] = if self.early_data { &[SMALL_CALL] } else { &[] };
         let (acceptor, incoming) = Acceptor::builder()
             .tuning(self.tuning.clone())
+            .early_data(early.iter().copied())
             .try_build()?;
         let (carried, seen) = (Arc::default(), Arc::default());
         let services = service::router(Server::builder(), &carried, &seen);

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use tower_iroh::Tuning;
+use tower_iroh::{Tuning, layers::Idempotent};
 use tower_iroh_lab::Conditions;
 use tower_iroh_proto::echo::echo_client::EchoClient;
 
@@ -21,27 +21,30 @@ use crate::{
 enum Who {
     Tcp,
     Iroh,
+    /// With early data, QUIC's 0-RTT: the call is declared idempotent, and the server lists its method.
+    Resumed,
 }
 
 impl Who {
-    /// An arm with resumption (0-RTT) has its place here: a further `Who`, and what it does in [`connections`].
-    const ALL: [Self; 2] = [Self::Tcp, Self::Iroh];
+    const ALL: [Self; 3] = [Self::Tcp, Self::Iroh, Self::Resumed];
 
     const fn name(self) -> &'static str {
         match self {
             Self::Tcp => "TCP + TLS 1.3",
             Self::Iroh => "iroh",
+            Self::Resumed => RESUMED,
         }
     }
 }
 
-/// What the target is about, once it is there.
-pub const RESUMED: &str = "iroh, resumed";
+/// What the target is about.
+pub const RESUMED: &str = "iroh, early data";
 
 pub fn run(plan: &Plan, section: &mut Section) -> Result<(), Fault> {
     section.text.push(
-        "A new channel and one 64 B call on it, from before the first packet to the answer. Endpoints, certificates and keys are there; TCP keeps no \
-         session tickets. Nothing but the delay is on the link."
+        "A new channel and one 64 B call on it, from before the first packet to the answer. Endpoints, certificates and keys are there; tonic has no \
+         early data over TCP. With early data the call is declared idempotent and leaves with the first packets of a resumed connection; the first connection, \
+         which has nothing to resume, is not counted. Nothing but the delay is on the link."
             .into(),
     );
     let times_each = plan.pick(40, 8);
@@ -56,7 +59,11 @@ pub fn run(plan: &Plan, section: &mut Section) -> Result<(), Fault> {
         let case = case(ms);
         eprintln!("  {case}");
         // Without delay one after the other, for they would take the processor from each other.
-        let beds = beds(if ms == 0 { 1 } else { 2 }, conditions, plan.seed)?;
+        let beds = beds(
+            if ms == 0 { 1 } else { Who::ALL.len() },
+            conditions,
+            plan.seed,
+        )?;
         let cells = side_by_side(&beds, &Who::ALL, |bed, who| {
             let took = connections(bed, *who, times_each)?;
             Ok(Cell {
@@ -147,10 +154,11 @@ fn connections(bed: &Bed, who: Who, times: usize) -> Result<Vec<Duration>, Fault
             listener.listening.end();
             Ok(took?.split_off(1))
         }
-        Who::Iroh => {
+        Who::Iroh | Who::Resumed => {
             let arm = Ours {
                 tuning: Tuning::auto(),
                 lanes: LaneSet::Standard.lanes(),
+                early_data: who == Who::Resumed,
             };
             let server = arm.serve(bed)?;
             let client = ours::bind(bed.client(), &arm.tuning)?;
@@ -159,7 +167,11 @@ fn connections(bed: &Bed, who: Who, times: usize) -> Result<Vec<Duration>, Fault
                 let channel = arm.channel(&client, &server.peer)?;
                 let once = bed.client().block_on(async move {
                     let began = Instant::now();
-                    EchoClient::new(channel.clone()).echo(echo(number)).await?;
+                    let mut request = tonic::Request::new(echo(number));
+                    if who == Who::Resumed {
+                        request.extensions_mut().insert(Idempotent);
+                    }
+                    EchoClient::new(channel.clone()).echo(request).await?;
                     let took = began.elapsed();
                     channel.close();
                     Ok::<_, Fault>(took)

@@ -84,7 +84,8 @@ impl Path {
 pub fn run(plan: &Plan, section: &mut Section) -> Result<(), Fault> {
     section.text.push(
         "64 B calls at 200/s. Alone, all arms run side by side, each on a link and hosts of its own, but on the LAN, where one follows the \
-         other: the processor has little to do then."
+         other: the processor has little to do then. Every server is tonic's with its own defaults: a window of 1 MiB for what a client uploads on one HTTP/2 \
+         connection, which is 84 Mbit/s at a round trip of 100 ms and 210 at 40, and less where packets are lost."
             .into(),
     );
     let paths: Vec<_> = paths()
