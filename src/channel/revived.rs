@@ -1,5 +1,5 @@
 //! A new connection to the peer is a sign of life, which ends the wait of a breaker that lost connections or failed dials have opened. So is
-//! a peer that is heard again after a silence, for one that calls without any answer have opened too.
+//! a new address, and a peer that is heard again after a silence, for one that calls without any answer have opened too.
 
 use std::{
     fmt,
@@ -42,16 +42,25 @@ impl<S> Revived<S> {
 }
 
 impl Signs {
-    /// Reports each connection that comes to be, and each that is heard again; ends when nothing can come any more.
+    /// Reports each connection that comes to be, each that is heard again, and that the peer is said to be elsewhere; ends when nothing can
+    /// come any more.
     async fn report(mut self) {
-        if *self.state.borrow_and_update() == State::Ready {
+        let mut before = *self.state.borrow_and_update();
+        if before == State::Ready {
             // It is there, and may still be silent.
             self.circuit.sign_of_life();
         }
         while self.state.changed().await.is_ok() {
-            if *self.state.borrow_and_update() == State::Ready {
-                self.circuit.heard_again();
+            let now = *self.state.borrow_and_update();
+            match (before, now) {
+                (_, State::Ready) => self.circuit.heard_again(),
+                // No connection was lost and no dial was given up: somebody said where the peer is.
+                (State::Idle | State::TransientFailure, State::Idle) => {
+                    self.circuit.sign_of_life();
+                }
+                _ => {}
             }
+            before = now;
         }
     }
 }

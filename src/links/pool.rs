@@ -194,11 +194,19 @@ impl<D: Dialer> Pool<D> {
             .saturating_sub(self.shared.slots.available_permits())
     }
 
-    /// Something new is known of the peer: the next dial is due.
+    /// Something new is known of the peer: the next dial is due. Where there is no connection and no dial, whoever watches the state is told of
+    /// [`State::Idle`], also where it was that before.
     pub(super) fn forgive(&self, id: EndpointId) {
         let known = lock(&self.shared.peers).get(&id).cloned();
         if let Some(entry) = known {
             entry.lock().backoff.reset();
+            entry.state.send_if_modified(|state| {
+                let waits = matches!(state, State::Idle | State::TransientFailure);
+                if waits {
+                    *state = State::Idle;
+                }
+                waits
+            });
         }
     }
 
