@@ -87,8 +87,9 @@ pub(crate) struct Memory {
 
 /// A run that is shorter says nothing about memory: it takes the allocators a minute or more to have what they need.
 pub(crate) const LONG: Duration = Duration::from_secs(300);
-/// By how much the later median may be above the earlier one. In five minutes a leak of a tenth per minute makes it a quarter.
-const MORE: f64 = 0.18;
+/// By how much the later median may be above the earlier one. In five minutes a leak of a tenth per minute makes it more than a quarter; of the
+/// clean runs so far the worst made it 14 %.
+const MORE: f64 = 0.22;
 
 impl Memory {
     /// For so long from now.
