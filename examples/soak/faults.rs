@@ -80,6 +80,12 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// Whether it is told to stop before that time is over.
+async fn stopped_within(calm: Duration, stop: &mut tokio::sync::watch::Receiver<bool>) -> bool {
+    let stopped = stop.wait_for(|stop| *stop);
+    tokio::time::timeout(calm, stopped).await.is_ok()
+}
+
 /// Troubles one host until it is told to stop, and leaves it running and well.
 pub(crate) async fn trouble(
     host: Arc<Host>,
@@ -91,10 +97,7 @@ pub(crate) async fn trouble(
     let mut rng = SmallRng::seed_from_u64(seed);
     loop {
         let calm = Duration::from_millis(rng.random_range(200..2500));
-        if tokio::time::timeout(calm, stop.wait_for(|stop| *stop))
-            .await
-            .is_ok()
-        {
+        if stopped_within(calm, &mut stop).await {
             return Ok(());
         }
         let while_ = Duration::from_millis(rng.random_range(50..2500));
@@ -156,10 +159,7 @@ pub(crate) async fn guests(
     let mut rng = SmallRng::seed_from_u64(seed);
     loop {
         let calm = Duration::from_millis(rng.random_range(500..3000));
-        if tokio::time::timeout(calm, stop.wait_for(|stop| *stop))
-            .await
-            .is_ok()
-        {
+        if stopped_within(calm, &mut stop).await {
             return Ok(());
         }
         let calls = rng.random_range(0..6);

@@ -14,7 +14,7 @@ use std::{
 
 use futures_util::{
     FutureExt,
-    future::{BoxFuture, Shared as SharedFuture, WeakShared},
+    future::{Shared as SharedFuture, WeakShared},
 };
 use iroh::EndpointId;
 use tokio::{
@@ -29,68 +29,11 @@ use super::{
 use crate::{Error, ErrorKind, lock::lock};
 
 mod entry;
+mod pooled;
 
 pub(super) use entry::Announce;
 use entry::{Dial, Dialling, Entry, Inner};
-
-/// Makes connections.
-pub(super) trait Dialer: Send + Sync + 'static {
-    type Connection: Pooled;
-
-    /// Dials. The future is dropped when nobody waits for it any more, or when its time is over. Where calls that may be done twice can leave on a
-    /// connection before it is complete, `early` is told of it.
-    fn dial(
-        &self,
-        id: EndpointId,
-        uses: Uses,
-        early: Announce<Self::Connection>,
-    ) -> BoxFuture<'static, Result<Arc<Self::Connection>, Error>>;
-}
-
-/// A connection as the pool sees it.
-pub(super) trait Pooled: Used + fmt::Debug + Send + Sync + Sized + 'static {
-    /// Whether it takes another call.
-    fn usable(&self) -> bool;
-    /// What became of a connection that takes no further call.
-    fn fate(&self) -> End;
-    /// Ends it, because its place is needed.
-    fn evict(&self);
-    /// Ends it, because its user says so.
-    fn close(&self);
-    /// It is in the pool now; `gone` is how it says that it is good for nothing any more.
-    fn installed(self: &Arc<Self>, gone: Gone<Self>);
-}
-
-/// How a connection tells its pool of its end, and that its peer is heard again.
-pub(super) struct Gone<C: Pooled> {
-    tell: Box<Tell<C>>,
-    heard: Box<Heard<C>>,
-}
-
-type Tell<C> = dyn Fn(&Arc<C>, End) -> bool + Send + Sync;
-type Heard<C> = dyn Fn(&Arc<C>) + Send + Sync;
-
-/// What a connection has to tell.
-pub(super) enum End {
-    /// It was good and is over.
-    Closed,
-    /// It never came to life; counts as a failed dial.
-    Failed(Error),
-    /// It thinks that nobody has used it for long enough.
-    Idle,
-}
-
-impl<C: Pooled> Gone<C> {
-    /// Whether the connection is out of the pool now. Only an idle one that has found a new user stays.
-    pub(super) fn tell(&self, connection: &Arc<C>, end: End) -> bool {
-        (self.tell)(connection, end)
-    }
-
-    /// The peer was silent while calls waited, and has been heard again.
-    pub(super) fn heard(&self, connection: &Arc<C>) {
-        (self.heard)(connection);
-    }
-}
+pub(super) use pooled::{Dialer, End, Gone, Pooled};
 
 pub(super) struct Pool<D: Dialer> {
     shared: Arc<Shared<D>>,

@@ -1,0 +1,73 @@
+//! What the pool asks of whoever dials and of a connection, and what a connection tells the pool.
+
+use std::{fmt, sync::Arc};
+
+use futures_util::future::BoxFuture;
+use iroh::EndpointId;
+
+use super::Announce;
+use crate::{
+    Error,
+    links::uses::{Used, Uses},
+};
+
+/// Makes connections.
+pub(in crate::links) trait Dialer: Send + Sync + 'static {
+    type Connection: Pooled;
+
+    /// Dials. The future is dropped when nobody waits for it any more, or when its time is over. Where calls that may be done twice can leave on a
+    /// connection before it is complete, `early` is told of it.
+    fn dial(
+        &self,
+        id: EndpointId,
+        uses: Uses,
+        early: Announce<Self::Connection>,
+    ) -> BoxFuture<'static, Result<Arc<Self::Connection>, Error>>;
+}
+
+/// A connection as the pool sees it.
+pub(in crate::links) trait Pooled:
+    Used + fmt::Debug + Send + Sync + Sized + 'static
+{
+    /// Whether it takes another call.
+    fn usable(&self) -> bool;
+    /// What became of a connection that takes no further call.
+    fn fate(&self) -> End;
+    /// Ends it, because its place is needed.
+    fn evict(&self);
+    /// Ends it, because its user says so.
+    fn close(&self);
+    /// It is in the pool now; `gone` is how it says that it is good for nothing any more.
+    fn installed(self: &Arc<Self>, gone: Gone<Self>);
+}
+
+/// How a connection tells its pool of its end, and that its peer is heard again.
+pub(in crate::links) struct Gone<C: Pooled> {
+    pub(super) tell: Box<Tell<C>>,
+    pub(super) heard: Box<Heard<C>>,
+}
+
+type Tell<C> = dyn Fn(&Arc<C>, End) -> bool + Send + Sync;
+type Heard<C> = dyn Fn(&Arc<C>) + Send + Sync;
+
+/// What a connection has to tell.
+pub(in crate::links) enum End {
+    /// It was good and is over.
+    Closed,
+    /// It never came to life; counts as a failed dial.
+    Failed(Error),
+    /// It thinks that nobody has used it for long enough.
+    Idle,
+}
+
+impl<C: Pooled> Gone<C> {
+    /// Whether the connection is out of the pool now. Only an idle one that has found a new user stays.
+    pub(in crate::links) fn tell(&self, connection: &Arc<C>, end: End) -> bool {
+        (self.tell)(connection, end)
+    }
+
+    /// The peer was silent while calls waited, and has been heard again.
+    pub(in crate::links) fn heard(&self, connection: &Arc<C>) {
+        (self.heard)(connection);
+    }
+}
