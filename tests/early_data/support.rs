@@ -3,10 +3,7 @@
 use std::time::Duration;
 
 use iroh::{Endpoint, EndpointId, SecretKey, endpoint::EndpointHooks, protocol::Router};
-use tokio::{
-    sync::watch,
-    time::{sleep, timeout},
-};
+use tokio::{sync::watch, time::timeout};
 use tonic::{Request, Response, Status, Streaming};
 use tower_iroh::{
     Acceptor, AcceptorBuilder, Channel, EarlyData, Links, LinksBuilder, Peer, PeerInfo,
@@ -27,21 +24,10 @@ use super::relay::Relay;
 /// How long a test waits for something that is to happen. Two cores are shared with others, so this is no measure of speed.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-pub async fn soon<F: Future>(what: &str, event: F) -> F::Output {
-    match timeout(PATIENCE, event).await {
-        Ok(output) => output,
-        Err(_) => panic!("waited {PATIENCE:?} for {what}"),
-    }
-}
+#[path = "../support/waiting.rs"]
+mod waiting;
 
-pub async fn until(what: &str, mut holds: impl FnMut() -> bool) {
-    let polled = async {
-        while !holds() {
-            sleep(Duration::from_millis(2)).await;
-        }
-    };
-    soon(what, polled).await;
-}
+pub use waiting::{soon, until};
 
 /// The method that is listed as one that may be done twice.
 pub const READ: &str = "/tower_iroh.echo.v1.Echo/Echo";

@@ -26,23 +26,10 @@ use tower_iroh_proto::echo::{
 /// How long a test waits for something that is to happen. Two cores are shared with others, so this is no measure of speed.
 const PATIENCE: Duration = Duration::from_secs(15);
 
-/// Waits for an event; panics, naming it, when it does not come.
-pub async fn soon<F: Future>(what: &str, event: F) -> F::Output {
-    match timeout(PATIENCE, event).await {
-        Ok(output) => output,
-        Err(_) => panic!("waited {PATIENCE:?} for {what}"),
-    }
-}
+#[path = "../support/waiting.rs"]
+mod waiting;
 
-/// Waits for something that nobody announces.
-pub async fn until(what: &str, mut holds: impl FnMut() -> bool) {
-    let polled = async {
-        while !holds() {
-            sleep(Duration::from_millis(2)).await;
-        }
-    };
-    soon(what, polled).await;
-}
+pub use waiting::{soon, until};
 
 /// Makes two tests of each function: over our `Channel`, and over tonic's with `Connector` and `ExactCodesLayer`.
 macro_rules! on_both_arms {

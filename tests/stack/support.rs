@@ -9,12 +9,7 @@ use std::{
 
 use bytes::Bytes;
 use iroh::{Endpoint, SecretKey, protocol::Router};
-use tokio::{
-    runtime::Runtime,
-    sync::watch,
-    task::JoinHandle,
-    time::{sleep, timeout},
-};
+use tokio::{runtime::Runtime, sync::watch, task::JoinHandle, time::sleep};
 use tonic::{
     Code, Request, Response, Status, Streaming,
     body::Body,
@@ -37,23 +32,10 @@ pub const ECHO: &str = "/tower_iroh.echo.v1.Echo/Echo";
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Waits for an event; panics, naming it, when it does not come.
-pub async fn soon<F: Future>(what: &str, event: F) -> F::Output {
-    match timeout(PATIENCE, event).await {
-        Ok(output) => output,
-        Err(_) => panic!("waited {PATIENCE:?} for {what}"),
-    }
-}
+#[path = "../support/waiting.rs"]
+mod waiting;
 
-/// Waits for something that nobody announces.
-pub async fn until(what: &str, mut holds: impl FnMut() -> bool) {
-    soon(what, async {
-        while !holds() {
-            sleep(Duration::from_millis(2)).await;
-        }
-    })
-    .await;
-}
+pub use waiting::{soon, until};
 
 /// Makes two tests of each function: over iroh, and over TCP.
 macro_rules! on_both_transports {
