@@ -21,6 +21,17 @@ pub struct Conditions {
     pub stalls: Option<Stalls>,
     /// Whether nothing passes at all.
     pub cut: bool,
+    /// What a firewall on the way drops, without a word to anybody.
+    pub blocked: Option<Protocol>,
+}
+
+/// What a packet carries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    /// What HTTP/2 over TLS is sent with.
+    Tcp,
+    /// What QUIC is sent with.
+    Udp,
 }
 
 /// Which packets a link loses.
@@ -60,6 +71,7 @@ impl Default for Conditions {
             queue: Duration::from_millis(200),
             stalls: None,
             cut: false,
+            blocked: None,
         }
     }
 }

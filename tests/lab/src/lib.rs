@@ -85,7 +85,7 @@ mod suite;
 mod wire;
 
 pub use check::Measured;
-pub use conditions::{Conditions, Loss, Stalls};
+pub use conditions::{Conditions, Loss, Protocol, Stalls};
 pub use enter::enter;
 pub use error::LabError;
 pub use host::Host;

@@ -22,7 +22,7 @@ use noq_udp::RecvMeta;
 use tokio::time::{Sleep, sleep_until};
 
 use crate::{
-    Conditions, Counts,
+    Conditions, Counts, Protocol,
     wire::{UNDER_WAY, Way, lock},
 };
 
@@ -155,7 +155,7 @@ impl Shared {
             return;
         };
         let way = self.way(from, to);
-        let Some(due) = way.admit(bytes.len() + HEADERS) else {
+        let Some(due) = way.admit(bytes.len() + HEADERS, Some(Protocol::Udp)) else {
             return;
         };
         if !inbox.put(due, from, bytes) {

@@ -1,7 +1,7 @@
 use std::{net::Ipv4Addr, sync::Arc};
 
 use crate::{
-    Conditions, Counts, Host, LabError,
+    Conditions, Counts, Host, LabError, Protocol,
     host::{DEVICE, MASK},
     wire::{Way, Wire},
 };
@@ -183,6 +183,21 @@ impl<'a> Link<'a> {
         for direction in Direction::BOTH {
             let conditions = self.conditions(direction);
             self.set_direction(direction, Conditions { cut, ..conditions });
+        }
+    }
+
+    /// Drops all packets of a protocol, in both directions, as a firewall does that says nothing; or, with `None`, lets all through again. What is
+    /// under way arrives.
+    pub fn block(self, blocked: Option<Protocol>) {
+        for direction in Direction::BOTH {
+            let conditions = self.conditions(direction);
+            self.set_direction(
+                direction,
+                Conditions {
+                    blocked,
+                    ..conditions
+                },
+            );
         }
     }
 

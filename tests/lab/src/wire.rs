@@ -17,7 +17,7 @@ use std::{
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tun_rs::SyncDevice;
 
-use crate::{Conditions, Fate, LabError, Shaper};
+use crate::{Conditions, Fate, LabError, Protocol, Shaper};
 
 /// How long a thread that has nothing to do waits before it asks whether it should end.
 const LOOK: Duration = Duration::from_millis(50);
@@ -35,7 +35,7 @@ pub struct Counts {
     pub lost: u64,
     /// Packets that found its queue full.
     pub queue_full: u64,
-    /// Packets that came while it was cut.
+    /// Packets that came while it, or what they carry, was cut.
     pub cut: u64,
 }
 
@@ -88,8 +88,15 @@ impl Way {
     }
 
     /// Counts a packet; when it arrives, if it does.
-    pub(crate) fn admit(&self, bytes: usize) -> Option<Instant> {
-        let fate = lock(&self.shaper).admit(Instant::now(), bytes);
+    pub(crate) fn admit(&self, bytes: usize, protocol: Option<Protocol>) -> Option<Instant> {
+        let mut shaper = lock(&self.shaper);
+        let blocked = shaper.conditions().blocked;
+        let fate = if blocked.is_some() && blocked == protocol {
+            Fate::Cut
+        } else {
+            shaper.admit(Instant::now(), bytes)
+        };
+        drop(shaper);
         self.packets.fetch_add(1, Ordering::Relaxed);
         self.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
         let counter = match fate {
@@ -261,7 +268,7 @@ impl Shared {
         };
         drop(addresses);
         let way = &self.ways[from][to];
-        let Some(due) = way.admit(packet.len()) else {
+        let Some(due) = way.admit(packet.len(), protocol(packet)) else {
             return;
         };
         if !self.inboxes[to].put(due, packet) {
@@ -354,9 +361,38 @@ fn destination(packet: &[u8]) -> Option<Ipv4Addr> {
     (head[0] >> 4 == 4).then(|| Ipv4Addr::new(head[16], head[17], head[18], head[19]))
 }
 
+/// What an IPv4 packet carries, where it can be blocked.
+fn protocol(packet: &[u8]) -> Option<Protocol> {
+    match packet.first_chunk::<20>()?[9] {
+        6 => Some(Protocol::Tcp),
+        17 => Some(Protocol::Udp),
+        _ => None,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_blocked_does_not_pass_and_the_rest_does() {
+        let way = Way::new(0);
+        let mut packet = [0; 28];
+        let [tcp, udp, icmp] = [6, 17, 1].map(|number| {
+            packet[9] = number;
+            protocol(&packet)
+        });
+        way.set(Conditions {
+            blocked: Some(Protocol::Udp),
+            ..Conditions::default()
+        });
+        assert!(way.admit(28, tcp).is_some());
+        assert!(way.admit(28, udp).is_none());
+        assert!(way.admit(28, icmp).is_some());
+        assert_eq!(way.take_counts().cut, 1);
+        way.set(Conditions::default());
+        assert!(way.admit(28, udp).is_some());
+    }
 
     #[test]
     fn a_packet_says_where_it_goes() {
