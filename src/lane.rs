@@ -45,16 +45,19 @@ pub struct LaneConfig {
     calls_per_stream: usize,
     max_waiting: usize,
     copies: bool,
+    spread: bool,
 }
 
 impl LaneConfig {
     /// A lane for these urgencies: one stream at first, up to 2, of 100 calls each, and 10,000 calls waiting for a place. Copies
-    /// where the urgencies are above bulk's on the average.
+    /// where the urgencies are above bulk's on the average, and calls spread where they are not.
     pub const fn new(urgencies: RangeInclusive<u8>) -> Self {
         // Wide enough for bounds that will be refused later.
         let sum = *urgencies.start() as u16 + *urgencies.end() as u16;
+        let bulk = sum.div_ceil(2) >= Urgency::BULK.get() as u16;
         Self {
-            copies: sum.div_ceil(2) < Urgency::BULK.get() as u16,
+            copies: !bulk,
+            spread: bulk,
             urgencies,
             max_streams: 2,
             calls_per_stream: 100,
@@ -77,6 +80,14 @@ impl LaneConfig {
     /// How many calls may wait for a place before further ones are refused with RESOURCE_EXHAUSTED. Default 10,000.
     pub const fn max_waiting(mut self, calls: usize) -> Self {
         self.max_waiting = calls;
+        self
+    }
+
+    /// Whether calls are spread over all of the lane's streams, instead of filling one before the next is opened, while the path's shortest round trip is
+    /// 2 ms or more. Default: on for bulk. There each stream has windows of its own, QUIC's 1.25 MB and what the server's HTTP/2 allows (tonic: 1 MiB),
+    /// and several of them carry more than one, most of all where packets are lost; on a short path they only are in each other's way.
+    pub const fn spread(mut self, spread: bool) -> Self {
+        self.spread = spread;
         self
     }
 

@@ -8,9 +8,11 @@ use noq_proto::congestion::ControllerFactory;
 
 use crate::{ConfigError, wire::MAX_STREAM_WINDOW};
 
+mod bound;
 mod congestion;
 mod follow;
 mod packets;
+mod reduction;
 mod spare;
 mod window;
 
@@ -34,8 +36,8 @@ pub(crate) use window::{PathSample, ReceiveWindow};
 /// # }
 /// ```
 ///
-/// The connection's receive window is set while it runs, between [`short_window`](Self::short_window) where the path is
-/// short and [`max_window`](Self::max_window) where bandwidth times delay asks for it.
+/// The connection's receive window is set while it runs: [`short_window`](Self::short_window) where the path is short,
+/// [`long_window`](Self::long_window) where it is not.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tuning {
     /// The round trip from which on a path is BBR3's, and Cubic's below.
@@ -44,11 +46,10 @@ pub struct Tuning {
     send_window: u64,
     short_window: u64,
     long_window: u64,
-    max_window: u64,
 }
 
 impl Tuning {
-    /// Follows the path: Cubic and a small window while its shortest round trip is under 2 ms, BBR3 and a growing window
+    /// Follows the path: Cubic and a small window while its shortest round trip is under 2 ms, BBR3 and a large window
     /// beyond. The default.
     pub const fn auto() -> Self {
         Self {
@@ -56,8 +57,7 @@ impl Tuning {
             stream_window: MAX_STREAM_WINDOW,
             send_window: 16 * MAX_STREAM_WINDOW,
             short_window: 128 * 1024,
-            long_window: 1024 * 1024,
-            max_window: 16 * 1024 * 1024,
+            long_window: 16 * MAX_STREAM_WINDOW,
         }
     }
 
@@ -67,12 +67,11 @@ impl Tuning {
         Self {
             long_from: Duration::MAX,
             long_window: auto.short_window,
-            max_window: auto.short_window,
             ..auto
         }
     }
 
-    /// For long or lossy paths: BBR3 and a window that starts large.
+    /// For long or lossy paths: BBR3 and a large window, whatever the path looks like.
     pub const fn wan() -> Self {
         let auto = Self::auto();
         Self {
@@ -101,17 +100,18 @@ impl Tuning {
         self
     }
 
-    /// The most that the connection's receive window grows to. Default 16 MiB.
-    pub const fn max_window(mut self, bytes: u64) -> Self {
-        self.max_window = bytes;
+    /// The connection's receive window while the path is long, and so the most that the peer's lanes together may make this side hold. Default
+    /// 20,000,000: sixteen full streams. One that is smaller than all bulk streams' windows lets bulk take the room of urgent calls.
+    pub const fn long_window(mut self, bytes: u64) -> Self {
+        self.long_window = bytes;
         self
     }
 
     /// Checks the settings against each other and against the protocol.
     ///
     /// # Errors
-    /// [`ConfigError`] for a stream window above what the ALPN allows, one that is zero, a short window above the
-    /// largest, or a send window that does not hold one stream.
+    /// [`ConfigError`] for a stream window above what the ALPN allows, one that is zero, a short window above the long one, or a
+    /// send window that does not hold one stream.
     pub fn validate(&self) -> Result<(), ConfigError> {
         if self.stream_window == 0 || self.stream_window > MAX_STREAM_WINDOW {
             return Err(ConfigError::new(
@@ -127,19 +127,19 @@ impl Tuning {
                 format!("must hold one stream, {MAX_STREAM_WINDOW} bytes, at least"),
             ));
         }
-        if self.short_window == 0 || self.short_window > self.max_window {
+        if self.short_window == 0 || self.short_window > self.long_window {
             return Err(ConfigError::new(
                 "tuning.short_window",
                 self.short_window,
                 format!(
-                    "1 to tuning.max_window ({}) bytes are accepted",
-                    self.max_window
+                    "1 to tuning.long_window ({}) bytes are accepted",
+                    self.long_window
                 ),
             ));
         }
         // QUIC counts in integers of 62 bits.
         for (field, bytes) in [
-            ("tuning.max_window", self.max_window),
+            ("tuning.long_window", self.long_window),
             ("tuning.send_window", self.send_window),
         ] {
             if VarInt::from_u64(bytes).is_err() {
@@ -154,11 +154,7 @@ impl Tuning {
     }
 
     pub(crate) fn receive_window(&self) -> ReceiveWindow {
-        ReceiveWindow::new(
-            self.short_window,
-            self.long_window.clamp(self.short_window, self.max_window),
-            self.max_window,
-        )
+        ReceiveWindow::new(self.short_window, self.long_window)
     }
 
     fn controller(&self) -> Arc<dyn ControllerFactory + Send + Sync> {
@@ -175,13 +171,16 @@ impl Tuning {
             // Until the first round trip is known nothing is known of the path; the window is set right after.
             .receive_window(int(self
                 .long_window
-                .clamp(self.short_window, self.max_window)))
+                .min(FIRST_WINDOW)
+                .max(self.short_window)))
             .send_window(self.send_window)
             .congestion_controller_factory(self.controller())
             .build()
     }
 }
 
+/// The receive window of a connection whose path is not known yet.
+const FIRST_WINDOW: u64 = 1024 * 1024;
 /// Below this shortest round trip a path counts as short.
 pub(crate) const SHORT_PATH: Duration = Duration::from_millis(2);
 
@@ -223,8 +222,8 @@ mod tests {
             (Tuning::auto().stream_window(0), "tuning.stream_window"),
             (Tuning::auto().send_window(1), "tuning.send_window"),
             (Tuning::auto().short_window(0), "tuning.short_window"),
-            (Tuning::auto().max_window(1), "tuning.short_window"),
-            (Tuning::auto().max_window(u64::MAX), "tuning.max_window"),
+            (Tuning::auto().long_window(1), "tuning.short_window"),
+            (Tuning::auto().long_window(u64::MAX), "tuning.long_window"),
             (Tuning::auto().send_window(u64::MAX), "tuning.send_window"),
         ] {
             assert_eq!(tuning.validate().expect_err("invalid").field(), field);

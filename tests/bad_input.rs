@@ -401,17 +401,17 @@ async fn windows_and_lanes_that_break_the_rule_are_refused_by_name() {
         tuned(auto().short_window(0)),
         "tuning.short_window",
         "0",
-        "tuning.max_window",
+        "tuning.long_window",
     );
     refused(
         tuned(auto().short_window(2 << 30)),
         "tuning.short_window",
         "2147483648",
-        "tuning.max_window",
+        "tuning.long_window",
     );
     refused(
-        tuned(auto().max_window(1 << 62)),
-        "tuning.max_window",
+        tuned(auto().long_window(1 << 62)),
+        "tuning.long_window",
         &(1u64 << 62).to_string(),
         "2^62",
     );

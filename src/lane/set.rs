@@ -2,7 +2,7 @@
 
 use std::sync::{
     Arc, Mutex,
-    atomic::{AtomicUsize, Ordering},
+    atomic::{AtomicBool, AtomicUsize, Ordering},
 };
 
 use tokio::sync::OnceCell;
@@ -25,6 +25,8 @@ pub(crate) trait Opener: Sync {
 pub(crate) struct LaneSet {
     config: Lanes,
     lanes: Vec<Lane>,
+    /// Whether lanes that spread their calls do so.
+    spreads: AtomicBool,
 }
 
 #[derive(Debug)]
@@ -32,6 +34,7 @@ struct Lane {
     room: Room,
     streams: Arc<[Slot]>,
     calls_per_stream: usize,
+    spread: bool,
     urgency: Urgency,
 }
 
@@ -56,10 +59,15 @@ impl LaneSet {
                 ),
                 streams: (0..lane.max_streams).map(|_| Slot::default()).collect(),
                 calls_per_stream: lane.calls_per_stream,
+                spread: lane.spread,
                 urgency: middle(lane.urgencies.clone()),
             })
             .collect();
-        Self { config, lanes }
+        Self {
+            config,
+            lanes,
+            spreads: AtomicBool::new(false),
+        }
     }
 
     /// Forgets all streams: the next call on each opens another.
@@ -67,6 +75,11 @@ impl LaneSet {
         for slot in self.lanes.iter().flat_map(|lane| lane.streams.iter()) {
             *slot.lock() = Arc::default();
         }
+    }
+
+    /// Whether lanes that are meant to use all of their streams at once do, from the next call on: where the path is long.
+    pub(crate) fn spread(&self, spread: bool) {
+        self.spreads.store(spread, Ordering::Relaxed);
     }
 
     /// Whether the lane of such urgency has its small writes copied.
@@ -90,16 +103,7 @@ impl LaneSet {
                 "the lane is full and as many calls wait for it as may",
             ));
         };
-        // The first stream with room, so that a second is opened only when the first is full, and few calls share the packets
-        // of few. There are as many places as the streams have room for together.
-        let index = lane.streams.iter().position(|slot| {
-            slot.calls
-                .fetch_update(Ordering::AcqRel, Ordering::Acquire, |calls| {
-                    (calls < lane.calls_per_stream).then_some(calls + 1)
-                })
-                .is_ok()
-        });
-        let Some(index) = index else {
+        let Some(index) = lane.sit(self.spreads.load(Ordering::Relaxed)) else {
             return Err(Error::new(
                 ErrorKind::Internal,
                 "a lane gave out more places than it has",
@@ -113,6 +117,33 @@ impl LaneSet {
             urgency: lane.urgency,
             _place: place,
         })
+    }
+}
+
+impl Lane {
+    /// Takes room on a stream; which one. There are as many places in the lane as its streams have room for together.
+    fn sit(&self, spreads: bool) -> Option<usize> {
+        let take = |slot: &Slot, most| {
+            slot.calls
+                .fetch_update(Ordering::AcqRel, Ordering::Acquire, |calls| {
+                    (calls < most).then_some(calls + 1)
+                })
+                .is_ok()
+        };
+        if spreads && self.spread {
+            // One with the fewest calls. Who is overtaken here takes any.
+            let calls = self
+                .streams
+                .iter()
+                .map(|slot| slot.calls.load(Ordering::Acquire));
+            let most = calls.min()?.saturating_add(1).min(self.calls_per_stream);
+            if let Some(index) = self.streams.iter().position(|slot| take(slot, most)) {
+                return Some(index);
+            }
+        }
+        // The first with room, so that a second is opened only when the first is full, and few calls share the packets of few.
+        let mut streams = self.streams.iter();
+        streams.position(|slot| take(slot, self.calls_per_stream))
     }
 }
 
@@ -231,6 +262,26 @@ mod tests {
         let seventh = tokio_test::assert_ready!(seventh.poll()).expect("a place");
         let again = seventh.http2(&opener).await.expect("open");
         assert!(Arc::ptr_eq(opened[1].as_ref().expect("open"), &again));
+    }
+
+    #[tokio::test]
+    async fn on_a_long_path_calls_are_spread_over_the_streams() {
+        let lane = LaneConfig::new(0..=7).max_streams(3).calls_per_stream(2);
+        let lanes = LaneSet::new(Lanes::new([lane.spread(true)]));
+        let enter = async || lanes.enter(Urgency::BULK, None).await.expect("a place");
+        let near = [enter().await, enter().await];
+        assert_eq!(near.each_ref().map(|ticket| ticket.seat.index), [0, 0]);
+        drop(near);
+        lanes.spread(true);
+        let mut far = Vec::new();
+        for _ in 0..6 {
+            far.push(enter().await);
+        }
+        let seats: Vec<_> = far.iter().map(|ticket| ticket.seat.index).collect();
+        assert_eq!(seats, [0, 1, 2, 0, 1, 2]);
+        // And where there are fewest.
+        far.remove(4);
+        assert_eq!(enter().await.seat.index, 1);
     }
 
     #[tokio::test]

@@ -47,7 +47,7 @@ impl Driver {
             self.window.clone(),
             Side::Client,
         );
-        let mut tick = follow.tick();
+        let mut tick = self.look(&mut follow);
         let idle_every = LOOK
             .min(self.idle_timeout / 4)
             .max(Duration::from_millis(1));
@@ -64,7 +64,7 @@ impl Driver {
                     }
                     return;
                 }
-                () = sleep_until(tick) => tick = follow.tick(),
+                () = sleep_until(tick) => tick = self.look(&mut follow),
                 () = sleep_until(look) => {
                     look = Instant::now() + idle_every;
                     if self.close_if_idle() {
@@ -76,6 +76,15 @@ impl Driver {
                 () = &mut silence => return,
             }
         }
+    }
+
+    /// Looks at the path; when to look again.
+    fn look(&self, follow: &mut Follow) -> Instant {
+        let next = follow.tick();
+        if let Some(link) = self.link.upgrade() {
+            link.lanes().spread(follow.is_long());
+        }
+        next
     }
 
     fn close_if_idle(&self) -> bool {

@@ -16,7 +16,11 @@ use noq_proto::congestion::{
     Bbr3Config, Controller, ControllerFactory, ControllerMetrics, CubicConfig,
 };
 
-use super::spare::Spare;
+use super::{
+    bound::{Bound, Known},
+    reduction::Reduction,
+    spare::Spare,
+};
 
 /// RFC 9002, section 7.2: ten packets of the size that every path carries.
 const INITIAL_WINDOW: u64 = 10 * 1200;
@@ -34,6 +38,11 @@ impl ControllerFactory for FollowsPathConfig {
             bbr3: Arc::new(Bbr3Config::default()).build(now, current_mtu),
             long_from: self.long_from,
             shortest: Duration::MAX,
+            smoothed: Duration::ZERO,
+            bound: Bound::default(),
+            reduction: Reduction::default(),
+            mtu: current_mtu,
+            acked: 0,
             spare: Spare::new(current_mtu),
         })
     }
@@ -51,17 +60,35 @@ struct FollowsPath {
     long_from: Duration,
     /// The shortest time from a packet's sending to its acknowledgement.
     shortest: Duration,
+    smoothed: Duration,
+    bound: Bound,
+    reduction: Reduction,
+    mtu: u16,
+    /// Acknowledged, and not yet told to those who want to know it of a whole acknowledgement.
+    acked: u64,
     spare: Spare,
 }
 
 impl FollowsPath {
-    fn active(&self) -> &dyn Controller {
+    fn is_cubic(&self) -> bool {
         // Before the first acknowledgement nothing is known; Cubic starts the faster of the two.
         let unknown = self.shortest == Duration::MAX && !self.long_from.is_zero();
-        if unknown || self.shortest < self.long_from {
-            &*self.cubic
-        } else {
-            &*self.bbr3
+        unknown || self.shortest < self.long_from
+    }
+
+    fn active(&self) -> &dyn Controller {
+        match self.is_cubic() {
+            true => &*self.cubic,
+            false => &*self.bbr3,
+        }
+    }
+
+    /// What may be in flight, once a reduction is through.
+    fn allowed(&self) -> u64 {
+        let window = self.active().window();
+        match self.is_cubic() {
+            true => window,
+            false => window.min(self.bound.bytes().max(self.bbr3.initial_window())),
         }
     }
 
@@ -92,7 +119,11 @@ impl Controller for FollowsPath {
     }
 
     fn on_cwnd_limited(&mut self) {
-        self.each(|c| c.on_cwnd_limited());
+        self.cubic.on_cwnd_limited();
+        if self.allowed() >= self.bbr3.window() {
+            // Else it was not its own window that was full.
+            self.bbr3.on_cwnd_limited();
+        }
         self.spare.full(Instant::now());
     }
 
@@ -105,7 +136,9 @@ impl Controller for FollowsPath {
         app_limited: bool,
         rtt: &RttEstimator,
     ) {
-        self.spare.heard(rtt.get());
+        self.smoothed = rtt.get();
+        self.spare.heard(self.smoothed);
+        self.acked += bytes;
         self.shortest = self.shortest.min(now.saturating_duration_since(sent));
         self.each(|c| c.on_ack(now, sent, bytes, pn, app_limited, rtt));
     }
@@ -118,6 +151,16 @@ impl Controller for FollowsPath {
         largest_packet_num_acked: Option<u64>,
     ) {
         self.each(|c| c.on_end_acks(now, in_flight, app_limited, largest_packet_num_acked));
+        let acked = std::mem::take(&mut self.acked);
+        let known = Known {
+            shortest: self.shortest,
+            smoothed: self.smoothed,
+            mtu: self.mtu,
+            bandwidth: self.bbr3.metrics().bandwidth_estimate,
+        };
+        self.bound.acknowledged(now, acked, known);
+        let window = self.allowed();
+        self.reduction.acknowledged(window, in_flight, acked);
     }
 
     fn on_congestion_event(
@@ -151,6 +194,7 @@ impl Controller for FollowsPath {
 
     fn on_mtu_update(&mut self, new_mtu: u16) {
         self.each(|c| c.on_mtu_update(new_mtu));
+        self.mtu = new_mtu;
         self.spare.mtu(new_mtu);
     }
 
@@ -163,7 +207,7 @@ impl Controller for FollowsPath {
     }
 
     fn window(&self) -> u64 {
-        self.active().window() + self.spare.bytes()
+        self.reduction.window(self.allowed()) + self.spare.bytes()
     }
 
     fn metrics(&self) -> ControllerMetrics {
@@ -171,8 +215,8 @@ impl Controller for FollowsPath {
         metrics.pacing_rate = if self.shortest == Duration::MAX {
             Some(FIRST_RATE)
         } else {
-            let least = self.least_rate();
-            metrics.pacing_rate.map(|rate| rate.max(least))
+            let (most, least) = (self.bound.rate(), self.least_rate());
+            metrics.pacing_rate.map(|rate| rate.min(most).max(least))
         };
         metrics
     }
@@ -183,6 +227,11 @@ impl Controller for FollowsPath {
             bbr3: self.bbr3.clone_box(),
             long_from: self.long_from,
             shortest: self.shortest,
+            smoothed: self.smoothed,
+            bound: self.bound.clone(),
+            reduction: self.reduction.clone(),
+            mtu: self.mtu,
+            acked: self.acked,
             spare: self.spare.clone(),
         })
     }
@@ -212,6 +261,11 @@ mod tests {
             bbr3: Arc::new(Bbr3Config::default()).build(now, 1200),
             long_from,
             shortest,
+            smoothed: Duration::ZERO,
+            bound: Bound::default(),
+            reduction: Reduction::default(),
+            mtu: 1200,
+            acked: 0,
             spare: Spare::new(1200),
         }
     }

@@ -2,7 +2,7 @@
 
 use std::{
     hash::{DefaultHasher, Hash, Hasher},
-    time::{Duration, Instant as StdInstant},
+    time::Duration,
 };
 
 use iroh::endpoint::{Connection, VarInt};
@@ -52,6 +52,11 @@ impl Follow {
         }
     }
 
+    /// Whether the path that was seen last is a long one.
+    pub(crate) fn is_long(&self) -> bool {
+        self.window.is_long()
+    }
+
     /// Looks once; when to look again.
     pub(crate) fn tick(&mut self) -> Instant {
         let Self {
@@ -71,10 +76,9 @@ impl Follow {
             let sample = PathSample {
                 path: path_hash,
                 rtt: path.rtt(),
-                received,
                 stalled_lanes,
             };
-            let window = self.window.update(StdInstant::now(), sample);
+            let window = self.window.update(sample);
             if self.set.replace(window) != Some(window) {
                 connection.set_receive_window(VarInt::from_u64(window).unwrap_or(VarInt::MAX));
             }

@@ -148,7 +148,7 @@ fn arms(plan: &Plan) -> Vec<Arm> {
             false => &WINDOWS,
         };
         for &(bytes, window) in windows {
-            let tuning = tuning.clone().short_window(bytes).max_window(bytes);
+            let tuning = tuning.clone().short_window(bytes).long_window(bytes);
             arms.push(tuned(
                 &format!("{controller} {window}"),
                 tuning,
