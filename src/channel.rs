@@ -8,12 +8,12 @@ use std::{
 };
 
 use http::{Request, Response};
-use iroh::{Endpoint, EndpointId};
+use iroh::{Endpoint, EndpointId, SecretKey};
 use tokio::sync::watch;
 use tonic::body::Body;
 use tower::Service;
 
-use crate::{Error, Links, PeerStats, State};
+use crate::{Error, Links, PeerStats, State, TransportKind, tcp::TcpLinks};
 
 mod arm;
 mod body;
@@ -21,10 +21,12 @@ mod builder;
 mod early;
 mod revived;
 mod stack;
+mod way;
 
 use arm::Arm;
 pub use builder::ChannelBuilder;
 pub use stack::{Stack, StackBuilder, StackHandle, Stacked};
+use way::{Source, Way};
 
 /// A channel to one peer, for generated clients: `EchoClient::new(channel)`.
 ///
@@ -46,7 +48,7 @@ pub use stack::{Stack, StackBuilder, StackHandle, Stacked};
 ///
 /// It dials when the first call needs it and again whenever that is needed; clones share everything.
 ///
-/// It is a [`Stack`] of layers over the peer's [`Links`]: metrics, deadline, priority, retry, buffer, fail fast and breaker, each to be
+/// It is a [`Stack`] of layers over the peer's [`Links`], or its [`TcpLinks`]: metrics, deadline, priority, retry, buffer, fail fast and breaker, each to be
 /// configured or left out with [`ChannelBuilder::stack`]. As it comes it sends nothing twice: a retry or a buffered call needs a method that is listed, or
 /// a call that says so.
 ///
@@ -67,8 +69,8 @@ pub use stack::{Stack, StackBuilder, StackHandle, Stacked};
 /// `priority` header (RFC 9218).
 #[derive(Clone)]
 pub struct Channel {
-    stacked: Stacked<Arm>,
-    links: Links,
+    stacked: Stacked<Way>,
+    source: Source,
     peer: EndpointId,
 }
 
@@ -83,6 +85,34 @@ impl Channel {
         ChannelBuilder::with_links(links)
     }
 
+    /// Begins a channel over TCP alone, with links of its own, that proves `key`: that of the endpoint, where there is one. The peer must
+    /// [say where it answers](crate::Peer::with_tcp).
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use tower_iroh::{Channel, Peer, TcpAddr};
+    ///
+    /// let peer = Peer::new(iroh::SecretKey::from_bytes(&[1; 32]).public()).with_tcp("db.example:7001".parse::<TcpAddr>()?);
+    /// let channel = Channel::tcp(iroh::SecretKey::generate()).peer(peer).build()?;
+    /// # drop(channel);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn tcp(key: SecretKey) -> ChannelBuilder {
+        ChannelBuilder::tcp(key)
+    }
+
+    /// Begins a channel over TCP alone, on links that others use too.
+    pub fn with_tcp_links(links: TcpLinks) -> ChannelBuilder {
+        ChannelBuilder::with_tcp_links(links)
+    }
+
+    /// What it leads over.
+    pub fn transport(&self) -> TransportKind {
+        self.source.transport()
+    }
+
     /// Whom the channel calls.
     pub fn peer(&self) -> EndpointId {
         self.peer
@@ -90,12 +120,12 @@ impl Channel {
 
     /// The state of the connection, to be watched.
     pub fn state(&self) -> watch::Receiver<State> {
-        self.links.state(self.peer)
+        self.source.state(self.peer)
     }
 
     /// What is known of the connection; `None` while there is none.
     pub fn stats(&self) -> Option<PeerStats> {
-        self.links.stats(&self.peer)
+        self.source.stats(&self.peer)
     }
 
     /// The stack's handles: breaker, buffer, retry budget.
@@ -103,14 +133,25 @@ impl Channel {
         self.stacked.handle()
     }
 
-    /// The links beneath.
-    pub fn links(&self) -> &Links {
-        &self.links
+    /// The links beneath, of a channel over iroh.
+    pub fn links(&self) -> Option<&Links> {
+        match &self.source {
+            Source::Iroh(links) => Some(links),
+            Source::Tcp(_) => None,
+        }
+    }
+
+    /// The links beneath, of a channel over TCP.
+    pub fn tcp_links(&self) -> Option<&TcpLinks> {
+        match &self.source {
+            Source::Iroh(_) => None,
+            Source::Tcp(links) => Some(links),
+        }
     }
 
     /// Closes the connection. Calls in flight end with UNAVAILABLE; a later call dials again.
     pub fn close(&self) {
-        self.links.close(&self.peer);
+        self.source.close(&self.peer);
     }
 }
 
@@ -143,7 +184,7 @@ impl fmt::Debug for Channel {
 /// The response of a [`Channel`]: headers, and a body that streams.
 #[must_use = "futures do nothing unless polled"]
 pub struct ResponseFuture {
-    inner: Pin<Box<<Stacked<Arm> as Service<Request<Body>>>::Future>>,
+    inner: Pin<Box<<Stacked<Way> as Service<Request<Body>>>::Future>>,
     peer: EndpointId,
 }
 

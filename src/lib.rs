@@ -45,6 +45,7 @@
 
 pub mod identity;
 pub mod presets;
+pub mod tcp;
 pub mod wire;
 
 mod acceptor;
@@ -76,7 +77,7 @@ pub use exact_codes::{ExactCodes, ExactCodesLayer};
 pub use io::QuicIo;
 pub use lane::{LaneConfig, Lanes};
 pub use links::{EarlyData, Links, LinksBuilder, PeerStats, State};
-pub use peer::{Path, Peer, PeerError, PeerInfo};
+pub use peer::{Path, Peer, PeerError, PeerInfo, TcpAddr, TransportKind};
 pub use remote_addr::{RemoteAddr, RemoteAddrLayer};
 /// The layers, each to be used alone: see [`Stack`] for all of them in their order.
 pub use tower_iroh_layers as layers;

@@ -1,4 +1,4 @@
-//! One QUIC connection per peer.
+//! One connection per peer.
 //!
 //! A call's way through here: [`Pool`](pool::Pool) finds the peer's connection or dials it, once for everybody who
 //! asks ([`dial`]); a [`Link`](link::Link) is one connection with its lanes; its driver watches over window, health and
@@ -9,11 +9,12 @@ use std::{sync::Arc, time::Duration};
 use iroh::{Endpoint, EndpointId};
 use tokio::sync::watch;
 
-use crate::{Error, Peer};
+use crate::{ConfigError, Error, Peer};
 
 mod backoff;
 mod builder;
 mod carrier;
+mod carries;
 mod dial;
 mod driver;
 mod link;
@@ -27,11 +28,12 @@ pub use builder::LinksBuilder;
 pub use state::State;
 pub use stats::{EarlyData, PeerStats};
 
+pub(crate) use backoff::Bounds;
+pub(crate) use carries::{Carries, Held};
+pub(crate) use dial::IrohDialer;
 pub(crate) use link::Link;
-pub(crate) use uses::Use;
-
-use dial::IrohDialer;
-use pool::Pool;
+pub(crate) use pool::{Announce, Dialer, End, Gone, Pool, Pooled};
+pub(crate) use uses::{Use, Used, Uses};
 
 /// The connections of one endpoint to its peers: one each, shared by every [`Connector`](crate::Connector) and
 /// [`Channel`](crate::Channel) made from these links.
@@ -50,7 +52,7 @@ use pool::Pool;
 /// `tower_iroh_client_packets_lost_total`, up to a second old while nothing moves; [`Links::stats`] has them per peer, and of this moment.
 #[derive(Clone, Debug)]
 pub struct Links {
-    pool: Pool<IrohDialer>,
+    pub(crate) pool: Pool<IrohDialer>,
 }
 
 impl Links {
@@ -101,28 +103,6 @@ impl Links {
         self.pool.get(id).await.map_err(|error| error.at(id))
     }
 
-    /// The connection to a peer that is being dialled, as soon as calls that may be done twice may leave on it: before its handshake is complete. It
-    /// comes only while somebody drives [`get`](Self::get), and never where early data is off or there is no session to resume. Whoever uses it does not
-    /// count as a use, and believes nothing that it says before `get` has given the same connection.
-    pub(crate) async fn early(&self, id: EndpointId) -> Arc<Link> {
-        self.pool.early(id).await
-    }
-
-    /// Whether early data is switched on.
-    pub(crate) fn sends_early_data(&self) -> bool {
-        self.pool.dialer().sends_early_data()
-    }
-
-    /// Makes the next dial due, for a call that paces itself: a breaker's probe.
-    pub(crate) fn hurry(&self, id: EndpointId) {
-        self.pool.hurry(id);
-    }
-
-    /// What somebody is told whose time was over while [`get`](Self::get) was still at work.
-    pub(crate) fn late(&self, id: EndpointId) -> Error {
-        self.pool.late(id).at(id)
-    }
-
     /// Takes a connection out of use that is still good for the calls that it has.
     pub(crate) fn retire(&self, id: EndpointId, link: &Arc<Link>) {
         link.retire();
@@ -130,12 +110,53 @@ impl Links {
     }
 }
 
-/// What [`Links`] are configured with; see [`LinksBuilder`].
+/// What links of either transport are configured with; see [`LinksBuilder`].
 #[derive(Clone, Debug)]
-struct Settings {
-    max_connections: usize,
-    dial_timeout: Duration,
-    backoff: backoff::Bounds,
-    idle_timeout: Duration,
-    health_interval: Duration,
+pub(crate) struct Settings {
+    pub(crate) max_connections: usize,
+    pub(crate) dial_timeout: Duration,
+    pub(crate) backoff: Bounds,
+    pub(crate) idle_timeout: Duration,
+    pub(crate) health_interval: Duration,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            max_connections: 100,
+            dial_timeout: Duration::from_secs(10),
+            backoff: Bounds {
+                min: Duration::from_millis(100),
+                max: Duration::from_secs(30),
+            },
+            idle_timeout: Duration::from_secs(300),
+            health_interval: Duration::from_secs(30),
+        }
+    }
+}
+
+impl Settings {
+    /// Refuses what cannot be, by name.
+    pub(crate) fn validate(&self) -> Result<(), ConfigError> {
+        ConfigError::nonzero("links.max_connections", self.max_connections)?;
+        if self.max_connections > tokio::sync::Semaphore::MAX_PERMITS {
+            return Err(ConfigError::new(
+                "links.max_connections",
+                self.max_connections,
+                format!("at most {}", tokio::sync::Semaphore::MAX_PERMITS),
+            ));
+        }
+        ConfigError::lasting("links.dial_timeout", self.dial_timeout)?;
+        ConfigError::lasting("links.backoff.min", self.backoff.min)?;
+        ConfigError::lasting("links.idle_timeout", self.idle_timeout)?;
+        ConfigError::lasting("links.health_interval", self.health_interval)?;
+        if self.backoff.min > self.backoff.max {
+            return Err(ConfigError::new(
+                "links.backoff.min",
+                format_args!("{:?}", self.backoff.min),
+                format!("must not exceed links.backoff.max ({:?})", self.backoff.max),
+            ));
+        }
+        Ok(())
+    }
 }

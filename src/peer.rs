@@ -9,14 +9,19 @@ use iroh_tickets::{Ticket, endpoint::EndpointTicket};
 mod info;
 mod path;
 mod proof;
+mod tcp_addr;
+mod transport;
 
 pub use info::PeerInfo;
 pub use path::Path;
 pub(crate) use proof::Proof;
+pub use tcp_addr::TcpAddr;
+pub use transport::TransportKind;
 
 /// How to reach a peer: its identity, and the addresses that are known of it.
 ///
-/// It is read from a ticket, a bare endpoint id, `iroh://<endpoint id>` or `http://<endpoint id>`, and shown as a ticket.
+/// It is read from a ticket, a bare endpoint id, `iroh://<endpoint id>` or `http://<endpoint id>`, and shown as a ticket. Where it answers over
+/// TCP, [`tcp`](Self::tcp), is in none of them: tickets are iroh's.
 ///
 /// ```
 /// use tower_iroh::Peer;
@@ -31,14 +36,13 @@ pub(crate) use proof::Proof;
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Peer {
     addr: EndpointAddr,
+    tcp: Option<TcpAddr>,
 }
 
 impl Peer {
     /// A peer of whom only the identity is known; its addresses come from the endpoint's address lookup.
     pub fn new(id: EndpointId) -> Self {
-        Self {
-            addr: EndpointAddr::new(id),
-        }
+        EndpointAddr::new(id).into()
     }
 
     /// What others need to dial `endpoint`, with dialable addresses only: never `0.0.0.0`, never port 0.
@@ -62,9 +66,7 @@ impl Peer {
         if addrs.is_empty() {
             return Err(PeerError::NotDialable);
         }
-        Ok(Self {
-            addr: EndpointAddr::from_parts(known.id, addrs),
-        })
+        Ok(EndpointAddr::from_parts(known.id, addrs).into())
     }
 
     /// The peer's identity, which it proves in every handshake.
@@ -75,6 +77,30 @@ impl Peer {
     /// The identity and the addresses, as iroh takes them.
     pub fn addr(&self) -> &EndpointAddr {
         &self.addr
+    }
+
+    /// The same peer, which answers over TCP too, and proves the same identity there.
+    ///
+    /// A ticket does not carry the address: who reads one adds it again.
+    ///
+    /// ```
+    /// use tower_iroh::{Peer, TcpAddr};
+    ///
+    /// let id = iroh::SecretKey::from_bytes(&[7; 32]).public();
+    /// let addr: TcpAddr = "db.example:7001".parse()?;
+    /// let peer = Peer::new(id).with_tcp(addr.clone());
+    /// assert_eq!(peer.tcp(), Some(&addr));
+    /// assert_eq!(peer.ticket().parse::<Peer>()?.tcp(), None);
+    /// # Ok::<(), tower_iroh::PeerError>(())
+    /// ```
+    pub fn with_tcp(mut self, addr: impl Into<TcpAddr>) -> Self {
+        self.tcp = Some(addr.into());
+        self
+    }
+
+    /// Where it answers over TCP, if that is known.
+    pub fn tcp(&self) -> Option<&TcpAddr> {
+        self.tcp.as_ref()
     }
 
     /// `iroh://<endpoint id>`: what [`tonic::transport::Endpoint`] is made from.
@@ -133,7 +159,7 @@ fn abridged(text: &str) -> String {
 
 impl From<EndpointAddr> for Peer {
     fn from(addr: EndpointAddr) -> Self {
-        Self { addr }
+        Self { addr, tcp: None }
     }
 }
 
@@ -199,6 +225,12 @@ pub enum PeerError {
         /// What the ticket's parser said.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// The text is no address on TCP that could be dialled.
+    #[error(
+        "{0:?} is not where somebody could be dialled over TCP: 192.0.2.1:7001, [2001:db8::1]:7001 and host.example:7001 are accepted, \
+         with a port above 0 and not 0.0.0.0 or [::]"
+    )]
+    TcpAddr(String),
     /// The endpoint is closed.
     #[error("the endpoint is closed: bind it before asking for its address")]
     Closed,

@@ -1,16 +1,16 @@
-//! The way of one call over iroh, from request to response headers.
+//! The way of one call over either transport, from request to response headers.
 
 use std::{
     future::{Future, poll_fn},
     pin::{Pin, pin},
-    sync::{Arc, OnceLock},
+    sync::{Arc, Mutex, OnceLock},
     task::{Context, Poll},
 };
 
 use futures_util::future::BoxFuture;
 use http::{HeaderValue, Request, Response, Uri, Version, header};
 use iroh::EndpointId;
-use tokio::time::sleep_until;
+use tokio::{sync::watch, time::sleep_until};
 use tokio_util::task::AbortOnDropHandle;
 use tonic::{Status, body::Body};
 use tower::Service;
@@ -23,12 +23,16 @@ use super::{
     early::{self, Outcome},
 };
 use crate::{
-    Error, ErrorKind, Links,
+    Error, ErrorKind, State,
     lane::{Http2, Ready, Ticket},
-    links::{Link, Use},
+    links::{self, Carries, Dialer, Pool, Use},
     peer,
     wire::reset,
 };
+
+mod readying;
+
+use readying::Readying;
 
 /// How often a request that has not left is offered to another stream or connection.
 const OFFERS: usize = 4;
@@ -36,12 +40,20 @@ const OFFERS: usize = 4;
 /// What a call holds until its response has ended. Dropped earlier, the request's body stops and the call is reset.
 pub(super) struct Held {
     sent: Sent,
-    link: Use<Link>,
+    link: links::Held,
 }
 
 impl Held {
+    fn new<L: Carries>(sent: Sent, link: Use<L>) -> Self {
+        let link = L::held(link);
+        Self { sent, link }
+    }
+
     pub(super) fn explain(&self, error: h2::Error) -> Error {
-        self.sent.explain(self.link.connection(), error)
+        match &self.link {
+            links::Held::Iroh(link) => self.sent.explain(&**link.connection(), error),
+            links::Held::Tcp(link) => self.sent.explain(&**link.connection(), error),
+        }
     }
 }
 
@@ -77,11 +89,12 @@ pub(super) async fn send(
 
 impl Sent {
     /// What an HTTP/2 error means for this call; a connection that its peer is leaving takes no further one.
-    pub(super) fn explain(&self, link: &Arc<Link>, error: h2::Error) -> Error {
+    pub(super) fn explain<L: Carries>(&self, link: &L, error: h2::Error) -> Error {
         if let Some(status) = self.body_failure.get() {
             return Error::with_status(ErrorKind::RequestBody, status.clone()).perhaps_processed();
         }
         let said_so = match error.reason() {
+            _ if link.refuses(&error) => true,
             Some(h2::Reason::NO_ERROR) => error.is_go_away() && error.is_remote(),
             Some(h2::Reason::REFUSED_STREAM) => error.is_reset() && error.is_remote(),
             _ => self.http2.activity().code().is_some_and(reset::is_refusal),
@@ -95,7 +108,7 @@ impl Sent {
     }
 }
 
-fn explain(link: &Link, http2: &Http2, error: h2::Error) -> Error {
+fn explain<L: Carries>(link: &L, http2: &Http2, error: h2::Error) -> Error {
     let error = link.explain(error, http2);
     if error.kind() == ErrorKind::Draining {
         link.retire();
@@ -103,58 +116,80 @@ fn explain(link: &Link, http2: &Http2, error: h2::Error) -> Error {
     error
 }
 
-/// The arm that leads over iroh: takes a call, gets a connection to the peer, a place in a lane, and sends it.
+/// One transport's arm: takes a call, gets a connection to the peer, a place in a lane, and sends it.
 ///
-/// **Readiness.** Always ready; a call waits for the dial and for its place in its own future, until the deadline in its extensions.
-/// Past that the deadline is the business of the layer above.
+/// **Readiness.** As it comes always ready; a call waits for the dial and for its place in its own future, until the deadline in its extensions.
+/// Past that the deadline is the business of the layer above. One that [waits](Self::waiting) is ready when the connection is there, or when the
+/// call is to have the error that there is instead.
 ///
 /// **Cancel safety.** Dropping the future or the body resets the call at the peer and gives its place up. A dial that others wait for
 /// goes on.
-#[derive(Clone)]
-pub(super) struct Arm {
-    inner: Arc<Inner>,
+pub(super) struct Arm<D: Dialer> {
+    inner: Arc<Inner<D>>,
+    waits: bool,
+    /// Only while it waits.
+    readying: Option<Readying>,
 }
 
-struct Inner {
-    links: Links,
+impl<D: Dialer> Clone for Arm<D> {
+    /// A clone carries no readiness.
+    fn clone(&self) -> Self {
+        Self {
+            inner: self.inner.clone(),
+            waits: self.waits,
+            readying: None,
+        }
+    }
+}
+
+struct Inner<D: Dialer> {
+    links: Pool<D>,
     peer: EndpointId,
     scheme: http::uri::Scheme,
     authority: http::uri::Authority,
     user_agent: HeaderValue,
     /// Where early data is switched on: which methods may be done twice.
     early_data: Option<RetryPolicy>,
+    state: watch::Receiver<State>,
+    /// A dial that goes on where nobody polls for it any more.
+    dial: Mutex<Option<AbortOnDropHandle<()>>>,
 }
 
-impl Arm {
+impl<D: Dialer<Connection: Carries>> Arm<D> {
     /// `None` where the peer's id does not fit a URI.
     pub(super) fn new(
-        links: Links,
+        links: Pool<D>,
         peer: EndpointId,
         user_agent: HeaderValue,
         declared: &RetryPolicy,
     ) -> Option<Self> {
-        let early_data = links.sends_early_data().then(|| declared.clone());
+        let sends_early_data = links.dialer().sends_early_data();
+        let early_data = sends_early_data.then(|| declared.clone());
         let parts = peer::uri("http", peer).into_parts();
         Some(Self {
             inner: Arc::new(Inner {
+                state: links.watch(peer),
                 links,
                 peer,
                 scheme: parts.scheme?,
                 authority: parts.authority?,
                 user_agent,
                 early_data,
+                dial: Mutex::default(),
             }),
+            waits: false,
+            readying: None,
         })
     }
 }
 
-impl Service<Request<Body>> for Arm {
+impl<D: Dialer<Connection: Carries>> Service<Request<Body>> for Arm<D> {
     type Response = Response<ResponseBody>;
     type Error = Error;
     type Future = BoxFuture<'static, Result<Response<ResponseBody>, Error>>;
 
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Error>> {
-        Poll::Ready(Ok(()))
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        self.poll_connection(cx).map(Ok)
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
@@ -162,7 +197,10 @@ impl Service<Request<Body>> for Arm {
     }
 }
 
-async fn call(arm: Arc<Inner>, request: Request<Body>) -> Result<Response<ResponseBody>, Error> {
+async fn call<D: Dialer<Connection: Carries>>(
+    arm: Arc<Inner<D>>,
+    request: Request<Body>,
+) -> Result<Response<ResponseBody>, Error> {
     let (head, body) = request.into_parts();
     let mut head = Request::from_parts(head, ());
     let urgency = Urgency::of(&head);
@@ -182,7 +220,7 @@ async fn call(arm: Arc<Inner>, request: Request<Body>) -> Result<Response<Respon
     let mut last = None;
     for _ in 0..OFFERS {
         // Kept until it has been asked: dropped, the last who waits for a dial takes along what it waited for.
-        let mut getting = pin!(arm.links.get(arm.peer));
+        let mut getting = pin!(arm.get());
         let link = match within(deadline, arm.reach(getting.as_mut(), early)).await {
             Some(Ok(Reached::Link(link))) => link,
             Some(Ok(Reached::Early(link))) => match body.take_single() {
@@ -192,7 +230,7 @@ async fn call(arm: Arc<Inner>, request: Request<Body>) -> Result<Response<Respon
                     // Boxed, so that the calls that do not leave early have no room for it.
                     match Box::pin(attempt).await {
                         Outcome::Answered(response, sent, link) => {
-                            return Ok(answer(response, Held { sent, link }));
+                            return Ok(answer(response, Held::new(sent, link)));
                         }
                         Outcome::Failed(error) => return Err(error),
                         Outcome::Again(link) => {
@@ -205,7 +243,7 @@ async fn call(arm: Arc<Inner>, request: Request<Body>) -> Result<Response<Respon
                 None => getting.await?,
             },
             Some(Err(error)) => return Err(error),
-            None => return Err(arm.links.late(arm.peer)),
+            None => return Err(arm.links.late(arm.peer).at(arm.peer)),
         };
         let ready = async {
             let ticket = link.lanes().enter(urgency, message_len).await?;
@@ -237,10 +275,11 @@ async fn call(arm: Arc<Inner>, request: Request<Body>) -> Result<Response<Respon
             Err(error) => {
                 // A GOAWAY with an error is about this lane alone.
                 let leaving = error.is_go_away() && error.reason() == Some(h2::Reason::NO_ERROR);
-                last = Some(explain(&link, &http2, error));
+                last = Some(explain(&*link, &http2, error));
                 if leaving {
                     // The peer is leaving: the calls that it has go on, this one goes to a new connection.
-                    arm.links.retire(arm.peer, link.connection());
+                    link.retire();
+                    arm.links.gone(arm.peer, link.connection(), None);
                 } else {
                     ticket.replace(&http2);
                 }
@@ -249,8 +288,8 @@ async fn call(arm: Arc<Inner>, request: Request<Body>) -> Result<Response<Respon
         };
         let (response, sent) = send(sender, head, body, ticket, &http2)
             .await
-            .map_err(|error| explain(&link, &http2, error))?;
-        let held = Held { sent, link };
+            .map_err(|error| explain(&*link, &http2, error))?;
+        let held = Held::new(sent, link);
         // From here on the deadline is the layer's that stands above: it drops what it no longer waits for.
         return match response.await {
             Ok(response) => Ok(answer(response, held)),
@@ -276,19 +315,25 @@ async fn peeked(body: Body) -> Peeked<Body> {
 }
 
 /// What a call may leave on.
-enum Reached {
-    Link(Use<Link>),
+enum Reached<L: Carries> {
+    Link(Use<L>),
     /// Not complete yet; the dial is still to be waited for.
-    Early(Arc<Link>),
+    Early(Arc<L>),
 }
 
-impl Inner {
+impl<D: Dialer<Connection: Carries>> Inner<D> {
+    /// The connection to the peer, dialled where there is none.
+    async fn get(&self) -> Result<Use<D::Connection>, Error> {
+        let got = self.links.get(self.peer).await;
+        got.map_err(|error| error.at(self.peer))
+    }
+
     /// The connection, or what there is of it where that is good enough for the call.
     async fn reach(
         &self,
-        mut getting: Pin<&mut impl Future<Output = Result<Use<Link>, Error>>>,
+        mut getting: Pin<&mut impl Future<Output = Result<Use<D::Connection>, Error>>>,
         early: bool,
-    ) -> Result<Reached, Error> {
+    ) -> Result<Reached<D::Connection>, Error> {
         // Most calls find a connection that is there.
         if let Poll::Ready(link) = poll_fn(|cx| Poll::Ready(getting.as_mut().poll(cx))).await {
             return link.map(Reached::Link);

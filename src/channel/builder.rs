@@ -1,12 +1,15 @@
 use std::time::Duration;
 
 use http::HeaderValue;
-use iroh::Endpoint;
+use iroh::{Endpoint, SecretKey};
 use tower::Layer as _;
 use tower_iroh_layers::Urgency;
 
-use super::{Arm, Channel, Stack, StackBuilder};
-use crate::{ConfigError, Lanes, Links, LinksBuilder, Peer, Tuning};
+use super::{Arm, Channel, Stack, StackBuilder, Way, way};
+use crate::{
+    ConfigError, Lanes, Links, LinksBuilder, Peer, Tuning,
+    tcp::{TcpLinks, TcpLinksBuilder},
+};
 
 /// Settings of a [`Channel`].
 ///
@@ -39,32 +42,54 @@ pub struct ChannelBuilder {
 
 #[derive(Clone, Debug)]
 enum Source {
-    Own(LinksBuilder),
+    Iroh(LinksBuilder),
+    Tcp(TcpLinksBuilder),
     Shared {
-        links: Links,
+        links: SharedLinks,
         /// A setting that only links of the channel's own could have.
         contradiction: Option<&'static str>,
     },
+    /// Links of the channel's own, and a setting of links over the other transport.
+    Other(&'static str),
+}
+
+#[derive(Clone, Debug)]
+enum SharedLinks {
+    Iroh(Links),
+    Tcp(TcpLinks),
 }
 
 impl ChannelBuilder {
     pub(super) fn new(endpoint: Endpoint) -> Self {
-        Self::from_source(Source::Own(Links::builder(endpoint)))
+        Self::from_source(Source::Iroh(Links::builder(endpoint)), "iroh")
+    }
+
+    pub(super) fn tcp(key: SecretKey) -> Self {
+        Self::from_source(Source::Tcp(TcpLinks::builder(key)), "tcp")
+    }
+
+    pub(super) fn with_tcp_links(links: TcpLinks) -> Self {
+        let shared = Source::Shared {
+            links: SharedLinks::Tcp(links),
+            contradiction: None,
+        };
+        Self::from_source(shared, "tcp")
     }
 
     pub(super) fn with_links(links: Links) -> Self {
-        Self::from_source(Source::Shared {
-            links,
+        let shared = Source::Shared {
+            links: SharedLinks::Iroh(links),
             contradiction: None,
-        })
+        };
+        Self::from_source(shared, "iroh")
     }
 
-    fn from_source(links: Source) -> Self {
+    fn from_source(links: Source, transport: &'static str) -> Self {
         Self {
             links,
             peer: None,
             user_agent: None,
-            stack: Stack::builder().transport("iroh"),
+            stack: Stack::builder().transport(transport),
         }
     }
 
@@ -112,7 +137,10 @@ impl ChannelBuilder {
 
     /// The lanes of the channel's own links. Default [`Lanes::standard`].
     pub fn lanes(self, lanes: Lanes) -> Self {
-        self.own("channel.lanes", |links| links.lanes(lanes))
+        match &self.links {
+            Source::Tcp(_) => self.tcp_links(|links| links.lanes(lanes)),
+            _ => self.own("channel.lanes", |links| links.lanes(lanes)),
+        }
     }
 
     /// Windows and congestion control of the channel's own links. Default [`Tuning::auto`].
@@ -155,17 +183,35 @@ impl ChannelBuilder {
         self.own("channel.links", configure)
     }
 
+    /// Any other setting of the own links of a channel over [TCP](Channel::tcp).
+    ///
+    /// ```
+    /// # fn example(key: iroh::SecretKey, peer: tower_iroh::Peer) -> Result<(), tower_iroh::ConfigError> {
+    /// # use std::time::Duration;
+    /// let channel = tower_iroh::Channel::tcp(key)
+    ///     .peer(peer)
+    ///     .tcp_links(|links| links.dial_timeout(Duration::from_secs(2)))
+    ///     .build()?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn tcp_links(mut self, configure: impl FnOnce(TcpLinksBuilder) -> TcpLinksBuilder) -> Self {
+        self.links = match self.links {
+            Source::Tcp(links) => Source::Tcp(configure(links)),
+            other => other.contradicted("channel.tcp_links"),
+        };
+        self
+    }
+
+    /// A setting of iroh's links.
     fn own(
         mut self,
         setting: &'static str,
         configure: impl FnOnce(LinksBuilder) -> LinksBuilder,
     ) -> Self {
         self.links = match self.links {
-            Source::Own(links) => Source::Own(configure(links)),
-            Source::Shared { links, .. } => Source::Shared {
-                links,
-                contradiction: Some(setting),
-            },
+            Source::Iroh(links) => Source::Iroh(configure(links)),
+            other => other.contradicted(setting),
         };
         self
     }
@@ -194,34 +240,29 @@ impl ChannelBuilder {
                 "visible ASCII characters and spaces are accepted",
             )
         })?;
-        let links = match self.links {
-            Source::Own(links) => links.try_build()?,
-            Source::Shared {
-                links,
-                contradiction: None,
-            } => links,
-            Source::Shared {
-                contradiction: Some(setting),
-                ..
-            } => {
-                return Err(ConfigError::new(
-                    setting,
-                    "set on a channel with shared links",
-                    "set it with Links::builder, where all who share the links get the same",
-                ));
-            }
-        };
+        let source = self.links.build()?;
         let id = peer.id();
-        if !peer.addr().is_empty() {
-            links.add_peer(peer);
+        match &source {
+            way::Source::Iroh(links) if !peer.addr().is_empty() => links.add_peer(peer),
+            way::Source::Iroh(_) => {}
+            way::Source::Tcp(links) => links.add_peer(peer),
         }
-        let (state, known) = (links.state(id), links.clone());
+        let known = source.clone();
         let stack = self
             .stack
-            .connection(state)
-            .rtt(move || known.stats(&id)?.rtt)
+            .connection(source.state(id))
+            .rtt(move || known.rtt(&id))
             .try_build()?;
-        let Some(arm) = Arm::new(links.clone(), id, user_agent, stack.retry_policy()) else {
+        let policy = stack.retry_policy();
+        let arm = match &source {
+            way::Source::Iroh(links) => {
+                Arm::new(links.pool.clone(), id, user_agent, policy).map(Way::Iroh)
+            }
+            way::Source::Tcp(links) => {
+                Arm::new(links.pool().clone(), id, user_agent, policy).map(Way::Tcp)
+            }
+        };
+        let Some(arm) = arm else {
             return Err(ConfigError::new(
                 "channel.peer",
                 id,
@@ -230,8 +271,48 @@ impl ChannelBuilder {
         };
         Ok(Channel {
             stacked: stack.layer(arm),
-            links,
+            source,
             peer: id,
         })
+    }
+}
+
+impl Source {
+    /// Told of a setting that these links cannot have.
+    fn contradicted(self, setting: &'static str) -> Self {
+        match self {
+            Self::Shared { links, .. } => Self::Shared {
+                links,
+                contradiction: Some(setting),
+            },
+            Self::Iroh(_) | Self::Tcp(_) | Self::Other(_) => Self::Other(setting),
+        }
+    }
+
+    fn build(self) -> Result<way::Source, ConfigError> {
+        match self {
+            Self::Iroh(links) => Ok(way::Source::Iroh(links.try_build()?)),
+            Self::Tcp(links) => Ok(way::Source::Tcp(links.try_build()?)),
+            Self::Shared {
+                links,
+                contradiction: None,
+            } => Ok(match links {
+                SharedLinks::Iroh(links) => way::Source::Iroh(links),
+                SharedLinks::Tcp(links) => way::Source::Tcp(links),
+            }),
+            Self::Shared {
+                contradiction: Some(setting),
+                ..
+            } => Err(ConfigError::new(
+                setting,
+                "set on a channel with shared links",
+                "set it with Links::builder, where all who share the links get the same",
+            )),
+            Self::Other(setting) => Err(ConfigError::new(
+                setting,
+                "set on a channel over the other transport",
+                "tuning, early_data and links are a channel's over iroh, tcp_links is one's over TCP",
+            )),
+        }
     }
 }

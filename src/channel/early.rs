@@ -13,7 +13,7 @@ use tower_iroh_layers::{Deadline, Idempotent, Urgency, peek::Peeked, retry::Retr
 use super::arm::{self, Sent};
 use crate::{
     Error,
-    links::{Link, Use},
+    links::{Carries, Use},
 };
 
 /// The largest request that leaves early. HTTP/2 lets no more go before the server's settings are known (RFC 9113, section 6.9.2).
@@ -27,23 +27,23 @@ pub(super) fn may_leave(head: &Request<()>, body: &Peeked<Body>, declared: &Retr
 }
 
 /// How a call fared that left early.
-pub(super) enum Outcome {
-    Answered(Response<h2::RecvStream>, Sent, Use<Link>),
+pub(super) enum Outcome<L: Carries> {
+    Answered(Response<h2::RecvStream>, Sent, Use<L>),
     Failed(Error),
     /// The peer has not taken it, or not on this connection. It is to go again, on this one.
-    Again(Use<Link>),
+    Again(Use<L>),
 }
 
 /// Sends a call on a connection that is not complete yet, and waits for its answer and for the handshake.
 ///
 /// `dial` is the dial that the connection belongs to, which somebody has to drive; nothing is believed before it has ended well.
-pub(super) async fn attempt(
-    link: &Arc<Link>,
-    dial: impl Future<Output = Result<Use<Link>, Error>>,
+pub(super) async fn attempt<L: Carries>(
+    link: &Arc<L>,
+    dial: impl Future<Output = Result<Use<L>, Error>>,
     mut head: Request<()>,
     message: Bytes,
     urgency: Urgency,
-) -> Outcome {
+) -> Outcome<L> {
     let len = tower_iroh_layers::peek::message_len(&message);
     let answer = async {
         let ticket = link.lanes().enter(urgency, len).await?;
@@ -58,7 +58,7 @@ pub(super) async fn attempt(
             .map_err(|error| link.explain(error, &http2))?;
         match response.await {
             Ok(response) => Ok((response, sent)),
-            Err(error) => Err(sent.explain(link, error)),
+            Err(error) => Err(sent.explain(&**link, error)),
         }
     };
     tokio::pin!(answer, dial);

@@ -43,7 +43,18 @@ impl Http2 {
     where
         IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let (requests, connection) = h2::client::Builder::new()
+        Ok(Self::handshake_with_pings(io, activity).await?.0)
+    }
+
+    /// The same, and a handle to ping the peer with.
+    pub(crate) async fn handshake_with_pings<IO>(
+        io: IO,
+        activity: Arc<Activity>,
+    ) -> Result<(Self, Option<h2::PingPong>), h2::Error>
+    where
+        IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let (requests, mut connection) = h2::client::Builder::new()
             .initial_window_size(CALL_WINDOW)
             .initial_connection_window_size(LANE_WINDOW)
             .max_header_list_size(MAX_HEADER_LIST)
@@ -52,16 +63,18 @@ impl Http2 {
             .enable_push(false)
             .handshake(io)
             .await?;
+        let pings = connection.ping_pong();
         let driver = tokio::spawn(async move {
             if let Err(error) = connection.await {
                 tracing::debug!(%error, "a lane ended");
             }
         });
-        Ok(Self {
+        let http2 = Self {
             requests,
             activity,
             _driver: AbortOnDropHandle::new(driver),
-        })
+        };
+        Ok((http2, pings))
     }
 
     /// What the stream beneath has seen.

@@ -6,9 +6,9 @@ use tokio::time::Instant;
 
 /// The shortest and the longest wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Bounds {
-    pub(super) min: Duration,
-    pub(super) max: Duration,
+pub(crate) struct Bounds {
+    pub(crate) min: Duration,
+    pub(crate) max: Duration,
 }
 
 /// Exponential backoff: the wait doubles with each failure, with 20 % of jitter, as gRPC's connection backoff has it.

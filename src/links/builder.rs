@@ -36,16 +36,7 @@ impl LinksBuilder {
     pub(super) fn new(endpoint: Endpoint) -> Self {
         Self {
             endpoint,
-            settings: Settings {
-                max_connections: 100,
-                dial_timeout: Duration::from_secs(10),
-                backoff: Bounds {
-                    min: Duration::from_millis(100),
-                    max: Duration::from_secs(30),
-                },
-                idle_timeout: Duration::from_secs(300),
-                health_interval: Duration::from_secs(30),
-            },
+            settings: Settings::default(),
             lanes: Lanes::default(),
             tuning: Tuning::default(),
             early_data: false,
@@ -114,7 +105,6 @@ impl LinksBuilder {
     /// # Errors
     /// [`ConfigError`], naming the setting, its value, and what is accepted.
     pub fn try_build(self) -> Result<Links, ConfigError> {
-        let settings = &self.settings;
         if self.endpoint.is_closed() {
             return Err(ConfigError::new(
                 "links.endpoint",
@@ -122,28 +112,7 @@ impl LinksBuilder {
                 "is closed; an endpoint that is bound is accepted",
             ));
         }
-        ConfigError::nonzero("links.max_connections", settings.max_connections)?;
-        if settings.max_connections > tokio::sync::Semaphore::MAX_PERMITS {
-            return Err(ConfigError::new(
-                "links.max_connections",
-                settings.max_connections,
-                format!("at most {}", tokio::sync::Semaphore::MAX_PERMITS),
-            ));
-        }
-        ConfigError::lasting("links.dial_timeout", settings.dial_timeout)?;
-        ConfigError::lasting("links.backoff.min", settings.backoff.min)?;
-        ConfigError::lasting("links.idle_timeout", settings.idle_timeout)?;
-        ConfigError::lasting("links.health_interval", settings.health_interval)?;
-        if settings.backoff.min > settings.backoff.max {
-            return Err(ConfigError::new(
-                "links.backoff.min",
-                format_args!("{:?}", settings.backoff.min),
-                format!(
-                    "must not exceed links.backoff.max ({:?})",
-                    settings.backoff.max
-                ),
-            ));
-        }
+        self.settings.validate()?;
         self.tuning.validate()?;
         self.lanes.validate(self.tuning.send_window_bytes())?;
         Ok(self.build_valid())

@@ -18,7 +18,7 @@ use super::{
 use crate::lock::lock;
 use crate::{Error, wire::ALPN};
 
-pub(super) struct IrohDialer {
+pub(crate) struct IrohDialer {
     endpoint: Endpoint,
     settings: LinkSettings,
     known: Arc<Known>,
@@ -43,10 +43,6 @@ impl IrohDialer {
 
     pub(super) fn endpoint(&self) -> &Endpoint {
         &self.endpoint
-    }
-
-    pub(super) fn sends_early_data(&self) -> bool {
-        self.settings.early_data
     }
 
     pub(super) fn know(&self, addr: EndpointAddr) {
@@ -81,6 +77,10 @@ impl Known {
 
 impl Dialer for IrohDialer {
     type Connection = Link;
+
+    fn sends_early_data(&self) -> bool {
+        self.settings.early_data
+    }
 
     fn dial(
         &self,

@@ -24,7 +24,7 @@ use super::{
     uses::{Used, Uses},
 };
 use crate::{
-    Error, ErrorKind, Lanes, Path, PeerInfo, Tuning,
+    Error, ErrorKind, Lanes, Path, PeerInfo, TransportKind, Tuning,
     copies::Copies,
     io::{Activities, QuicIo},
     lane::{Http2, LaneSet, Opener},
@@ -257,6 +257,7 @@ impl Link {
         let ping = self.ping_micros.load(Ordering::Relaxed);
         let (copies_sent, copies_used) = self.copies.counts();
         Some(PeerStats {
+            transport: TransportKind::Iroh,
             established_at: *at,
             last_used: SystemTime::now() - self.uses.last().elapsed(),
             bytes_sent: stats.udp_tx.bytes,

@@ -31,11 +31,11 @@ use crate::{Error, ErrorKind, lock::lock};
 mod entry;
 mod pooled;
 
-pub(super) use entry::Announce;
+pub(crate) use entry::Announce;
 use entry::{Dial, Dialling, Entry, Inner};
-pub(super) use pooled::{Dialer, End, Gone, Pooled};
+pub(crate) use pooled::{Dialer, End, Gone, Pooled};
 
-pub(super) struct Pool<D: Dialer> {
+pub(crate) struct Pool<D: Dialer> {
     shared: Arc<Shared<D>>,
 }
 
@@ -51,7 +51,7 @@ struct Shared<D: Dialer> {
 const REMEMBERED: usize = 1024;
 
 impl<D: Dialer> Pool<D> {
-    pub(super) fn new(dialer: D, settings: Settings) -> Self {
+    pub(crate) fn new(dialer: D, settings: Settings) -> Self {
         Self {
             shared: Arc::new(Shared {
                 dialer,
@@ -63,11 +63,11 @@ impl<D: Dialer> Pool<D> {
         }
     }
 
-    pub(super) fn dialer(&self) -> &D {
+    pub(crate) fn dialer(&self) -> &D {
         &self.shared.dialer
     }
 
-    pub(super) async fn get(&self, id: EndpointId) -> Result<Use<D::Connection>, Error> {
+    pub(crate) async fn get(&self, id: EndpointId) -> Result<Use<D::Connection>, Error> {
         let entry = self.shared.entry(id);
         loop {
             let dial = {
@@ -91,8 +91,10 @@ impl<D: Dialer> Pool<D> {
         }
     }
 
-    /// The connection of a dial that goes on, once the dialer has told of one. It comes only while somebody polls [`get`](Self::get).
-    pub(super) async fn early(&self, id: EndpointId) -> Arc<D::Connection> {
+    /// The connection of a dial that goes on, as soon as calls that may be done twice may leave on it: before its handshake is complete. It comes only
+    /// while somebody polls [`get`](Self::get), and only where the dialer tells of one. Whoever uses it does not count as a use, and believes nothing that it
+    /// says before `get` has given the same connection.
+    pub(crate) async fn early(&self, id: EndpointId) -> Arc<D::Connection> {
         // Held, so that the entry is not forgotten meanwhile.
         let entry = self.shared.entry(id);
         let mut early = entry.early.subscribe();
@@ -105,7 +107,8 @@ impl<D: Dialer> Pool<D> {
         }
     }
 
-    pub(super) fn late(&self, id: EndpointId) -> Error {
+    /// What somebody is told whose time was over while [`get`](Self::get) was still at work.
+    pub(crate) fn late(&self, id: EndpointId) -> Error {
         let waiting = self.shared.entry(id).lock().waiting_for_slot;
         if waiting {
             pool_full(self.shared.settings.max_connections)
@@ -117,7 +120,7 @@ impl<D: Dialer> Pool<D> {
         }
     }
 
-    pub(super) fn peek(&self, id: &EndpointId) -> Option<Arc<D::Connection>> {
+    pub(crate) fn peek(&self, id: &EndpointId) -> Option<Arc<D::Connection>> {
         let entry = lock(&self.shared.peers).get(id).cloned()?;
         let inner = entry.lock();
         inner
@@ -126,11 +129,11 @@ impl<D: Dialer> Pool<D> {
             .map(|(connection, _)| connection.clone())
     }
 
-    pub(super) fn watch(&self, id: EndpointId) -> watch::Receiver<State> {
+    pub(crate) fn watch(&self, id: EndpointId) -> watch::Receiver<State> {
         self.shared.entry(id).state.subscribe()
     }
 
-    pub(super) fn slots_taken(&self) -> usize {
+    pub(crate) fn slots_taken(&self) -> usize {
         self.shared
             .settings
             .max_connections
@@ -139,7 +142,7 @@ impl<D: Dialer> Pool<D> {
 
     /// Something new is known of the peer: the next dial is due. Where there is no connection and no dial, whoever watches the state is told of
     /// [`State::Idle`], also where it was that before.
-    pub(super) fn forgive(&self, id: EndpointId) {
+    pub(crate) fn forgive(&self, id: EndpointId) {
         let known = lock(&self.shared.peers).get(&id).cloned();
         if let Some(entry) = known {
             entry.lock().backoff.reset();
@@ -154,14 +157,14 @@ impl<D: Dialer> Pool<D> {
     }
 
     /// Somebody asks who paces himself: the next dial is due, however often the last ones failed.
-    pub(super) fn hurry(&self, id: EndpointId) {
+    pub(crate) fn hurry(&self, id: EndpointId) {
         let known = lock(&self.shared.peers).get(&id).cloned();
         if let Some(entry) = known {
             entry.lock().backoff.hurry();
         }
     }
 
-    pub(super) fn close(&self, id: &EndpointId) {
+    pub(crate) fn close(&self, id: &EndpointId) {
         let known = lock(&self.shared.peers).get(id).cloned();
         if let Some(connection) = known.and_then(|entry| entry.take(|_| true)) {
             connection.close();
@@ -169,7 +172,7 @@ impl<D: Dialer> Pool<D> {
     }
 
     /// A connection is of no use for new calls.
-    pub(super) fn gone(
+    pub(crate) fn gone(
         &self,
         id: EndpointId,
         connection: &Arc<D::Connection>,

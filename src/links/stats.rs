@@ -3,7 +3,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use crate::Path;
+use crate::{Path, TransportKind};
 
 /// What is known of the connection to one peer.
 ///
@@ -12,6 +12,8 @@ use crate::Path;
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct PeerStats {
+    /// What the connection is. Over TCP its rules differ: see [`TcpLinks`](crate::tcp::TcpLinks).
+    pub transport: TransportKind,
     /// When the handshake was over.
     pub established_at: SystemTime,
     /// When a call last began or ended.
@@ -22,10 +24,10 @@ pub struct PeerStats {
     pub bytes_received: u64,
     /// Packets sent that the peer did not acknowledge in time, path probes included.
     ///
-    /// Not all of them were lost in the network: with receive windows larger than [`Tuning`](crate::Tuning)'s for a short path, iroh 1.4
+    /// 0 over TCP, whose kernel is not asked. Not all of them were lost in the network: with receive windows larger than [`Tuning`](crate::Tuning)'s for a short path, iroh 1.4
     /// drops some before they reach the socket, when its task has used up tokio's cooperative budget (`docs/upstream/budget-loss`).
     pub lost_packets: u64,
-    /// Packets sent.
+    /// Packets sent. 0 over TCP.
     pub sent_packets: u64,
     /// Second copies of small writes that were sent; see [`LaneConfig::copies`](crate::LaneConfig::copies).
     pub copies_sent: u64,
@@ -67,15 +69,16 @@ impl fmt::Display for PeerStats {
         }
         write!(
             f,
-            ", {} calls ({} open), {} bytes out, {} in, {} of {} packets lost, {} copies out, {} in used",
-            self.calls,
-            self.open_calls,
-            self.bytes_sent,
-            self.bytes_received,
-            self.lost_packets,
-            self.sent_packets,
-            self.copies_sent,
-            self.copies_used
+            ", {} calls ({} open), {} bytes out, {} in",
+            self.calls, self.open_calls, self.bytes_sent, self.bytes_received
+        )?;
+        if self.transport == TransportKind::Tcp {
+            return f.write_str(", TCP");
+        }
+        write!(
+            f,
+            ", {} of {} packets lost, {} copies out, {} in used",
+            self.lost_packets, self.sent_packets, self.copies_sent, self.copies_used
         )
     }
 }

@@ -28,14 +28,14 @@ pub(super) struct Entry<C> {
 }
 
 /// How a dialer tells of a connection that is not complete yet.
-pub(in crate::links) struct Announce<C>(Arc<Entry<C>>);
+pub(crate) struct Announce<C>(Arc<Entry<C>>);
 
 impl<C: Pooled> Announce<C> {
     pub(super) fn new(entry: &Arc<Entry<C>>) -> Self {
         Self(entry.clone())
     }
 
-    pub(in crate::links) fn tell(&self, connection: &Arc<C>) {
+    pub(crate) fn tell(&self, connection: &Arc<C>) {
         self.0.early.send_replace(Some(connection.clone()));
     }
 }

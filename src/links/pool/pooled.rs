@@ -12,8 +12,13 @@ use crate::{
 };
 
 /// Makes connections.
-pub(in crate::links) trait Dialer: Send + Sync + 'static {
+pub(crate) trait Dialer: Send + Sync + 'static {
     type Connection: Pooled;
+
+    /// Whether it may tell of connections that are not complete yet.
+    fn sends_early_data(&self) -> bool {
+        false
+    }
 
     /// Dials. The future is dropped when nobody waits for it any more, or when its time is over. Where calls that may be done twice can leave on a
     /// connection before it is complete, `early` is told of it.
@@ -26,9 +31,7 @@ pub(in crate::links) trait Dialer: Send + Sync + 'static {
 }
 
 /// A connection as the pool sees it.
-pub(in crate::links) trait Pooled:
-    Used + fmt::Debug + Send + Sync + Sized + 'static
-{
+pub(crate) trait Pooled: Used + fmt::Debug + Send + Sync + Sized + 'static {
     /// Whether it takes another call.
     fn usable(&self) -> bool;
     /// What became of a connection that takes no further call.
@@ -42,7 +45,7 @@ pub(in crate::links) trait Pooled:
 }
 
 /// How a connection tells its pool of its end, and that its peer is heard again.
-pub(in crate::links) struct Gone<C: Pooled> {
+pub(crate) struct Gone<C: Pooled> {
     pub(super) tell: Box<Tell<C>>,
     pub(super) heard: Box<Heard<C>>,
 }
@@ -51,7 +54,7 @@ type Tell<C> = dyn Fn(&Arc<C>, End) -> bool + Send + Sync;
 type Heard<C> = dyn Fn(&Arc<C>) + Send + Sync;
 
 /// What a connection has to tell.
-pub(in crate::links) enum End {
+pub(crate) enum End {
     /// It was good and is over.
     Closed,
     /// It never came to life; counts as a failed dial.
@@ -62,12 +65,12 @@ pub(in crate::links) enum End {
 
 impl<C: Pooled> Gone<C> {
     /// Whether the connection is out of the pool now. Only an idle one that has found a new user stays.
-    pub(in crate::links) fn tell(&self, connection: &Arc<C>, end: End) -> bool {
+    pub(crate) fn tell(&self, connection: &Arc<C>, end: End) -> bool {
         (self.tell)(connection, end)
     }
 
     /// The peer was silent while calls waited, and has been heard again.
-    pub(in crate::links) fn heard(&self, connection: &Arc<C>) {
+    pub(crate) fn heard(&self, connection: &Arc<C>) {
         (self.heard)(connection);
     }
 }

@@ -1,0 +1,137 @@
+use std::time::Duration;
+
+use iroh::SecretKey;
+use tokio::net::TcpListener;
+
+use super::{Settings, Shared, TcpAcceptor};
+use crate::{
+    ConfigError,
+    tcp::{TcpIncoming, tls::Identity},
+};
+
+/// Settings of a [`TcpAcceptor`].
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use tower_iroh::tcp::TcpAcceptor;
+///
+/// let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
+/// let key = iroh::SecretKey::generate();
+/// let (acceptor, incoming) = TcpAcceptor::builder(key.clone()).max_connections_per_peer(8).try_build(listener)?;
+/// # drop((acceptor, incoming));
+/// let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
+/// let refused = TcpAcceptor::builder(key).max_handshakes(0).try_build(listener).unwrap_err();
+/// assert_eq!(refused.field(), "tcp.max_handshakes");
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Debug)]
+#[must_use]
+pub struct TcpAcceptorBuilder {
+    key: SecretKey,
+    settings: Settings,
+}
+
+impl TcpAcceptorBuilder {
+    pub(super) fn new(key: SecretKey) -> Self {
+        Self {
+            key,
+            settings: Settings {
+                max_connections_per_peer: 64,
+                max_plaintext_connections: 1024,
+                max_handshakes: 256,
+                handshake_timeout: Duration::from_secs(10),
+                drain_timeout: Duration::from_secs(10),
+                keep_alive: Duration::from_secs(10),
+                plaintext: false,
+            },
+        }
+    }
+
+    /// How many connections one peer may have. Default 64: a [`Channel`](crate::Channel) has up to 8, one for each stream of its lanes. The next is told
+    /// that it is one too many, which its client sees as RESOURCE_EXHAUSTED.
+    pub fn max_connections_per_peer(mut self, connections: usize) -> Self {
+        self.settings.max_connections_per_peer = connections;
+        self
+    }
+
+    /// How many connections there may be without TLS, of all callers together, where [`plaintext`](Self::plaintext) lets them in. Default 1,024.
+    pub fn max_plaintext_connections(mut self, connections: usize) -> Self {
+        self.settings.max_plaintext_connections = connections;
+        self
+    }
+
+    /// How many handshakes may be in flight, of all callers. Default 256. Further connections wait in the kernel's queue until one has ended, each within
+    /// [`handshake_timeout`](Self::handshake_timeout).
+    pub fn max_handshakes(mut self, handshakes: usize) -> Self {
+        self.settings.max_handshakes = handshakes;
+        self
+    }
+
+    /// How long a handshake may take, from the connection on. Default 10 s.
+    pub fn handshake_timeout(mut self, timeout: Duration) -> Self {
+        self.settings.handshake_timeout = timeout;
+        self
+    }
+
+    /// How long what is in flight may take to finish once the shutdown has begun. Default 10 s. Connections that are open then are cut.
+    pub fn drain_timeout(mut self, timeout: Duration) -> Self {
+        self.settings.drain_timeout = timeout;
+        self
+    }
+
+    /// After how long without a byte the caller's kernel is asked for a sign of life. Default 10 s; one that is silent for twice that is given up, also
+    /// while it owes an acknowledgement (on Linux; elsewhere the system's own count of probes applies). Seconds at the finest.
+    pub fn keep_alive(mut self, interval: Duration) -> Self {
+        self.settings.keep_alive = interval;
+        self
+    }
+
+    /// Whether callers without TLS are served too, on the same port: today's clients, while they are moved. Default false.
+    ///
+    /// The first byte tells them apart: `16` begins a TLS record, `P` HTTP/2's preface. Such a caller is nobody: its
+    /// [`PeerInfo::id`](crate::PeerInfo::id) is `None` for good, and an [`authorize`](crate::authorize()) layer gives it what it gives anonymous
+    /// callers. Without such a layer **anybody may call everything, and read and change it on its way**. The first one is logged as a warning.
+    pub fn plaintext(mut self, plaintext: bool) -> Self {
+        self.settings.plaintext = plaintext;
+        self
+    }
+
+    /// Checks the settings and makes the acceptor.
+    ///
+    /// # Errors
+    /// [`ConfigError`], naming the setting, its value, and what is accepted.
+    pub fn try_build(
+        self,
+        listener: TcpListener,
+    ) -> Result<(TcpAcceptor, TcpIncoming), ConfigError> {
+        let settings = self.settings;
+        ConfigError::nonzero(
+            "tcp.max_connections_per_peer",
+            settings.max_connections_per_peer,
+        )?;
+        ConfigError::nonzero(
+            "tcp.max_plaintext_connections",
+            settings.max_plaintext_connections,
+        )?;
+        ConfigError::nonzero("tcp.max_handshakes", settings.max_handshakes)?;
+        ConfigError::lasting("tcp.handshake_timeout", settings.handshake_timeout)?;
+        ConfigError::lasting("tcp.drain_timeout", settings.drain_timeout)?;
+        crate::tcp::builder::check_keep_alive(settings.keep_alive)?;
+        let local_addr = listener.local_addr().map_err(|error| {
+            ConfigError::new(
+                "tcp.listener",
+                error,
+                "a listener that is bound is accepted",
+            )
+        })?;
+        let tls = Identity::new(self.key).server().map_err(|error| {
+            ConfigError::new("tcp.key", error, "a key that TLS can sign with is accepted")
+        })?;
+        Ok(TcpAcceptor::with(
+            listener,
+            Shared::new(settings, local_addr, tls),
+        ))
+    }
+}

@@ -1,0 +1,170 @@
+//! How a connection over TCP is made: resolve, connect, prove who is who.
+
+use std::{
+    io,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use futures_util::stream::{FuturesUnordered, StreamExt};
+use iroh::EndpointId;
+use rustls::pki_types::ServerName;
+use socket2::{SockRef, TcpKeepalive};
+use tokio::{
+    net::TcpStream,
+    time::{Instant, sleep},
+};
+use tokio_rustls::TlsConnector;
+
+use super::{
+    io::Stream,
+    meaning,
+    tls::{self, Identity},
+};
+use crate::{Error, ErrorKind, TcpAddr};
+
+/// How long one address of several has before the next is tried beside it: RFC 8305, section 5.
+const STAGGER: Duration = Duration::from_millis(250);
+
+/// What connections are made with. Clones share.
+#[derive(Clone, Debug)]
+pub(super) struct Dialling {
+    pub(super) identity: Identity,
+    pub(super) keep_alive: Duration,
+    /// Whether to go on in the clear where the peer speaks no TLS.
+    pub(super) insecure_plaintext_fallback: bool,
+    pub(super) warned: Arc<AtomicBool>,
+}
+
+/// A connection whose peer has proved to be the one that was asked for; or a plain one, where that is allowed.
+#[derive(Debug)]
+pub(super) struct Dialled {
+    pub(super) stream: Stream,
+    pub(super) remote: SocketAddr,
+    /// `None` where nothing was proved.
+    pub(super) id: Option<EndpointId>,
+    /// How long the first answer took.
+    pub(super) rtt: Duration,
+}
+
+impl Dialling {
+    /// Dials. Dropped, it leaves nothing behind. It takes as long as it takes: the time is the caller's to bound.
+    pub(super) async fn dial(&self, peer: EndpointId, addr: &TcpAddr) -> Result<Dialled, Error> {
+        let addrs = addr.resolve().await.map_err(|error| {
+            let message = format!("{addr} is not known to the resolver: {error}");
+            Error::new(ErrorKind::NoAddress, message).caused_by(error)
+        })?;
+        if addrs.is_empty() {
+            let message = format!("the resolver knows no address of {addr}");
+            return Err(Error::new(ErrorKind::NoAddress, message));
+        }
+        let (stream, remote, rtt) = race(&addrs)
+            .await
+            .map_err(|error| meaning::unreachable(error, addr))?;
+        match self.prove(stream, peer, remote).await {
+            Ok(stream) => Ok(Dialled {
+                stream,
+                remote,
+                id: Some(peer),
+                rtt,
+            }),
+            Err(error) if self.insecure_plaintext_fallback && meaning::speaks_no_tls(&error) => {
+                self.in_the_clear(peer, remote).await
+            }
+            Err(error) => Err(meaning::handshake(error, remote)),
+        }
+    }
+
+    async fn prove(
+        &self,
+        stream: TcpStream,
+        peer: EndpointId,
+        remote: SocketAddr,
+    ) -> io::Result<Stream> {
+        prepare(&stream, self.keep_alive)?;
+        let config = self.identity.client(peer).map_err(io::Error::other)?;
+        // It is not sent.
+        let name = ServerName::from(remote.ip());
+        let stream = TlsConnector::from(Arc::new(config))
+            .connect(name, stream)
+            .await?;
+        let (_, session) = stream.get_ref();
+        if session.alpn_protocol() != Some(tls::ALPN) {
+            return Err(io::Error::other(rustls::Error::NoApplicationProtocol));
+        }
+        if tls::proved(session) != Some(peer) {
+            let other = rustls::CertificateError::ApplicationVerificationFailure;
+            return Err(io::Error::other(rustls::Error::InvalidCertificate(other)));
+        }
+        Ok(Stream::Tls(Box::new(stream.into())))
+    }
+
+    async fn in_the_clear(&self, peer: EndpointId, remote: SocketAddr) -> Result<Dialled, Error> {
+        if !self.warned.swap(true, Relaxed) {
+            tracing::warn!(
+                peer = %peer.fmt_short(), %remote,
+                "the peer's port speaks no TLS: going on in the clear, as insecure_plaintext_fallback says; nothing proves who answers, and \
+                 this is said once"
+            );
+        }
+        let failed = |error| meaning::unreachable(error, &remote);
+        let (stream, remote, rtt) = race(&[remote]).await.map_err(failed)?;
+        prepare(&stream, self.keep_alive).map_err(failed)?;
+        Ok(Dialled {
+            stream: Stream::Plain(stream),
+            remote,
+            id: None,
+            rtt,
+        })
+    }
+}
+
+/// The first of the addresses that answers.
+async fn race(addrs: &[SocketAddr]) -> io::Result<(TcpStream, SocketAddr, Duration)> {
+    let connect = async |addr: SocketAddr| {
+        let began = Instant::now();
+        let stream = TcpStream::connect(addr).await?;
+        Ok((stream, addr, began.elapsed()))
+    };
+    let mut rest = addrs.iter();
+    let mut under_way = FuturesUnordered::new();
+    let mut last = None;
+    loop {
+        match rest.next() {
+            Some(addr) => under_way.push(connect(*addr)),
+            None if under_way.is_empty() => {
+                return Err(last.unwrap_or_else(|| io::ErrorKind::AddrNotAvailable.into()));
+            }
+            None => {}
+        }
+        tokio::select! {
+            Some(connected) = under_way.next() => match connected {
+                Ok(connected) => return Ok(connected),
+                Err(error) => last = Some(error),
+            },
+            () = sleep(STAGGER), if rest.len() > 0 => {}
+        }
+    }
+}
+
+/// No Nagle, which would hold small calls back; and a silent peer is given up after twice `keep_alive`.
+pub(super) fn prepare(stream: &TcpStream, keep_alive: Duration) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    let socket = SockRef::from(stream);
+    // The kernels count in seconds.
+    let third = (keep_alive / 3).max(Duration::from_secs(1));
+    let probes = TcpKeepalive::new()
+        .with_time(keep_alive.max(Duration::from_secs(1)))
+        .with_interval(third);
+    #[cfg(target_os = "linux")]
+    let probes = probes.with_retries(3);
+    socket.set_tcp_keepalive(&probes)?;
+    // Keep-alive probes say nothing while something is unacknowledged.
+    #[cfg(target_os = "linux")]
+    socket.set_tcp_user_timeout(Some(keep_alive * 2))?;
+    Ok(())
+}

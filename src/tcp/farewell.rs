@@ -1,0 +1,136 @@
+//! What a server says to a connection that it does not take: in HTTP/2, so that every client understands it.
+//!
+//! It is SETTINGS without any, which must come first, and GOAWAY with 0 as the last stream (RFC 9113, sections 3.4 and 6.8).
+
+use std::time::Duration;
+
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    time::timeout,
+};
+
+const SETTINGS: [u8; 9] = [0, 0, 0, 4, 0, 0, 0, 0, 0];
+const GOAWAY: u8 = 7;
+/// SETTINGS, the head of the next frame, the last stream, and the reason.
+const HEAD: usize = SETTINGS.len() + 9 + 4 + 4;
+/// How much is said in words.
+const MOST: usize = 1024;
+
+/// How long the other side has to hear it.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+fn encode(reason: h2::Reason, text: &str) -> Vec<u8> {
+    let text = &text.as_bytes()[..text.len().min(MOST)];
+    let mut bytes = SETTINGS.to_vec();
+    bytes.extend_from_slice(&(8 + text.len() as u32).to_be_bytes()[1..]);
+    bytes.extend_from_slice(&[GOAWAY, 0, 0, 0, 0, 0]);
+    bytes.extend_from_slice(&[0; 4]);
+    bytes.extend_from_slice(&u32::from(reason).to_be_bytes());
+    bytes.extend_from_slice(text);
+    bytes
+}
+
+/// Says it, and waits a moment until the other side has closed: what it has sent already would make the kernel throw away what is on its way.
+pub(super) async fn say<IO>(mut io: IO, reason: h2::Reason, text: &str)
+where
+    IO: AsyncRead + AsyncWrite + Unpin,
+{
+    let farewell = async {
+        io.write_all(&encode(reason, text)).await?;
+        io.shutdown().await?;
+        let mut rest = [0; 1024];
+        while io.read(&mut rest).await? > 0 {}
+        std::io::Result::Ok(())
+    };
+    // Whoever does not listen has missed it.
+    let _ = timeout(PATIENCE, farewell).await;
+}
+
+/// Looks at the first bytes of a connection, on the client's side.
+#[derive(Debug, Default)]
+pub(super) struct Listener {
+    heard: Vec<u8>,
+}
+
+/// What the first bytes say.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Heard {
+    NotYet,
+    /// The server does not take the connection, for this reason.
+    Farewell(h2::Reason, String),
+    /// It does.
+    Welcome,
+}
+
+impl Listener {
+    pub(super) fn hear(&mut self, bytes: &[u8]) -> Heard {
+        let room = HEAD + MOST - self.heard.len();
+        self.heard
+            .extend_from_slice(&bytes[..bytes.len().min(room)]);
+        let begins = |with: &[u8], at: usize| {
+            let came = self.heard.get(at..).unwrap_or_default();
+            came.iter().zip(with).all(|(came, with)| came == with)
+        };
+        if !begins(&SETTINGS, 0) || !begins(&[GOAWAY], SETTINGS.len() + 3) {
+            return Heard::Welcome;
+        }
+        let Some((head, text)) = self.heard.split_at_checked(HEAD) else {
+            return Heard::NotYet;
+        };
+        let len = u32::from_be_bytes([0, head[9], head[10], head[11]]) as usize;
+        let Some(text) = text.get(..len.saturating_sub(8).min(MOST)) else {
+            return Heard::NotYet;
+        };
+        let reason = u32::from_be_bytes([head[22], head[23], head[24], head[25]]);
+        Heard::Farewell(reason.into(), String::from_utf8_lossy(text).into_owned())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn a_farewell_is_heard_in_pieces_and_nothing_else_is_one(
+            cut in 1usize..40,
+            text in ".{0,40}",
+            other in proptest::collection::vec(any::<u8>(), HEAD..60),
+        ) {
+            let said = encode(h2::Reason::ENHANCE_YOUR_CALM, &text);
+            prop_assert_eq!(said.len(), HEAD + text.len());
+            let mut listener = Listener::default();
+            let mut heard = Heard::NotYet;
+            for piece in said.chunks(cut) {
+                prop_assert_eq!(&heard, &Heard::NotYet);
+                heard = listener.hear(piece);
+            }
+            prop_assert_eq!(heard, Heard::Farewell(h2::Reason::ENHANCE_YOUR_CALM, text));
+            prop_assume!(other[..SETTINGS.len()] != SETTINGS);
+            prop_assert_eq!(Listener::default().hear(&other), Heard::Welcome);
+        }
+    }
+
+    #[tokio::test]
+    async fn h2_understands_it() {
+        let (client, mut server) = tokio::io::duplex(4096);
+        let said = async {
+            say(&mut server, h2::Reason::ENHANCE_YOUR_CALM, "too many").await;
+        };
+        let heard = async {
+            let (mut requests, connection) = h2::client::handshake(client).await.expect("begun");
+            let connection = tokio::spawn(connection);
+            let (response, _) = requests
+                .send_request(http::Request::new(()), true)
+                .expect("sent");
+            let error = response.await.expect_err("refused");
+            connection.abort();
+            error
+        };
+        let ((), error) = tokio::join!(said, heard);
+        assert!(error.is_go_away() && error.is_remote(), "{error:?}");
+        assert_eq!(error.reason(), Some(h2::Reason::ENHANCE_YOUR_CALM));
+    }
+}

@@ -1,0 +1,233 @@
+use std::{
+    fmt,
+    io::{self, IoSlice},
+    net::SocketAddr,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use iroh::EndpointId;
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
+};
+use tokio_rustls::TlsStream;
+use tonic::transport::server::Connected;
+
+use super::{
+    acceptor::Place,
+    farewell::{Heard, Listener},
+    seen::Seen,
+};
+use crate::PeerInfo;
+
+/// One TCP connection, encrypted or plain: what [`TcpIncoming`](super::TcpIncoming) yields.
+///
+/// Reading and writing are cancel safe, as with any [`AsyncRead`] and [`AsyncWrite`].
+pub struct TcpIo {
+    stream: Stream,
+    info: PeerInfo,
+    /// What ends the connection from outside.
+    ended: Ended,
+    /// Who watches over it on the client's side.
+    seen: Option<Arc<Seen>>,
+    /// Until the first bytes have come, there.
+    listener: Option<Listener>,
+    /// What it takes of the server's bounds, until it is dropped.
+    place: Option<Place>,
+}
+
+/// A connection's bytes, with nothing around them.
+pub(super) enum Stream {
+    Plain(TcpStream),
+    // It is a hundred times the other's size.
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
+impl fmt::Debug for Stream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Plain(_) => "Plain",
+            Self::Tls(_) => "Tls",
+        })
+    }
+}
+
+enum Ended {
+    /// Only its peer ends it.
+    Never,
+    When(End),
+    /// Over, for this reason.
+    Now(io::ErrorKind, String),
+}
+
+/// Resolves when a connection is to end, with the reason.
+pub(super) type End = Pin<Box<dyn Future<Output = io::Error> + Send + Sync>>;
+
+impl TcpIo {
+    pub(super) fn new(stream: Stream, id: Option<EndpointId>, remote: SocketAddr) -> Self {
+        Self {
+            stream,
+            info: PeerInfo::tcp(id, remote),
+            ended: Ended::Never,
+            seen: None,
+            listener: None,
+            place: None,
+        }
+    }
+
+    pub(super) fn until(mut self, end: End) -> Self {
+        self.ended = Ended::When(end);
+        self
+    }
+
+    pub(super) fn seen_by(mut self, seen: Arc<Seen>) -> Self {
+        self.seen = Some(seen);
+        self.listener = Some(Listener::default());
+        self
+    }
+
+    pub(super) fn at(mut self, place: Place) -> Self {
+        self.place = Some(place);
+        self
+    }
+
+    /// Who is at the other end.
+    pub fn peer_info(&self) -> &PeerInfo {
+        &self.info
+    }
+
+    /// Where the stream itself has to wait: whether it is over for another reason. So a connection that is busy pays nothing for the look.
+    fn or_over<T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        polled: Poll<io::Result<T>>,
+    ) -> Poll<io::Result<T>> {
+        if polled.is_pending()
+            && let Ended::When(end) = &mut self.ended
+            && let Poll::Ready(reason) = end.as_mut().poll(cx)
+        {
+            self.ended = Ended::Now(reason.kind(), reason.to_string());
+        }
+        match &self.ended {
+            Ended::Now(kind, reason) => Poll::Ready(Err(io::Error::new(*kind, reason.clone()))),
+            _ => polled,
+        }
+    }
+
+    fn wrote(&mut self, written: &Poll<io::Result<usize>>) {
+        let Some(seen) = &self.seen else { return };
+        match written {
+            Poll::Ready(Ok(bytes)) => seen.sent(*bytes),
+            Poll::Ready(Err(error)) => seen.failed(error),
+            Poll::Pending => {}
+        }
+    }
+}
+
+impl AsyncRead for TcpIo {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        let asked = buf.remaining() > 0;
+        let read = match &mut self.stream {
+            Stream::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
+            Stream::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
+        };
+        let read = self.or_over(cx, read);
+        let Self { seen, listener, .. } = &mut *self;
+        if let Some(seen) = seen {
+            match &read {
+                Poll::Ready(Ok(())) if buf.filled().len() > before => {
+                    let came = &buf.filled()[before..];
+                    seen.received(came.len());
+                    if let Some(first) = listener {
+                        let heard = first.hear(came);
+                        if heard != Heard::NotYet {
+                            *listener = None;
+                        }
+                        seen.heard(heard);
+                    }
+                }
+                Poll::Ready(Ok(())) if asked => seen.finished(),
+                Poll::Ready(Err(error)) => seen.failed(error),
+                Poll::Ready(Ok(())) | Poll::Pending => {}
+            }
+        }
+        read
+    }
+}
+
+impl AsyncWrite for TcpIo {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let written = match &mut self.stream {
+            Stream::Plain(stream) => Pin::new(stream).poll_write(cx, buf),
+            Stream::Tls(stream) => Pin::new(stream).poll_write(cx, buf),
+        };
+        let written = self.or_over(cx, written);
+        self.wrote(&written);
+        written
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let written = match &mut self.stream {
+            Stream::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
+            Stream::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
+        };
+        let written = self.or_over(cx, written);
+        self.wrote(&written);
+        written
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        match &self.stream {
+            Stream::Plain(stream) => stream.is_write_vectored(),
+            Stream::Tls(stream) => stream.is_write_vectored(),
+        }
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let flushed = match &mut self.stream {
+            Stream::Plain(stream) => Pin::new(stream).poll_flush(cx),
+            Stream::Tls(stream) => Pin::new(stream).poll_flush(cx),
+        };
+        self.or_over(cx, flushed)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let shut = match &mut self.stream {
+            Stream::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
+            Stream::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
+        };
+        self.or_over(cx, shut)
+    }
+}
+
+impl Connected for TcpIo {
+    type ConnectInfo = PeerInfo;
+
+    fn connect_info(&self) -> PeerInfo {
+        self.info.clone()
+    }
+}
+
+impl fmt::Debug for TcpIo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TcpIo")
+            .field("peer", &self.info)
+            .field("stream", &self.stream)
+            .finish_non_exhaustive()
+    }
+}

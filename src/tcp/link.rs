@@ -1,0 +1,306 @@
+//! The connections to one peer over TCP, one for each lane's stream.
+
+use std::{
+    sync::{
+        Arc, Mutex, OnceLock, Weak,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, SystemTime},
+};
+
+use h2::{Ping, PingPong};
+use iroh::EndpointId;
+use tokio::{
+    task::JoinSet,
+    time::{Instant, sleep, timeout},
+};
+use tokio_util::task::AbortOnDropHandle;
+use tower_iroh_layers::{Incident, Urgency};
+
+use super::{
+    dial::{Dialled, Dialling},
+    io::TcpIo,
+    seen::Seen,
+};
+use crate::{
+    Error, ErrorKind, Lanes, Path, PeerStats, TcpAddr, TransportKind,
+    lane::{Http2, LaneSet, Opener},
+    links::{Carries, End, Gone, Held, Pooled, Use, Used, Uses},
+    lock::lock,
+};
+
+/// How often idleness is looked at, at most.
+const LOOK: Duration = Duration::from_secs(60);
+/// How long a ping's answer may take.
+const PING_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// What leads to one peer over TCP: a connection for each stream of each lane, made when it is needed. The first comes with the dial and
+/// waits for the first lane.
+///
+/// The first that breaks, or that the peer closes, makes all of it take no further call; calls on the others go on. All that it loses is one
+/// incident.
+///
+/// It owns a task that watches over it and one per lane that pings; dropping the link ends them, and the connections.
+#[derive(Debug)]
+pub(crate) struct TcpLink {
+    peer: EndpointId,
+    addr: TcpAddr,
+    first: Mutex<Option<Dialled>>,
+    remote: std::net::SocketAddr,
+    settings: LinkSettings,
+    uses: Uses,
+    lanes: LaneSet,
+    seen: Arc<Seen>,
+    /// Takes no further call: the peer has said GOAWAY, or our pool has let it go.
+    retired: AtomicBool,
+    established_at: SystemTime,
+    pings: Mutex<JoinSet<()>>,
+    driver: OnceLock<AbortOnDropHandle<()>>,
+    loss: Incident,
+}
+
+/// What a link is made with.
+#[derive(Clone, Debug)]
+pub(super) struct LinkSettings {
+    pub(super) dialling: Dialling,
+    pub(super) dial_timeout: Duration,
+    pub(super) lanes: Lanes,
+    pub(super) health_interval: Duration,
+    pub(super) idle_timeout: Duration,
+}
+
+impl TcpLink {
+    pub(super) fn new(
+        peer: EndpointId,
+        addr: TcpAddr,
+        first: Dialled,
+        uses: Uses,
+        settings: LinkSettings,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            peer,
+            addr,
+            remote: first.remote,
+            uses,
+            lanes: LaneSet::new(settings.lanes.clone()),
+            seen: Arc::new(Seen::new(first.rtt)),
+            first: Mutex::new(Some(first)),
+            settings,
+            retired: AtomicBool::new(false),
+            established_at: SystemTime::now(),
+            pings: Mutex::default(),
+            driver: OnceLock::new(),
+            loss: Incident::new(),
+        })
+    }
+
+    /// A connection for whoever needs one: the one that the dial made, or another.
+    pub(super) async fn stream(&self) -> Result<TcpIo, Error> {
+        let first = lock(&self.first).take();
+        let dialled = match first {
+            Some(first) => first,
+            None => self.dial().await.inspect_err(|error| {
+                // Whoever is next dials as the pool sees fit.
+                self.seen.end(error.clone());
+            })?,
+        };
+        let closing = self.seen.closing();
+        let end = async move {
+            closing.cancelled().await;
+            std::io::Error::new(std::io::ErrorKind::ConnectionAborted, "closed on this side")
+        };
+        Ok(TcpIo::new(dialled.stream, dialled.id, dialled.remote)
+            .seen_by(self.seen.clone())
+            .until(Box::pin(end)))
+    }
+
+    async fn dial(&self) -> Result<Dialled, Error> {
+        let dial = self.settings.dialling.dial(self.peer, &self.addr);
+        let dialled = match timeout(self.settings.dial_timeout, dial).await {
+            Ok(dialled) => dialled,
+            Err(_) => Err(late(self.settings.dial_timeout)),
+        };
+        dialled.map_err(|error| error.at(self.peer))
+    }
+
+    pub(super) fn rtt(&self) -> Duration {
+        self.seen.rtt()
+    }
+
+    pub(super) fn stats(&self) -> PeerStats {
+        let (bytes_sent, bytes_received) = self.seen.bytes();
+        PeerStats {
+            transport: TransportKind::Tcp,
+            established_at: self.established_at,
+            last_used: SystemTime::now() - self.uses.last().elapsed(),
+            bytes_sent,
+            bytes_received,
+            lost_packets: 0,
+            sent_packets: 0,
+            copies_sent: 0,
+            copies_used: 0,
+            path: Some(Path::Direct(self.remote)),
+            rtt: Some(self.seen.rtt()),
+            ping: self.seen.ping(),
+            early_data: None,
+            open_calls: self.uses.open(),
+            calls: self.uses.total(),
+        }
+    }
+
+    /// Whether the peer has said that it takes no connection.
+    pub(super) fn is_refused(&self) -> bool {
+        self.seen.refused()
+    }
+
+    /// What the end of a connection means for who used it.
+    pub(super) fn why_lost(&self) -> Error {
+        let why = self.seen.why().cloned();
+        self.own(why.unwrap_or_else(|| Error::new(ErrorKind::Lost, "the connection was lost")))
+    }
+
+    /// Says of which connection an error tells.
+    fn own(&self, error: Error) -> Error {
+        error.of(self.loss).at(self.peer)
+    }
+
+    fn end(&self, why: Error) {
+        self.retire();
+        self.seen.close(why);
+    }
+
+    fn retire(&self) {
+        self.retired.store(true, Ordering::Release);
+    }
+
+    /// Watches over a lane: whether its peer answers, and how fast.
+    fn watch(&self, mut pings: PingPong) {
+        let (seen, interval) = (self.seen.clone(), self.settings.health_interval);
+        let mut tasks = lock(&self.pings);
+        while tasks.try_join_next().is_some() {}
+        tasks.spawn(async move {
+            loop {
+                sleep(interval).await;
+                let asked = Instant::now();
+                match timeout(PING_TIMEOUT, pings.ping(Ping::opaque())).await {
+                    Ok(Ok(_)) => seen.answered(asked.elapsed()),
+                    // The lane is gone, and its stream has said why.
+                    Ok(Err(_)) => return,
+                    Err(_) => {
+                        tracing::info!("closing a connection that answers no ping");
+                        let silent = Error::new(ErrorKind::Lost, "the peer answers no ping");
+                        return seen.close(silent);
+                    }
+                }
+            }
+        });
+    }
+}
+
+pub(super) fn late(most: Duration) -> Error {
+    let message = format!("the peer did not answer within {most:?}");
+    Error::new(ErrorKind::DialTimeout, message)
+}
+
+impl Opener for TcpLink {
+    /// TCP knows no priorities: the calls themselves say how urgent they are.
+    async fn open(&self, _: Urgency) -> Result<Http2, Error> {
+        let io = self.stream().await?;
+        let (http2, pings) = Http2::handshake_with_pings(io, Arc::default())
+            .await
+            .map_err(|error| self.own(Error::from_h2(error, None)))?;
+        if let Some(pings) = pings {
+            self.watch(pings);
+        }
+        Ok(http2)
+    }
+}
+
+impl Carries for TcpLink {
+    fn lanes(&self) -> &LaneSet {
+        &self.lanes
+    }
+
+    fn explain(&self, error: h2::Error, _: &Http2) -> Error {
+        if error.is_io() || self.refuses(&error) {
+            return self.why_lost();
+        }
+        self.own(Error::from_h2(error, None))
+    }
+
+    fn refuses(&self, error: &h2::Error) -> bool {
+        error.is_go_away() && error.is_remote() && self.seen.refused()
+    }
+
+    fn retire(&self) {
+        TcpLink::retire(self);
+    }
+
+    fn held(link: Use<Self>) -> Held {
+        Held::Tcp(link)
+    }
+}
+
+impl Used for TcpLink {
+    fn uses(&self) -> &Uses {
+        &self.uses
+    }
+}
+
+impl Pooled for TcpLink {
+    fn usable(&self) -> bool {
+        !self.retired.load(Ordering::Acquire) && !self.seen.is_over()
+    }
+
+    fn fate(&self) -> End {
+        match self.seen.why() {
+            // A connection on which nothing ever came back was refused, whatever the handshake said.
+            Some(_) if !self.seen.alive() => End::Failed(self.why_lost()),
+            _ => End::Closed,
+        }
+    }
+
+    fn evict(&self) {
+        self.end(Error::new(
+            ErrorKind::Closed,
+            "the connection was closed on this side: its place was needed",
+        ));
+    }
+
+    fn close(&self) {
+        self.end(Error::new(
+            ErrorKind::Closed,
+            "the connection was closed on this side",
+        ));
+    }
+
+    fn installed(self: &Arc<Self>, gone: Gone<Self>) {
+        let driver = drive(
+            Arc::downgrade(self),
+            self.seen.clone(),
+            gone,
+            self.settings.idle_timeout,
+        );
+        let task = AbortOnDropHandle::new(tokio::spawn(driver));
+        // Called once per link; a second driver would have nothing to do.
+        let _ = self.driver.set(task);
+    }
+}
+
+/// Says when a link is over, and ends it when it is idle. Holds the link weakly: the link owns this task.
+async fn drive(link: Weak<TcpLink>, seen: Arc<Seen>, gone: Gone<TcpLink>, idle_timeout: Duration) {
+    let every = LOOK.min(idle_timeout / 4).max(Duration::from_millis(1));
+    loop {
+        let over = timeout(every, seen.over()).await.is_ok();
+        let Some(link) = link.upgrade() else { return };
+        if over {
+            gone.tell(&link, link.fate());
+            return;
+        }
+        let idle = link.uses.open() == 0 && link.uses.last().elapsed() >= idle_timeout;
+        if idle && gone.tell(&link, End::Idle) {
+            link.evict();
+            return;
+        }
+    }
+}

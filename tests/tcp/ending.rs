@@ -1,0 +1,316 @@
+//! What a channel makes of connections that end, of servers that go and come back, and of lanes.
+
+use std::time::Duration;
+
+use iroh::SecretKey;
+use tokio::{net::TcpListener, time::Instant};
+use tonic::Code;
+use tower_iroh::{
+    Channel, ErrorKind, State, Urgency,
+    layers::{Fault, Origin},
+};
+use tower_iroh_proto::echo::{StreamRequest, echo_client::EchoClient};
+
+use crate::{
+    faulty::another_runtime,
+    support::{
+        Caller, ENDLESS, HANG, HOLD, KINDS, Kind, Server, at, listener, request, soon, until,
+    },
+};
+
+/// A server on a runtime of its own, which stands for a process of its own.
+struct Elsewhere {
+    runtime: Option<tokio::runtime::Runtime>,
+    server: Server,
+}
+
+impl Elsewhere {
+    async fn start(key: &SecretKey, listener: TcpListener) -> Self {
+        let runtime = another_runtime();
+        let key = key.clone();
+        let listener = listener.into_std().expect("a socket");
+        let started = runtime.spawn(async move {
+            let listener = TcpListener::from_std(listener).expect("a socket");
+            Server::on(listener, &key, |acceptor| acceptor)
+        });
+        let server = soon("the server's start", started).await.expect("started");
+        Self {
+            runtime: Some(runtime),
+            server,
+        }
+    }
+
+    /// Its process is gone: the kernel closes what it had.
+    fn kill(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+impl Drop for Elsewhere {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+async fn bound_again(addr: std::net::SocketAddr) -> TcpListener {
+    let bind = async {
+        loop {
+            match TcpListener::bind(addr).await {
+                Ok(listener) => return listener,
+                Err(_) => tokio::time::sleep(Duration::from_millis(5)).await,
+            }
+        }
+    };
+    soon("the port", bind).await
+}
+
+fn incident(error: &tonic::Status) -> u64 {
+    match Fault::find(error).expect("a fault").origin() {
+        Origin::Link(incident) => incident.get(),
+        other => panic!("{other:?}: {error:?}"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_is_killed_mid_call_is_one_incident_and_its_successor_is_found() {
+    let key = SecretKey::generate();
+    let mut server = Elsewhere::start(&key, listener().await).await;
+    let (addr, stage) = (server.server.addr, server.server.stage.clone());
+    let channel = Channel::tcp(SecretKey::generate())
+        .peer(server.server.peer.clone())
+        .stack(|stack| stack.without_retry().without_fail_fast())
+        .build()
+        .expect("valid");
+    let mut state = channel.state();
+    let client = EchoClient::new(channel.clone());
+
+    // On two lanes, so on two TCP connections.
+    let call = |urgency: Urgency| {
+        let mut client = client.clone();
+        tokio::spawn(async move {
+            let mut call = tonic::Request::new(request(HANG));
+            call.extensions_mut().insert(urgency);
+            client.echo(call).await
+        })
+    };
+    let calls = [
+        call(Urgency::INTERACTIVE),
+        call(Urgency::INTERACTIVE),
+        call(Urgency::CONTROL),
+    ];
+    stage.wait("three calls", |counts| counts.begun == 3).await;
+    let asked = StreamRequest {
+        count: ENDLESS,
+        size: 100,
+        interval_ms: 1,
+    };
+    let stream = client.clone().server_stream(asked).await;
+    let mut stream = stream.expect("begun").into_inner();
+    stream.message().await.expect("alive").expect("one");
+    assert_eq!(*state.borrow_and_update(), State::Ready);
+    assert_eq!(channel.stats().expect("connected").open_calls, 4);
+
+    server.kill();
+    let mut incidents = Vec::new();
+    for call in calls {
+        let error = soon("the end", call)
+            .await
+            .expect("no panic")
+            .expect_err("lost");
+        assert_eq!(error.code(), Code::Unavailable, "{error:?}");
+        assert!(!Fault::find(&error).expect("a fault").not_processed());
+        incidents.push(incident(&error));
+    }
+    let ended = async {
+        loop {
+            if let Err(error) = stream.message().await {
+                return error;
+            }
+        }
+    };
+    let error = soon("the stream's end", ended).await;
+    assert_eq!(error.code(), Code::Unavailable, "{error:?}");
+    incidents.push(incident(&error));
+    incidents.dedup();
+    assert_eq!(incidents.len(), 1, "{incidents:?}");
+    soon("the news", state.wait_for(|state| *state != State::Ready))
+        .await
+        .expect("watched");
+
+    // Nobody listens now; what is called fails, and the next server is found.
+    let _next = Elsewhere::start(&key, bound_again(addr).await).await;
+    let recovers = async {
+        loop {
+            match client.clone().echo(request(b"again")).await {
+                Ok(_) => return,
+                Err(status) => assert_eq!(status.code(), Code::Unavailable, "{status:?}"),
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    soon("the recovery", recovers).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tonic_s_channel_has_the_same_codes() {
+    let key = SecretKey::generate();
+    let mut server = Elsewhere::start(&key, listener().await).await;
+    let (addr, stage) = (server.server.addr, server.server.stage.clone());
+    let caller = Caller::new(Kind::Tonic, &server.server.peer);
+    let hanging = {
+        let caller = caller.clone();
+        tokio::spawn(async move { caller.client().echo(request(HANG)).await })
+    };
+    stage.wait("the call", |counts| counts.begun == 1).await;
+    server.kill();
+    let error = soon("the end", hanging)
+        .await
+        .expect("no panic")
+        .expect_err("lost");
+    assert_eq!(error.code(), Code::Unavailable, "{error:?}");
+    let _next = Elsewhere::start(&key, bound_again(addr).await).await;
+    let recovers = async {
+        while let Err(status) = caller.echo(b"again").await {
+            assert_eq!(status.code(), Code::Unavailable, "{status:?}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    soon("the recovery", recovers).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_never_answers_takes_the_dial_time() {
+    // The kernel completes TCP's handshake, nobody does TLS's.
+    let silent = listener().await;
+    let addr = silent.local_addr().expect("an address");
+    for kind in KINDS {
+        let caller = Caller::with(
+            kind,
+            &at(&SecretKey::generate(), addr),
+            &SecretKey::generate(),
+            |links| links.dial_timeout(Duration::from_millis(300)),
+        );
+        let began = Instant::now();
+        let error = caller.error().await;
+        assert_eq!(
+            (error.kind(), error.status().code()),
+            (ErrorKind::DialTimeout, Code::Unavailable)
+        );
+        assert!(error.not_processed());
+        assert!(began.elapsed() >= Duration::from_millis(290));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_drain_ends_what_can_end_and_cuts_the_rest() {
+    let mut server = Server::with(&SecretKey::generate(), |acceptor| {
+        acceptor.drain_timeout(Duration::from_millis(800))
+    })
+    .await;
+    let caller = Caller::new(Kind::Channel, &server.peer);
+    let holding = {
+        let caller = caller.clone();
+        tokio::spawn(async move { caller.echo(HOLD).await })
+    };
+    let hanging = {
+        let caller = caller.clone();
+        tokio::spawn(async move { caller.echo(HANG).await })
+    };
+    server.stage.wait("both", |counts| counts.begun == 2).await;
+    server.signal();
+    // What comes now goes nowhere: GOAWAY, and the port is closed.
+    let port_closed = async {
+        while tokio::net::TcpStream::connect(server.addr).await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    };
+    soon("the port's end", port_closed).await;
+    let error = caller.error().await;
+    assert_eq!(error.status().code(), Code::Unavailable);
+    assert!(error.not_processed(), "{error:?}");
+
+    server.stage.release();
+    soon("the held call", holding)
+        .await
+        .expect("no panic")
+        .expect("finished");
+    let began = Instant::now();
+    let cut = soon("the cut", hanging)
+        .await
+        .expect("no panic")
+        .expect_err("cut");
+    assert_eq!(cut.code(), Code::Unavailable, "{cut:?}");
+    assert!(began.elapsed() < Duration::from_secs(5));
+    server.served().await;
+    soon("the drain", server.acceptor.drained()).await;
+    assert_eq!(server.acceptor.connections(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_lane_has_a_connection_of_its_own_and_an_idle_peer_is_let_go() {
+    let server = Server::start().await;
+    let caller = Caller::with(
+        Kind::Channel,
+        &server.peer,
+        &SecretKey::generate(),
+        |links| links.idle_timeout(Duration::from_millis(300)),
+    );
+    let id = server.peer.id();
+    caller.echo(b"interactive").await.expect("answered");
+    assert_eq!(server.acceptor.connections(), 1);
+    caller.echo(&[1; 100_000]).await.expect("answered as bulk");
+    assert_eq!(server.acceptor.connections(), 2);
+    assert_eq!(caller.links.connections(), 1, "one peer");
+    until("the peer's end", || caller.links.connections() == 0).await;
+    until("the connections' end", || {
+        server.acceptor.connections() == 0
+    })
+    .await;
+    assert!(caller.links.stats(&id).is_none());
+    caller.echo(b"again").await.expect("answered");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn closing_ends_calls_and_the_next_dials_again() {
+    let server = Server::start().await;
+    let caller = Caller::new(Kind::Channel, &server.peer);
+    let hanging = {
+        let caller = caller.clone();
+        tokio::spawn(async move { caller.error_of(HANG).await })
+    };
+    server
+        .stage
+        .wait("the call", |counts| counts.begun == 1)
+        .await;
+    caller.links.close(&server.peer.id());
+    let status = soon("the end", hanging).await.expect("no panic");
+    assert_eq!(status.code(), Code::Unavailable, "{status:?}");
+    assert!(
+        status.message().contains("closed on this side"),
+        "{status:?}"
+    );
+    caller.echo(b"again").await.expect("answered");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_peer_is_dialled_once_for_all_who_ask_and_pinged() {
+    let server = Server::start().await;
+    let caller = Caller::with(
+        Kind::Channel,
+        &server.peer,
+        &SecretKey::generate(),
+        |links| links.health_interval(Duration::from_millis(20)),
+    );
+    let calls = (0..50).map(|_| caller.echo(b"at once"));
+    for answer in futures_util::future::join_all(calls).await {
+        answer.expect("answered");
+    }
+    assert_eq!(server.acceptor.connections(), 1);
+    let id = server.peer.id();
+    until("a ping", || {
+        caller.links.stats(&id).expect("connected").ping.is_some()
+    })
+    .await;
+}
