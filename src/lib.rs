@@ -62,6 +62,7 @@ mod links;
 mod lock;
 mod peer;
 mod remote_addr;
+mod server;
 mod tuning;
 
 pub use acceptor::{Acceptor, AcceptorBuilder, BareAcceptor, Incoming};
@@ -79,6 +80,9 @@ pub use lane::{LaneConfig, Lanes};
 pub use links::{EarlyData, Links, LinksBuilder, PeerStats, State};
 pub use peer::{Path, Peer, PeerError, PeerInfo, TcpAddr, TransportKind};
 pub use remote_addr::{RemoteAddr, RemoteAddrLayer};
+pub use server::{
+    BindError, Require, Server, ServerBuilder, ServerError, ServerHandle, ServerIncoming, ServerIo,
+};
 /// The layers, each to be used alone: see [`Stack`] for all of them in their order.
 pub use tower_iroh_layers as layers;
 pub use tower_iroh_layers::{ConfigError, Urgency};

@@ -1,6 +1,7 @@
 //! An arm that is ready when its connection is there: for whoever chooses between arms.
 
 use std::{
+    future::poll_fn,
     pin::{Pin, pin},
     sync::Arc,
     task::{Context, Poll, ready},
@@ -54,25 +55,162 @@ impl<D: Dialer<Connection: Carries>> Arm<D> {
 async fn reach<D: Dialer<Connection: Carries>>(inner: Arc<Inner<D>>) {
     let mut getting = pin!(inner.get());
     // What is there, or has failed a moment ago, needs no task.
-    let at_once =
-        std::future::poll_fn(|cx| Poll::Ready(Pin::as_mut(&mut getting).poll(cx).is_ready()));
+    let at_once = poll_fn(|cx| {
+        let polled = getting.as_mut().poll(cx);
+        if polled.is_pending() {
+            inner.keep_dialling(cx);
+        }
+        Poll::Ready(polled.is_ready())
+    });
     if !at_once.await {
-        inner.keep_dialling();
         let _ = getting.await;
     }
 }
 
 impl<D: Dialer<Connection: Carries>> Inner<D> {
-    fn keep_dialling(self: &Arc<Self>) {
+    /// Lets the dial go on where nobody polls for it any more.
+    fn keep_dialling(&self, cx: &mut Context<'_>) {
         let mut dial = lock(&self.dial);
         if dial.as_ref().is_some_and(|dial| !dial.is_finished()) {
             return;
         }
         let (links, peer) = (self.links.clone(), self.peer);
-        let dialling = tokio::spawn(async move {
+        let mut dialling = Box::pin(async move {
             // Whoever calls is told what became of it.
             let _ = links.get(peer).await;
         });
-        *dial = Some(AbortOnDropHandle::new(dialling));
+        // Joined at once: whoever began it may be gone before the task has its first turn.
+        if dialling.as_mut().poll(cx).is_pending() {
+            *dial = Some(AbortOnDropHandle::new(tokio::spawn(dialling)));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use futures_util::StreamExt;
+    use http::{HeaderValue, Request};
+    use iroh::SecretKey;
+    use tokio::{
+        net::TcpListener,
+        time::{sleep, timeout},
+    };
+    use tonic::body::Body;
+    use tower::Service;
+    use tower_iroh_layers::retry::RetryPolicy;
+
+    use super::*;
+    use crate::{
+        ErrorKind, Peer,
+        tcp::{TcpAcceptor, TcpDialer, TcpLinks},
+    };
+
+    const PATIENCE: Duration = Duration::from_secs(15);
+
+    fn arm(links: &TcpLinks, peer: &Peer) -> Arm<TcpDialer> {
+        links.add_peer(peer.clone());
+        let agent = HeaderValue::from_static("test");
+        let pool = links.pool().clone();
+        let arm = Arm::new(pool, peer.id(), agent, &RetryPolicy::default());
+        arm.expect("an id that fits").waiting()
+    }
+
+    async fn ready(arm: &mut Arm<TcpDialer>) {
+        let ready = poll_fn(|cx| arm.poll_ready(cx));
+        let ready = timeout(PATIENCE, ready).await.expect("in time");
+        ready.expect("readiness never fails");
+    }
+
+    /// A server that completes TCP's handshake, and TLS's when it is told to.
+    async fn listening() -> (Peer, TcpListener, SecretKey) {
+        let key = SecretKey::generate();
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
+        let addr = listener.local_addr().expect("an address");
+        (Peer::new(key.public()).with_tcp(addr), listener, key)
+    }
+
+    fn answer(listener: TcpListener, key: SecretKey) {
+        let (_, incoming) = TcpAcceptor::new(listener, key).expect("valid");
+        tokio::spawn(incoming.collect::<Vec<_>>());
+    }
+
+    #[tokio::test]
+    async fn it_is_ready_when_the_connection_is_there() {
+        let (peer, listener, key) = listening().await;
+        let links = TcpLinks::new(SecretKey::generate());
+        let arm = arm(&links, &peer);
+        let waits = arm.clone();
+        let mut waits = tokio_test::task::spawn(waits);
+        tokio_test::assert_pending!(waits.enter(|cx, mut arm| arm.poll_ready(cx)));
+        // Another asks for the same, and one dial answers both.
+        let mut other = arm.clone();
+        let other = tokio::spawn(async move { ready(&mut other).await });
+        tokio::task::yield_now().await;
+        assert!(!other.is_finished());
+        answer(listener, key);
+        other.await.expect("no panic");
+        assert!(waits.is_woken());
+        tokio_test::assert_ready!(waits.enter(|cx, mut arm| arm.poll_ready(cx))).expect("ready");
+        // A clone asks anew, and is told at once.
+        let mut clone = tokio_test::task::spawn(arm.clone());
+        tokio_test::assert_ready!(clone.enter(|cx, mut arm| arm.poll_ready(cx))).expect("ready");
+        assert_eq!(links.connections(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_dial_that_failed_makes_it_ready_for_the_call_to_be_told() {
+        let (peer, listener, _) = listening().await;
+        drop(listener);
+        let links = TcpLinks::builder(SecretKey::generate());
+        let hour = Duration::from_secs(3600);
+        let links = links.backoff(hour, hour).try_build().expect("valid");
+        let mut arm = arm(&links, &peer);
+        ready(&mut arm).await;
+        for _ in 0..3 {
+            let error = arm.call(Request::new(Body::empty())).await;
+            let error = error.err().expect("nobody is there");
+            assert_eq!(error.kind(), ErrorKind::Backoff);
+            // While the next dial is not due it stays so.
+            let mut again = tokio_test::task::spawn(arm.clone());
+            tokio_test::assert_ready!(again.enter(|cx, mut arm| arm.poll_ready(cx))).expect("so");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_dial_goes_on_without_whoever_began_it_and_ends_with_the_last_clone() {
+        let (peer, listener, key) = listening().await;
+        let links = TcpLinks::new(SecretKey::generate());
+        let arm = arm(&links, &peer);
+        let mut state = links.state(peer.id());
+        let begin = || {
+            let mut impatient = tokio_test::task::spawn(arm.clone());
+            tokio_test::assert_pending!(impatient.enter(|cx, mut arm| arm.poll_ready(cx)));
+        };
+        begin();
+        sleep(Duration::from_millis(20)).await;
+        assert_eq!(*state.borrow_and_update(), State::Connecting);
+        answer(listener, key);
+        let there = state.wait_for(|state| *state == State::Ready);
+        timeout(PATIENCE, there)
+            .await
+            .expect("in time")
+            .expect("watched");
+
+        links.add_peer(
+            peer.clone()
+                .with_tcp(listening().await.1.local_addr().expect("bound")),
+        );
+        links.close(&peer.id());
+        begin();
+        assert_eq!(*state.borrow_and_update(), State::Connecting);
+        drop(arm);
+        let over = state.wait_for(|state| *state != State::Connecting);
+        timeout(PATIENCE, over)
+            .await
+            .expect("in time")
+            .expect("watched");
+        assert_eq!(links.connections(), 0);
     }
 }

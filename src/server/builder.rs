@@ -1,0 +1,279 @@
+use std::{fmt, net::SocketAddr, time::Duration};
+
+use iroh::{
+    Endpoint, SecretKey, endpoint,
+    protocol::{Router, RouterBuilder},
+};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use super::{BindError, Iroh, Server, ServerError, ServerIncoming};
+use crate::{
+    Acceptor, AcceptorBuilder, ConfigError, Incoming, TcpAddr, TransportKind,
+    tcp::{TcpAcceptor, TcpAcceptorBuilder, TcpIncoming},
+};
+
+/// Which of the transports that a [`Server`] is told of must be there.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Require {
+    /// All of them; the default.
+    #[default]
+    Both,
+    /// One of them. The server goes on without the other, logs a warning, and [says so](Server::missing).
+    Any,
+}
+
+/// Settings of a [`Server`]. At least one of [`endpoint`](Self::endpoint), [`iroh`](Self::iroh), [`tcp`](Self::tcp) and [`listener`](Self::listener) is required.
+#[must_use]
+pub struct ServerBuilder {
+    key: Option<SecretKey>,
+    iroh: Option<IrohArm>,
+    tcp: Option<TcpArm>,
+    require: Require,
+    acceptor: AcceptorBuilder,
+    tcp_acceptor: Vec<Configure<TcpAcceptorBuilder>>,
+    routes: Vec<Box<Routes>>,
+    advertised: Option<TcpAddr>,
+}
+
+type Configure<B> = Box<dyn FnOnce(B) -> B + Send>;
+type Routes = dyn FnOnce(RouterBuilder, &Acceptor) -> RouterBuilder + Send;
+
+enum IrohArm {
+    Endpoint(Endpoint),
+    Builder(Box<endpoint::Builder>),
+}
+
+enum TcpArm {
+    Addr(SocketAddr),
+    Listener(TcpListener),
+}
+
+impl Default for ServerBuilder {
+    fn default() -> Self {
+        Self {
+            key: None,
+            iroh: None,
+            tcp: None,
+            require: Require::default(),
+            acceptor: Acceptor::builder(),
+            tcp_acceptor: Vec::new(),
+            routes: Vec::new(),
+            advertised: None,
+        }
+    }
+}
+
+impl ServerBuilder {
+    /// Serves over this endpoint, and closes it in the end. Its key is the server's.
+    pub fn endpoint(mut self, endpoint: Endpoint) -> Self {
+        self.iroh = Some(IrohArm::Endpoint(endpoint));
+        self
+    }
+
+    /// Serves over an endpoint that the server binds, so that a failure is its to [decide about](Self::require). It gets the server's [key](Self::key), which is
+    /// required then.
+    pub fn iroh(mut self, builder: endpoint::Builder) -> Self {
+        self.iroh = Some(IrohArm::Builder(Box::new(builder)));
+        self
+    }
+
+    /// Serves over TCP on this address. Port 0 is any free one.
+    pub fn tcp(mut self, addr: SocketAddr) -> Self {
+        self.tcp = Some(TcpArm::Addr(addr));
+        self
+    }
+
+    /// Serves over TCP from a listener that is bound.
+    pub fn listener(mut self, listener: TcpListener) -> Self {
+        self.tcp = Some(TcpArm::Listener(listener));
+        self
+    }
+
+    /// The key that proves the server over both transports. Default: the [endpoint](Self::endpoint)'s, and no other is accepted beside it.
+    pub fn key(mut self, key: SecretKey) -> Self {
+        self.key = Some(key);
+        self
+    }
+
+    /// Whether the server goes on where one of two transports cannot be bound. Default [`Require::Both`]: it does not.
+    pub fn require(mut self, require: Require) -> Self {
+        self.require = require;
+        self
+    }
+
+    /// Any setting of what accepts over iroh.
+    pub fn acceptor(mut self, configure: impl FnOnce(AcceptorBuilder) -> AcceptorBuilder) -> Self {
+        self.acceptor = configure(self.acceptor);
+        self
+    }
+
+    /// Any setting of what accepts over TCP.
+    pub fn tcp_acceptor(
+        mut self,
+        configure: impl FnOnce(TcpAcceptorBuilder) -> TcpAcceptorBuilder + Send + 'static,
+    ) -> Self {
+        self.tcp_acceptor.push(Box::new(configure));
+        self
+    }
+
+    /// How long what is in flight may take to finish, over both transports. Default 10 s.
+    pub fn drain_timeout(self, timeout: Duration) -> Self {
+        self.acceptor(|acceptor| acceptor.drain_timeout(timeout))
+            .tcp_acceptor(move |acceptor| acceptor.drain_timeout(timeout))
+    }
+
+    /// Other protocols of the same endpoint, or this one under further ALPNs: `router.accept(alpn, acceptor.bare())`. tower-iroh's own ALPN and its
+    /// [filter](Acceptor::incoming_filter) are there already.
+    pub fn routes(
+        mut self,
+        configure: impl FnOnce(RouterBuilder, &Acceptor) -> RouterBuilder + Send + 'static,
+    ) -> Self {
+        self.routes.push(Box::new(configure));
+        self
+    }
+
+    /// Where callers find the TCP port, for [`Server::addresses`]: behind a NAT or a load balancer, or on all interfaces of a machine without an endpoint.
+    pub fn advertise_tcp(mut self, addr: impl Into<TcpAddr>) -> Self {
+        self.advertised = Some(addr.into());
+        self
+    }
+
+    /// Checks the settings and binds. From then on callers' connections wait; [`Server::serve`] serves them.
+    ///
+    /// # Errors
+    /// [`ServerError::Config`], naming the setting; [`ServerError::Bind`] and [`ServerError::Neither`], naming the transport. Nothing stays bound then, but
+    /// for an endpoint that was given.
+    pub async fn bind(self) -> Result<Server, ServerError> {
+        let key = self.checked_key()?;
+        let id = key.public();
+        let (acceptor, incoming) = self.acceptor.try_build()?;
+        let mut tcp_acceptor = TcpAcceptor::builder(key.clone());
+        for configure in self.tcp_acceptor {
+            tcp_acceptor = configure(tcp_acceptor);
+        }
+        // TCP first: it is let go by dropping it, should iroh fail.
+        let mut missing = None;
+        let mut tcp = None;
+        if let Some(arm) = self.tcp {
+            match arm.bind().await {
+                Ok(listener) => tcp = Some(tcp_acceptor.try_build(listener)?),
+                Err(error) => missing = Some(error),
+            }
+        }
+        let may_miss = self.require == Require::Any;
+        let mut endpoint = None;
+        if let Some(arm) = self.iroh {
+            if let Some(error) = missing.take_if(|_| !may_miss) {
+                return Err(ServerError::Bind(error));
+            }
+            match (arm.bind(key).await, missing.take()) {
+                (Ok(bound), before) => (endpoint, missing) = (Some(bound), before),
+                (Err(iroh), Some(tcp)) => return Err(ServerError::Neither { iroh, tcp }),
+                (Err(iroh), None) => missing = Some(iroh),
+            }
+        }
+        if let Some(error) = missing.take_if(|_| !may_miss || (tcp.is_none() && endpoint.is_none()))
+        {
+            return Err(ServerError::Bind(error));
+        }
+        if let Some(missing) = &missing {
+            let cause = missing.source_text();
+            tracing::warn!(cause, "going on with one transport of two: {missing}");
+        }
+        let (tcp, tcp_incoming): (Option<TcpAcceptor>, Option<TcpIncoming>) = tcp.unzip();
+        let (iroh, incoming): (Option<Iroh>, Option<Incoming>) = endpoint
+            .map(|endpoint| {
+                let mut router = Router::builder(endpoint.clone())
+                    .incoming_filter(acceptor.incoming_filter())
+                    .accept(crate::ALPN, acceptor.clone());
+                for configure in self.routes {
+                    router = configure(router, &acceptor);
+                }
+                let iroh = Iroh {
+                    endpoint,
+                    router: router.spawn(),
+                    acceptor,
+                };
+                (iroh, incoming)
+            })
+            .unzip();
+        Ok(Server {
+            id,
+            iroh,
+            tcp,
+            advertised: self.advertised,
+            missing,
+            incoming: ServerIncoming::new(incoming, tcp_incoming),
+            stop: CancellationToken::new(),
+        })
+    }
+
+    fn checked_key(&self) -> Result<SecretKey, ConfigError> {
+        if self.iroh.is_none() && self.tcp.is_none() {
+            return Err(ConfigError::new(
+                "server.tcp",
+                "no transport",
+                "an endpoint, an address for TCP, or both are required",
+            ));
+        }
+        let theirs = match &self.iroh {
+            Some(IrohArm::Endpoint(endpoint)) => Some(endpoint.secret_key()),
+            _ => None,
+        };
+        match (&self.key, theirs) {
+            (Some(key), Some(theirs)) if key.public() != theirs.public() => Err(ConfigError::new(
+                "server.key",
+                key.public().fmt_short(),
+                "another than the endpoint's: one identity is proved over both transports",
+            )),
+            (Some(key), _) => Ok(key.clone()),
+            (None, Some(theirs)) => Ok(theirs.clone()),
+            (None, None) => Err(ConfigError::new(
+                "server.key",
+                "none",
+                "a key is required where no bound endpoint brings one",
+            )),
+        }
+    }
+}
+
+impl IrohArm {
+    async fn bind(self, key: SecretKey) -> Result<Endpoint, BindError> {
+        match self {
+            Self::Endpoint(endpoint) if endpoint.is_closed() => {
+                let id = endpoint.id();
+                let closed = "the endpoint is closed";
+                Err(BindError::new(TransportKind::Iroh, id.fmt_short(), closed))
+            }
+            Self::Endpoint(endpoint) => Ok(endpoint),
+            Self::Builder(builder) => {
+                let id = key.public();
+                let bound = builder.secret_key(key).bind().await;
+                bound.map_err(|error| BindError::new(TransportKind::Iroh, id.fmt_short(), error))
+            }
+        }
+    }
+}
+
+impl TcpArm {
+    async fn bind(self) -> Result<TcpListener, BindError> {
+        match self {
+            Self::Listener(listener) => Ok(listener),
+            Self::Addr(addr) => {
+                let bound = TcpListener::bind(addr).await;
+                bound.map_err(|error| BindError::new(TransportKind::Tcp, addr, error))
+            }
+        }
+    }
+}
+
+impl fmt::Debug for ServerBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ServerBuilder")
+            .field("iroh", &self.iroh.is_some())
+            .field("tcp", &self.tcp.is_some())
+            .field("require", &self.require)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,74 @@
+use std::fmt;
+
+use crate::{ConfigError, TransportKind};
+
+/// Why a [`Server`](super::Server) is not there, or is not any more.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ServerError {
+    /// A setting cannot be.
+    #[error("the server's settings are not valid")]
+    Config(#[from] ConfigError),
+    /// A transport that is required could not be bound; the other one, if it was, has been let go again.
+    #[error(transparent)]
+    Bind(BindError),
+    /// Either transport would have done, and neither could be bound.
+    #[error("{iroh}; {tcp}")]
+    Neither {
+        /// What is wrong with iroh.
+        iroh: BindError,
+        /// What is wrong with TCP.
+        #[source]
+        tcp: BindError,
+    },
+    /// tonic's server failed.
+    #[error("the server failed")]
+    Serve(#[source] tonic::transport::Error),
+}
+
+/// A transport that could not be bound.
+#[derive(Debug)]
+pub struct BindError {
+    transport: TransportKind,
+    place: String,
+    source: super::BoxError,
+}
+
+impl BindError {
+    pub(super) fn new(
+        transport: TransportKind,
+        place: impl fmt::Display,
+        source: impl Into<super::BoxError>,
+    ) -> Self {
+        Self {
+            transport,
+            place: place.to_string(),
+            source: source.into(),
+        }
+    }
+
+    /// The cause in words, for a log.
+    pub(super) fn source_text(&self) -> String {
+        self.source.to_string()
+    }
+
+    /// Which transport.
+    pub fn transport(&self) -> TransportKind {
+        self.transport
+    }
+}
+
+impl fmt::Display for BindError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            transport, place, ..
+        } = self;
+        write!(f, "cannot listen over {transport} ({place})")
+    }
+}
+
+impl std::error::Error for BindError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(&*self.source)
+    }
+}
