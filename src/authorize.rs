@@ -1,4 +1,4 @@
-//! The policy of `layers::authorize`, by the identity that an iroh peer has proved.
+//! The policy of `layers::authorize`, by the identity that a peer has proved, over either transport.
 
 use http::Extensions;
 use iroh::EndpointId;
@@ -8,7 +8,7 @@ use crate::PeerInfo;
 
 /// Lets callers in by `policy`, each by the endpoint id that it has proved in the handshake, written as [`PeerInfo::id`] shows it.
 ///
-/// A caller who came without one, over another transport of the same server, is anonymous to the policy, and so is a call that is answered before
+/// The same peer has the same id over iroh and over [TCP](crate::tcp). A caller who came without one, over TCP in the clear, is anonymous to the policy, and so is a call that is answered before
 /// the handshake is complete (see [`AcceptorBuilder::early_data_policy`](crate::AcceptorBuilder::early_data_policy)).
 ///
 /// ```

@@ -1,4 +1,4 @@
-//! Makes tonic's [`Request::remote_addr`](tonic::Request::remote_addr) work over iroh.
+//! Makes tonic's [`Request::remote_addr`](tonic::Request::remote_addr) work over both transports.
 
 use std::task::{Context, Poll};
 
@@ -10,7 +10,7 @@ use crate::PeerInfo;
 /// A server layer that tells each request the caller's socket address, where the path of the moment has one.
 ///
 /// tonic reads `remote_addr` from an extension of its TCP transport, and a connection can put only one extension into
-/// its requests; ours is [`PeerInfo`]. This layer derives the other. Calls through a relay have no address.
+/// its requests; ours is [`PeerInfo`]. This layer derives the other, over iroh and over [TCP](crate::tcp). Calls through a relay have no address.
 ///
 /// ```
 /// let server = tonic::transport::Server::builder().layer(tower_iroh::RemoteAddrLayer);

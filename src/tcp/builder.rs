@@ -69,7 +69,7 @@ impl TcpLinksBuilder {
         self
     }
 
-    /// How often each connection of a [`Channel`](crate::Channel)'s is pinged over HTTP/2. Default 30 s. A ping that is not answered for 20 s closes it. What
+    /// How often each connection of a [`Channel`](crate::Channel)'s is pinged over HTTP/2. Default 30 s. A ping that is not answered for twice that, or 20 s at most, closes all to that peer. What
     /// goes through a [`TcpConnector`](super::TcpConnector) is pinged by whoever speaks HTTP/2 on it.
     pub fn health_interval(mut self, interval: Duration) -> Self {
         self.settings.health_interval = interval;

@@ -88,7 +88,7 @@ async fn encrypted(
     };
     let stream = Stream::Tls(Box::new(stream.into()));
     let io = TcpIo::new(stream, Some(id), remote).at(place);
-    Ok(until_drained(shared, io))
+    Ok(bounded(shared, io))
 }
 
 async fn plain(
@@ -109,13 +109,14 @@ async fn plain(
         return Err(Refused::Limit);
     };
     let io = TcpIo::new(Stream::Plain(stream), None, remote).at(place);
-    Ok(until_drained(shared, io))
+    Ok(bounded(shared, io))
 }
 
-/// Cuts a connection that has not ended by the end of the drain time.
-fn until_drained(shared: &Shared, io: TcpIo) -> TcpIo {
+/// Cuts a connection on which nothing begins, or that has not ended by the end of the drain time.
+fn bounded(shared: &Shared, io: TcpIo) -> TcpIo {
     let draining = shared.draining.clone().cancelled_owned();
     let most = shared.settings.drain_timeout;
+    let io = io.begun_within(shared.settings.handshake_timeout);
     io.until(Box::pin(async move {
         draining.await;
         sleep(most).await;

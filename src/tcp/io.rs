@@ -5,12 +5,14 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
+    time::Duration,
 };
 
 use iroh::EndpointId;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
+    time::{Sleep, sleep},
 };
 use tokio_rustls::TlsStream;
 use tonic::transport::server::Connected;
@@ -34,9 +36,20 @@ pub struct TcpIo {
     seen: Option<Arc<Seen>>,
     /// Until the first bytes have come, there.
     listener: Option<Listener>,
+    /// Until the caller has begun to speak HTTP/2.
+    preface: Option<Preface>,
     /// What it takes of the server's bounds, until it is dropped.
     place: Option<Place>,
 }
+
+/// A caller's first bytes, and how long they may take.
+struct Preface {
+    left: usize,
+    late: Pin<Box<Sleep>>,
+}
+
+/// As long as HTTP/2's preface: RFC 9113, section 3.4.
+const PREFACE: usize = 24;
 
 /// A connection's bytes, with nothing around them.
 pub(super) enum Stream {
@@ -73,6 +86,7 @@ impl TcpIo {
             ended: Ended::Never,
             seen: None,
             listener: None,
+            preface: None,
             place: None,
         }
     }
@@ -85,6 +99,15 @@ impl TcpIo {
     pub(super) fn seen_by(mut self, seen: Arc<Seen>) -> Self {
         self.seen = Some(seen);
         self.listener = Some(Listener::default());
+        self
+    }
+
+    /// Ends the connection where the caller takes longer than that to begin.
+    pub(super) fn begun_within(mut self, time: Duration) -> Self {
+        self.preface = Some(Preface {
+            left: PREFACE,
+            late: Box::pin(sleep(time)),
+        });
         self
     }
 
@@ -109,6 +132,13 @@ impl TcpIo {
             && let Poll::Ready(reason) = end.as_mut().poll(cx)
         {
             self.ended = Ended::Now(reason.kind(), reason.to_string());
+        }
+        if polled.is_pending()
+            && let Some(preface) = &mut self.preface
+            && preface.late.as_mut().poll(cx).is_ready()
+        {
+            let said = "the caller did not begin to speak HTTP/2 in time".to_owned();
+            self.ended = Ended::Now(io::ErrorKind::TimedOut, said);
         }
         match &self.ended {
             Ended::Now(kind, reason) => Poll::Ready(Err(io::Error::new(*kind, reason.clone()))),
@@ -138,6 +168,13 @@ impl AsyncRead for TcpIo {
             Stream::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
             Stream::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
         };
+        let came = buf.filled().len() - before;
+        if let Some(preface) = &mut self.preface {
+            preface.left = preface.left.saturating_sub(came);
+            if preface.left == 0 {
+                self.preface = None;
+            }
+        }
         let read = self.or_over(cx, read);
         let Self { seen, listener, .. } = &mut *self;
         if let Some(seen) = seen {

@@ -31,7 +31,7 @@ use crate::{
 
 /// How often idleness is looked at, at most.
 const LOOK: Duration = Duration::from_secs(60);
-/// How long a ping's answer may take.
+/// For how long a ping's answer is waited for, at most: over iroh two pings may fail, of 10 s each.
 const PING_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// What leads to one peer over TCP: a connection for each stream of each lane, made when it is needed. The first comes with the dial and
@@ -182,7 +182,7 @@ impl TcpLink {
             loop {
                 sleep(interval).await;
                 let asked = Instant::now();
-                match timeout(PING_TIMEOUT, pings.ping(Ping::opaque())).await {
+                match timeout(PING_TIMEOUT.min(interval * 2), pings.ping(Ping::opaque())).await {
                     Ok(Ok(_)) => seen.answered(asked.elapsed()),
                     // The lane is gone, and its stream has said why.
                     Ok(Err(_)) => return,

@@ -2,12 +2,14 @@
 
 use std::time::Duration;
 
+use futures_util::StreamExt as _;
 use iroh::SecretKey;
 use tokio::{net::TcpListener, time::Instant};
 use tonic::Code;
 use tower_iroh::{
     Channel, ErrorKind, State, Urgency,
     layers::{Fault, Origin},
+    tcp::TcpAcceptor,
 };
 use tower_iroh_proto::echo::{StreamRequest, echo_client::EchoClient};
 
@@ -313,4 +315,36 @@ async fn a_peer_is_dialled_once_for_all_who_ask_and_pinged() {
         caller.links.stats(&id).expect("connected").ping.is_some()
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_peer_that_takes_the_connection_and_says_nothing_is_closed_by_pings() {
+    let key = SecretKey::generate();
+    let (acceptor, mut incoming) = TcpAcceptor::new(listener().await, key.clone()).expect("valid");
+    // Its handshake is complete, and then nobody reads.
+    let stalled = tokio::spawn(async move {
+        let mut kept = Vec::new();
+        while let Some(io) = incoming.next().await {
+            kept.push(io);
+        }
+    });
+    let peer = at(&key, acceptor.local_addr());
+    let caller = Caller::with(Kind::Channel, &peer, &SecretKey::generate(), |links| {
+        links.health_interval(Duration::from_millis(150))
+    });
+    let began = Instant::now();
+    let error = caller.error().await;
+    assert_eq!(
+        (error.kind(), error.status().code()),
+        (ErrorKind::Lost, Code::Unavailable)
+    );
+    assert!(!error.not_processed());
+    assert!(
+        began.elapsed() >= Duration::from_millis(400),
+        "{:?}",
+        began.elapsed()
+    );
+    // It never answered, so the next dial waits as after one that failed.
+    assert_eq!(caller.refusal().await.0, ErrorKind::Backoff);
+    stalled.abort();
 }

@@ -363,6 +363,25 @@ async fn a_handshake_that_takes_too_long_is_ended() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_never_begins_to_speak_gives_its_place_up() {
+    let server = Server::with(&SecretKey::generate(), |acceptor| {
+        acceptor
+            .plaintext(true)
+            .handshake_timeout(Duration::from_millis(300))
+    })
+    .await;
+    let mut encrypted = stranger(&server, Some(some_key()), true, &[b"h2"]).await;
+    let encrypted = encrypted.as_mut().expect("a key is enough");
+    let mut plain = socket(server.addr).await;
+    plain.write_all(b"PRI * HTTP").await.expect("sent");
+    until("both", || server.acceptor.connections() == 2).await;
+    until("neither", || server.acceptor.connections() == 0).await;
+    let mut said = Vec::new();
+    let _ = soon("an end", encrypted.read_to_end(&mut said)).await;
+    let _ = soon("an end", plain.read_to_end(&mut said)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_flood_of_handshakes_waits_outside_and_who_is_next_gets_in() {
     const TIMEOUT: Duration = Duration::from_millis(500);
     let server = Server::with(&SecretKey::generate(), |acceptor| {

@@ -69,7 +69,7 @@ impl TcpAcceptorBuilder {
         self
     }
 
-    /// How long a handshake may take, from the connection on. Default 10 s.
+    /// How long a handshake may take, from the connection on, and after it HTTP/2's preface. Default 10 s.
     pub fn handshake_timeout(mut self, timeout: Duration) -> Self {
         self.settings.handshake_timeout = timeout;
         self
