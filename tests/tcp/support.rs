@@ -13,13 +13,19 @@ use tokio::{
     sync::oneshot,
     task::JoinHandle,
 };
-use tonic::{Code, Status, body::Body, transport::Endpoint as TonicEndpoint};
+use tonic::{
+    Code, Status, body::Body, service::interceptor::InterceptedService,
+    transport::Endpoint as TonicEndpoint,
+};
 use tower::{Layer as _, Service as _};
 use tower_iroh::{
     Channel, Error, ErrorKind, ExactCodesLayer, Peer, PeerInfo, TcpAddr,
     tcp::{TcpAcceptor, TcpAcceptorBuilder, TcpConnector, TcpIncoming, TcpLinks, TcpLinksBuilder},
 };
-use tower_iroh_proto::echo::{echo_client::EchoClient, echo_server::EchoServer};
+use tower_iroh_proto::echo::{
+    echo_client::EchoClient,
+    echo_server::{Echo, EchoServer},
+};
 
 pub use crate::faulty::{
     Client, ENDLESS, Faulty, HANG, HOLD, Service, Stage, number, request, soon, until,
@@ -44,23 +50,21 @@ pub async fn listener() -> TcpListener {
     bound.expect("127.0.0.1 is there")
 }
 
-/// An echo service that notes its callers.
-pub fn noting<S>(
-    service: S,
-    callers: &Callers,
-) -> tonic::service::interceptor::InterceptedService<
-    EchoServer<S>,
-    impl FnMut(tonic::Request<()>) -> Result<tonic::Request<()>, Status> + Clone + Send + Sync + 'static,
->
-where
-    S: tower_iroh_proto::echo::echo_server::Echo,
-{
-    let callers = callers.clone();
-    EchoServer::with_interceptor(service, move |request: tonic::Request<()>| {
+/// Notes who calls.
+#[derive(Clone)]
+pub struct Note(Callers);
+
+impl tonic::service::Interceptor for Note {
+    fn call(&mut self, request: tonic::Request<()>) -> Result<tonic::Request<()>, Status> {
         let info = request.extensions().get::<PeerInfo>().expect("a PeerInfo");
-        callers.lock().expect("not poisoned").push(info.clone());
+        self.0.lock().expect("not poisoned").push(info.clone());
         Ok(request)
-    })
+    }
+}
+
+/// An echo service that notes its callers.
+pub fn noting<S: Echo>(service: S, callers: &Callers) -> InterceptedService<EchoServer<S>, Note> {
+    EchoServer::with_interceptor(service, Note(callers.clone()))
 }
 
 impl Server {
