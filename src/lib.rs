@@ -82,6 +82,7 @@ pub use peer::{Path, Peer, PeerError, PeerInfo, TcpAddr, TransportKind};
 pub use remote_addr::{RemoteAddr, RemoteAddrLayer};
 pub use server::{
     BindError, Require, Server, ServerBuilder, ServerError, ServerHandle, ServerIncoming, ServerIo,
+    Stopped,
 };
 /// The layers, each to be used alone: see [`Stack`] for all of them in their order.
 pub use tower_iroh_layers as layers;

@@ -1,12 +1,15 @@
 //! One server on both transports: one tonic server, one signal, one drain.
 
-use std::{future::Future, net::SocketAddr};
+use std::{
+    fmt,
+    future::Future,
+    net::SocketAddr,
+    pin::Pin,
+    task::{Context, Poll},
+};
 
-use http::{Request, Response};
 use iroh::{Endpoint, EndpointId, protocol::Router};
 use tokio_util::sync::CancellationToken;
-use tonic::{body::Body, service::Routes};
-use tower::{Layer, Service};
 
 use crate::{Acceptor, Peer, PeerError, TcpAddr, TransportKind, tcp::TcpAcceptor};
 
@@ -35,7 +38,7 @@ type BoxError = Box<dyn std::error::Error + Send + Sync>;
 /// let server = Server::builder().endpoint(endpoint).tcp(([127, 0, 0, 1], 0).into()).bind().await?;
 /// let (peer, handle) = (server.addresses()?, server.handle());
 /// let services = tonic::transport::Server::builder().add_service(EchoServer::new(EchoService::default()));
-/// let serving = tokio::spawn(server.serve(services));
+/// let serving = tokio::spawn(server.serve(|incoming, stopped| services.serve_with_incoming_shutdown(incoming, stopped)));
 ///
 /// let key = iroh::SecretKey::generate();
 /// let over_iroh = Channel::builder(iroh::Endpoint::bind(presets::Offline).await?).peer(peer.clone()).build()?;
@@ -145,23 +148,16 @@ impl Server {
         }
     }
 
-    /// Serves until [`ServerHandle::shutdown`], and drains.
+    /// Serves until [`ServerHandle::shutdown`], and drains. `services` is tonic's server, which is given the connections and the signal.
     ///
     /// # Errors
     /// As [`serve_with_shutdown`](Self::serve_with_shutdown).
-    pub async fn serve<L, B>(
-        self,
-        services: tonic::transport::server::Router<L>,
-    ) -> Result<(), ServerError>
+    pub async fn serve<S, F>(self, services: S) -> Result<(), ServerError>
     where
-        L: Layer<Routes>,
-        L::Service: Service<Request<Body>, Response = Response<B>> + Clone + Send + 'static,
-        <L::Service as Service<Request<Body>>>::Future: Send,
-        <L::Service as Service<Request<Body>>>::Error: Into<BoxError> + Send,
-        B: http_body::Body<Data = bytes::Bytes> + Send + 'static,
-        B::Error: Into<BoxError>,
+        S: FnOnce(ServerIncoming, Stopped) -> F,
+        F: Future<Output = Result<(), tonic::transport::Error>>,
     {
-        self.serve_with_shutdown(services, std::future::pending())
+        self.serve_with_shutdown(std::future::pending(), services)
             .await
     }
 
@@ -169,29 +165,23 @@ impl Server {
     ///
     /// # Errors
     /// [`ServerError::Serve`], what tonic says.
-    pub async fn serve_with_shutdown<L, B>(
+    pub async fn serve_with_shutdown<S, F>(
         self,
-        services: tonic::transport::server::Router<L>,
-        signal: impl Future<Output = ()>,
+        signal: impl Future<Output = ()> + Send + 'static,
+        services: S,
     ) -> Result<(), ServerError>
     where
-        L: Layer<Routes>,
-        L::Service: Service<Request<Body>, Response = Response<B>> + Clone + Send + 'static,
-        <L::Service as Service<Request<Body>>>::Future: Send,
-        <L::Service as Service<Request<Body>>>::Error: Into<BoxError> + Send,
-        B: http_body::Body<Data = bytes::Bytes> + Send + 'static,
-        B::Error: Into<BoxError>,
+        S: FnOnce(ServerIncoming, Stopped) -> F,
+        F: Future<Output = Result<(), tonic::transport::Error>>,
     {
         let stop = self.stop.clone();
-        let signal = async move {
+        let stopped = Stopped(Box::pin(async move {
             tokio::select! {
                 () = signal => {}
                 () = stop.cancelled() => {}
             }
-        };
-        let served = services
-            .serve_with_incoming_shutdown(self.incoming, signal)
-            .await;
+        }));
+        let served = services(self.incoming, stopped).await;
         // tonic has told everybody, and both acceptors bound what is left.
         if let Some(tcp) = &self.tcp {
             tcp.drained().await;
@@ -203,6 +193,24 @@ impl Server {
             }
         }
         served.map_err(ServerError::Serve)
+    }
+}
+
+/// Resolves when a [`Server`] is to end: for `serve_with_incoming_shutdown`.
+#[must_use = "futures do nothing unless polled"]
+pub struct Stopped(Pin<Box<dyn Future<Output = ()> + Send>>);
+
+impl Future for Stopped {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        self.0.as_mut().poll(cx)
+    }
+}
+
+impl fmt::Debug for Stopped {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Stopped")
     }
 }
 

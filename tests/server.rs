@@ -72,7 +72,11 @@ async fn run(builder: ServerBuilder) -> Running {
         peer,
         handle,
         stage,
-        serving: tokio::spawn(server.serve(services)),
+        serving: tokio::spawn(
+            server.serve(|incoming, stopped| {
+                services.serve_with_incoming_shutdown(incoming, stopped)
+            }),
+        ),
     }
 }
 
@@ -106,7 +110,9 @@ async fn every_service_and_layer_is_on_both() {
         .layer(tower_iroh::RemoteAddrLayer)
         .add_service(EchoServer::with_interceptor(EchoService, note))
         .add_service(health);
-    let serving = tokio::spawn(server.serve(services));
+    let serving = tokio::spawn(
+        server.serve(|incoming, stopped| services.serve_with_incoming_shutdown(incoming, stopped)),
+    );
 
     let (client, channels) = channels(&ours, &peer).await;
     for channel in channels {
@@ -348,7 +354,9 @@ async fn one_that_cannot_be_bound_stops_the_server_unless_any_will_do() {
 async fn answers(server: Server, over: TransportKind) {
     let (peer, handle) = (server.addresses().expect("dialable"), server.handle());
     let services = Tonic::builder().add_service(EchoServer::new(EchoService));
-    let serving = tokio::spawn(server.serve(services));
+    let serving = tokio::spawn(
+        server.serve(|incoming, stopped| services.serve_with_incoming_shutdown(incoming, stopped)),
+    );
     let (client, channels) = channels(&SecretKey::generate(), &peer).await;
     for channel in channels {
         let there = channel.transport() == over;

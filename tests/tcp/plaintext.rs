@@ -30,14 +30,7 @@ async fn callers_without_tls_are_bounded_together() {
     .await;
     let mut first = plain_client(server.addr).await;
     first.echo(request(b"one")).await.expect("answered");
-    let mut second = plain_client(server.addr).await;
-    let refused = soon("the refusal", second.echo(request(b"two"))).await;
-    let refused = refused.expect_err("refused");
-    assert_eq!(
-        refused.code(),
-        tonic::Code::ResourceExhausted,
-        "{refused:?}"
-    );
+    crate::refused::told(server.addr, tonic::Code::ResourceExhausted).await;
     first.echo(request(b"three")).await.expect("answered");
 }
 

@@ -184,9 +184,8 @@ async fn a_client_must_prove_a_key_and_name_the_protocol() {
     let server = Server::start().await;
     let h2: &[&[u8]] = &[b"h2"];
     // The same handshake as below, so that those fail for the reason that is named.
-    stranger(&server, Some(some_key()), true, h2)
-        .await
-        .expect("a key is enough");
+    let known = stranger(&server, Some(some_key()), true, h2).await;
+    let _known = known.expect("a key is enough");
     until("the connection", || server.acceptor.connections() == 1).await;
 
     let refusals = [
@@ -248,10 +247,24 @@ async fn tls_1_2_is_refused() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_client_without_tls_is_told_why() {
     let server = Server::start().await;
-    let mut client = plain_client(server.addr).await;
-    let refused = client.echo(request(b"hello")).await.expect_err("refused");
-    assert_eq!(refused.code(), Code::PermissionDenied, "{refused:?}");
+    told(server.addr, Code::PermissionDenied).await;
     assert_eq!(server.stage.counts().begun, 0);
+}
+
+/// Calls without TLS until the refusal comes. Where the connection is gone before the call was handed to it, tonic's client says only that.
+pub async fn told(addr: std::net::SocketAddr, expected: Code) {
+    let refused = async {
+        loop {
+            let mut client = plain_client(addr).await;
+            let refused = client.echo(request(b"hello")).await.expect_err("refused");
+            if refused.code() == expected {
+                return;
+            }
+            let closed = [Code::Unavailable, Code::Cancelled].contains(&refused.code());
+            assert!(closed, "{refused:?}");
+        }
+    };
+    soon("the reason", refused).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -414,12 +427,17 @@ async fn one_connection_too_many_is_told_so() {
         let first = Caller::with(kind, &server.peer, &key, |links| links);
         first.echo(b"one").await.expect("answered");
         let second = Caller::with(kind, &server.peer, &key, |links| links);
-        let refused = second.echo(b"two").await.expect_err("refused");
-        assert_eq!(
-            refused.code(),
-            Code::ResourceExhausted,
-            "{kind:?}: {refused:?}"
-        );
+        let told = async {
+            loop {
+                let refused = second.echo(b"two").await.expect_err("refused");
+                if refused.code() == Code::ResourceExhausted {
+                    return;
+                }
+                // hyper says no more of a connection that is gone before the call was handed to it.
+                assert_eq!((kind, refused.code()), (Kind::Tonic, Code::Unavailable));
+            }
+        };
+        soon("the reason", told).await;
         // Another peer is not concerned.
         Caller::new(kind, &server.peer)
             .echo(b"three")
