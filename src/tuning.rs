@@ -11,6 +11,7 @@ use crate::{ConfigError, wire::MAX_STREAM_WINDOW};
 mod bound;
 mod congestion;
 mod follow;
+mod losses;
 mod packets;
 mod reduction;
 mod spare;

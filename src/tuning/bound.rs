@@ -6,6 +6,8 @@
 
 use std::time::{Duration, Instant};
 
+use super::SHORT_PATH;
+
 /// Of what the path holds, and of its bandwidth.
 const GAIN: f64 = 1.25;
 /// Acknowledgements of two packets each, and what the next is sent with.
@@ -76,7 +78,8 @@ impl Bound {
             return;
         }
         let early = self.early.count(now, acked, bandwidth, known.shortest);
-        let holds = bandwidth * known.shortest.as_secs_f64();
+        // On a shorter path programs are what one waits for, not the network.
+        let holds = bandwidth * known.shortest.max(SHORT_PATH).as_secs_f64();
         let more = ((GAIN - 1.0) * holds).max(holds.min(early as f64));
         self.bytes = (holds + more) as u64 + SLACK * u64::from(known.mtu);
         self.rate = (GAIN * bandwidth) as u64;

@@ -18,6 +18,7 @@ use noq_proto::congestion::{
 
 use super::{
     bound::{Bound, Known},
+    losses::Losses,
     reduction::Reduction,
     spare::Spare,
 };
@@ -39,6 +40,7 @@ impl ControllerFactory for FollowsPathConfig {
             long_from: self.long_from,
             shortest: Duration::MAX,
             smoothed: Duration::ZERO,
+            losses: Losses::default(),
             bound: Bound::default(),
             reduction: Reduction::default(),
             mtu: current_mtu,
@@ -61,6 +63,7 @@ struct FollowsPath {
     /// The shortest time from a packet's sending to its acknowledgement.
     shortest: Duration,
     smoothed: Duration,
+    losses: Losses,
     bound: Bound,
     reduction: Reduction,
     mtu: u16,
@@ -139,6 +142,7 @@ impl Controller for FollowsPath {
         self.smoothed = rtt.get();
         self.spare.heard(self.smoothed);
         self.acked += bytes;
+        self.losses.acked();
         self.shortest = self.shortest.min(now.saturating_duration_since(sent));
         self.each(|c| c.on_ack(now, sent, bytes, pn, app_limited, rtt));
     }
@@ -185,7 +189,10 @@ impl Controller for FollowsPath {
     }
 
     fn on_packet_lost(&mut self, lost_bytes: u16, pn: u64, now: Instant) {
-        self.each(|c| c.on_packet_lost(lost_bytes, pn, now));
+        self.cubic.on_packet_lost(lost_bytes, pn, now);
+        if self.losses.lost(self.smoothed, self.shortest) {
+            self.bbr3.on_packet_lost(lost_bytes, pn, now);
+        }
     }
 
     fn on_spurious_congestion_event(&mut self) {
@@ -228,6 +235,7 @@ impl Controller for FollowsPath {
             long_from: self.long_from,
             shortest: self.shortest,
             smoothed: self.smoothed,
+            losses: self.losses.clone(),
             bound: self.bound.clone(),
             reduction: self.reduction.clone(),
             mtu: self.mtu,
@@ -262,6 +270,7 @@ mod tests {
             long_from,
             shortest,
             smoothed: Duration::ZERO,
+            losses: Losses::default(),
             bound: Bound::default(),
             reduction: Reduction::default(),
             mtu: 1200,

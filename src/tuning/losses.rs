@@ -1,0 +1,81 @@
+//! Which losses are congestion, for BBR3. Pure.
+//!
+//! BBR3 takes 2 % of a round trip's packets lost for a path that is too full. Where a link loses 1 % by itself, some round trips lose 2 % by chance, and each
+//! takes its window down for seconds: over a minute it has two thirds of what TCP's BBR (version 1, which does not look at losses) has on the same link. What
+//! congestion loses is preceded by a queue, or is much (`docs/decisions/losses-without-a-queue.md`).
+
+use std::time::Duration;
+
+/// Of the packets of a while: more is congestion, whatever the round trip says.
+const MOST: f64 = 0.05;
+/// A while, in packets. Those before it count for less and less.
+const WHILE: f64 = 1000.0;
+/// Above the shortest by so much, the smoothed round trip tells of a queue.
+const QUEUE: f64 = 1.5;
+
+/// How many of the packets of a while were lost.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Losses {
+    packets: f64,
+    lost: f64,
+}
+
+impl Losses {
+    pub(super) fn acked(&mut self) {
+        self.count(0.0);
+    }
+
+    /// A packet was lost; whether that is congestion.
+    pub(super) fn lost(&mut self, smoothed: Duration, shortest: Duration) -> bool {
+        self.count(1.0);
+        // Of few packets one is a large share.
+        let many = self.packets >= WHILE / 10.0 && self.lost > self.packets * MOST;
+        many || smoothed >= shortest.mul_f64(QUEUE)
+    }
+
+    fn count(&mut self, lost: f64) {
+        let kept = 1.0 - 1.0 / WHILE;
+        self.packets = self.packets * kept + 1.0;
+        self.lost = self.lost * kept + lost;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SHORTEST: Duration = Duration::from_millis(40);
+
+    /// How many of the losses of every `nth` packet are congestion.
+    fn congestion(nth: u32, smoothed: Duration) -> (u32, u32) {
+        let mut losses = Losses::default();
+        let (mut all, mut told) = (0, 0);
+        for number in 1..=20_000 {
+            if number % nth == 0 {
+                all += 1;
+                told += u32::from(losses.lost(smoothed, SHORTEST));
+            } else {
+                losses.acked();
+            }
+        }
+        (told, all)
+    }
+
+    #[test]
+    fn a_few_losses_without_a_queue_are_the_links_own() {
+        assert_eq!(congestion(100, Duration::from_millis(45)).0, 0);
+        assert_eq!(congestion(33, Duration::from_millis(45)).0, 0);
+    }
+
+    #[test]
+    fn with_a_queue_each_is_congestion() {
+        let (told, all) = congestion(100, Duration::from_millis(60));
+        assert_eq!(told, all);
+    }
+
+    #[test]
+    fn many_are_congestion() {
+        let (told, all) = congestion(10, Duration::from_millis(40));
+        assert!(told > all * 9 / 10, "{told} of {all}");
+    }
+}
