@@ -230,7 +230,10 @@ async fn restart(
     let server = Server::start(key, Some(addr)).await?;
     if server.addr() != addr {
         // Somebody took the port in between; the client is told, as a discovery service would tell it.
-        channel.links().expect("a channel over iroh").add_peer(server.peer().clone());
+        channel
+            .links()
+            .expect("a channel over iroh")
+            .add_peer(server.peer().clone());
     }
     screen.fact(
         "server started again after",
