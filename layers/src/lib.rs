@@ -13,6 +13,7 @@
 //! | [`retry`] | client | makes a call again when that is safe, within a budget |
 //! | [`buffer`] | client | store and forward: holds calls until the peer is there |
 //! | [`priority`] | client | decides how urgent a call is |
+//! | [`select`] | client | decides over which of two transports a call goes, before anything is sent |
 //! | [`batch`] | any | coalesces many small items into few calls |
 //! | [`metrics`] | client, server | durations by method and code, spans with W3C trace context |
 //! | [`authorize`] | server | who may call what, how often, and how large |
@@ -50,11 +51,15 @@ pub mod metrics;
 pub mod priority;
 #[cfg(feature = "retry")]
 pub mod retry;
+#[cfg(feature = "select")]
+pub mod select;
 
 mod config_error;
 mod headers;
 mod idempotent;
 mod methods;
+#[cfg(any(feature = "retry", feature = "select"))]
+mod replay;
 
 pub use config_error::ConfigError;
 pub use deadline::Deadline;

@@ -14,7 +14,7 @@ use crate::ConfigError;
 /// assert!(!set.contains("/shop.v1.Stock/Take"));
 /// # Ok::<(), tower_iroh_layers::ConfigError>(())
 /// ```
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MethodSet(Methods<()>);
 
 impl MethodSet {
@@ -40,7 +40,7 @@ impl MethodSet {
 }
 
 /// A value per method. A method's own entry outranks that of its service.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Methods<V> {
     /// By path, `/pkg.Svc/Method`.
     exact: HashMap<String, V>,
@@ -56,13 +56,13 @@ impl<V> Methods<V> {
         }
     }
 
-    /// Takes `/pkg.Svc/Method`, and for all methods of a service `/pkg.Svc/*` or `pkg.Svc`.
+    /// Takes `/pkg.Svc/Method`, and for all methods of a service `/pkg.Svc/*` or `pkg.Svc`. Returns what was said of the same before.
     pub(crate) fn insert(
         &mut self,
         field: &'static str,
         pattern: &str,
         value: V,
-    ) -> Result<(), ConfigError> {
+    ) -> Result<Option<V>, ConfigError> {
         let accepted = "/pkg.Service/Method, /pkg.Service/* or pkg.Service is accepted";
         let refused = || ConfigError::new(field, format_args!("{pattern:?}"), accepted);
         let plain = |name: &str| {
@@ -76,11 +76,10 @@ impl<V> Methods<V> {
         if !plain(service) || !(method == "*" || plain(method)) {
             return Err(refused());
         }
-        match method {
+        Ok(match method {
             "*" => self.services.insert(service.to_owned(), value),
             _ => self.exact.insert(pattern.to_owned(), value),
-        };
-        Ok(())
+        })
     }
 
     /// What is said of the method at `path`.

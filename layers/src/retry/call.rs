@@ -7,10 +7,9 @@ use tonic::{Code, body::Body};
 
 use super::{
     RetryBudget, RetryError, RetryPolicy, meter,
-    replay::Held,
     tally::{Circumstances, End, Failure, Tally},
 };
-use crate::{Deadline, Idempotent, deadline::header::NAME as GRPC_TIMEOUT};
+use crate::{BoxError, Deadline, Idempotent, deadline::header::NAME as GRPC_TIMEOUT, replay::Held};
 
 const PREVIOUS_ATTEMPTS: &str = "grpc-previous-rpc-attempts";
 
@@ -30,11 +29,15 @@ pub(super) struct Call {
     last: Code,
 }
 
+fn superseded() -> BoxError {
+    Box::new(RetryError::superseded())
+}
+
 impl Call {
     pub(super) fn new(request: Request<Body>, shared: Arc<Shared>) -> Self {
         let (head, body) = request.into_parts();
         Self {
-            body: Held::new(body, shared.policy.max_buffered),
+            body: Held::new(body, shared.policy.max_buffered, superseded),
             deadline: Deadline::of_parts(&head.extensions, &head.headers),
             head,
             shared,

@@ -71,7 +71,6 @@ mod future;
 mod layer;
 mod meter;
 mod policy;
-mod replay;
 mod service;
 mod tally;
 

@@ -20,6 +20,7 @@
 //! | `trace_id`, `span_id`, `parent_id` | hexadecimal; no `parent_id` in a trace that begins here |
 //! | `otel.kind`, `otel.name` | `client` or `server`; the method |
 //! | `otel.status_code` | `ERROR`, recorded at the end of a call that failed: on a server only where that is the server's doing |
+//! | `tower_iroh.arm`, `tower_iroh.select.reason` | which transport the call went over and why, where the layer `select` stands below |
 //!
 //! OpenTelemetry's conventions have more: `server.address` is not here, since what is below chooses the peer and the way to
 //! it; and `rpc.method` is what was called, without the look at a list of methods that would make an unknown one `_OTHER`. On

@@ -93,6 +93,8 @@ macro_rules! span {
             trace_id = field::Empty,
             span_id = field::Empty,
             parent_id = field::Empty,
+            tower_iroh.arm = field::Empty,
+            tower_iroh.select.reason = field::Empty,
         )
     };
 }

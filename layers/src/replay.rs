@@ -1,4 +1,4 @@
-//! A request's body that can be sent again, as far as it is held.
+//! A request's body that can be sent again, as far as it is held. Retry and select keep theirs with it.
 
 use std::{
     collections::VecDeque,
@@ -13,11 +13,13 @@ use http_body::{Body as _, Frame, SizeHint};
 use http_body_util::Full;
 use tonic::{Status, body::Body};
 
-use super::RetryError;
 use crate::{BoxError, peek::Peeked};
 
+/// What a body yields to an attempt that another one has replaced.
+pub(crate) type Superseded = fn() -> BoxError;
+
 /// What a call's body is to its attempts.
-pub(super) enum Held {
+pub(crate) enum Held {
     Empty,
     /// All of it, in one piece: a unary or server-streaming request. Each attempt gets a reference, no copy.
     Whole(Bytes),
@@ -27,7 +29,7 @@ pub(super) enum Held {
 
 impl Held {
     /// Looks at `body` without waiting for it; keeps up to `limit` bytes.
-    pub(super) fn new(body: Body, limit: usize) -> Self {
+    pub(crate) fn new(body: Body, limit: usize, superseded: Superseded) -> Self {
         if body.is_end_stream() {
             return Self::Empty;
         }
@@ -40,14 +42,14 @@ impl Held {
         match body.is_whole() && fits {
             true => match body.take_single() {
                 Some(bytes) => Self::Whole(bytes),
-                None => Self::Tape(Tape::new(body, limit)),
+                None => Self::Tape(Tape::new(body, limit, superseded)),
             },
-            false => Self::Tape(Tape::new(body, limit)),
+            false => Self::Tape(Tape::new(body, limit, superseded)),
         }
     }
 
     /// The body for the next attempt, from its beginning. Any earlier one is at its end.
-    pub(super) fn attempt(&self) -> Body {
+    pub(crate) fn attempt(&self) -> Body {
         match self {
             Self::Empty => Body::empty(),
             Self::Whole(bytes) => Body::new(Full::new(bytes.clone())),
@@ -58,7 +60,7 @@ impl Held {
     /// Takes the body back from the attempt that has it, if another can have all of it. If not, that attempt keeps it.
     ///
     /// The attempt may be reading still, on another thread, so this is one step and not a question and a deed.
-    pub(super) fn take_back(&self) -> bool {
+    pub(crate) fn take_back(&self) -> bool {
         match self {
             Self::Empty | Self::Whole(_) => true,
             Self::Tape(tape) => tape.take_back(),
@@ -66,7 +68,7 @@ impl Held {
     }
 
     /// There will be no further attempt: what is kept goes as it is sent.
-    pub(super) fn commit(&self) {
+    pub(crate) fn commit(&self) {
         if let Self::Tape(tape) = self {
             tape.lock().commit();
         }
@@ -74,7 +76,10 @@ impl Held {
 }
 
 /// A body that is recorded while it is sent.
-pub(super) struct Tape(Arc<Mutex<Reel>>);
+pub(crate) struct Tape {
+    reel: Arc<Mutex<Reel>>,
+    superseded: Superseded,
+}
 
 struct Reel {
     source: Option<Peeked<Body>>,
@@ -100,8 +105,8 @@ enum Piece {
 const PIECE: usize = 32;
 
 impl Tape {
-    fn new(source: Peeked<Body>, limit: usize) -> Self {
-        Self(Arc::new(Mutex::new(Reel {
+    fn new(source: Peeked<Body>, limit: usize, superseded: Superseded) -> Self {
+        let reel = Arc::new(Mutex::new(Reel {
             source: Some(source),
             record: VecDeque::new(),
             position: 0,
@@ -109,11 +114,12 @@ impl Tape {
             recording: true,
             generation: 0,
             reader: None,
-        })))
+        }));
+        Self { reel, superseded }
     }
 
     fn lock(&self) -> MutexGuard<'_, Reel> {
-        lock(&self.0)
+        lock(&self.reel)
     }
 
     fn take_back(&self) -> bool {
@@ -136,7 +142,8 @@ impl Tape {
     fn reel(&self) -> ReplayBody {
         ReplayBody {
             generation: self.lock().generation,
-            reel: Some(self.0.clone()),
+            reel: Some(self.reel.clone()),
+            superseded: self.superseded,
         }
     }
 }
@@ -253,6 +260,7 @@ impl Reel {
 struct ReplayBody {
     reel: Option<Arc<Mutex<Reel>>>,
     generation: u32,
+    superseded: Superseded,
 }
 
 impl ReplayBody {
@@ -277,7 +285,7 @@ impl http_body::Body for ReplayBody {
         }
         // An error and not an end, which would make a shorter request of it.
         Poll::Ready(match self.reel.take() {
-            Some(_) => Some(Err(Box::new(RetryError::superseded()))),
+            Some(_) => Some(Err((self.superseded)())),
             None => None,
         })
     }
@@ -308,7 +316,7 @@ mod tests {
         let frames =
             [60u8, 61, 62].map(|n| Ok::<_, Status>(Frame::data(Bytes::from(vec![n; n.into()]))));
         let source = StreamBody::new(tokio_stream::iter(frames));
-        let held = Held::new(Body::new(source), LIMIT);
+        let held = Held::new(Body::new(source), LIMIT, || "superseded".into());
         let attempt = held.attempt();
         (held, attempt)
     }

@@ -1,0 +1,222 @@
+//! Which arm is the better one, by what was measured.
+
+mod core;
+mod pilot;
+
+use std::time::Duration;
+
+use super::{
+    Arm,
+    canary::{basis_points, window},
+};
+use crate::ConfigError;
+
+pub(super) use pilot::Pilot;
+
+/// Calls go over the arm that answers sooner.
+///
+/// Measured is the time to the response's head, of real calls, in a sliding window per arm, and how many fail. The arm that is not in use is probed
+/// with a small share of the calls. There is one that is [preferred](AdaptiveBuilder::prefer): calls leave it when the other one's
+/// [quantile](AdaptiveBuilder::quantile) is better by both minimum gains, and come back when it is not worse by half of them any more. With a [threshold](AdaptiveBuilder::latency_threshold) they
+/// leave it only while its quantile is at least that, and come back when it is below by the minimum gain. An arm that is not ready, or of whose calls
+/// too many fail, loses. Whatever the reason, there is at most one switch per [dwell](AdaptiveBuilder::dwell).
+///
+/// The arms are compared by the calls of one rule of the policy: put calls that take long by their nature under a rule of their own.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Adaptive {
+    prefer: Arm,
+    quantile: f64,
+    window: Duration,
+    min_samples: u64,
+    min_gain: Duration,
+    min_gain_ratio: f64,
+    dwell: Duration,
+    probe_share: u32,
+    probe_every: Duration,
+    max_failures: f64,
+    threshold: Option<Duration>,
+}
+
+impl Default for Adaptive {
+    fn default() -> Self {
+        Self {
+            prefer: Arm::Iroh,
+            quantile: 0.9,
+            window: Duration::from_secs(10),
+            min_samples: 5,
+            min_gain: Duration::from_millis(1),
+            min_gain_ratio: 0.2,
+            dwell: Duration::from_secs(5),
+            probe_share: 100,
+            probe_every: Duration::from_secs(1),
+            max_failures: 0.25,
+            threshold: None,
+        }
+    }
+}
+
+impl Adaptive {
+    pub(super) fn window(&self) -> Duration {
+        self.window
+    }
+
+    /// Begins with the defaults.
+    pub fn builder() -> AdaptiveBuilder {
+        AdaptiveBuilder(Self::default())
+    }
+}
+
+/// Makes an [`Adaptive`].
+#[derive(Clone, Debug)]
+#[must_use]
+pub struct AdaptiveBuilder(Adaptive);
+
+impl AdaptiveBuilder {
+    /// The arm to begin with, and to return to: iroh.
+    pub fn prefer(mut self, arm: Arm) -> Self {
+        self.0.prefer = arm;
+        self
+    }
+
+    /// What of the latencies is compared: 0.9, so what nine of ten calls do not exceed.
+    pub fn quantile(mut self, quantile: f64) -> Self {
+        self.0.quantile = quantile;
+        self
+    }
+
+    /// For how long a sample counts: 10 s; 1 s to an hour.
+    pub fn window(mut self, window: Duration) -> Self {
+        self.0.window = window;
+        self
+    }
+
+    /// How many samples an arm needs within the window to be judged: 5.
+    pub fn min_samples(mut self, samples: u64) -> Self {
+        self.0.min_samples = samples;
+        self
+    }
+
+    /// By how much the other arm has to be better, for one: 1 ms.
+    pub fn min_gain(mut self, gain: Duration) -> Self {
+        self.0.min_gain = gain;
+        self
+    }
+
+    /// By how much, for the other, as a share: 0.2, so a fifth less.
+    pub fn min_gain_ratio(mut self, share: f64) -> Self {
+        self.0.min_gain_ratio = share;
+        self
+    }
+
+    /// How long there is no further switch after one: 5 s.
+    pub fn dwell(mut self, dwell: Duration) -> Self {
+        self.0.dwell = dwell;
+        self
+    }
+
+    /// How much of the traffic probes the arm that is not in use, in basis points: 100, one call in a hundred. 0 leaves it to
+    /// [`probe_every`](Self::probe_every).
+    pub fn probe_share(mut self, basis_points: u32) -> Self {
+        self.0.probe_share = basis_points;
+        self
+    }
+
+    /// The longest time without a probe, while there are calls: 1 s.
+    pub fn probe_every(mut self, time: Duration) -> Self {
+        self.0.probe_every = time;
+        self
+    }
+
+    /// An arm of whose calls this share or more fails loses: 0.25.
+    pub fn max_failures(mut self, share: f64) -> Self {
+        self.0.max_failures = share;
+        self
+    }
+
+    /// Calls stay on the preferred arm while its quantile is below this, however much better the other is: none.
+    pub fn latency_threshold(mut self, threshold: Duration) -> Self {
+        self.0.threshold = Some(threshold);
+        self
+    }
+
+    /// Checks the settings.
+    ///
+    /// # Errors
+    /// When the quantile or a share is not within 0 to 1, the window not within 1 s to 1 h, the dwell or the time between probes longer than an hour, or something
+    /// zero that must not be.
+    pub fn try_build(self) -> Result<Adaptive, ConfigError> {
+        const LONGEST: Duration = Duration::from_secs(3600);
+        let built = self.0;
+        ConfigError::share("select.adaptive.quantile", built.quantile)?;
+        window("select.adaptive.window", built.window)?;
+        let samples = usize::try_from(built.min_samples).unwrap_or(usize::MAX);
+        ConfigError::nonzero("select.adaptive.min_samples", samples)?;
+        ConfigError::share("select.adaptive.min_gain_ratio", built.min_gain_ratio)?;
+        basis_points("select.adaptive.probe_share", built.probe_share)?;
+        ConfigError::share("select.adaptive.max_failures", built.max_failures)?;
+        if built.max_failures == 0.0 {
+            let accepted = "above 0.0 is accepted: an arm without a failure would fail";
+            return Err(ConfigError::new(
+                "select.adaptive.max_failures",
+                0.0,
+                accepted,
+            ));
+        }
+        for (field, value) in [
+            ("select.adaptive.dwell", built.dwell),
+            ("select.adaptive.probe_every", built.probe_every),
+            (
+                "select.adaptive.latency_threshold",
+                built.threshold.unwrap_or(LONGEST),
+            ),
+        ] {
+            ConfigError::lasting(field, value)?;
+            if value > LONGEST {
+                let accepted = "at most an hour is accepted";
+                return Err(ConfigError::new(field, format_args!("{value:?}"), accepted));
+            }
+        }
+        Ok(built)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settings_that_cannot_be_are_refused() {
+        let new = Adaptive::builder;
+        let field = |builder: AdaptiveBuilder| builder.try_build().expect_err("refused").field();
+        assert_eq!(field(new().quantile(1.1)), "select.adaptive.quantile");
+        assert_eq!(field(new().quantile(f64::NAN)), "select.adaptive.quantile");
+        assert_eq!(
+            field(new().window(Duration::ZERO)),
+            "select.adaptive.window"
+        );
+        assert_eq!(field(new().min_samples(0)), "select.adaptive.min_samples");
+        assert_eq!(
+            field(new().min_gain_ratio(-0.1)),
+            "select.adaptive.min_gain_ratio"
+        );
+        assert_eq!(field(new().dwell(Duration::ZERO)), "select.adaptive.dwell");
+        assert_eq!(field(new().dwell(Duration::MAX)), "select.adaptive.dwell");
+        assert_eq!(
+            field(new().probe_share(10_001)),
+            "select.adaptive.probe_share"
+        );
+        assert_eq!(
+            field(new().probe_every(Duration::ZERO)),
+            "select.adaptive.probe_every"
+        );
+        assert_eq!(
+            field(new().max_failures(0.0)),
+            "select.adaptive.max_failures"
+        );
+        assert_eq!(
+            field(new().latency_threshold(Duration::ZERO)),
+            "select.adaptive.latency_threshold"
+        );
+        assert_eq!(new().try_build(), Ok(Adaptive::default()));
+    }
+}

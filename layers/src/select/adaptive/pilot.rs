@@ -1,0 +1,196 @@
+//! Holds the rules to the clock and the calls, so that a call pays for a few loads.
+
+use std::{
+    sync::{
+        Mutex, TryLockError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::time::Instant;
+
+use super::{
+    Adaptive,
+    core::{Core, View, Why},
+};
+use crate::select::{Arm, ArmState, Reason, arms::Arms, key::mix, window::Window};
+
+/// How often the arms are compared, by one call among all.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// An adaptive rule at work.
+pub(in super::super) struct Pilot {
+    config: Adaptive,
+    start: Instant,
+    /// The arm in use is the preferred one.
+    preferred: AtomicBool,
+    /// Nanoseconds from the start.
+    next_look: AtomicU64,
+    next_probe: AtomicU64,
+    calls: AtomicU64,
+    core: Mutex<Core>,
+}
+
+impl Pilot {
+    pub(in super::super) fn new(config: Adaptive, now: Instant) -> Self {
+        Self {
+            start: now,
+            preferred: AtomicBool::new(true),
+            next_look: AtomicU64::new(0),
+            next_probe: AtomicU64::new(nanos(config.probe_every)),
+            calls: AtomicU64::new(0),
+            core: Mutex::new(Core::new(&config)),
+            config,
+        }
+    }
+
+    /// The arm in use.
+    pub(in super::super) fn current(&self) -> Arm {
+        match self.preferred.load(Ordering::Relaxed) {
+            true => self.config.prefer,
+            false => self.config.prefer.other(),
+        }
+    }
+
+    /// Where a call goes, and the switch that was made for it.
+    pub(in super::super) fn choose(
+        &self,
+        now: Instant,
+        windows: &[Window; 2],
+        arms: &Arms,
+        dwell: Duration,
+    ) -> (Arm, Reason, Option<Why>) {
+        let at = nanos(now.saturating_duration_since(self.start));
+        let why = match claim(&self.next_look, at, LOOK) {
+            true => {
+                arms.settle_returned(now, dwell);
+                self.look(now, windows, arms)
+            }
+            false => None,
+        };
+        let current = self.current();
+        let idle = current.other();
+        if self.is_probe(at) && !arms.word().is_watched(idle) {
+            return (idle, Reason::Probe, why);
+        }
+        (current, Reason::Adaptive, why)
+    }
+
+    #[inline]
+    fn is_probe(&self, at: u64) -> bool {
+        if claim(&self.next_probe, at, self.config.probe_every) {
+            return true;
+        }
+        let number = self.calls.fetch_add(1, Ordering::Relaxed);
+        // Not each hundredth: calls may have a rhythm of their own.
+        let place = (mix(number) >> 32) * 10_000 >> 32;
+        let probe = place < u64::from(self.config.probe_share);
+        if probe {
+            let next = at.saturating_add(nanos(self.config.probe_every));
+            self.next_probe.store(next, Ordering::Relaxed);
+        }
+        probe
+    }
+
+    #[cold]
+    fn look(&self, now: Instant, windows: &[Window; 2], arms: &Arms) -> Option<Why> {
+        let views = Arm::ALL.map(|arm| {
+            // One that has just come back is not up: it is for its own rules to say when it is.
+            let up = arms.state().borrow().arm(arm) == ArmState::Ready;
+            View::new(&self.config, up, &windows[arm.index()].read(now))
+        });
+        let mut core = match self.core.try_lock() {
+            Ok(core) => core,
+            Err(TryLockError::Poisoned(core)) => core.into_inner(),
+            // Somebody looks already.
+            Err(TryLockError::WouldBlock) => return None,
+        };
+        let (arm, why) = core.look(now, &self.config, &views)?;
+        self.preferred
+            .store(arm == self.config.prefer, Ordering::Relaxed);
+        tracing::info!(target: "tower_iroh::select", to = %arm, reason = %why, ?views, "switched arms");
+        Some(why)
+    }
+}
+
+fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// Whether it is time, for one of those who ask.
+#[inline]
+fn claim(next: &AtomicU64, at: u64, every: Duration) -> bool {
+    let due = next.load(Ordering::Relaxed);
+    if at < due {
+        return false;
+    }
+    let again = at.saturating_add(nanos(every));
+    next.compare_exchange(due, again, Ordering::Relaxed, Ordering::Relaxed)
+        .is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Calls at 200 a second over two arms, one of which is slow for a while: how often it switched, and the arm at each second.
+    fn run(
+        config: Adaptive,
+        seconds: u64,
+        latency: impl Fn(Arm, u64) -> u64,
+    ) -> (Vec<Why>, Vec<Arm>, [u64; 2]) {
+        let mut now = Instant::now();
+        let arms = Arms::new();
+        let windows = [(); 2].map(|()| Window::new(config.window, now));
+        let pilot = Pilot::new(config, now);
+        let (mut switches, mut currents, mut calls) = (Vec::new(), Vec::new(), [0; 2]);
+        for n in 0..seconds * 200 {
+            let (arm, _, why) = pilot.choose(now, &windows, &arms, Duration::from_secs(5));
+            switches.extend(why);
+            calls[arm.index()] += 1;
+            // Some scatter, always the same.
+            let scatter = Duration::from_micros(mix(n) % 500);
+            let took = Duration::from_millis(latency(arm, n / 200)) + scatter;
+            windows[arm.index()].answered(now, took);
+            windows[arm.index()].ended(now, false);
+            now += Duration::from_millis(5);
+            if n % 200 == 199 {
+                currents.push(pilot.current());
+            }
+        }
+        (switches, currents, calls)
+    }
+
+    #[test]
+    fn thirty_more_milliseconds_are_left_and_come_back_to_when_they_are_gone() {
+        let slow = |arm, second| match (arm, second) {
+            (Arm::Iroh, 20..40) => 31,
+            _ => 1,
+        };
+        let (switches, currents, calls) = run(Adaptive::default(), 80, slow);
+        assert_eq!(switches, [Why::Latency, Why::Preferred]);
+        assert!(currents[..20].iter().all(|arm| *arm == Arm::Iroh));
+        assert!(currents[22..40].iter().all(|arm| *arm == Arm::Tcp));
+        assert!(currents[52..].iter().all(|arm| *arm == Arm::Iroh));
+        // About one in a hundred of the other's 50 seconds, and its own 30.
+        assert!((5000..7200).contains(&calls[1]), "{calls:?}");
+    }
+
+    #[test]
+    fn equal_arms_are_probed_and_not_switched() {
+        let (switches, _, calls) = run(Adaptive::default(), 100, |_, _| 1);
+        assert_eq!(switches, []);
+        assert!(
+            (150..300).contains(&calls[1]),
+            "a hundredth of 20,000: {calls:?}"
+        );
+    }
+
+    #[test]
+    fn the_time_alone_makes_probes_too() {
+        let config = Adaptive::builder().probe_share(0);
+        let (_, _, calls) = run(config.try_build().expect("accepted"), 100, |_, _| 1);
+        assert!((95..=100).contains(&calls[1]), "{calls:?}");
+    }
+}

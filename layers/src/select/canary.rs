@@ -1,0 +1,229 @@
+use std::time::Duration;
+
+use http::{HeaderName, Request};
+
+use super::{Arm, StickyKey, key::fnv1a};
+use crate::{ConfigError, headers};
+
+/// A share of the calls goes to one arm, the rest to the other.
+///
+/// Which calls is decided by a key, so that they stay: the [`StickyKey`] in the request's extensions; else the value of the configured
+/// [metadata header](CanaryBuilder::key_header); else the key of the layer's [configuration](super::SelectConfigBuilder::sticky_key), which all
+/// calls of the channel share then. A call that has none of these is a key of its own: the share is right, and nothing sticks.
+///
+/// A key is in if its hash, with the canary's name as the salt, is below the share. So growing the share only adds keys, and canaries
+/// with different names ask different keys first.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Canary {
+    name: String,
+    salt: u64,
+    to: Arm,
+    share: u32,
+    key_header: Option<HeaderName>,
+    window: Duration,
+}
+
+impl Canary {
+    /// The whole, in basis points.
+    pub const WHOLE: u32 = 10_000;
+
+    /// A canary with a share of nothing, until the builder says otherwise. `name` is its salt and what a handle and a rollout call it.
+    pub fn builder(name: impl Into<String>, to: Arm) -> CanaryBuilder {
+        CanaryBuilder {
+            name: name.into(),
+            to,
+            share: 0,
+            key_header: None,
+            window: Duration::from_secs(30),
+        }
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The arm that it tries out.
+    pub fn to(&self) -> Arm {
+        self.to
+    }
+
+    /// How much of the traffic that is, in basis points: 10,000 is all.
+    pub fn share(&self) -> u32 {
+        self.share
+    }
+
+    /// For how long the arms' results count in its [statistics](super::SelectHandle::canary).
+    pub fn window(&self) -> Duration {
+        self.window
+    }
+
+    /// The same with another share.
+    ///
+    /// # Errors
+    /// When it is above 10,000.
+    pub fn with_share(mut self, share: u32) -> Result<Self, ConfigError> {
+        basis_points("select.canary.share", share)?;
+        self.share = share;
+        Ok(self)
+    }
+
+    /// Whether a call with this key is in.
+    pub fn includes(&self, key: StickyKey) -> bool {
+        key.place(self.salt) < self.share
+    }
+
+    /// The key that a request brings.
+    pub(super) fn key_of<B>(&self, request: &Request<B>) -> Option<StickyKey> {
+        if let Some(key) = request.extensions().get::<StickyKey>() {
+            return Some(*key);
+        }
+        let value = headers::first(request.headers(), self.key_header.as_ref()?)?;
+        Some(StickyKey::new(value.as_bytes()))
+    }
+
+    /// Whether what was measured for `other` is true for this one too.
+    pub(super) fn continues(&self, other: &Self) -> bool {
+        self.name == other.name && self.to == other.to && self.window == other.window
+    }
+}
+
+/// Makes a [`Canary`].
+#[derive(Clone, Debug)]
+#[must_use]
+pub struct CanaryBuilder {
+    name: String,
+    to: Arm,
+    share: u32,
+    key_header: Option<String>,
+    window: Duration,
+}
+
+impl CanaryBuilder {
+    /// The share in basis points, 0 to 10,000: 0.
+    pub fn share(mut self, basis_points: u32) -> Self {
+        self.share = basis_points;
+        self
+    }
+
+    /// The metadata whose value is the key of a call without a [`StickyKey`], such as `x-tenant`: none.
+    pub fn key_header(mut self, name: impl Into<String>) -> Self {
+        self.key_header = Some(name.into());
+        self
+    }
+
+    /// For how long the arms' results count in its statistics: 30 s; 1 s to an hour.
+    pub fn window(mut self, window: Duration) -> Self {
+        self.window = window;
+        self
+    }
+
+    /// Checks the settings.
+    ///
+    /// # Errors
+    /// When the name is empty or longer than 100 bytes or has control characters, the share is above 10,000, the header is no header's name, or the window is out of its
+    /// range.
+    pub fn try_build(self) -> Result<Canary, ConfigError> {
+        let Self { name, share, .. } = &self;
+        if name.is_empty() || name.len() > 100 || name.chars().any(char::is_control) {
+            let accepted = "1 to 100 bytes without control characters are accepted";
+            return Err(ConfigError::new(
+                "select.canary.name",
+                format_args!("{name:?}"),
+                accepted,
+            ));
+        }
+        basis_points("select.canary.share", *share)?;
+        window("select.canary.window", self.window)?;
+        let key_header = self.key_header.map(|name| {
+            HeaderName::try_from(name.as_str()).map_err(|_| {
+                let accepted = "a metadata key such as x-tenant is accepted";
+                ConfigError::new(
+                    "select.canary.key_header",
+                    format_args!("{name:?}"),
+                    accepted,
+                )
+            })
+        });
+        Ok(Canary {
+            salt: fnv1a(self.name.as_bytes()),
+            name: self.name,
+            to: self.to,
+            share: self.share,
+            key_header: key_header.transpose()?,
+            window: self.window,
+        })
+    }
+}
+
+pub(super) fn basis_points(field: &'static str, value: u32) -> Result<(), ConfigError> {
+    match value <= Canary::WHOLE {
+        true => Ok(()),
+        false => Err(ConfigError::new(field, value, "0 to 10000 is accepted")),
+    }
+}
+
+pub(super) fn window(field: &'static str, value: Duration) -> Result<(), ConfigError> {
+    if (Duration::from_secs(1)..=Duration::from_secs(3600)).contains(&value) {
+        return Ok(());
+    }
+    let accepted = "1 s to 1 h is accepted";
+    Err(ConfigError::new(field, format_args!("{value:?}"), accepted))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn canary(share: u32) -> Canary {
+        let canary = Canary::builder("to-iroh", Arm::Iroh).share(share);
+        canary.key_header("x-tenant").try_build().expect("accepted")
+    }
+
+    #[test]
+    fn the_extension_outranks_the_header() {
+        let mut request = Request::new(());
+        assert_eq!(canary(0).key_of(&request), None);
+        let headers = request.headers_mut();
+        headers.insert("x-tenant", "seven".parse().expect("a value"));
+        assert_eq!(canary(0).key_of(&request), Some(StickyKey::new("seven")));
+        request.extensions_mut().insert(StickyKey::new("eight"));
+        assert_eq!(canary(0).key_of(&request), Some(StickyKey::new("eight")));
+    }
+
+    #[test]
+    fn what_cannot_be_is_refused_by_name() {
+        let field = |builder: CanaryBuilder| builder.try_build().expect_err("refused").field();
+        let new = || Canary::builder("n", Arm::Iroh);
+        assert_eq!(field(Canary::builder("", Arm::Iroh)), "select.canary.name");
+        assert_eq!(field(new().share(10_001)), "select.canary.share");
+        assert_eq!(field(new().key_header("x y")), "select.canary.key_header");
+        for bad in [Duration::ZERO, Duration::MAX] {
+            assert_eq!(field(new().window(bad)), "select.canary.window");
+        }
+        assert!(canary(0).with_share(10_001).is_err());
+    }
+
+    #[test]
+    fn the_same_keys_as_ever() {
+        // Written down, so that a release which moves users fails here.
+        let within: Vec<u32> = (0..40)
+            .filter(|n| canary(2500).includes(StickyKey::new(n.to_string())))
+            .collect();
+        assert_eq!(within, SAME_AS_EVER);
+    }
+
+    const SAME_AS_EVER: &[u32] = &[2, 3, 5, 12, 13, 16, 20, 23, 28, 38];
+
+    proptest! {
+        #[test]
+        fn growing_only_adds_keys(key in any::<u64>(), a in 0..=10_000u32, b in 0..=10_000u32) {
+            let key = StickyKey::new(key.to_be_bytes());
+            let (small, large) = (canary(a.min(b)), canary(a.max(b)));
+            prop_assert!(!small.includes(key) || large.includes(key));
+            prop_assert!(canary(10_000).includes(key) && !canary(0).includes(key));
+        }
+    }
+}

@@ -1,0 +1,169 @@
+use std::{fmt, sync::Arc, time::Duration};
+
+use super::{Arm, StickyKey};
+use crate::ConfigError;
+
+type Why = Arc<dyn Fn(Arm) -> String + Send + Sync>;
+
+/// What holds whatever the policy: how long to wait for an arm, and when to come back to it.
+#[derive(Clone)]
+pub struct SelectConfig {
+    pub(super) wait: Option<Duration>,
+    pub(super) head_start: Duration,
+    pub(super) dwell: Duration,
+    pub(super) probe_every: Duration,
+    pub(super) max_buffered: usize,
+    pub(super) sticky_key: Option<StickyKey>,
+    pub(super) response_header: bool,
+    pub(super) why: Option<Why>,
+}
+
+impl Default for SelectConfig {
+    fn default() -> Self {
+        Self {
+            wait: Some(Duration::from_secs(2)),
+            head_start: Duration::ZERO,
+            dwell: Duration::from_secs(5),
+            probe_every: Duration::from_secs(1),
+            max_buffered: 256 << 10,
+            sticky_key: None,
+            response_header: false,
+            why: None,
+        }
+    }
+}
+
+impl SelectConfig {
+    /// Begins with the defaults.
+    pub fn builder() -> SelectConfigBuilder {
+        SelectConfigBuilder(Self::default())
+    }
+}
+
+impl fmt::Debug for SelectConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SelectConfig")
+            .field("wait", &self.wait)
+            .field("head_start", &self.head_start)
+            .field("dwell", &self.dwell)
+            .field("probe_every", &self.probe_every)
+            .field("max_buffered", &self.max_buffered)
+            .field("sticky_key", &self.sticky_key)
+            .field("response_header", &self.response_header)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Makes a [`SelectConfig`].
+#[derive(Clone, Debug)]
+#[must_use]
+pub struct SelectConfigBuilder(SelectConfig);
+
+/// Longer than a deadline, none of them would act.
+const LONGEST: Duration = Duration::from_secs(3600);
+
+impl SelectConfigBuilder {
+    /// How long an arm may be not ready before the calls that need it fail: 2 s, as with [`fail_fast`](https://docs.rs/tower-iroh-layers).
+    /// `None` leaves it to their deadlines.
+    pub fn wait(mut self, wait: impl Into<Option<Duration>>) -> Self {
+        self.0.wait = wait.into();
+        self
+    }
+
+    /// How long an arm that comes first may be not ready before its calls go over the other one: not at all. It lets a dial that has just begun win
+    /// against an arm that is there already.
+    pub fn head_start(mut self, time: Duration) -> Self {
+        self.0.head_start = time;
+        self
+    }
+
+    /// How long an arm has to be ready, and no call over it to fail, before the calls that went elsewhere return: 5 s.
+    pub fn dwell(mut self, dwell: Duration) -> Self {
+        self.0.dwell = dwell;
+        self
+    }
+
+    /// How often a call tries an arm that has just come back: once a second.
+    pub fn probe_every(mut self, time: Duration) -> Self {
+        self.0.probe_every = time;
+        self
+    }
+
+    /// How much of one request is kept, until its answer begins, in case the arm fails before anything was sent; in bytes: 256 KiB. A unary request is one
+    /// piece and costs no copy. A larger one does not fall back once more than this was read.
+    pub fn max_buffered(mut self, bytes: usize) -> Self {
+        self.0.max_buffered = bytes;
+        self
+    }
+
+    /// The key of calls that bring none, for canaries: none, so each is a key of its own. The caller's own identity keeps all its calls on one arm,
+    /// after a restart too.
+    pub fn sticky_key(mut self, key: StickyKey) -> Self {
+        self.0.sticky_key = Some(key);
+        self
+    }
+
+    /// Whether each response has a header [`tower-iroh-selected`](super::SELECTED): no. It is for people who look; programs find
+    /// [`Selected`](super::Selected) in the response's extensions.
+    pub fn response_header(mut self, yes: bool) -> Self {
+        self.0.response_header = yes;
+        self
+    }
+
+    /// Asked why an arm is not ready, for the message of a call that fails: a circuit breaker's `why`, for example. It must not block.
+    pub fn why(mut self, why: impl Fn(Arm) -> String + Send + Sync + 'static) -> Self {
+        self.0.why = Some(Arc::new(why));
+        self
+    }
+
+    /// Checks the settings.
+    ///
+    /// # Errors
+    /// When a time that must not be is zero, one is longer than an hour, or the head start is not below the wait.
+    pub fn try_build(self) -> Result<SelectConfig, ConfigError> {
+        let built = self.0;
+        let wait = built.wait.unwrap_or(LONGEST);
+        ConfigError::lasting("select.wait", wait)?;
+        ConfigError::lasting("select.probe_every", built.probe_every)?;
+        for (field, value) in [
+            ("select.wait", wait),
+            ("select.head_start", built.head_start),
+            ("select.dwell", built.dwell),
+            ("select.probe_every", built.probe_every),
+        ] {
+            if value > LONGEST {
+                let accepted = "at most an hour is accepted";
+                return Err(ConfigError::new(field, format_args!("{value:?}"), accepted));
+            }
+        }
+        if built.head_start >= wait {
+            let value = format_args!("{:?}", built.head_start);
+            let accepted = format!("must be below select.wait, {wait:?}");
+            return Err(ConfigError::new("select.head_start", value, accepted));
+        }
+        Ok(built)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settings_that_cannot_be_are_refused() {
+        let new = SelectConfig::builder;
+        let field =
+            |builder: SelectConfigBuilder| builder.try_build().expect_err("refused").field();
+        assert_eq!(field(new().wait(Duration::ZERO)), "select.wait");
+        assert_eq!(field(new().wait(Duration::MAX)), "select.wait");
+        assert_eq!(field(new().dwell(Duration::MAX)), "select.dwell");
+        assert_eq!(
+            field(new().probe_every(Duration::ZERO)),
+            "select.probe_every"
+        );
+        let two = Duration::from_secs(2);
+        assert_eq!(field(new().head_start(two)), "select.head_start");
+        assert!(new().head_start(two).wait(None).try_build().is_ok());
+        assert!(new().dwell(Duration::ZERO).try_build().is_ok());
+    }
+}

@@ -1,0 +1,84 @@
+use std::{error::Error, fmt, time::Duration};
+
+use tonic::Status;
+
+use super::Arm;
+use crate::{Fault, Origin};
+
+/// The call was not made, because no arm that it may go over has been ready for a while. Its code is UNAVAILABLE.
+#[derive(Debug)]
+pub struct NotReady {
+    arm: Arm,
+    either: bool,
+    waited: Duration,
+    fault: Fault,
+}
+
+impl NotReady {
+    /// `either`: the other arm would have done, and was not ready.
+    pub(super) fn new(
+        arm: Arm,
+        either: bool,
+        waited: Duration,
+        why: Option<&(dyn Fn(Arm) -> String + Send + Sync)>,
+    ) -> Self {
+        let seconds = waited.as_secs_f64();
+        let why = match (why, either) {
+            (None, _) => "its service does not become ready".to_owned(),
+            (Some(why), false) => why(arm),
+            (Some(why), true) => {
+                let other = arm.other();
+                format!("{arm}: {}; {other}: {}", why(arm), why(other))
+            }
+        };
+        let who = Who(arm, either);
+        let message = format!(
+            "{who} not been ready for {seconds:.1} s, so this call was not sent: {why}. Try again later, or let the \
+             policy have it go over another arm"
+        );
+        Self {
+            arm,
+            either,
+            waited,
+            fault: Fault::new(Origin::Ours, Status::unavailable(message)).temporary(),
+        }
+    }
+
+    /// The arm that came first.
+    pub fn arm(&self) -> Arm {
+        self.arm
+    }
+
+    /// For how long it had not been ready.
+    pub fn waited(&self) -> Duration {
+        self.waited
+    }
+}
+
+struct Who(Arm, bool);
+
+impl fmt::Display for Who {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.1 {
+            true => f.write_str("neither iroh nor tcp has"),
+            false => write!(f, "{} has", self.0),
+        }
+    }
+}
+
+impl fmt::Display for NotReady {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let seconds = self.waited.as_secs_f64();
+        let who = Who(self.arm, self.either);
+        write!(
+            f,
+            "no arm to send on: {who} not been ready for {seconds:.1} s"
+        )
+    }
+}
+
+impl Error for NotReady {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        Some(&self.fault)
+    }
+}

@@ -1,0 +1,217 @@
+//! A policy at work: what its rules have measured, and where they have a call go.
+
+use std::{sync::Arc, time::Duration};
+
+use http::Request;
+use tokio::time::Instant;
+
+use super::{
+    Arm, ArmStatistics, Choice, Policy, Reason, StickyKey,
+    adaptive::Pilot,
+    arms::Arms,
+    policy::{Kind, Rule},
+    shared::Shared,
+    window::Window,
+};
+use crate::{
+    Origin,
+    classify::{Ending, Observe, Outcome, Verdict},
+};
+
+/// The policy in force, and what goes with each of its rules.
+pub(super) struct Active {
+    pub(super) policy: Arc<Policy>,
+    groups: Vec<Arc<Group>>,
+}
+
+/// What is known of the calls under one rule.
+pub(super) struct Group {
+    windows: [Window; 2],
+    pilot: Option<Pilot>,
+    arms: Arc<Arms>,
+}
+
+/// Where a call goes first.
+pub(super) struct Plan {
+    pub(super) arm: Arm,
+    pub(super) reason: Reason,
+    /// Whether the other arm will do.
+    pub(super) either: bool,
+}
+
+impl Active {
+    /// Rules that `before` had too keep what they have measured.
+    pub(super) fn new(policy: Policy, before: Option<&Self>, arms: &Arc<Arms>) -> Self {
+        let now = Instant::now();
+        let rules = policy.rules().iter();
+        let groups = rules.map(
+            |rule| match before.and_then(|before| before.group_for(rule)) {
+                Some(group) => group.clone(),
+                None => Arc::new(Group::new(&rule.choice, arms.clone(), now)),
+            },
+        );
+        Self {
+            groups: groups.collect(),
+            policy: Arc::new(policy),
+        }
+    }
+
+    /// What was measured under a rule that says the same of the same calls.
+    fn group_for(&self, rule: &Rule) -> Option<&Arc<Group>> {
+        let mut all = self.policy.rules().iter().zip(&self.groups);
+        let same = |own: &Rule| {
+            own.kind == rule.kind && own.covers == rule.covers && rule.choice.continues(&own.choice)
+        };
+        all.find_map(|(own, group)| same(own).then_some(group))
+    }
+
+    /// The rule that a request is under, and what is known of it.
+    #[inline]
+    pub(super) fn of<B>(&self, request: &Request<B>) -> (&Rule, &Arc<Group>) {
+        let rule = self.policy.rule_of(request);
+        (&self.policy.rules()[rule], &self.groups[rule])
+    }
+
+    pub(super) fn groups(&self) -> impl Iterator<Item = (&Rule, &Arc<Group>)> {
+        self.policy.rules().iter().zip(&self.groups)
+    }
+}
+
+/// For how long the calls under a rule count that has no window of its own.
+const WINDOW: Duration = Duration::from_secs(10);
+
+impl Group {
+    fn new(choice: &Choice, arms: Arc<Arms>, now: Instant) -> Self {
+        let (window, pilot) = match choice {
+            Choice::Fixed(_) | Choice::Prefer(_) => (WINDOW, None),
+            Choice::Canary(canary) => (canary.window(), None),
+            Choice::Adaptive(adaptive) => {
+                (adaptive.window(), Some(Pilot::new(adaptive.clone(), now)))
+            }
+        };
+        Self {
+            windows: [(); 2].map(|()| Window::new(window, now)),
+            pilot,
+            arms,
+        }
+    }
+
+    pub(super) fn window(&self, arm: Arm) -> &Window {
+        &self.windows[arm.index()]
+    }
+
+    pub(super) fn read(&self, arm: Arm, now: Instant) -> ArmStatistics {
+        self.window(arm).read(now)
+    }
+
+    pub(super) fn clear(&self) {
+        for window in &self.windows {
+            window.clear();
+        }
+    }
+
+    /// Where a call goes first, by its rule.
+    #[inline]
+    pub(super) fn plan<B>(
+        &self,
+        rule: &Rule,
+        request: &Request<B>,
+        shared: &Shared,
+        now: Instant,
+    ) -> Plan {
+        let by_rule = |default| match rule.kind {
+            Kind::Default => default,
+            Kind::Method => Reason::Method,
+            Kind::Class => Reason::Class,
+        };
+        let (arm, reason, either) = match &rule.choice {
+            Choice::Fixed(arm) => (*arm, by_rule(Reason::Fixed), false),
+            Choice::Prefer(arm) => (*arm, by_rule(Reason::Preferred), true),
+            Choice::Canary(canary) => {
+                let key = canary.key_of(request);
+                let key: StickyKey = key.unwrap_or_else(|| shared.key_of_call());
+                match canary.includes(key) {
+                    true => (canary.to(), Reason::CanaryIn, true),
+                    false => (canary.to().other(), Reason::CanaryOut, false),
+                }
+            }
+            Choice::Adaptive(_) => match &self.pilot {
+                Some(pilot) => {
+                    let dwell = shared.config.dwell;
+                    let (arm, reason, switched) =
+                        pilot.choose(now, &self.windows, &self.arms, dwell);
+                    if let Some(why) = switched {
+                        shared.meter.switched(pilot.current(), why.as_str());
+                    }
+                    (arm, reason, true)
+                }
+                // Each adaptive rule has one.
+                None => (Arm::Iroh, Reason::Adaptive, true),
+            },
+        };
+        Plan {
+            arm,
+            reason,
+            either,
+        }
+    }
+}
+
+/// Follows one attempt over one arm, for what is measured of it.
+pub struct Sample {
+    group: Arc<Group>,
+    arm: Arm,
+    /// `None` once its answer has begun.
+    started: Option<Instant>,
+}
+
+impl Sample {
+    #[inline]
+    pub(super) fn new(group: Arc<Group>, arm: Arm, now: Instant) -> Self {
+        Self {
+            group,
+            arm,
+            started: Some(now),
+        }
+    }
+}
+
+impl Observe for Sample {
+    #[inline]
+    fn answered(&mut self) {
+        if let Some(started) = self.started.take() {
+            let now = Instant::now();
+            let latency = now.saturating_duration_since(started);
+            self.group.window(self.arm).answered(now, latency);
+        }
+    }
+
+    #[inline]
+    fn ended(mut self, outcome: &Outcome) {
+        let Some(failed) = failed(outcome) else {
+            return;
+        };
+        // One that fails at once is not a fast one.
+        if !failed && outcome.ending() == Ending::Head {
+            self.answered();
+        }
+        let now = Instant::now();
+        self.group.window(self.arm).ended(now, failed);
+        if failed {
+            self.group.arms.failed(self.arm, now);
+        }
+    }
+}
+
+/// Whether the arm, or the peer at its end, failed; `None` where the end says nothing of it.
+fn failed(outcome: &Outcome) -> Option<bool> {
+    if outcome.origin() == Some(Origin::Refused) {
+        // No failure of the peer's health, but one arm may be refused where the other is not.
+        return Some(true);
+    }
+    match outcome.verdict(None) {
+        Verdict::Success => Some(false),
+        Verdict::Failure | Verdict::Link(_) | Verdict::Overload => Some(true),
+        Verdict::Neutral => None,
+    }
+}

@@ -1,0 +1,24 @@
+use tower::Layer;
+
+use super::{Select, SelectHandle};
+
+/// Makes a [`Select`] of two services: `(iroh, tcp)`.
+#[derive(Clone, Debug)]
+pub struct SelectLayer {
+    handle: SelectHandle,
+}
+
+impl SelectLayer {
+    /// All services that it and its clones make share the handle's state, so they should lead to one peer.
+    pub fn new(handle: SelectHandle) -> Self {
+        Self { handle }
+    }
+}
+
+impl<I, T> Layer<(I, T)> for SelectLayer {
+    type Service = Select<I, T>;
+
+    fn layer(&self, (iroh, tcp): (I, T)) -> Select<I, T> {
+        Select::new(iroh, tcp, self.handle.clone())
+    }
+}

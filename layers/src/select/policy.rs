@@ -1,0 +1,347 @@
+use std::ops::{Bound, RangeBounds};
+
+use http::Request;
+
+use super::{Adaptive, Arm, Canary};
+use crate::{ConfigError, Urgency, methods::Methods};
+
+/// What a policy says of a group of calls.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Choice {
+    /// This arm or none: a call waits for it for [`wait`](super::SelectConfigBuilder::wait) and then fails.
+    Fixed(Arm),
+    /// This arm; the other one when it is not ready, or failed before anything was sent.
+    Prefer(Arm),
+    /// A share of the calls goes to one arm, the rest to the other. Calls that are in fall back to the other arm as with `Prefer`. Those that are
+    /// not never go to the arm that is tried out.
+    Canary(Canary),
+    /// The arm that answers sooner; the other one when it is not ready, or failed before anything was sent.
+    Adaptive(Adaptive),
+}
+
+impl Choice {
+    /// Which arms a call may go over.
+    fn arms(&self) -> u8 {
+        match self {
+            Self::Fixed(arm) => arm.bit(),
+            Self::Canary(canary) if canary.share() == 0 => canary.to().other().bit(),
+            _ => Arm::Iroh.bit() | Arm::Tcp.bit(),
+        }
+    }
+
+    /// Whether what was measured for `other` is true for this one too.
+    pub(super) fn continues(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Canary(this), Self::Canary(other)) => this.continues(other),
+            _ => self == other,
+        }
+    }
+}
+
+/// Which calls go over which arm. One is in force at a time, as a whole: see [`SelectHandle::swap`](super::SelectHandle::swap).
+///
+/// A rule for a call's method outranks one for its service, that outranks one for its class, and that outranks the default.
+///
+/// ```
+/// use tower_iroh_layers::{Urgency, select::{Arm, Canary, Choice, Policy}};
+///
+/// let canary = Canary::builder("shop-to-iroh", Arm::Iroh).share(500).try_build()?;
+/// let policy = Policy::builder(Choice::Prefer(Arm::Tcp))
+///     .methods(["grpc.health.v1.Health", "/shop.v1.Stock/Watch"], Choice::Prefer(Arm::Iroh))
+///     .methods(["shop.v1.Stock"], Choice::Canary(canary))
+///     .urgency(..=Urgency::CONTROL, Choice::Fixed(Arm::Tcp))
+///     .try_build()?;
+/// assert_eq!(policy.choice("/shop.v1.Stock/Watch", Urgency::default()), &Choice::Prefer(Arm::Iroh));
+/// assert_eq!(policy.choice("/shop.v1.Cart/Add", Urgency::CONTROL), &Choice::Fixed(Arm::Tcp));
+/// # Ok::<(), tower_iroh_layers::ConfigError>(())
+/// ```
+#[derive(Clone, Debug, PartialEq)]
+pub struct Policy {
+    /// The first is the default.
+    rules: Vec<Rule>,
+    /// By method, the rule's number.
+    methods: Methods<usize>,
+    classes: Option<[usize; 8]>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Rule {
+    pub(super) kind: Kind,
+    /// What it is for, so that it is known again in another policy.
+    pub(super) covers: String,
+    pub(super) choice: Choice,
+}
+
+/// Which calls a rule is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    Default,
+    Method,
+    Class,
+}
+
+impl Policy {
+    /// Begins with what holds for calls that no rule is for.
+    pub fn builder(default: Choice) -> PolicyBuilder {
+        PolicyBuilder {
+            default,
+            methods: Vec::new(),
+            classes: Vec::new(),
+        }
+    }
+
+    /// What it says of a call.
+    pub fn choice(&self, path: &str, urgency: Urgency) -> &Choice {
+        let rule = match self.methods.get(path) {
+            Some(rule) => *rule,
+            None => self.class(urgency),
+        };
+        &self.rules[rule].choice
+    }
+
+    fn class(&self, urgency: Urgency) -> usize {
+        let classes = self.classes.as_ref();
+        classes.map_or(0, |classes| classes[usize::from(urgency.get())])
+    }
+
+    /// The number of the rule that a request is under.
+    #[inline]
+    pub(super) fn rule_of<B>(&self, request: &Request<B>) -> usize {
+        if let Some(rule) = self.methods.get(request.uri().path()) {
+            return *rule;
+        }
+        match &self.classes {
+            Some(_) => self.class(Urgency::of(request)),
+            None => 0,
+        }
+    }
+
+    pub(super) fn rules(&self) -> &[Rule] {
+        &self.rules
+    }
+
+    /// The canaries in it.
+    pub fn canaries(&self) -> impl Iterator<Item = &Canary> {
+        self.rules.iter().filter_map(|rule| match &rule.choice {
+            Choice::Canary(canary) => Some(canary),
+            _ => None,
+        })
+    }
+
+    /// The same with another share for a canary.
+    ///
+    /// # Errors
+    /// When it has no canary of this name, or the share is above 10,000 basis points.
+    pub fn with_share(mut self, canary: &str, share: u32) -> Result<Self, ConfigError> {
+        let found = self
+            .rules
+            .iter_mut()
+            .find_map(|rule| match &mut rule.choice {
+                Choice::Canary(found) if found.name() == canary => Some(found),
+                _ => None,
+            });
+        let Some(found) = found else {
+            let names: Vec<_> = self.canaries().map(Canary::name).collect();
+            let accepted = match names.is_empty() {
+                true => "the policy has no canary".to_owned(),
+                false => format!("the policy has {}", names.join(", ")),
+            };
+            return Err(ConfigError::new("select.canary.name", canary, accepted));
+        };
+        *found = found.clone().with_share(share)?;
+        Ok(self)
+    }
+
+    /// The arms that it ever uses.
+    pub(super) fn arms(&self) -> u8 {
+        self.rules
+            .iter()
+            .fold(0, |all, rule| all | rule.choice.arms())
+    }
+}
+
+impl From<Arm> for Policy {
+    /// All calls over this arm.
+    fn from(arm: Arm) -> Self {
+        Self {
+            rules: vec![Rule {
+                kind: Kind::Default,
+                covers: String::new(),
+                choice: Choice::Fixed(arm),
+            }],
+            methods: Methods::new(),
+            classes: None,
+        }
+    }
+}
+
+/// Makes a [`Policy`].
+#[derive(Clone, Debug)]
+#[must_use]
+pub struct PolicyBuilder {
+    default: Choice,
+    methods: Vec<(Vec<String>, Choice)>,
+    classes: Vec<((Bound<Urgency>, Bound<Urgency>), Choice)>,
+}
+
+impl PolicyBuilder {
+    /// What holds for these methods: `/pkg.Svc/Method`, and for all of a service `/pkg.Svc/*` or `pkg.Svc`. One list is one rule: its calls are
+    /// measured together.
+    pub fn methods<M: Into<String>>(
+        mut self,
+        methods: impl IntoIterator<Item = M>,
+        choice: Choice,
+    ) -> Self {
+        let methods = methods.into_iter().map(Into::into).collect();
+        self.methods.push((methods, choice));
+        self
+    }
+
+    /// What holds for calls of this urgency: `..=Urgency::CONTROL`, for example.
+    pub fn urgency(mut self, range: impl RangeBounds<Urgency>, choice: Choice) -> Self {
+        let range = (range.start_bound().cloned(), range.end_bound().cloned());
+        self.classes.push((range, choice));
+        self
+    }
+
+    /// Checks the rules.
+    ///
+    /// # Errors
+    /// When a pattern names no method, a method or an urgency has two rules, a list or a range is empty, or two canaries have one name.
+    pub fn try_build(self) -> Result<Policy, ConfigError> {
+        let mut policy = Policy {
+            rules: vec![Rule {
+                kind: Kind::Default,
+                covers: String::new(),
+                choice: self.default,
+            }],
+            methods: Methods::new(),
+            classes: None,
+        };
+        for (patterns, choice) in self.methods {
+            const FIELD: &str = "select.methods";
+            if patterns.is_empty() {
+                let accepted = "a list of at least one method is accepted";
+                return Err(ConfigError::new(FIELD, "[]", accepted));
+            }
+            let rule = policy.rules.len();
+            for pattern in &patterns {
+                let before = policy.methods.insert(FIELD, pattern, rule)?;
+                if before.is_some_and(|before| before != rule) {
+                    let accepted = "a method has one rule, and this one has two";
+                    return Err(ConfigError::new(FIELD, pattern, accepted));
+                }
+            }
+            policy.rules.push(Rule {
+                kind: Kind::Method,
+                covers: patterns.join(","),
+                choice,
+            });
+        }
+        for (range, choice) in self.classes {
+            const FIELD: &str = "select.urgency";
+            let rule = policy.rules.len();
+            let classes = policy.classes.get_or_insert([0; 8]);
+            let mut any = false;
+            for (n, place) in (0..).zip(classes) {
+                if !Urgency::new(n).is_ok_and(|urgency| range.contains(&urgency)) {
+                    continue;
+                }
+                any = true;
+                if *place != 0 {
+                    let accepted = "an urgency has one rule, and this one has two";
+                    return Err(ConfigError::new(FIELD, n, accepted));
+                }
+                *place = rule;
+            }
+            let shown = format!("{range:?}");
+            if !any {
+                let accepted = "a range with at least one urgency is accepted";
+                return Err(ConfigError::new(FIELD, shown, accepted));
+            }
+            policy.rules.push(Rule {
+                kind: Kind::Class,
+                covers: shown,
+                choice,
+            });
+        }
+        let mut names: Vec<_> = policy.canaries().map(Canary::name).collect();
+        names.sort_unstable();
+        if let Some(twice) = names.windows(2).find(|pair| pair[0] == pair[1]) {
+            let accepted = "a canary's name is its own, and two have this one";
+            return Err(ConfigError::new("select.canary.name", twice[0], accepted));
+        }
+        Ok(policy)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const IROH: Choice = Choice::Fixed(Arm::Iroh);
+    const TCP: Choice = Choice::Fixed(Arm::Tcp);
+
+    #[test]
+    fn the_most_special_rule_counts() {
+        let policy = Policy::builder(Choice::Prefer(Arm::Tcp))
+            .methods(["a.B"], IROH)
+            .methods(["/a.B/C"], TCP)
+            .urgency(Urgency::BULK.., Choice::Prefer(Arm::Iroh))
+            .try_build()
+            .expect("accepted");
+        let choice = |path, urgency| policy.choice(path, urgency).clone();
+        assert_eq!(choice("/a.B/C", Urgency::BULK), TCP);
+        assert_eq!(choice("/a.B/D", Urgency::BULK), IROH);
+        assert_eq!(choice("/x.Y/Z", Urgency::LOWEST), Choice::Prefer(Arm::Iroh));
+        assert_eq!(choice("/x.Y/Z", Urgency::CONTROL), Choice::Prefer(Arm::Tcp));
+    }
+
+    #[test]
+    fn only_the_arms_that_may_be_needed_are() {
+        let canary = |share| {
+            let canary = Canary::builder("n", Arm::Iroh).share(share);
+            Choice::Canary(canary.try_build().expect("accepted"))
+        };
+        let arms = |choice| {
+            Policy::builder(choice)
+                .try_build()
+                .expect("accepted")
+                .arms()
+        };
+        assert_eq!(arms(TCP), Arm::Tcp.bit());
+        assert_eq!(arms(canary(0)), Arm::Tcp.bit());
+        assert_eq!(arms(canary(1)), 3);
+        assert_eq!(arms(Choice::Prefer(Arm::Iroh)), 3);
+        assert_eq!(Policy::from(Arm::Iroh).arms(), Arm::Iroh.bit());
+    }
+
+    #[test]
+    fn what_contradicts_itself_is_refused() {
+        let field = |builder: PolicyBuilder| builder.try_build().expect_err("refused").field();
+        let new = || Policy::builder(TCP);
+        let canary = || {
+            let canary = Canary::builder("n", Arm::Iroh);
+            Choice::Canary(canary.try_build().expect("accepted"))
+        };
+        assert_eq!(field(new().methods(["a"; 0], IROH)), "select.methods");
+        assert_eq!(field(new().methods(["/a.B/"], IROH)), "select.methods");
+        assert_eq!(
+            field(new().methods(["a.B"], IROH).methods(["/a.B/*"], TCP)),
+            "select.methods"
+        );
+        assert!(new().methods(["a.B", "/a.B/*"], IROH).try_build().is_ok());
+        let (low, high) = (Urgency::BULK, Urgency::CONTROL);
+        assert_eq!(field(new().urgency(low..high, IROH)), "select.urgency");
+        assert_eq!(
+            field(new().urgency(..=high, IROH).urgency(.., TCP)),
+            "select.urgency"
+        );
+        assert_eq!(
+            field(new().methods(["a.B"], canary()).urgency(.., canary())),
+            "select.canary.name"
+        );
+        let none = new().try_build().expect("accepted").with_share("n", 1);
+        assert!(none.expect_err("refused").accepted().contains("no canary"));
+    }
+}

@@ -1,0 +1,129 @@
+use std::fmt;
+
+use http::HeaderValue;
+
+use super::Arm;
+
+/// Why a call went over the arm that it went over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Reason {
+    /// The policy's default choice knows no other.
+    Fixed,
+    /// The policy's default choice prefers it.
+    Preferred,
+    /// A rule for the method names it.
+    Method,
+    /// A rule for the class of the call, its urgency, names it.
+    Class,
+    /// The call is in the canary.
+    CanaryIn,
+    /// It is not.
+    CanaryOut,
+    /// It is the better one by what was measured.
+    Adaptive,
+    /// A look at the arm that is not in use, or has just come back.
+    Probe,
+    /// The arm that comes first is ready again, but not for long enough yet.
+    Returning,
+    /// The arm that comes first was not ready.
+    NotReady,
+    /// The arm that comes first failed before anything was sent.
+    FailedUnsent,
+}
+
+impl Reason {
+    /// All of them.
+    pub const ALL: [Self; 11] = [
+        Self::Fixed,
+        Self::Preferred,
+        Self::Method,
+        Self::Class,
+        Self::CanaryIn,
+        Self::CanaryOut,
+        Self::Adaptive,
+        Self::Probe,
+        Self::Returning,
+        Self::NotReady,
+        Self::FailedUnsent,
+    ];
+
+    /// As in metrics: `canary_in`, for example.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Fixed => "fixed",
+            Self::Preferred => "preferred",
+            Self::Method => "method",
+            Self::Class => "class",
+            Self::CanaryIn => "canary_in",
+            Self::CanaryOut => "canary_out",
+            Self::Adaptive => "adaptive",
+            Self::Probe => "probe",
+            Self::Returning => "returning",
+            Self::NotReady => "not_ready",
+            Self::FailedUnsent => "failed_unsent",
+        }
+    }
+
+    /// Whether the policy would have had the call on the other arm.
+    pub const fn is_fallback(self) -> bool {
+        matches!(self, Self::Returning | Self::NotReady | Self::FailedUnsent)
+    }
+
+    pub(super) const fn index(self) -> usize {
+        self as usize
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// Which arm a call went over, and why: in the extensions of each response.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Selected {
+    /// The arm that answered.
+    pub arm: Arm,
+    /// Why it was asked.
+    pub reason: Reason,
+}
+
+/// The response header that [`SelectConfigBuilder::response_header`](super::SelectConfigBuilder::response_header) switches on.
+pub const SELECTED: &str = "tower-iroh-selected";
+
+impl Selected {
+    pub(super) fn header(self) -> Option<HeaderValue> {
+        HeaderValue::try_from(self.to_string()).ok()
+    }
+}
+
+impl fmt::Display for Selected {
+    /// As in the header: `iroh; reason=canary_in`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}; reason={}", self.arm, self.reason)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_reason_has_a_place_and_a_name_of_its_own() {
+        for (n, reason) in Reason::ALL.into_iter().enumerate() {
+            assert_eq!(reason.index(), n);
+            let same = Reason::ALL
+                .iter()
+                .filter(|other| other.as_str() == reason.as_str());
+            assert_eq!(same.count(), 1, "{reason}");
+        }
+        let selected = Selected {
+            arm: Arm::Tcp,
+            reason: Reason::FailedUnsent,
+        };
+        let header = selected.header().expect("a header");
+        assert_eq!(header, "tcp; reason=failed_unsent");
+    }
+}

@@ -1,0 +1,374 @@
+use std::{
+    fmt, mem,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use http::{Request, Response};
+use http_body::Body as HttpBody;
+use tokio::time::Instant;
+use tonic::body::Body;
+use tower::Service;
+
+use super::{
+    Arm, Reason, SelectBody, SelectFuture, SelectHandle, Selected,
+    flight::{One, iroh, tcp},
+    future::keep,
+    group::{Group, Plan, Sample},
+    shared::Shared,
+    standing::Trust,
+    waiting::Waiting,
+    watch::Watch,
+};
+use crate::BoxError;
+
+/// The service over two others that lead to one peer. Clones share everything; a clone carries no readiness.
+pub struct Select<I, T> {
+    iroh: Way<I>,
+    tcp: Way<T>,
+    shared: Arc<Shared>,
+    watch: Arc<Watch>,
+}
+
+/// An arm, and what the last look at it found.
+struct Way<S> {
+    service: S,
+    look: Look,
+    /// It has been asked to wake this task, and may hold a place in a queue for it.
+    waits: bool,
+}
+
+enum Look {
+    None,
+    Ready,
+    /// Its readiness failed, which the call that needs it is told.
+    Failed(BoxError),
+    Pending,
+}
+
+impl<S: Clone> Way<S> {
+    fn new(service: S) -> Self {
+        Self {
+            service,
+            look: Look::None,
+            waits: false,
+        }
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>)
+    where
+        S: Service<Request<Body>>,
+        S::Error: Into<BoxError>,
+    {
+        self.look = match self.service.poll_ready(cx) {
+            Poll::Ready(Ok(())) => Look::Ready,
+            Poll::Ready(Err(error)) => Look::Failed(error.into()),
+            Poll::Pending => Look::Pending,
+        };
+        self.waits = self.is_pending();
+    }
+
+    /// Lets go of what waits, since nobody will come for it.
+    fn let_go(&mut self) {
+        if mem::take(&mut self.waits) {
+            self.service = self.service.clone();
+        }
+    }
+
+    fn is_ready(&self) -> bool {
+        matches!(self.look, Look::Ready)
+    }
+
+    fn is_pending(&self) -> bool {
+        matches!(self.look, Look::Pending)
+    }
+
+    /// Whether there is something to tell a call: it can go, or has failed.
+    fn answers(&self) -> bool {
+        matches!(self.look, Look::Ready | Look::Failed(_))
+    }
+}
+
+impl<I, T> Select<I, T> {
+    /// Puts the choice that `handle` has before two services.
+    pub fn new(iroh: I, tcp: T, handle: SelectHandle) -> Self {
+        let shared = handle.shared;
+        Self {
+            watch: Arc::new(Watch::new(shared.arms.clone())),
+            iroh: Way {
+                service: iroh,
+                look: Look::None,
+                waits: false,
+            },
+            tcp: Way {
+                service: tcp,
+                look: Look::None,
+                waits: false,
+            },
+            shared,
+        }
+    }
+
+    /// The handle that it was made with.
+    pub fn handle(&self) -> SelectHandle {
+        SelectHandle {
+            shared: self.shared.clone(),
+        }
+    }
+}
+
+impl<I, T> Select<I, T>
+where
+    I: Service<Request<Body>> + Clone + Send + 'static,
+    T: Service<Request<Body>> + Clone + Send + 'static,
+    I::Error: Into<BoxError>,
+    T::Error: Into<BoxError>,
+{
+    fn poll_arm(&mut self, arm: Arm, cx: &mut Context<'_>) {
+        match arm {
+            Arm::Iroh => self.iroh.poll(cx),
+            Arm::Tcp => self.tcp.poll(cx),
+        }
+        if self.look(arm).0 && self.shared.arms.word().is_troubled(arm) {
+            self.shared.arms.ready(arm, Instant::now());
+        }
+    }
+
+    /// Whether an arm is ready, and whether it answers.
+    fn look(&self, arm: Arm) -> (bool, bool) {
+        match arm {
+            Arm::Iroh => (self.iroh.is_ready(), self.iroh.answers()),
+            Arm::Tcp => (self.tcp.is_ready(), self.tcp.answers()),
+        }
+    }
+
+    fn is_ready(&self, arm: Arm) -> bool {
+        self.look(arm).0
+    }
+
+    /// An error of an arm's readiness.
+    fn take_failure(&mut self, arm: Arm) -> Option<BoxError> {
+        let look = match arm {
+            Arm::Iroh => &mut self.iroh.look,
+            Arm::Tcp => &mut self.tcp.look,
+        };
+        match look {
+            Look::Failed(_) => match mem::replace(look, Look::None) {
+                Look::Failed(error) => Some(error),
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+
+    /// A service of an arm, without readiness.
+    fn one(&self, arm: Arm) -> One<I, T> {
+        match arm {
+            Arm::Iroh => One::Iroh(self.iroh.service.clone()),
+            Arm::Tcp => One::Tcp(self.tcp.service.clone()),
+        }
+    }
+
+    /// Where a call goes first, now that it is known which arms are ready.
+    #[cold]
+    fn reconsider(&self, plan: &mut Plan, group: &Group, now: Instant) {
+        let other = plan.arm.other();
+        if !plan.either || plan.reason == Reason::Probe || !self.is_ready(other) {
+            return;
+        }
+        let shared = &self.shared;
+        if self.is_ready(plan.arm) {
+            let config = &shared.config;
+            let arms = &shared.arms;
+            match arms.trust(plan.arm, now, config.dwell, config.probe_every) {
+                Trust::Full => {}
+                Trust::Probe => plan.reason = Reason::Probe,
+                Trust::None => {
+                    plan.arm = other;
+                    plan.reason = Reason::Returning;
+                }
+            }
+            return;
+        }
+        let since = shared.arms.away_since(plan.arm);
+        if since.is_some_and(|since| now >= since + shared.config.head_start) {
+            shared.arms.divert(plan.arm);
+            group.window(plan.arm).diverted(now);
+            *plan = Plan {
+                arm: other,
+                reason: Reason::NotReady,
+                either: false,
+            };
+        }
+    }
+
+    /// The arm that comes first can't take the call now.
+    #[cold]
+    fn later(
+        &mut self,
+        request: Request<Body>,
+        plan: &Plan,
+        group: &Arc<Group>,
+        now: Instant,
+    ) -> SelectFuture<I, T> {
+        let shared = &self.shared;
+        let &Plan {
+            arm,
+            reason,
+            either,
+        } = plan;
+        let selected = Selected { arm, reason };
+        let until = shared.until(arm, either, now);
+        let head_start = shared.config.head_start;
+        let since = shared.arms.away_since(arm).unwrap_or(now);
+        let waiting = Waiting {
+            shared: shared.clone(),
+            group: group.clone(),
+            request,
+            first: self.one(arm),
+            reason,
+            second: either.then(|| self.one(arm.other())),
+            head_start: (either && !head_start.is_zero()).then(|| since + head_start),
+            until,
+            timer: None,
+            otherwise: None,
+        };
+        SelectFuture::waiting(Box::new(waiting), selected, shared.config.response_header)
+    }
+}
+
+impl<I, T, R> Service<Request<Body>> for Select<I, T>
+where
+    I: Service<Request<Body>, Response = Response<R>> + Clone + Send + 'static,
+    T: Service<Request<Body>, Response = Response<R>> + Clone + Send + 'static,
+    I::Error: Into<BoxError>,
+    T::Error: Into<BoxError>,
+    R: HttpBody,
+    R::Error: Into<BoxError>,
+{
+    type Response = Response<SelectBody<R>>;
+    type Error = BoxError;
+    type Future = SelectFuture<I, T>;
+
+    /// Ready when an arm is that the policy may use. Never an error: one of an arm's is the next call's that needs it.
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        let word = self.shared.arms.word();
+        let used = |shared: &Shared| Arm::ALL.map(|arm| (arm, shared.uses(arm)));
+        let mut any = false;
+        let mut away = false;
+        for (arm, used) in used(&self.shared) {
+            match arm {
+                Arm::Iroh => self.iroh.look = Look::None,
+                Arm::Tcp => self.tcp.look = Look::None,
+            }
+            if used && !word.is_watched(arm) {
+                self.poll_arm(arm, cx);
+                let answers = self.look(arm).1;
+                any |= answers;
+                away |= !answers;
+            }
+        }
+        if !any {
+            // None but those that the task waits for: they wake this one too.
+            for (arm, used) in used(&self.shared) {
+                if used && word.is_watched(arm) {
+                    self.poll_arm(arm, cx);
+                    any |= self.look(arm).1;
+                }
+            }
+        }
+        if away {
+            let now = Instant::now();
+            for arm in Arm::ALL {
+                let pending = match arm {
+                    Arm::Iroh => self.iroh.is_pending(),
+                    Arm::Tcp => self.tcp.is_pending(),
+                };
+                if pending && !word.is_watched(arm) {
+                    let (iroh, tcp) = (&self.iroh.service, &self.tcp.service);
+                    self.watch
+                        .not_ready::<I, T, Request<Body>>(arm, now, iroh, tcp);
+                }
+            }
+        }
+        if !any {
+            return Poll::Pending;
+        }
+        self.iroh.let_go();
+        self.tcp.let_go();
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        let now = Instant::now();
+        let shared = self.shared.clone();
+        let active = shared.active.load();
+        let (rule, group) = active.of(&request);
+        let mut plan = group.plan(rule, &request, &shared, now);
+        if !self.is_ready(plan.arm) || shared.arms.word().is_troubled(plan.arm) {
+            self.reconsider(&mut plan, group, now);
+        }
+        if !self.is_ready(plan.arm) {
+            let Some(error) = self.take_failure(plan.arm) else {
+                return self.later(request, &plan, group, now);
+            };
+            group.window(plan.arm).ended(now, true);
+            shared.arms.failed(plan.arm, now);
+            if !plan.either || !self.is_ready(plan.arm.other()) {
+                let Plan { arm, reason, .. } = plan;
+                return SelectFuture::failed(error, Selected { arm, reason });
+            }
+            plan = Plan {
+                arm: plan.arm.other(),
+                reason: Reason::FailedUnsent,
+                either: false,
+            };
+        }
+        let selected = Selected {
+            arm: plan.arm,
+            reason: plan.reason,
+        };
+        shared.decided(selected);
+        let (spare, request) = match plan.either {
+            true => {
+                let other = self.one(plan.arm.other());
+                let (spare, request) = keep(&shared, group, other, request);
+                (Some(spare), request)
+            }
+            false => (None, request),
+        };
+        let sample = Sample::new(group.clone(), plan.arm, now);
+        let flight = match plan.arm {
+            Arm::Iroh => {
+                self.iroh.look = Look::None;
+                iroh(&mut self.iroh.service, request, sample)
+            }
+            Arm::Tcp => {
+                self.tcp.look = Look::None;
+                tcp(&mut self.tcp.service, request, sample)
+            }
+        };
+        SelectFuture::flying(flight, selected, shared.config.response_header, spare)
+    }
+}
+
+impl<I: Clone, T: Clone> Clone for Select<I, T> {
+    fn clone(&self) -> Self {
+        Self {
+            iroh: Way::new(self.iroh.service.clone()),
+            tcp: Way::new(self.tcp.service.clone()),
+            shared: self.shared.clone(),
+            watch: self.watch.clone(),
+        }
+    }
+}
+
+impl<I: fmt::Debug, T: fmt::Debug> fmt::Debug for Select<I, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Select")
+            .field("iroh", &self.iroh.service)
+            .field("tcp", &self.tcp.service)
+            .field("handle", &self.handle())
+            .finish()
+    }
+}
