@@ -1,0 +1,86 @@
+//! By what is measured, with calls and time.
+
+use tokio::time::{Instant, sleep};
+use tower_iroh_layers::select::{Adaptive, Arm, Choice, Policy, Reason};
+
+use crate::arm::{MS, Stage, call, stage};
+
+fn adaptive(adaptive: Adaptive) -> Policy {
+    let policy = Policy::builder(Choice::Adaptive(adaptive));
+    policy.try_build().expect("accepted")
+}
+
+/// A hundred calls a second for so long; the arms' shares of the last second, and how often the arm in use changed.
+async fn run(stage: &mut Stage, seconds: u32) -> (u64, u32) {
+    let (mut last, mut switches, mut in_use) = (0, 0, None);
+    for n in 0..seconds * 100 {
+        if n == (seconds - 1) * 100 {
+            last = stage.iroh.calls();
+        }
+        let start = Instant::now();
+        let (arm, reason) = call(&mut stage.client).await.expect("answered");
+        if reason != Reason::Probe {
+            switches += u32::from(in_use.is_some_and(|before| before != arm));
+            in_use = Some(arm);
+        }
+        sleep((MS * 10).saturating_sub(start.elapsed())).await;
+    }
+    (stage.iroh.calls() - last, switches)
+}
+
+#[tokio::test(start_paused = true)]
+async fn it_leaves_an_arm_that_became_slow_probes_it_and_returns() {
+    let mut stage = stage(adaptive(Adaptive::default()));
+    stage.iroh.takes(MS);
+    stage.tcp.takes(MS);
+    let (share, switches) = run(&mut stage, 20).await;
+    assert!(share >= 97 && switches == 0, "{share} {switches}");
+
+    stage.iroh.takes(MS * 31);
+    let (share, switches) = run(&mut stage, 20).await;
+    assert_eq!(switches, 1);
+    assert!((1..=3).contains(&share), "probes: {share}");
+
+    stage.iroh.takes(MS);
+    let (share, switches) = run(&mut stage, 20).await;
+    assert!(share >= 97 && switches == 1, "{share} {switches}");
+    let decisions = stage.handle.decisions();
+    assert!(decisions.count(Arm::Iroh, Reason::Probe) >= 15);
+    assert_eq!(decisions.fallbacks(), 0);
+    // Each call once.
+    let begun = stage.iroh.begun() + stage.tcp.begun();
+    assert_eq!(begun, decisions.arm(Arm::Iroh) + decisions.arm(Arm::Tcp));
+}
+
+#[tokio::test(start_paused = true)]
+async fn below_its_threshold_the_preferred_arm_keeps_the_calls() {
+    let config = Adaptive::builder().latency_threshold(MS * 20);
+    let mut stage = stage(adaptive(config.try_build().expect("accepted")));
+    stage.iroh.takes(MS * 15);
+    stage.tcp.takes(MS);
+    let (share, switches) = run(&mut stage, 20).await;
+    assert!(share >= 60 && switches == 0, "{share} {switches}");
+    stage.iroh.takes(MS * 25);
+    let (share, switches) = run(&mut stage, 20).await;
+    assert!(share <= 3 && switches == 1, "{share} {switches}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_arm_that_fails_or_is_away_loses_and_comes_back() {
+    let mut stage = stage(adaptive(Adaptive::default()));
+    stage.iroh.fails_every(2);
+    let (share, switches) = run(&mut stage, 10).await;
+    // One in a hundred, give or take.
+    assert!(share <= 6 && switches == 1, "{share} {switches}");
+    stage.iroh.fails_every(0);
+    let (share, _) = run(&mut stage, 25).await;
+    assert!(share >= 97, "{share}");
+
+    stage.iroh.ready(false);
+    let calls = stage.iroh.calls();
+    run(&mut stage, 10).await;
+    assert_eq!(stage.iroh.calls(), calls);
+    stage.iroh.ready(true);
+    let (share, _) = run(&mut stage, 30).await;
+    assert!(share >= 97, "{share}");
+}

@@ -1,0 +1,111 @@
+//! Sticky shares.
+
+use std::collections::HashMap;
+
+use tower_iroh_layers::select::{Arm, Canary, Choice, Policy, Reason, SelectConfig, StickyKey};
+
+use crate::arm::{Stage, call_to, request, settle, stage, stage_with};
+
+fn policy(share: u32) -> Policy {
+    let canary = Canary::builder("to-iroh", Arm::Iroh).share(share);
+    let canary = canary.key_header("x-tenant").try_build().expect("accepted");
+    let policy = Policy::builder(Choice::Canary(canary));
+    policy.try_build().expect("accepted")
+}
+
+/// Where each of the tenants goes now.
+async fn arms(stage: &mut Stage, tenants: u32) -> HashMap<u32, Arm> {
+    let mut arms = HashMap::new();
+    for n in 0..tenants {
+        let mut request = request("/a.B/C");
+        let tenant = format!("tenant-{n}");
+        // Half of them say it one way, half the other.
+        match n % 2 {
+            0 => {
+                let key = StickyKey::new(&tenant);
+                request.extensions_mut().insert(key);
+            }
+            _ => {
+                let value = tenant.parse().expect("a value");
+                request.headers_mut().insert("x-tenant", value);
+            }
+        }
+        let (arm, reason) = call_to(&mut stage.client, request).await.expect("answered");
+        let expected = match arm {
+            Arm::Iroh => Reason::CanaryIn,
+            Arm::Tcp => Reason::CanaryOut,
+        };
+        assert_eq!(reason, expected);
+        arms.insert(n, arm);
+    }
+    arms
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_key_stays_and_a_growing_share_only_adds_keys() {
+    const TENANTS: u32 = 2000;
+    let mut stage = stage(policy(0));
+    let mut before = arms(&mut stage, TENANTS).await;
+    assert!(before.values().all(|arm| *arm == Arm::Tcp));
+    for share in [500, 2500, 5000, 10_000] {
+        stage.handle.set_share("to-iroh", share).expect("there");
+        let now = arms(&mut stage, TENANTS).await;
+        assert_eq!(now, arms(&mut stage, TENANTS).await, "it stays");
+        for (tenant, arm) in &now {
+            assert!(*arm == Arm::Iroh || before[tenant] == Arm::Tcp, "{tenant}");
+        }
+        let within = now.values().filter(|arm| **arm == Arm::Iroh).count() as u32;
+        let expected = TENANTS * share / 10_000;
+        assert!(within.abs_diff(expected) <= 60, "{within} of {expected}");
+        before = now;
+    }
+    // Another process, another day.
+    let mut other = crate::arm::stage(policy(2500));
+    let there = arms(&mut other, TENANTS).await;
+    stage.handle.set_share("to-iroh", 2500).expect("there");
+    assert_eq!(there, arms(&mut stage, TENANTS).await);
+}
+
+#[tokio::test(start_paused = true)]
+async fn calls_without_a_key_have_the_share_or_the_channel_s_key() {
+    let mut alone = stage(policy(2500));
+    for _ in 0..4000 {
+        let call = call_to(&mut alone.client, request("/a.B/C")).await;
+        call.expect("answered");
+    }
+    let within = alone.iroh.begun();
+    // Three deviations of 27 are 82.
+    assert!((900..=1100).contains(&within), "{within}");
+
+    for n in 0..50u32 {
+        let key = StickyKey::new(n.to_be_bytes());
+        let config = SelectConfig::builder().sticky_key(key);
+        let mut channel = stage_with(policy(2500), config.try_build().expect("accepted"));
+        for _ in 0..10 {
+            let call = call_to(&mut channel.client, request("/a.B/C")).await;
+            call.expect("answered");
+        }
+        assert!([0, 10].contains(&channel.iroh.begun()), "all or none");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_is_in_falls_back_while_the_new_arm_is_away_and_that_counts_against_it() {
+    let mut stage = stage(policy(10_000));
+    stage.iroh.ready(false);
+    for _ in 0..20 {
+        let over = call_to(&mut stage.client, request("/a.B/C")).await;
+        assert_eq!(over.expect("answered"), (Arm::Tcp, Reason::NotReady));
+    }
+    let seen = stage.handle.canary("to-iroh").expect("there");
+    assert_eq!((seen.new.calls, seen.new.diverted), (0, 20));
+    assert_eq!(seen.new.error_rate(), 1.0);
+    assert_eq!((seen.old.calls, seen.old.error_rate()), (20, 0.0));
+    stage.handle.clear_canary("to-iroh");
+    let seen = stage.handle.canary("to-iroh").expect("there");
+    assert_eq!(seen.new.error_rate(), 0.0);
+    assert!(stage.handle.canary("other").is_none());
+    assert!(stage.handle.set_share("other", 1).is_err());
+    assert!(stage.handle.set_share("to-iroh", 10_001).is_err());
+    settle().await;
+}

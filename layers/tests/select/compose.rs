@@ -1,0 +1,162 @@
+//! With the layers that stand around it.
+#![cfg(all(feature = "breaker", feature = "fail-fast"))]
+
+use http_body_util::BodyExt;
+use tonic::Status;
+use tower::{Layer, Service, ServiceExt};
+use tower_iroh_layers::{
+    breaker::{BreakerConfig, BreakerLayer, Circuit},
+    fail_fast::{FailFast, FailFastConfig},
+    select::{Arm, Choice, Policy, Reason, Select, SelectConfig, SelectHandle, Selected},
+};
+
+use crate::arm::{MS, Part, SECOND, request, stage};
+
+fn policy(default: Choice) -> Policy {
+    let policy = Policy::builder(default).methods(["x.Y"], Choice::Fixed(Arm::Iroh));
+    policy.try_build().expect("accepted")
+}
+
+/// Each arm has a circuit of its own, and a fail-fast stands above both.
+macro_rules! stacked {
+    ($stage:expr, $circuits:expr, $handle:expr) => {{
+        let [iroh, tcp] = $circuits;
+        let (first, second) = $stage.actors.clone();
+        let select = Select::new(
+            BreakerLayer::new(iroh.clone()).layer(first),
+            BreakerLayer::new(tcp.clone()).layer(second),
+            $handle,
+        );
+        FailFast::new(select, FailFastConfig::default())
+    }};
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_open_breaker_falls_back_and_the_half_open_one_is_probed_and_returned_to() {
+    let stage = stage(policy(Choice::Prefer(Arm::Iroh)));
+    let config = BreakerConfig::builder().first_wait(SECOND * 30);
+    let config = config.try_build().expect("accepted");
+    let circuits = [(); 2].map(|()| Circuit::new(config.clone()));
+    let why = circuits.clone();
+    let config = SelectConfig::builder().why(move |arm| why[arm as usize].why());
+    let config = config.try_build().expect("accepted");
+    let handle = SelectHandle::with_config(policy(Choice::Prefer(Arm::Iroh)), config);
+    let mut client = stacked!(stage, &circuits, handle.clone());
+
+    // Two dials that fail open it. Each call is answered, and none of them twice.
+    stage.iroh.plays(Part::Unreached);
+    let mut answered = 0;
+    while circuits[0].state().is_closed() {
+        let ready = ServiceExt::<http::Request<_>>::ready(&mut client).await;
+        let response = ready.expect("ready").call(request("/a.B/C")).await;
+        let response = response.expect("answered");
+        let selected: Selected = *response.extensions().get().expect("selected");
+        assert_eq!(selected.arm, Arm::Tcp);
+        response.into_body().collect().await.expect("a body");
+        answered += 1;
+    }
+    assert_eq!(
+        (answered, stage.iroh.calls(), stage.iroh.begun()),
+        (2, 2, 0)
+    );
+    circuits[0].force_open();
+
+    // Open: straight to the other one, and who must go there is told why not.
+    for _ in 0..50 {
+        let ready = ServiceExt::<http::Request<_>>::ready(&mut client).await;
+        let response = ready.expect("ready").call(request("/a.B/C")).await;
+        let selected: Selected = *response
+            .expect("answered")
+            .extensions()
+            .get()
+            .expect("selected");
+        assert_eq!(
+            (selected.arm, selected.reason),
+            (Arm::Tcp, Reason::NotReady)
+        );
+    }
+    assert_eq!(stage.iroh.calls(), 2);
+    let ready = ServiceExt::<http::Request<_>>::ready(&mut client).await;
+    let error = ready.expect("ready").call(request("/x.Y/Z")).await;
+    let status = Status::from_error(error.map(drop).expect_err("open"));
+    assert!(status.message().contains("forced open"), "{status:?}");
+
+    // By its own rule it becomes half-open, and the call that looks is its probe.
+    circuits[0].release();
+    stage.iroh.plays(Part::Answer(tonic::Code::Ok));
+    let start = tokio::time::Instant::now();
+    let mut reasons = Vec::new();
+    while reasons.last() != Some(&Reason::Preferred) {
+        let ready = ServiceExt::<http::Request<_>>::ready(&mut client).await;
+        let response = ready.expect("ready").call(request("/a.B/C")).await;
+        let response = response.expect("answered");
+        let selected: Selected = *response.extensions().get().expect("selected");
+        response.into_body().collect().await.expect("a body");
+        if reasons.last() != Some(&selected.reason) {
+            reasons.push(selected.reason);
+        }
+        tokio::time::sleep(MS * 10).await;
+        assert!(start.elapsed() < SECOND * 120, "{reasons:?}");
+    }
+    assert!(circuits[0].state().is_closed());
+    let expected = [Reason::NotReady, Reason::Probe, Reason::Returning];
+    assert!(reasons.starts_with(&expected), "{reasons:?}");
+    assert!(start.elapsed() >= SECOND * 5);
+}
+
+#[tokio::test(start_paused = true)]
+async fn with_both_circuits_open_the_layer_above_fails_fast() {
+    let stage = stage(policy(Choice::Prefer(Arm::Iroh)));
+    let circuits = [(); 2].map(|()| Circuit::new(BreakerConfig::default()));
+    let handle = SelectHandle::new(policy(Choice::Prefer(Arm::Iroh)));
+    let mut client = stacked!(stage, &circuits, handle);
+    circuits.iter().for_each(Circuit::force_open);
+    let start = tokio::time::Instant::now();
+    for _ in 0..3 {
+        let ready = ServiceExt::<http::Request<_>>::ready(&mut client).await;
+        let error = ready.expect("ready").call(request("/a.B/C")).await;
+        error.map(drop).expect_err("fails fast");
+        assert_eq!(start.elapsed(), SECOND * 2);
+    }
+    assert!(client.is_failing());
+    circuits[1].force_closed();
+    tokio::time::sleep(MS).await;
+    assert!(!client.is_failing(), "noticed without a call");
+    let ready = ServiceExt::<http::Request<_>>::ready(&mut client).await;
+    let response = ready.expect("ready").call(request("/a.B/C")).await;
+    let selected: Selected = *response
+        .expect("answered")
+        .extensions()
+        .get()
+        .expect("selected");
+    assert_eq!(selected.arm, Arm::Tcp);
+}
+
+/// A full lane is not visible in readiness, and what it rejects stays rejected.
+#[tokio::test(start_paused = true)]
+async fn a_full_lane_causes_no_fallback() {
+    let stage = stage(policy(Choice::Prefer(Arm::Iroh)));
+    let circuits = [(); 2].map(|()| Circuit::new(BreakerConfig::default()));
+    let handle = SelectHandle::new(policy(Choice::Prefer(Arm::Iroh)));
+    let mut client = stacked!(stage, &circuits, handle.clone());
+    stage.iroh.plays(Part::Full);
+    for _ in 0..50 {
+        let ready = ServiceExt::<http::Request<_>>::ready(&mut client).await;
+        let error = ready.expect("ready").call(request("/a.B/C")).await;
+        let status = Status::from_error(error.map(drop).expect_err("full"));
+        assert_eq!(status.code(), tonic::Code::ResourceExhausted);
+    }
+    assert_eq!((stage.iroh.calls(), stage.tcp.calls()), (50, 0));
+    assert_eq!(handle.decisions().fallbacks(), 0);
+    assert!(circuits[0].state().is_closed());
+    // And one that takes long to let a call in: the call waits there.
+    stage.iroh.plays(Part::Answer(tonic::Code::Ok));
+    stage.iroh.takes(SECOND);
+    let ready = ServiceExt::<http::Request<_>>::ready(&mut client).await;
+    ready
+        .expect("ready")
+        .call(request("/a.B/C"))
+        .await
+        .expect("answered");
+    assert_eq!(stage.tcp.calls(), 0);
+}
