@@ -44,11 +44,34 @@ impl<F: FnOnce(&Outcome)> Observe for F {
 /// The future and the body that it yields are as cancel safe as what they wrap.
 #[inline]
 pub fn track<F, O: Observe>(future: F, observer: O, deadline: Option<Deadline>) -> Tracked<F, O> {
+    let deadline = deadline.map(|at| (at, at.left()));
+    followed(future, observer, deadline)
+}
+
+/// The same for who has just looked at the clock.
+#[cfg(feature = "select")]
+#[inline]
+pub(crate) fn track_at<F, O: Observe>(
+    future: F,
+    observer: O,
+    deadline: Option<Deadline>,
+    now: Instant,
+) -> Tracked<F, O> {
+    let left = |at: Deadline| at.instant().saturating_duration_since(now);
+    followed(future, observer, deadline.map(|at| (at, left(at))))
+}
+
+#[inline]
+fn followed<F, O: Observe>(
+    future: F,
+    observer: O,
+    deadline: Option<(Deadline, Duration)>,
+) -> Tracked<F, O> {
     Tracked {
         inner: future,
         attempt: Attempt {
             observer: Some(observer),
-            deadline: deadline.map(|at| (at, at.left())),
+            deadline,
             stage: Stage::Future,
         },
     }

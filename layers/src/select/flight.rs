@@ -15,7 +15,7 @@ use tower::Service;
 use super::{Arm, SelectBody, group::Sample};
 use crate::{
     BoxError, Deadline,
-    classify::{Tracked, track},
+    classify::{Tracked, track_at},
 };
 
 pin_project! {
@@ -94,7 +94,8 @@ where
     S: Service<Request<Body>>,
 {
     let deadline = Deadline::of(&request);
-    let future = track(service.call(request), sample, deadline);
+    let now = sample.started();
+    let future = track_at(service.call(request), sample, deadline, now);
     Flight::Iroh { future }
 }
 
@@ -108,6 +109,7 @@ where
     S: Service<Request<Body>>,
 {
     let deadline = Deadline::of(&request);
-    let future = track(service.call(request), sample, deadline);
+    let now = sample.started();
+    let future = track_at(service.call(request), sample, deadline, now);
     Flight::Tcp { future }
 }

@@ -18,7 +18,6 @@ use super::{
     flight::Flight,
     group::{Group, Sample},
     kept::{Kept, Spare, failed_unsent},
-    shared::Shared,
     waiting::{Waited, Waiting},
 };
 use crate::BoxError;
@@ -182,20 +181,14 @@ where
         spare.kept.commit();
         return Err(error);
     }
-    let Spare {
-        shared,
-        group,
-        other,
-        kept,
-    } = *spare;
+    let Spare { group, other, kept } = *spare;
     let to = other.arm();
     tracing::debug!(target: "tower_iroh::select", from = %to.other(), %to, reason = %Reason::FailedUnsent, %error, "falls back");
     let Some(request) = kept.again() else {
         return Err(error);
     };
-    let until = shared.until(to, false, Instant::now());
+    let until = group.core.until(to, false, Instant::now());
     Ok(Box::new(Waiting {
-        shared,
         group,
         request,
         first: other,
@@ -224,7 +217,6 @@ where
     T::Error: Into<BoxError>,
 {
     let Waiting {
-        shared,
         group,
         mut request,
         first,
@@ -245,13 +237,13 @@ where
     };
     let spare = match spare {
         Some(other) => {
-            let (spare, first) = keep(&shared, &group, other, request);
+            let (spare, first) = keep(&group, other, request);
             request = first;
             Some(spare)
         }
         None => None,
     };
-    shared.decided(selected);
+    group.core.decided(selected);
     let sample = Sample::new(group, selected.arm, Instant::now());
     Ok((service.call(request, sample), selected, spare))
 }
@@ -259,14 +251,12 @@ where
 /// Keeps what it takes to send a request over the other arm.
 #[inline]
 pub(super) fn keep<I, T>(
-    shared: &Arc<Shared>,
     group: &Arc<Group>,
     other: super::flight::One<I, T>,
     request: Request<Body>,
 ) -> (Box<Spare<I, T>>, Request<Body>) {
-    let (kept, first) = Kept::new(request, shared.config.max_buffered);
+    let (kept, first) = Kept::new(request, group.core.config.max_buffered);
     let spare = Spare {
-        shared: shared.clone(),
         group: group.clone(),
         other,
         kept,

@@ -8,9 +8,8 @@ use tokio::time::Instant;
 use super::{
     Arm, ArmStatistics, Choice, Policy, Reason, StickyKey,
     adaptive::Pilot,
-    arms::Arms,
+    core::Core,
     policy::{Kind, Rule},
-    shared::Shared,
     window::Window,
 };
 use crate::{
@@ -28,7 +27,7 @@ pub(super) struct Active {
 pub(super) struct Group {
     windows: [Window; 2],
     pilot: Option<Pilot>,
-    arms: Arc<Arms>,
+    pub(super) core: Arc<Core>,
 }
 
 /// Where a call goes first.
@@ -41,13 +40,13 @@ pub(super) struct Plan {
 
 impl Active {
     /// Rules that `before` had too keep what they have measured.
-    pub(super) fn new(policy: Policy, before: Option<&Self>, arms: &Arc<Arms>) -> Self {
+    pub(super) fn new(policy: Policy, before: Option<&Self>, core: &Arc<Core>) -> Self {
         let now = Instant::now();
         let rules = policy.rules().iter();
         let groups = rules.map(
             |rule| match before.and_then(|before| before.group_for(rule)) {
                 Some(group) => group.clone(),
-                None => Arc::new(Group::new(&rule.choice, arms.clone(), now)),
+                None => Arc::new(Group::new(&rule.choice, core.clone(), now)),
             },
         );
         Self {
@@ -81,7 +80,7 @@ impl Active {
 const WINDOW: Duration = Duration::from_secs(10);
 
 impl Group {
-    fn new(choice: &Choice, arms: Arc<Arms>, now: Instant) -> Self {
+    fn new(choice: &Choice, core: Arc<Core>, now: Instant) -> Self {
         let (window, pilot) = match choice {
             Choice::Fixed(_) | Choice::Prefer(_) => (WINDOW, None),
             Choice::Canary(canary) => (canary.window(), None),
@@ -92,7 +91,7 @@ impl Group {
         Self {
             windows: [(); 2].map(|()| Window::new(window, now)),
             pilot,
-            arms,
+            core,
         }
     }
 
@@ -112,13 +111,8 @@ impl Group {
 
     /// Where a call goes first, by its rule.
     #[inline]
-    pub(super) fn plan<B>(
-        &self,
-        rule: &Rule,
-        request: &Request<B>,
-        shared: &Shared,
-        now: Instant,
-    ) -> Plan {
+    pub(super) fn plan<B>(&self, rule: &Rule, request: &Request<B>, now: Instant) -> Plan {
+        let core = &*self.core;
         let by_rule = |default| match rule.kind {
             Kind::Default => default,
             Kind::Method => Reason::Method,
@@ -129,7 +123,7 @@ impl Group {
             Choice::Prefer(arm) => (*arm, by_rule(Reason::Preferred), true),
             Choice::Canary(canary) => {
                 let key = canary.key_of(request);
-                let key: StickyKey = key.unwrap_or_else(|| shared.key_of_call());
+                let key: StickyKey = key.unwrap_or_else(|| core.key_of_call());
                 match canary.includes(key) {
                     true => (canary.to(), Reason::CanaryIn, true),
                     false => (canary.to().other(), Reason::CanaryOut, false),
@@ -137,11 +131,11 @@ impl Group {
             }
             Choice::Adaptive(_) => match &self.pilot {
                 Some(pilot) => {
-                    let dwell = shared.config.dwell;
+                    let dwell = core.config.dwell;
                     let (arm, reason, switched) =
-                        pilot.choose(now, &self.windows, &self.arms, dwell);
+                        pilot.choose(now, &self.windows, &core.arms, dwell);
                     if let Some(why) = switched {
-                        shared.meter.switched(pilot.current(), why.as_str());
+                        core.meter.switched(pilot.current(), why.as_str());
                     }
                     (arm, reason, true)
                 }
@@ -161,8 +155,9 @@ impl Group {
 pub struct Sample {
     group: Arc<Group>,
     arm: Arm,
-    /// `None` once its answer has begun.
-    started: Option<Instant>,
+    started: Instant,
+    /// Where its answer was counted, or 0 while there is none.
+    answered: u64,
 }
 
 impl Sample {
@@ -171,19 +166,23 @@ impl Sample {
         Self {
             group,
             arm,
-            started: Some(now),
+            started: now,
+            answered: 0,
         }
+    }
+
+    #[inline]
+    pub(super) fn started(&self) -> Instant {
+        self.started
     }
 }
 
 impl Observe for Sample {
     #[inline]
     fn answered(&mut self) {
-        if let Some(started) = self.started.take() {
-            let now = Instant::now();
-            let latency = now.saturating_duration_since(started);
-            self.group.window(self.arm).answered(now, latency);
-        }
+        let now = Instant::now();
+        let latency = now.saturating_duration_since(self.started);
+        self.answered = self.group.window(self.arm).answered(now, latency);
     }
 
     #[inline]
@@ -195,10 +194,13 @@ impl Observe for Sample {
         if !failed && outcome.ending() == Ending::Head {
             self.answered();
         }
-        let now = Instant::now();
-        self.group.window(self.arm).ended(now, failed);
-        if failed {
-            self.group.arms.failed(self.arm, now);
+        let window = self.group.window(self.arm);
+        if failed || self.answered == 0 || !window.succeeded_in(self.answered) {
+            let now = Instant::now();
+            window.ended(now, failed);
+            if failed {
+                self.group.core.arms.failed(self.arm, now);
+            }
         }
     }
 }

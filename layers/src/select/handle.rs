@@ -61,7 +61,7 @@ impl SelectHandle {
 
     /// How many calls went over which arm and why, since the handle was made.
     pub fn decisions(&self) -> Decisions {
-        self.shared.meter.read()
+        self.shared.core.meter.read()
     }
 
     /// What the calls over `arm` were like, of all rules, each over its window: 10 s, or the canary's, or the adaptive rule's.
@@ -92,13 +92,13 @@ impl SelectHandle {
 
     /// The generation of the policy and how the arms stand, and each change of it.
     pub fn subscribe(&self) -> watch::Receiver<SelectState> {
-        self.shared.arms.state().subscribe()
+        self.shared.core.arms.state().subscribe()
     }
 
     /// How it stands now. A return is noticed when a call or [`adaptive`](super::Adaptive) rule looks, so an arm that nobody uses may be called returning
     /// for longer than the dwell.
     pub fn state(&self) -> SelectState {
-        *self.shared.arms.state().borrow()
+        *self.shared.core.arms.state().borrow()
     }
 }
 
@@ -118,7 +118,7 @@ impl fmt::Debug for SelectHandle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("SelectHandle")
             .field("state", &self.state())
-            .field("config", &self.shared.config)
+            .field("config", &self.shared.core.config)
             .finish_non_exhaustive()
     }
 }

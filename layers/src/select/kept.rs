@@ -5,12 +5,11 @@ use std::sync::Arc;
 use http::{Request, request};
 use tonic::{Code, Status, body::Body};
 
-use super::{flight::One, group::Group, shared::Shared};
+use super::{flight::One, group::Group};
 use crate::{BoxError, Deadline, Fault, Origin, replay::Held};
 
 /// A call that may go over the other arm.
 pub(super) struct Spare<I, T> {
-    pub(super) shared: Arc<Shared>,
     pub(super) group: Arc<Group>,
     pub(super) other: One<I, T>,
     pub(super) kept: Kept,

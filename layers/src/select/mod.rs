@@ -5,6 +5,7 @@ mod arm;
 mod arms;
 mod canary;
 mod config;
+mod core;
 mod error;
 mod flight;
 mod future;
@@ -23,6 +24,8 @@ mod standing;
 mod waiting;
 mod watch;
 mod window;
+
+pub mod rollout;
 
 pub use adaptive::{Adaptive, AdaptiveBuilder};
 pub use arm::Arm;

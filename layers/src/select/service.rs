@@ -94,7 +94,7 @@ impl<I, T> Select<I, T> {
     pub fn new(iroh: I, tcp: T, handle: SelectHandle) -> Self {
         let shared = handle.shared;
         Self {
-            watch: Arc::new(Watch::new(shared.arms.clone())),
+            watch: Arc::new(Watch::new(shared.core.clone())),
             iroh: Way {
                 service: iroh,
                 look: Look::None,
@@ -129,8 +129,8 @@ where
             Arm::Iroh => self.iroh.poll(cx),
             Arm::Tcp => self.tcp.poll(cx),
         }
-        if self.look(arm).0 && self.shared.arms.word().is_troubled(arm) {
-            self.shared.arms.ready(arm, Instant::now());
+        if self.look(arm).0 && self.shared.core.arms.word().is_troubled(arm) {
+            self.shared.core.arms.ready(arm, Instant::now());
         }
     }
 
@@ -176,10 +176,10 @@ where
         if !plan.either || plan.reason == Reason::Probe || !self.is_ready(other) {
             return;
         }
-        let shared = &self.shared;
+        let core = &*group.core;
         if self.is_ready(plan.arm) {
-            let config = &shared.config;
-            let arms = &shared.arms;
+            let config = &core.config;
+            let arms = &core.arms;
             match arms.trust(plan.arm, now, config.dwell, config.probe_every) {
                 Trust::Full => {}
                 Trust::Probe => plan.reason = Reason::Probe,
@@ -190,9 +190,9 @@ where
             }
             return;
         }
-        let since = shared.arms.away_since(plan.arm);
-        if since.is_some_and(|since| now >= since + shared.config.head_start) {
-            shared.arms.divert(plan.arm);
+        let since = core.arms.away_since(plan.arm);
+        if since.is_some_and(|since| now >= since + core.config.head_start) {
+            core.arms.divert(plan.arm);
             group.window(plan.arm).diverted(now);
             *plan = Plan {
                 arm: other,
@@ -211,18 +211,17 @@ where
         group: &Arc<Group>,
         now: Instant,
     ) -> SelectFuture<I, T> {
-        let shared = &self.shared;
+        let core = &*group.core;
         let &Plan {
             arm,
             reason,
             either,
         } = plan;
         let selected = Selected { arm, reason };
-        let until = shared.until(arm, either, now);
-        let head_start = shared.config.head_start;
-        let since = shared.arms.away_since(arm).unwrap_or(now);
+        let until = core.until(arm, either, now);
+        let head_start = core.config.head_start;
+        let since = core.arms.away_since(arm).unwrap_or(now);
         let waiting = Waiting {
-            shared: shared.clone(),
             group: group.clone(),
             request,
             first: self.one(arm),
@@ -233,7 +232,7 @@ where
             timer: None,
             otherwise: None,
         };
-        SelectFuture::waiting(Box::new(waiting), selected, shared.config.response_header)
+        SelectFuture::waiting(Box::new(waiting), selected, core.config.response_header)
     }
 }
 
@@ -252,7 +251,7 @@ where
 
     /// Ready when an arm is that the policy may use. Never an error: one of an arm's is the next call's that needs it.
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
-        let word = self.shared.arms.word();
+        let word = self.shared.core.arms.word();
         let used = |shared: &Shared| Arm::ALL.map(|arm| (arm, shared.uses(arm)));
         let mut any = false;
         let mut away = false;
@@ -301,11 +300,10 @@ where
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         let now = Instant::now();
-        let shared = self.shared.clone();
-        let active = shared.active.load();
+        let active = self.shared.active.load();
         let (rule, group) = active.of(&request);
-        let mut plan = group.plan(rule, &request, &shared, now);
-        if !self.is_ready(plan.arm) || shared.arms.word().is_troubled(plan.arm) {
+        let mut plan = group.plan(rule, &request, now);
+        if !self.is_ready(plan.arm) || group.core.arms.word().is_troubled(plan.arm) {
             self.reconsider(&mut plan, group, now);
         }
         if !self.is_ready(plan.arm) {
@@ -313,7 +311,7 @@ where
                 return self.later(request, &plan, group, now);
             };
             group.window(plan.arm).ended(now, true);
-            shared.arms.failed(plan.arm, now);
+            group.core.arms.failed(plan.arm, now);
             if !plan.either || !self.is_ready(plan.arm.other()) {
                 let Plan { arm, reason, .. } = plan;
                 return SelectFuture::failed(error, Selected { arm, reason });
@@ -328,11 +326,11 @@ where
             arm: plan.arm,
             reason: plan.reason,
         };
-        shared.decided(selected);
+        group.core.decided(selected);
         let (spare, request) = match plan.either {
             true => {
                 let other = self.one(plan.arm.other());
-                let (spare, request) = keep(&shared, group, other, request);
+                let (spare, request) = keep(group, other, request);
                 (Some(spare), request)
             }
             false => (None, request),
@@ -348,7 +346,7 @@ where
                 tcp(&mut self.tcp.service, request, sample)
             }
         };
-        SelectFuture::flying(flight, selected, shared.config.response_header, spare)
+        SelectFuture::flying(flight, selected, group.core.config.response_header, spare)
     }
 }
 

@@ -12,12 +12,11 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use tonic::body::Body;
 use tower::Service;
 
-use super::{Reason, flight::One, group::Group, shared::Shared};
+use super::{Reason, flight::One, group::Group};
 use crate::BoxError;
 
 /// Waits for the first arm, or for either, and no longer than the arms may be not ready.
 pub(super) struct Waiting<I, T> {
-    pub(super) shared: Arc<Shared>,
     pub(super) group: Arc<Group>,
     pub(super) request: Request<Body>,
     pub(super) first: One<I, T>,
@@ -90,7 +89,10 @@ where
                 let either = self.second.is_some();
                 let error = self.otherwise.take().unwrap_or_else(|| {
                     let arm = self.first.arm();
-                    self.shared.not_ready(arm, either, Instant::now()).into()
+                    self.group
+                        .core
+                        .not_ready(arm, either, Instant::now())
+                        .into()
                 });
                 return Poll::Ready(Waited::Failed(error));
             }
@@ -99,7 +101,7 @@ where
 
     /// Somebody has seen that an arm is ready.
     fn found(&self, first: bool) {
-        let arms = &self.shared.arms;
+        let arms = &self.group.core.arms;
         let arm = self.first.arm();
         let now = Instant::now();
         if first && arms.word().is_troubled(arm) {

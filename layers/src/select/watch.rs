@@ -10,11 +10,11 @@ use std::{
 use tokio::{runtime::Handle, task::AbortHandle, time::Instant};
 use tower::Service;
 
-use super::{Arm, arms::Arms};
+use super::{Arm, arms::Arms, core::Core};
 
 /// Owned by the services, and not by handles: the last of the clones ends the task.
 pub(super) struct Watch {
-    arms: Arc<Arms>,
+    core: Arc<Core>,
     task: Mutex<Task>,
 }
 
@@ -26,9 +26,9 @@ enum Task {
 }
 
 impl Watch {
-    pub(super) fn new(arms: Arc<Arms>) -> Self {
+    pub(super) fn new(core: Arc<Core>) -> Self {
         Self {
-            arms,
+            core,
             task: Mutex::new(Task::None),
         }
     }
@@ -44,25 +44,25 @@ impl Watch {
         T: Service<Req> + Clone + Send + 'static,
         Req: 'static,
     {
-        self.arms.not_ready(arm, now);
+        self.core.arms.not_ready(arm, now);
         let Ok(runtime) = Handle::try_current() else {
             return;
         };
         {
             let mut task = self.lock();
             // It ends under this lock, and only if it finds none that is away.
-            self.arms.watch();
+            self.core.arms.watch();
             match *task {
                 Task::None => *task = Task::Begins,
                 Task::Begins | Task::Runs(_) => {
-                    self.arms.more.notify_one();
+                    self.core.arms.more.notify_one();
                     return;
                 }
             }
         }
         // Not under the lock: a runtime that shuts down drops the task at once, and its end needs it.
         let end = End(Some(Arc::downgrade(self)));
-        let task = watch(iroh.clone(), tcp.clone(), self.arms.clone(), end);
+        let task = watch(iroh.clone(), tcp.clone(), self.core.clone(), end);
         let task = runtime.spawn(task).abort_handle();
         let mut place = self.lock();
         if let Task::Begins = *place {
@@ -73,7 +73,7 @@ impl Watch {
     /// Whether the task may end: no arm is away.
     fn is_done(&self) -> bool {
         let mut task = self.lock();
-        let done = !self.arms.watch();
+        let done = !self.core.arms.watch();
         if done {
             *task = Task::None;
         }
@@ -87,7 +87,7 @@ impl Drop for Watch {
         if let Task::Runs(task) = task {
             task.abort();
         }
-        self.arms.unwatch();
+        self.core.arms.unwatch();
     }
 }
 
@@ -104,7 +104,7 @@ impl Drop for End {
     fn drop(&mut self) {
         if let Some(watch) = self.watch() {
             *watch.lock() = Task::None;
-            watch.arms.unwatch();
+            watch.core.arms.unwatch();
         }
     }
 }
@@ -141,19 +141,20 @@ impl<S: Clone> Waits<S> {
     }
 }
 
-async fn watch<I, T, Req>(iroh: I, tcp: T, arms: Arc<Arms>, mut end: End)
+async fn watch<I, T, Req>(iroh: I, tcp: T, core: Arc<Core>, mut end: End)
 where
     I: Service<Req> + Clone,
     T: Service<Req> + Clone,
 {
     let (mut iroh, mut tcp) = (Waits::new(iroh), Waits::new(tcp));
+    let arms = &core.arms;
     loop {
         {
             let mut more = pin!(arms.more.notified());
             poll_fn(|cx| {
                 let changed = more.as_mut().poll(cx).is_ready();
-                iroh.poll(Arm::Iroh, &arms, cx);
-                tcp.poll(Arm::Tcp, &arms, cx);
+                iroh.poll(Arm::Iroh, arms, cx);
+                tcp.poll(Arm::Tcp, arms, cx);
                 match changed || !arms.word().is_any_watched() {
                     true => Poll::Ready(()),
                     false => Poll::Pending,

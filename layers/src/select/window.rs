@@ -93,13 +93,24 @@ impl Window {
     }
 
     /// The slot for `now`. `None` while another thread empties it: that sample is not counted.
+    #[inline]
     fn slot(&self, now: Instant) -> Option<&Slot> {
-        let tick = self.tick_of(now);
+        self.slot_of(self.tick_of(now))
+    }
+
+    #[inline]
+    fn slot_of(&self, tick: u64) -> Option<&Slot> {
         let slot = self.slots.get((tick % SLOTS) as usize)?;
         let seen = slot.stamp.load(Ordering::Acquire);
         if seen == tick {
             return Some(slot);
         }
+        self.turn(slot, seen, tick)
+    }
+
+    /// Empties a slot for its next turn.
+    #[cold]
+    fn turn<'a>(&self, slot: &'a Slot, seen: u64, tick: u64) -> Option<&'a Slot> {
         // Another is at it, or `now` was asked for a whole window ago.
         if seen >= tick {
             return None;
@@ -113,13 +124,28 @@ impl Window {
         Some(slot)
     }
 
-    /// A call's answer has begun.
-    pub(super) fn answered(&self, now: Instant, latency: Duration) {
-        if let Some(slot) = self.slot(now)
+    /// A call's answer has begun. Returns which slot that is, for [`succeeded_in`](Self::succeeded_in).
+    #[inline]
+    pub(super) fn answered(&self, now: Instant, latency: Duration) -> u64 {
+        let tick = self.tick_of(now);
+        if let Some(slot) = self.slot_of(tick)
             && let Some(bucket) = slot.latencies.get(bucket_of(latency))
         {
             bucket.fetch_add(1, Ordering::Relaxed);
         }
+        tick
+    }
+
+    /// A call has ended well whose answer began in the slot of `tick`: most end right after, and need no look at the clock. False where
+    /// that slot has passed.
+    #[inline]
+    pub(super) fn succeeded_in(&self, tick: u64) -> bool {
+        let slot = self.slots.get((tick % SLOTS) as usize);
+        let slot = slot.filter(|slot| slot.stamp.load(Ordering::Acquire) == tick);
+        if let Some(slot) = slot {
+            slot.ended.fetch_add(1, Ordering::Relaxed);
+        }
+        slot.is_some()
     }
 
     /// A call has ended.

@@ -1,0 +1,67 @@
+//! What all parts of a selection share but its policy.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use tokio::time::Instant;
+use tracing::{Span, level_filters::LevelFilter};
+
+use super::{Arm, NotReady, SelectConfig, Selected, StickyKey, arms::Arms, meter::Meter};
+
+pub(super) struct Core {
+    pub(super) config: SelectConfig,
+    pub(super) arms: Arms,
+    pub(super) meter: Meter,
+    /// For the keys of calls that have none.
+    seed: u64,
+    calls: AtomicU64,
+}
+
+impl Core {
+    pub(super) fn new(config: SelectConfig) -> Self {
+        Self {
+            config,
+            arms: Arms::new(),
+            meter: Meter::new(),
+            seed: rand::random(),
+            calls: AtomicU64::new(0),
+        }
+    }
+
+    #[inline]
+    pub(super) fn key_of_call(&self) -> StickyKey {
+        match self.config.sticky_key {
+            Some(key) => key,
+            None => StickyKey::of_call(self.seed, self.calls.fetch_add(1, Ordering::Relaxed)),
+        }
+    }
+
+    /// A call goes over an arm: it is counted, and its span says so.
+    #[inline]
+    pub(super) fn decided(&self, selected: Selected) {
+        self.meter.decided(selected);
+        if LevelFilter::current() >= LevelFilter::INFO {
+            let span = Span::current();
+            span.record("tower_iroh.arm", selected.arm.as_str());
+            span.record("tower_iroh.select.reason", selected.reason.as_str());
+        }
+    }
+
+    /// When a call that waits for these has waited long enough: an arm's wait begins when it was found not ready, not with the call.
+    pub(super) fn until(&self, arm: Arm, either: bool, now: Instant) -> Option<Instant> {
+        let wait = self.config.wait?;
+        let since = |arm| self.arms.away_since(arm).unwrap_or(now);
+        let since = match either {
+            true => since(arm).max(since(arm.other())),
+            false => since(arm),
+        };
+        Some(since + wait)
+    }
+
+    /// The error of a call that has waited long enough.
+    pub(super) fn not_ready(&self, arm: Arm, either: bool, now: Instant) -> NotReady {
+        self.meter.failed_fast(arm);
+        let since = self.arms.away_since(arm).unwrap_or(now);
+        let waited = now.saturating_duration_since(since);
+        NotReady::new(arm, either, waited, self.config.why.as_deref())
+    }
+}

@@ -1,0 +1,133 @@
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use super::Gates;
+use crate::{ConfigError, select::Canary};
+
+/// How a canary's share grows, and what it takes.
+#[derive(Clone, Debug)]
+pub struct RolloutConfig {
+    pub(super) canary: String,
+    pub(super) stages: Vec<u32>,
+    pub(super) dwell: Duration,
+    pub(super) gates: Gates,
+    pub(super) tick: Duration,
+    pub(super) state_file: Option<PathBuf>,
+}
+
+impl RolloutConfig {
+    /// Begins with the defaults, for the canary of this name.
+    pub fn builder(canary: impl Into<String>) -> RolloutConfigBuilder {
+        RolloutConfigBuilder(Self {
+            canary: canary.into(),
+            stages: vec![500, 2500, 5000, Canary::WHOLE],
+            dwell: Duration::from_secs(300),
+            gates: Gates::default(),
+            tick: Duration::from_secs(1),
+            state_file: None,
+        })
+    }
+
+    /// The canary's name.
+    pub fn canary(&self) -> &str {
+        &self.canary
+    }
+
+    /// The stages, in basis points.
+    pub fn stages(&self) -> &[u32] {
+        &self.stages
+    }
+}
+
+/// Makes a [`RolloutConfig`].
+#[derive(Clone, Debug)]
+#[must_use]
+pub struct RolloutConfigBuilder(RolloutConfig);
+
+impl RolloutConfigBuilder {
+    /// The shares, one after the other, in basis points: 500, 2,500, 5,000 and 10,000.
+    pub fn stages(mut self, basis_points: impl IntoIterator<Item = u32>) -> Self {
+        self.0.stages = basis_points.into_iter().collect();
+        self
+    }
+
+    /// How long a stage lasts at least: 5 min; at most 30 days. Only time counts in which the rollout ran.
+    pub fn dwell(mut self, dwell: Duration) -> Self {
+        self.0.dwell = dwell;
+        self
+    }
+
+    /// What the new arm has to be like.
+    pub fn gates(mut self, gates: Gates) -> Self {
+        self.0.gates = gates;
+        self
+    }
+
+    /// How often the arms are compared: every second.
+    pub fn tick(mut self, tick: Duration) -> Self {
+        self.0.tick = tick;
+        self
+    }
+
+    /// Where its state is kept, so that it survives a restart: nowhere. Two rollouts need two files.
+    pub fn state_file(mut self, path: impl AsRef<Path>) -> Self {
+        self.0.state_file = Some(path.as_ref().to_owned());
+        self
+    }
+
+    /// Checks the settings.
+    ///
+    /// # Errors
+    /// When there is no stage, one is 0, above 10,000 or not above the one before, the dwell or the tick is zero or too long, or the tick is longer than the
+    /// dwell.
+    pub fn try_build(self) -> Result<RolloutConfig, ConfigError> {
+        let built = self.0;
+        let stages = &built.stages;
+        let rising = stages.windows(2).all(|pair| pair[0] < pair[1]);
+        let within = stages
+            .iter()
+            .all(|share| (1..=Canary::WHOLE).contains(share));
+        if stages.is_empty() || !rising || !within {
+            return Err(ConfigError::new(
+                "rollout.stages",
+                format_args!("{stages:?}"),
+                "rising shares of 1 to 10000 basis points are accepted",
+            ));
+        }
+        ConfigError::lasting("rollout.dwell", built.dwell)?;
+        ConfigError::lasting("rollout.tick", built.tick)?;
+        if built.dwell > Duration::from_secs(30 * 86_400) {
+            let value = format_args!("{:?}", built.dwell);
+            let accepted = "at most 30 days are accepted";
+            return Err(ConfigError::new("rollout.dwell", value, accepted));
+        }
+        if built.tick > built.dwell {
+            let value = format_args!("{:?}", built.tick);
+            let accepted = format!("must be at most rollout.dwell, {:?}", built.dwell);
+            return Err(ConfigError::new("rollout.tick", value, accepted));
+        }
+        Ok(built)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settings_that_cannot_be_are_refused() {
+        let new = || RolloutConfig::builder("n");
+        let field =
+            |builder: RolloutConfigBuilder| builder.try_build().expect_err("refused").field();
+        for bad in [&[][..], &[0], &[10_001], &[5, 5], &[500, 400]] {
+            assert_eq!(field(new().stages(bad.iter().copied())), "rollout.stages");
+        }
+        assert_eq!(field(new().dwell(Duration::ZERO)), "rollout.dwell");
+        assert_eq!(field(new().dwell(Duration::MAX)), "rollout.dwell");
+        assert_eq!(field(new().tick(Duration::ZERO)), "rollout.tick");
+        assert_eq!(field(new().tick(Duration::from_secs(301))), "rollout.tick");
+        assert!(new().try_build().is_ok());
+    }
+}

@@ -1,0 +1,163 @@
+use std::{
+    fmt,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use tokio::{runtime::Handle, sync::watch, task::AbortHandle};
+
+use super::{
+    RolloutConfig, RolloutError, RolloutState,
+    driver::{Shared, run},
+    file,
+    machine::Machine,
+};
+use crate::{ConfigError, select::SelectHandle};
+
+/// A rollout that runs. Clones are the same; its task ends with the last of them, and the canary's share stays as it is then.
+#[derive(Clone)]
+pub struct Rollout {
+    shared: Arc<Shared>,
+    _task: Arc<Task>,
+}
+
+struct Task(AbortHandle);
+
+impl Drop for Task {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+impl Rollout {
+    /// Begins, or goes on where the state file says. The canary's share is what the rollout says from now on, whatever policy is put in force.
+    ///
+    /// Reads the state file, which is small, on the calling thread; it is written by a thread for blocking work.
+    ///
+    /// # Errors
+    /// When the policy has no such canary, the file cannot be read or is not a state of this rollout, or there is no tokio runtime. The share is 0 then: what
+    /// is not known is not tried.
+    pub fn start(config: RolloutConfig, select: SelectHandle) -> Result<Self, RolloutError> {
+        let name = config.canary.clone();
+        let started = Self::try_start(config, &select);
+        if started.is_err() {
+            // If there is no such canary there is nothing to close.
+            let _ = select.set_share(&name, 0);
+        }
+        started
+    }
+
+    fn try_start(config: RolloutConfig, select: &SelectHandle) -> Result<Self, RolloutError> {
+        let runtime = Handle::try_current().map_err(|_| RolloutError::NoRuntime)?;
+        let canary = match select.canary(&config.canary) {
+            Some(seen) => seen.canary,
+            None => {
+                // To be told which there are.
+                let missing = select
+                    .policy()
+                    .as_ref()
+                    .clone()
+                    .with_share(&config.canary, 0);
+                return Err(match missing {
+                    Err(error) => RolloutError::NoCanary(error),
+                    Ok(_) => RolloutError::NoCanary(ConfigError::new(
+                        "select.canary.name",
+                        &config.canary,
+                        "it came just now",
+                    )),
+                });
+            }
+        };
+        let path = config.state_file.clone();
+        let saved = match &path {
+            Some(path) => file::load(path, &canary)?,
+            None => None,
+        };
+        let tick = config.tick;
+        let config = Arc::new(config);
+        let now = SystemTime::now();
+        let machine = match saved {
+            Some(saved) => Machine::restore(config, saved.state, saved.baseline),
+            None => Machine::new(config, now),
+        };
+        if let Some(path) = &path {
+            // Before the first call goes there: a state that can't be kept is none to begin with.
+            let text = file::text(&machine, canary.to());
+            file::save(path, &text).map_err(|source| RolloutError::Unwritable {
+                path: path.clone(),
+                source,
+            })?;
+        }
+        let shared = Shared::new(select.clone(), canary.to(), path, machine.clone(), now);
+        shared.apply(&machine);
+        let shared = Arc::new(shared);
+        let task = runtime.spawn(run(shared.clone(), tick));
+        Ok(Self {
+            _task: Arc::new(Task(task.abort_handle())),
+            shared,
+        })
+    }
+
+    /// How it stands.
+    pub fn state(&self) -> RolloutState {
+        self.shared.state.borrow().clone()
+    }
+
+    /// How it stands, and each change.
+    pub fn subscribe(&self) -> watch::Receiver<RolloutState> {
+        self.shared.state.subscribe()
+    }
+
+    /// Stops growing. It still rolls back if it must.
+    pub fn pause(&self) {
+        self.shared.order(Machine::pause);
+    }
+
+    /// Goes on after a pause; after a rollback it begins anew at the first stage, and what was measured before does not count.
+    pub fn resume(&self) {
+        let anew = |machine: &mut Machine, now| {
+            let anew = machine.resume(now);
+            if anew {
+                self.shared.select.clear_canary(&self.shared.canary);
+            }
+        };
+        self.shared.order(anew);
+    }
+
+    /// Goes to a stage, counted from 0, at once; its dwell begins. After a rollback it runs again.
+    ///
+    /// # Errors
+    /// When there is no such stage.
+    pub fn set_stage(&self, stage: usize) -> Result<(), ConfigError> {
+        self.shared.order(|machine, now| {
+            let rolled_back = machine.state.share == 0;
+            machine.set_stage(stage, now)?;
+            if rolled_back {
+                self.shared.select.clear_canary(&self.shared.canary);
+            }
+            Ok(())
+        })
+    }
+
+    /// Takes all calls back to the old arm at once; `why` is what [`RolloutState::note`] says.
+    pub fn roll_back(&self, why: impl Into<String>) {
+        let why = why.into();
+        self.shared
+            .order(|machine, now| machine.roll_back(now, why));
+    }
+
+    /// How long it takes at least from the first stage to the end: the dwell times of its stages.
+    pub fn least(config: &RolloutConfig) -> Duration {
+        let stages = u32::try_from(config.stages.len()).unwrap_or(u32::MAX);
+        config.dwell.saturating_mul(stages)
+    }
+}
+
+impl fmt::Debug for Rollout {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Rollout")
+            .field("canary", &self.shared.canary)
+            .field("state", &self.state())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,450 @@
+//! The rollout's steps: the rules, without a clock, a file or a task.
+
+use std::{
+    fmt,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use super::{
+    RolloutConfig,
+    gate::{Baseline, Verdict},
+};
+use crate::{
+    ConfigError,
+    select::{Canary, CanaryStatistics},
+};
+
+/// What a rollout does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Phase {
+    /// It grows, or waits for what it takes to grow.
+    Running,
+    /// It does not grow, and still rolls back if it must.
+    Paused,
+    /// The share is 0, until somebody resumes it.
+    RolledBack,
+    /// All stages have passed. It looks no more.
+    Complete,
+}
+
+impl Phase {
+    pub(super) const ALL: [Self; 4] = [
+        Self::Running,
+        Self::Paused,
+        Self::RolledBack,
+        Self::Complete,
+    ];
+
+    /// `running`, `paused`, `rolled_back` or `complete`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Running => "running",
+            Self::Paused => "paused",
+            Self::RolledBack => "rolled_back",
+            Self::Complete => "complete",
+        }
+    }
+}
+
+impl fmt::Display for Phase {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// How a rollout stands.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct RolloutState {
+    /// What it does.
+    pub phase: Phase,
+    /// Which stage it is at, from 0; after a rollback the one that it was at.
+    pub stage: usize,
+    /// The canary's share, in basis points.
+    pub share: u32,
+    /// How long the stage has lasted, as far as the rollout ran.
+    pub dwelt: Duration,
+    /// When the stage or phase began.
+    pub since: SystemTime,
+    /// Why it holds, or rolled back.
+    pub note: String,
+    /// Why the state is not in its file, if it is not.
+    pub unsaved: Option<String>,
+}
+
+/// A step that was taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Step {
+    None,
+    Advanced,
+    Completed,
+    RolledBack,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Machine {
+    config: Arc<RolloutConfig>,
+    pub(super) state: RolloutState,
+    pub(super) baseline: Option<Baseline>,
+    /// When it was looked at last.
+    last: Option<SystemTime>,
+}
+
+impl Machine {
+    /// At the first stage.
+    pub(super) fn new(config: Arc<RolloutConfig>, now: SystemTime) -> Self {
+        let state = RolloutState {
+            phase: Phase::Running,
+            stage: 0,
+            share: config.stages.first().copied().unwrap_or(0),
+            dwelt: Duration::ZERO,
+            since: now,
+            note: "the first stage has begun".into(),
+            unsaved: None,
+        };
+        Self {
+            config,
+            state,
+            baseline: None,
+            last: None,
+        }
+    }
+
+    /// As it was saved. Where the stages have changed since, it is at the last one that is not larger.
+    pub(super) fn restore(
+        config: Arc<RolloutConfig>,
+        mut state: RolloutState,
+        baseline: Option<Baseline>,
+    ) -> Self {
+        let stages = &config.stages;
+        if state.phase != Phase::RolledBack && stages.get(state.stage) != Some(&state.share) {
+            let fitting = stages.iter().rposition(|share| *share <= state.share);
+            state.stage = fitting.unwrap_or(0);
+            state.share = stages.get(state.stage).copied().unwrap_or(0);
+            state.dwelt = Duration::ZERO;
+            if state.phase == Phase::Complete && state.stage + 1 < stages.len() {
+                state.phase = Phase::Running;
+            }
+        }
+        state.stage = state.stage.min(stages.len().saturating_sub(1));
+        Self {
+            config,
+            state,
+            baseline,
+            last: None,
+        }
+    }
+
+    pub(super) fn config(&self) -> &RolloutConfig {
+        &self.config
+    }
+
+    /// How much time has passed since the last look. A clock that was set, or a machine that slept, makes it no longer than a few ticks.
+    fn passed(&mut self, now: SystemTime) -> Duration {
+        let last = self.last.replace(now);
+        let passed = last.and_then(|last| now.duration_since(last).ok());
+        passed.unwrap_or_default().min(self.config.tick * 5)
+    }
+
+    /// Looks at the arms. `None` where the policy in force has no such canary.
+    pub(super) fn look(&mut self, now: SystemTime, seen: Option<&CanaryStatistics>) -> Step {
+        let passed = self.passed(now);
+        match self.state.phase {
+            Phase::RolledBack | Phase::Complete => return Step::None,
+            Phase::Running | Phase::Paused => {}
+        }
+        let Some(seen) = seen else {
+            self.state.note = "the policy in force has no such canary".into();
+            return Step::None;
+        };
+        if self.state.share < Canary::WHOLE {
+            // The window that the new arm is compared with now, and what is kept for when the old one has no calls any more.
+            self.baseline = Baseline::of(&seen.old);
+        }
+        let verdict = self.config.gates.judge(&seen.new, self.baseline.as_ref());
+        if let Verdict::Failed(why) = verdict {
+            self.roll_back(now, why);
+            return Step::RolledBack;
+        }
+        if self.state.phase == Phase::Paused {
+            return Step::None;
+        }
+        self.state.dwelt = self.state.dwelt.saturating_add(passed);
+        let left = self.config.dwell.saturating_sub(self.state.dwelt);
+        match verdict {
+            Verdict::Unclear(why) => self.state.note = format!("holds: {why}"),
+            _ if !left.is_zero() => self.state.note = "all is well, the stage goes on".into(),
+            _ => return self.advance(now),
+        }
+        Step::None
+    }
+
+    fn advance(&mut self, now: SystemTime) -> Step {
+        let next = self.state.stage + 1;
+        match self.config.stages.get(next) {
+            Some(share) => {
+                self.at(next, *share, now);
+                self.state.note = "the stage before has passed".into();
+                Step::Advanced
+            }
+            None => {
+                self.state.phase = Phase::Complete;
+                self.state.since = now;
+                self.state.note = "all stages have passed".into();
+                Step::Completed
+            }
+        }
+    }
+
+    fn at(&mut self, stage: usize, share: u32, now: SystemTime) {
+        self.state.stage = stage;
+        self.state.share = share;
+        self.state.dwelt = Duration::ZERO;
+        self.state.since = now;
+    }
+
+    pub(super) fn roll_back(&mut self, now: SystemTime, why: String) {
+        self.state.phase = Phase::RolledBack;
+        self.state.share = 0;
+        self.state.dwelt = Duration::ZERO;
+        self.state.since = now;
+        self.state.note = why;
+    }
+
+    pub(super) fn pause(&mut self, now: SystemTime) {
+        if self.state.phase == Phase::Running {
+            self.state.phase = Phase::Paused;
+            self.state.since = now;
+            self.state.note = "paused by hand".into();
+        }
+    }
+
+    /// Whether it begins anew, so that what was measured before should not count.
+    pub(super) fn resume(&mut self, now: SystemTime) -> bool {
+        match self.state.phase {
+            Phase::Running | Phase::Complete => return false,
+            Phase::Paused => {
+                self.state.phase = Phase::Running;
+                self.state.since = now;
+                self.state.note = "resumed by hand".into();
+                return false;
+            }
+            Phase::RolledBack => {}
+        }
+        *self = Self::new(self.config.clone(), now);
+        self.state.note = "resumed by hand, from the first stage".into();
+        true
+    }
+
+    pub(super) fn set_stage(&mut self, stage: usize, now: SystemTime) -> Result<(), ConfigError> {
+        let stages = &self.config.stages;
+        let Some(share) = stages.get(stage).copied() else {
+            let accepted = format!("0 to {} is accepted", stages.len().saturating_sub(1));
+            return Err(ConfigError::new("rollout.stage", stage, accepted));
+        };
+        if self.state.phase != Phase::Paused {
+            self.state.phase = Phase::Running;
+        }
+        self.at(stage, share, now);
+        self.state.note = "set by hand".into();
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::select::{Arm, ArmStatistics, histogram::bucket_of};
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn machine(dwell: u32) -> Machine {
+        let config = RolloutConfig::builder("n").dwell(SECOND * dwell);
+        let config = config.try_build().expect("accepted");
+        Machine::new(Arc::new(config), SystemTime::UNIX_EPOCH)
+    }
+
+    fn arm(calls: u64, failures: u64) -> ArmStatistics {
+        let mut seen = ArmStatistics::new();
+        seen.calls = calls;
+        seen.failures = failures;
+        seen.latencies
+            .add(bucket_of(SECOND / 100), calls - failures.min(calls));
+        seen
+    }
+
+    fn seen(new: ArmStatistics, old: ArmStatistics) -> CanaryStatistics {
+        let canary = Canary::builder("n", Arm::Iroh).try_build();
+        CanaryStatistics {
+            canary: canary.expect("accepted"),
+            new,
+            old,
+        }
+    }
+
+    fn good() -> CanaryStatistics {
+        seen(arm(500, 1), arm(5000, 10))
+    }
+
+    #[test]
+    fn it_takes_a_dwell_per_stage_to_the_whole() {
+        let mut machine = machine(10);
+        let (mut now, mut steps) = (SystemTime::UNIX_EPOCH, Vec::new());
+        for second in 0..60 {
+            let mut seen = good();
+            if machine.state.share == Canary::WHOLE {
+                // Nobody goes there any more.
+                seen.old = arm(0, 0);
+            }
+            match machine.look(now, Some(&seen)) {
+                Step::None => {}
+                step => steps.push((second, step, machine.state.share)),
+            }
+            now += SECOND;
+        }
+        assert_eq!(
+            steps,
+            [
+                (10, Step::Advanced, 2500),
+                (20, Step::Advanced, 5000),
+                (30, Step::Advanced, 10_000),
+                (40, Step::Completed, 10_000),
+            ]
+        );
+        assert_eq!(machine.state.phase, Phase::Complete);
+    }
+
+    #[test]
+    fn it_holds_and_says_why() {
+        let mut machine = machine(10);
+        let mut now = SystemTime::UNIX_EPOCH;
+        let mut look = |machine: &mut Machine, seen: Option<&CanaryStatistics>| {
+            now += SECOND;
+            machine.look(now, seen)
+        };
+        for _ in 0..100 {
+            assert_eq!(
+                look(&mut machine, Some(&seen(arm(5, 0), arm(5000, 1)))),
+                Step::None
+            );
+        }
+        assert!(
+            machine
+                .state
+                .note
+                .contains("5 of 100 calls over the new arm")
+        );
+        assert_eq!(look(&mut machine, None), Step::None);
+        assert!(machine.state.note.contains("no such canary"));
+        // The dwell is over, so what it waited for is enough.
+        assert_eq!(look(&mut machine, Some(&good())), Step::Advanced);
+    }
+
+    #[test]
+    fn it_rolls_back_from_any_stage_and_stays_there() {
+        for stage in 0..4 {
+            for paused in [false, true] {
+                let mut machine = machine(10);
+                let mut now = SystemTime::UNIX_EPOCH;
+                machine.set_stage(stage, now).expect("there");
+                machine.look(now, Some(&good()));
+                if stage == 3 {
+                    machine.baseline = Baseline::of(&arm(5000, 10));
+                }
+                if paused {
+                    machine.pause(now);
+                }
+                let bad = seen(arm(300, 15), arm(5000, 10));
+                assert_eq!(machine.look(now, Some(&bad)), Step::RolledBack, "{stage}");
+                assert_eq!(machine.state.share, 0);
+                assert!(machine.state.note.contains("15 of 300 calls"));
+                for _ in 0..100 {
+                    now += SECOND;
+                    assert_eq!(machine.look(now, Some(&good())), Step::None);
+                }
+                assert_eq!(machine.state.phase, Phase::RolledBack);
+                assert!(machine.resume(now), "begins anew");
+                assert_eq!((machine.state.stage, machine.state.share), (0, 500));
+            }
+        }
+    }
+
+    #[test]
+    fn a_pause_holds_the_time_too() {
+        let mut machine = machine(10);
+        let mut now = SystemTime::UNIX_EPOCH;
+        machine.pause(now);
+        for _ in 0..50 {
+            now += SECOND;
+            assert_eq!(machine.look(now, Some(&good())), Step::None);
+        }
+        assert_eq!(machine.state.dwelt, Duration::ZERO);
+        assert!(!machine.resume(now));
+        let steps = (0..10).map(|_| {
+            now += SECOND;
+            machine.look(now, Some(&good()))
+        });
+        assert_eq!(steps.last(), Some(Step::Advanced));
+    }
+
+    #[test]
+    fn a_clock_that_is_set_moves_nothing() {
+        let mut machine = machine(3600);
+        let noon = SystemTime::UNIX_EPOCH + SECOND * 1_000_000;
+        machine.look(noon, Some(&good()));
+        machine.look(noon + SECOND * 86_400, Some(&good()));
+        assert_eq!(machine.state.dwelt, SECOND * 5);
+        machine.look(noon, Some(&good()));
+        assert_eq!(machine.state.dwelt, SECOND * 5);
+        machine.look(noon + SECOND, Some(&good()));
+        assert_eq!(machine.state.dwelt, SECOND * 6);
+    }
+
+    #[test]
+    fn other_stages_after_a_restart_never_mean_more() {
+        for (share, stage, expected) in [
+            (2500, 1, 2500),
+            (3000, 1, 2500),
+            (100, 0, 500),
+            (9999, 9, 5000),
+        ] {
+            let mut state = machine(10).state;
+            state.share = share;
+            state.stage = stage;
+            let restored = Machine::restore(machine(10).config.clone(), state, None);
+            assert_eq!(restored.state.share, expected);
+        }
+    }
+
+    proptest! {
+        /// Whatever comes, the share is one of the stages' or 0, it grows by one stage at a time and never before its dwell.
+        #[test]
+        fn it_grows_step_by_step(
+            looks in proptest::collection::vec((0u64..8, 0u64..600, 0u64..40, any::<bool>()), 1..300),
+        ) {
+            let mut machine = machine(10);
+            let mut now = SystemTime::UNIX_EPOCH;
+            let mut since = now;
+            for (seconds, calls, failures, there) in looks {
+                now += SECOND * seconds as u32;
+                let before = machine.state.clone();
+                let seen = seen(arm(calls, failures.min(calls)), arm(5000, 10));
+                machine.look(now, there.then_some(&seen));
+                let share = machine.state.share;
+                prop_assert!(share == 0 || machine.config.stages.contains(&share));
+                if share > before.share {
+                    prop_assert_eq!(machine.state.stage, before.stage + 1);
+                    prop_assert!(now.duration_since(since).expect("later") >= SECOND * 10);
+                }
+                if share != before.share {
+                    since = now;
+                }
+                prop_assert!(share == 0 || before.phase != Phase::RolledBack);
+            }
+        }
+    }
+}
