@@ -106,22 +106,32 @@ where
         let mut this = self.project();
         loop {
             match this.state.as_mut().project() {
-                StateProj::Flight { flight } => match ready!(flight.poll(cx)) {
-                    Ok(mut response) => {
-                        if let Some(spare) = this.spare.take() {
-                            spare.kept.commit();
+                StateProj::Flight { flight } => {
+                    // Changed where it is: a response is large, and moved often enough.
+                    let mut polled = flight.poll(cx);
+                    match &mut polled {
+                        Poll::Pending => return polled,
+                        Poll::Ready(Ok(response)) => {
+                            tag(response, *this.selected, *this.header);
+                            if let Some(spare) = this.spare.take() {
+                                spare.kept.commit();
+                            }
+                            return polled;
                         }
-                        tag(&mut response, *this.selected, *this.header);
-                        return Poll::Ready(Ok(response));
+                        Poll::Ready(Err(_)) if this.spare.is_none() => return polled,
+                        Poll::Ready(Err(_)) => {}
                     }
-                    Err(error) => match fall_back(this.spare.take(), error) {
+                    let Poll::Ready(Err(error)) = polled else {
+                        return polled;
+                    };
+                    match fall_back(this.spare.take(), error) {
                         Ok(waiting) => {
                             let waiting = Some(waiting);
                             this.state.set(State::Waiting { waiting });
                         }
                         Err(error) => return Poll::Ready(Err(error)),
-                    },
-                },
+                    }
+                }
                 StateProj::Waiting { waiting } => {
                     let Some(waits) = waiting else {
                         // Polled after its end.
