@@ -1,4 +1,61 @@
 //! Lets a canary grow by itself, and takes it back when the new arm is worse.
+//!
+//! A [`Rollout`] moves one [`Canary`](super::Canary)'s share through stages: 5, 25, 50 and 100 %. At each it compares the arms once a second, over the canary's window:
+//!
+//! | the [gates](Gates) say | it |
+//! |---|---|
+//! | passed, for calls enough, and the stage has lasted its dwell (5 min) | goes to the next stage; after the last it is complete |
+//! | too few calls, or a difference that may be chance | holds, and says why |
+//! | the new arm's error rate or p99 is worse than its limit allows, and clearly so | rolls back: the share is 0 until somebody resumes it |
+//!
+//! It only changes the share, so growing only adds keys. At 100 % there is nothing to compare with any more but what the old arm was like before: that
+//! is kept. A call that found the new arm not ready and fell back counts as an error of the new arm, though its caller never noticed.
+//!
+//! ```
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! use std::time::Duration;
+//! use tower_iroh_layers::select::{
+//!     Arm, Canary, Choice, Policy, SelectHandle,
+//!     rollout::{Gates, Phase, Rollout, RolloutConfig},
+//! };
+//!
+//! let canary = Canary::builder("shop-to-iroh", Arm::Iroh).key_header("x-tenant").try_build()?;
+//! let select = SelectHandle::new(Policy::builder(Choice::Canary(canary)).try_build()?);
+//! # let file = std::env::temp_dir().join(format!("tower-iroh-doc-{}.toml", std::process::id()));
+//!
+//! let gates = Gates::builder().max_error_difference(0.005).try_build()?;
+//! let config = RolloutConfig::builder("shop-to-iroh")
+//!     .stages([500, 2_500, 5_000, 10_000])
+//!     .dwell(Duration::from_secs(600))
+//!     .gates(gates)
+//!     .state_file(&file)
+//!     .try_build()?;
+//! let rollout = Rollout::start(config, select.clone())?;
+//! assert_eq!(rollout.state().share, 500);
+//!
+//! rollout.roll_back("somebody called");
+//! assert_eq!(rollout.state().phase, Phase::RolledBack);
+//! assert_eq!(select.canary("shop-to-iroh").unwrap().canary.share(), 0);
+//! # std::fs::remove_file(file)?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! **By hand.** [`pause`](Rollout::pause), [`resume`](Rollout::resume), [`set_stage`](Rollout::set_stage) and [`roll_back`](Rollout::roll_back) act at once;
+//! [`subscribe`](Rollout::subscribe) tells each change. A paused rollout still rolls back. A complete one looks no more.
+//!
+//! **After a restart** it goes on from its file: the same stage, with the dwell that it had; time in which it did not run does not count, and neither does a clock that was set. What was measured is not in the
+//! file, so it holds until there are calls enough again. The file is replaced as a whole, before a larger share is in force and after a smaller one, and the dwell is saved every 10 s; while it can't be
+//! written nothing grows. A file that is damaged, or another rollout's, closes the canary: [`Rollout::start`] sets the share to 0 and says which line is wrong.
+//!
+//! **Policies.** Whatever policy is put in force, the share of this canary is the rollout's. Where a policy has no such canary it waits.
+//!
+//! **Who owns it.** One task, which ends with the last clone of the [`Rollout`]; the share stays as it is. Nothing waits for the task but the file, which is written on a thread for
+//! blocking work.
+//!
+//! **Metrics** (feature `metrics`): `tower_iroh_rollout_steps_total` by `canary` and `step` (`advanced`, `completed`, `rolled_back`), and the gauge
+//! `tower_iroh_select_canary_share` of the layer.
 
 mod config;
 mod driver;
