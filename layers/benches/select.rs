@@ -1,7 +1,8 @@
 //! What the choice of an arm costs a unary call that succeeds: the same call over the bare arm and by each kind of policy, in one run.
 //!
 //! `sent` is what it takes to hand the call over and to measure it. Choices that may fall back keep the request as well, until its answer begins: the head's copy, and a
-//! box for the body. `kept` is that alone, the way that the layer does it, over the bare arm.
+//! box for the body. `kept` is that alone, the way that the layer does it, over the bare arm. Below a retry, as in the stack, the retry keeps it: these compare a retry over the bare
+//! arm with one over the selection.
 
 #![allow(missing_docs, reason = "criterion's macros make public items")]
 
@@ -20,9 +21,10 @@ use http::{HeaderMap, Request, Response, header::HeaderValue, request};
 use http_body::{Body as _, Frame};
 use http_body_util::Full;
 use tonic::body::Body;
-use tower::Service;
+use tower::{Layer, Service};
 use tower_iroh_layers::{
     BoxError, Deadline,
+    retry::RetryLayer,
     select::{Adaptive, Arm, Canary, Choice, Policy, Select, SelectHandle, StickyKey},
 };
 
@@ -170,8 +172,11 @@ fn canary(share: u32) -> Choice {
 }
 
 /// What a service adds to the bare call, from short slices in turn: a machine's other work then hits both alike.
-fn paired<S, R>(name: &str, mut service: S, head: &request::Parts)
+fn paired<B, P, S, R>(name: &str, mut bare: B, mut service: S, head: &request::Parts)
 where
+    B: Service<Request<Body>, Response = Response<P>>,
+    B::Error: Into<BoxError>,
+    P: http_body::Body<Data = Bytes>,
     S: Service<Request<Body>, Response = Response<R>>,
     S::Error: Into<BoxError>,
     R: http_body::Body<Data = Bytes>,
@@ -182,7 +187,6 @@ where
         (0..CALLS).for_each(|_| f());
         start.elapsed().as_nanos() as f64 / f64::from(CALLS)
     };
-    let mut bare = Reads;
     let mut slices: Vec<[f64; 2]> = (0..400)
         .map(|_| {
             [
@@ -217,10 +221,16 @@ fn bench(criterion: &mut Criterion) {
     ];
     // A profiler wants the one case that it asked for.
     if !std::env::args().any(|argument| argument == "--profile-time") {
-        paired("nothing", Reads, head);
-        paired("kept", Keeps(Reads), head);
+        paired("nothing", Reads, Reads, head);
+        paired("kept", Reads, Keeps(Reads), head);
         for (name, choice) in &cases {
-            paired(name, select(choice.clone()), head);
+            paired(name, Reads, select(choice.clone()), head);
+        }
+        for (name, choice) in &cases {
+            let name = format!("below a retry, {}", name.split(" (").next().unwrap_or(name));
+            let retry = RetryLayer::default();
+            let service = retry.layer(select(choice.clone()));
+            paired(&name, retry.layer(Reads), service, head);
         }
     }
     let mut group = criterion.benchmark_group("call");

@@ -55,6 +55,8 @@ pub mod retry;
 pub mod select;
 
 mod config_error;
+#[cfg(all(feature = "retry", feature = "select"))]
+mod elsewhere;
 mod headers;
 mod idempotent;
 mod methods;

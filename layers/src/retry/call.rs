@@ -9,6 +9,8 @@ use super::{
     RetryBudget, RetryError, RetryPolicy, meter,
     tally::{Circumstances, End, Failure, Tally},
 };
+#[cfg(feature = "select")]
+use crate::elsewhere::{Avoids, Elsewhere, Keeps};
 use crate::{BoxError, Deadline, Idempotent, deadline::header::NAME as GRPC_TIMEOUT, replay::Held};
 
 const PREVIOUS_ATTEMPTS: &str = "grpc-previous-rpc-attempts";
@@ -27,6 +29,18 @@ pub(super) struct Call {
     deadline: Option<Deadline>,
     tally: Tally,
     last: Code,
+    #[cfg(feature = "select")]
+    moves: Moves,
+}
+
+/// Whether the attempt went over another arm at the word of a selection below.
+#[cfg(feature = "select")]
+#[derive(Clone, Copy)]
+enum Moves {
+    No,
+    /// The next one does.
+    Next(Avoids),
+    Moved,
 }
 
 fn superseded() -> BoxError {
@@ -35,7 +49,10 @@ fn superseded() -> BoxError {
 
 impl Call {
     pub(super) fn new(request: Request<Body>, shared: Arc<Shared>) -> Self {
-        let (head, body) = request.into_parts();
+        #[cfg_attr(not(feature = "select"), expect(unused_mut, reason = "nobody asks"))]
+        let (mut head, body) = request.into_parts();
+        #[cfg(feature = "select")]
+        head.extensions.insert(Keeps);
         Self {
             body: Held::new(body, shared.policy.max_buffered, superseded),
             deadline: Deadline::of_parts(&head.extensions, &head.headers),
@@ -43,12 +60,19 @@ impl Call {
             shared,
             tally: Tally::default(),
             last: Code::Ok,
+            #[cfg(feature = "select")]
+            moves: Moves::No,
         }
     }
 
     /// The next attempt.
-    pub(super) fn request(&self) -> Request<Body> {
+    pub(super) fn request(&mut self) -> Request<Body> {
         let mut head = self.head.clone();
+        #[cfg(feature = "select")]
+        if let Moves::Next(avoids) = self.moves {
+            head.extensions.insert(avoids);
+            self.moves = Moves::Moved;
+        }
         let first = self.tally.is_first();
         if let Some(deadline) = self.deadline
             // The first attempt follows a deadline layer at once, which has just written it.
@@ -70,9 +94,27 @@ impl Call {
         self.body.commit();
     }
 
+    /// An attempt failed, and a selection below has another arm for it: whether the call is sent again at once, else what its failure was. Nothing was sent, so this
+    /// is the same attempt for the tally.
+    #[cfg(feature = "select")]
+    pub(super) fn moves(&mut self, error: BoxError) -> Result<(), BoxError> {
+        let elsewhere = error.downcast::<Elsewhere>()?;
+        match self.moves {
+            Moves::No if self.body.take_back() => {
+                self.moves = Moves::Next(elsewhere.avoid);
+                Ok(())
+            }
+            _ => Err(elsewhere.error),
+        }
+    }
+
     /// An attempt failed; how long to wait before the next one, if there is one.
     pub(super) fn failed(&mut self, failure: &Failure) -> Option<Duration> {
         self.last = failure.code;
+        #[cfg(feature = "select")]
+        {
+            self.moves = Moves::No;
+        }
         let Shared { policy, budget } = &*self.shared;
         let said = self.head.extensions.get::<Idempotent>().is_some();
         let at = Circumstances {

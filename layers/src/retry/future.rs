@@ -97,6 +97,17 @@ where
                     Err(error) => Err(error.into()),
                 },
             };
+            #[cfg(feature = "select")]
+            let result = match result {
+                Err(error) => match call.moves(error) {
+                    Ok(()) => {
+                        this.state.set(State::Ready);
+                        continue;
+                    }
+                    Err(error) => Err(error),
+                },
+                answered => answered,
+            };
             let failure = match &result {
                 Ok(response) => Failure::of_head(response),
                 Err(error) => Some(Failure::of_error(error)),

@@ -47,7 +47,7 @@ where
             return RetryFuture::once(self.inner.call(request));
         }
         // Boxed, so that the future stays small enough to be moved through the layers above.
-        let call = Box::new(Call::new(request, self.shared.clone()));
+        let mut call = Box::new(Call::new(request, self.shared.clone()));
         let first = self.inner.call(call.request());
         RetryFuture::new(self.inner.clone(), call, first)
     }

@@ -14,7 +14,7 @@ use tonic::body::Body;
 use tower::Service;
 
 use super::{
-    Reason, SELECTED, SelectBody, Selected,
+    Arm, Reason, SELECTED, SelectBody, Selected,
     flight::Flight,
     group::{Group, Sample},
     kept::{Kept, Spare, failed_unsent},
@@ -36,6 +36,8 @@ pin_project! {
         state: State<I, T, I::Future, T::Future>,
         selected: Selected,
         header: bool,
+        // Whoever keeps the request above is told that there is another arm.
+        kept_above: bool,
         // What a further attempt is made of; nothing where there is to be none.
         spare: Option<Box<Spare<I, T>>>,
     }
@@ -61,12 +63,14 @@ where
         flight: Flight<I::Future, T::Future>,
         selected: Selected,
         header: bool,
+        kept_above: bool,
         spare: Option<Box<Spare<I, T>>>,
     ) -> Self {
         Self {
             state: State::Flight { flight },
             selected,
             header,
+            kept_above,
             spare,
         }
     }
@@ -78,6 +82,7 @@ where
             },
             selected,
             header,
+            kept_above: false,
             spare: None,
         }
     }
@@ -87,6 +92,7 @@ where
             state: State::Failed { error: Some(error) },
             selected,
             header: false,
+            kept_above: false,
             spare: None,
         }
     }
@@ -118,7 +124,13 @@ where
                             }
                             return polled;
                         }
-                        Poll::Ready(Err(_)) if this.spare.is_none() => return polled,
+                        Poll::Ready(Err(_)) if this.spare.is_none() => {
+                            let failed = *this.kept_above;
+                            return polled.map_err(|error| match failed {
+                                true => elsewhere(error, this.selected.arm),
+                                false => error,
+                            });
+                        }
                         Poll::Ready(Err(_)) => {}
                     }
                     let Poll::Ready(Err(error)) = polled else {
@@ -169,6 +181,18 @@ fn tag<R>(response: &mut Response<R>, selected: Selected, header: bool) {
         let name = const { HeaderName::from_static(SELECTED) };
         response.headers_mut().insert(name, value);
     }
+}
+
+/// Tells who keeps the request that it may go over the other arm.
+#[cold]
+fn elsewhere(error: BoxError, arm: Arm) -> BoxError {
+    #[cfg(feature = "retry")]
+    if failed_unsent(&error) {
+        let avoid = crate::elsewhere::Avoids(arm.index());
+        return Box::new(crate::elsewhere::Elsewhere { error, avoid });
+    }
+    let _ = arm;
+    error
 }
 
 /// An attempt has failed: waits for the other arm, if it may go there.

@@ -68,7 +68,8 @@
 //! ```
 //!
 //! **Composition.** One per peer. Below retry, buffer and fail fast: each attempt is decided anew, and a [`NotReady`] is a fault of this side that is temporary, so a buffer holds
-//! its call and a retry leaves it. Above a breaker per arm, which makes an arm that fails not ready; without one every call finds out for itself. An arm that gives a place away in `poll_ready`, as a
+//! its call and a retry leaves it. A retry above keeps each request already, so the selection keeps no other one: it hands the call back to it, and it comes again at once for
+//! the other arm. Above a breaker per arm, which makes an arm that fails not ready; without one every call finds out for itself. An arm that gives a place away in `poll_ready`, as a
 //! concurrency limit does, keeps one for as long as the service lives that does not use it: put limits into the call.
 //!
 //! **Readiness.** Ready when an arm is that some rule of the policy may use. A policy that uses one arm only has that arm's readiness, exactly; with two, a call whose own

@@ -302,7 +302,15 @@ where
         let now = Instant::now();
         let active = self.shared.active.load();
         let (rule, group) = active.of(&request);
-        let mut plan = group.plan(rule, &request, now);
+        let mut plan = match avoided(&request) {
+            // Decided already: it comes back from its first arm.
+            Some(arm) => Plan {
+                arm: arm.other(),
+                reason: Reason::FailedUnsent,
+                either: false,
+            },
+            None => group.plan(rule, &request, now),
+        };
         if !self.is_ready(plan.arm) || group.core.arms.word().is_troubled(plan.arm) {
             self.reconsider(&mut plan, group, now);
         }
@@ -327,7 +335,8 @@ where
             reason: plan.reason,
         };
         group.core.decided(selected);
-        let (spare, request) = match plan.either {
+        let kept_above = plan.either && is_kept_above(&request);
+        let (spare, request) = match plan.either && !kept_above {
             true => {
                 let other = self.one(plan.arm.other());
                 let (spare, request) = keep(group, other, request);
@@ -346,7 +355,43 @@ where
                 tcp(&mut self.tcp.service, request, sample)
             }
         };
-        SelectFuture::flying(flight, selected, group.core.config.response_header, spare)
+        SelectFuture::flying(
+            flight,
+            selected,
+            group.core.config.response_header,
+            kept_above,
+            spare,
+        )
+    }
+}
+
+/// Whether a retry above keeps the request.
+#[inline]
+fn is_kept_above(request: &Request<Body>) -> bool {
+    #[cfg(feature = "retry")]
+    return request
+        .extensions()
+        .get::<crate::elsewhere::Keeps>()
+        .is_some();
+    #[cfg(not(feature = "retry"))]
+    {
+        let _ = request;
+        false
+    }
+}
+
+/// The arm over which it has failed unsent, if a retry above sends it again for that.
+#[inline]
+fn avoided(request: &Request<Body>) -> Option<Arm> {
+    #[cfg(feature = "retry")]
+    {
+        let avoids = request.extensions().get::<crate::elsewhere::Avoids>()?;
+        Arm::ALL.get(avoids.0).copied()
+    }
+    #[cfg(not(feature = "retry"))]
+    {
+        let _ = request;
+        None
     }
 }
 

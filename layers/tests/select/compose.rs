@@ -160,3 +160,82 @@ async fn a_full_lane_causes_no_fallback() {
         .expect("answered");
     assert_eq!(stage.tcp.calls(), 0);
 }
+
+/// The retry keeps the request, and sends it over the other arm at the selection's word: at once, and no more often than without it.
+#[cfg(feature = "retry")]
+mod below_a_retry {
+    use tokio::time::Instant;
+    use tonic::body::Body;
+    use tower_iroh_layers::{
+        BoxError, Fault,
+        retry::{Retry, RetryLayer, RetryPolicy},
+    };
+
+    use super::*;
+    use crate::arm::{Client, Stage};
+
+    fn retrying(stage: &Stage) -> Retry<Client> {
+        RetryLayer::new(RetryPolicy::default()).layer(stage.client.clone())
+    }
+
+    async fn call(
+        client: &mut Retry<Client>,
+        request: http::Request<Body>,
+    ) -> Result<Selected, BoxError> {
+        let response = client.ready().await.expect("ready").call(request).await?;
+        let selected: Selected = *response.extensions().get().expect("selected");
+        response.into_body().collect().await.expect("a body");
+        Ok(selected)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn it_goes_over_the_other_arm_at_once() {
+        for part in [Part::Unreached, Part::Refused] {
+            let stage = stage(policy(Choice::Prefer(Arm::Iroh)));
+            stage.iroh.plays(part);
+            let start = Instant::now();
+            let over = call(&mut retrying(&stage), request("/a.B/C")).await;
+            let expected = Selected {
+                arm: Arm::Tcp,
+                reason: Reason::FailedUnsent,
+            };
+            assert_eq!(over.expect("answered"), expected);
+            assert_eq!(start.elapsed(), MS * 0, "no backoff");
+            assert_eq!((stage.iroh.calls(), stage.tcp.begun()), (1, 1));
+            let bytes = stage.tcp.bytes.load(std::sync::atomic::Ordering::Relaxed);
+            assert_eq!(bytes, 8, "all of the request");
+            let decisions = stage.handle.decisions();
+            assert_eq!(decisions.count(Arm::Tcp, Reason::FailedUnsent), 1);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn each_attempt_of_the_retry_has_both_arms_and_the_last_failure_is_the_caller_s() {
+        let stage = stage(policy(Choice::Prefer(Arm::Iroh)));
+        stage.iroh.plays(Part::Unreached);
+        stage.tcp.plays(Part::Unreached);
+        let error = call(&mut retrying(&stage), request("/a.B/C")).await;
+        let error = error.expect_err("both");
+        assert!(error.is::<Fault>(), "as the arm said it: {error:?}");
+        // As a retry does with what never left: twice more, each over both.
+        assert_eq!((stage.iroh.calls(), stage.tcp.calls()), (3, 3));
+        assert_eq!((stage.iroh.begun(), stage.tcp.begun()), (0, 0));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nothing_that_may_have_been_sent_moves() {
+        for part in [Part::Lost, Part::Full] {
+            let stage = stage(policy(Choice::Prefer(Arm::Iroh)));
+            stage.iroh.plays(part);
+            let error = call(&mut retrying(&stage), request("/a.B/C")).await;
+            assert!(error.expect_err("as it came").is::<Fault>());
+            assert_eq!((stage.iroh.calls(), stage.tcp.calls()), (1, 0), "{part:?}");
+        }
+        // And a fixed arm has no other, retry or not.
+        let stage = stage(policy(Choice::Prefer(Arm::Iroh)));
+        stage.iroh.plays(Part::Unreached);
+        let error = call(&mut retrying(&stage), request("/x.Y/Z")).await;
+        assert!(error.expect_err("unreached").is::<Fault>());
+        assert_eq!((stage.iroh.calls(), stage.tcp.calls()), (3, 0));
+    }
+}
