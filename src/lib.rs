@@ -43,6 +43,8 @@
 //! On the server's side [`Acceptor`] is an iroh `ProtocolHandler` and [`Incoming`] the stream of connections that
 //! tonic's `Server` serves; every request carries a [`PeerInfo`] that says who called.
 
+#[cfg(feature = "config")]
+pub mod config;
 pub mod identity;
 pub mod presets;
 pub mod tcp;

@@ -1,0 +1,122 @@
+use std::{
+    fs::File,
+    io::{self, Read},
+    path::{Path, PathBuf},
+};
+
+use super::{Config, LoadError, read::read, settings::Groups};
+
+/// Reads configurations, for a program that has groups of methods of its own.
+///
+/// ```
+/// use tower_iroh::config::Config;
+///
+/// let reader = Config::reader().group("vm_ops", ["/cluster.v1.ClusterService/CreateVm"]);
+/// let text = r#"transport.iroh.prefer_for_services = ["vm_ops"]"#;
+/// assert_eq!(reader.from_toml(text)?.prefer_iroh_for(), ["vm_ops"]);
+///
+/// let error = Config::from_toml(text).unwrap_err();
+/// assert!(error.to_string().contains("no such group"));
+/// # Ok::<(), tower_iroh::config::LoadError>(())
+/// ```
+#[derive(Clone, Debug, Default)]
+#[must_use]
+pub struct ConfigReader {
+    groups: Groups,
+}
+
+/// Much longer than any configuration.
+const LONGEST: u64 = 1 << 20;
+
+impl ConfigReader {
+    /// Registers a group of methods: `/pkg.Svc/Method`, and for all methods of a service `/pkg.Svc/*` or `pkg.Svc`. It replaces one of the same name,
+    /// and the file's table `[transport.services]` may replace it.
+    pub fn group<M: Into<String>>(
+        mut self,
+        name: impl Into<String>,
+        methods: impl IntoIterator<Item = M>,
+    ) -> Self {
+        let methods = methods.into_iter().map(Into::into).collect();
+        self.groups.insert(name.into(), methods);
+        self
+    }
+
+    /// Reads a configuration from TOML. Relative paths in it are those of the process.
+    ///
+    /// # Errors
+    /// [`LoadError::Invalid`] with all that is wrong, also with a group that was registered in code.
+    pub fn from_toml(&self, text: &str) -> Result<Config, LoadError> {
+        read(text, &self.groups)
+    }
+
+    /// Reads a configuration from a file of at most 1 MiB, and logs its [warnings](Config::warnings). Relative paths in it begin at the file's folder.
+    ///
+    /// It blocks for as long as the file system does.
+    ///
+    /// # Errors
+    /// [`LoadError`] for a file that cannot be read, and with all that is wrong with it.
+    pub fn from_file(&self, path: impl AsRef<Path>) -> Result<Config, LoadError> {
+        let path = path.as_ref();
+        let text = text_of(path).map_err(|source| LoadError::Read {
+            path: path.to_owned(),
+            source,
+        })?;
+        let config = self.from_text_of(path, &text)?;
+        for warning in config.warnings() {
+            tracing::warn!(target: "tower_iroh::config", file = %path.display(), "{warning}");
+        }
+        Ok(config)
+    }
+
+    /// Reads what stands in the file.
+    pub(super) fn from_text_of(&self, path: &Path, text: &str) -> Result<Config, LoadError> {
+        let mut config = self.from_toml(text).map_err(|error| error.in_file(path))?;
+        let folder = path.parent().unwrap_or(Path::new(""));
+        for file in [
+            &mut config.identity_file,
+            &mut config.authorization_file,
+            &mut config.rollout_state_file,
+        ] {
+            // An absolute path stays what it is.
+            *file = file.take().map(|file: PathBuf| folder.join(file));
+        }
+        Ok(config)
+    }
+}
+
+/// The text of a file that is no longer than a configuration can be.
+pub(super) fn text_of(path: &Path) -> io::Result<String> {
+    let mut text = String::new();
+    let mut file = File::open(path)?.take(LONGEST + 1);
+    file.read_to_string(&mut text)?;
+    match text.len() as u64 > LONGEST {
+        true => Err(io::Error::new(
+            io::ErrorKind::FileTooLarge,
+            format!("it is larger than {LONGEST} bytes"),
+        )),
+        false => Ok(text),
+    }
+}
+
+impl Config {
+    /// Begins to read with groups of methods that the program has: see [`ConfigReader`].
+    pub fn reader() -> ConfigReader {
+        ConfigReader::default()
+    }
+
+    /// Reads a configuration from TOML, with no groups but `health` and those that it lists.
+    ///
+    /// # Errors
+    /// [`LoadError::Invalid`] with all that is wrong.
+    pub fn from_toml(text: &str) -> Result<Self, LoadError> {
+        Self::reader().from_toml(text)
+    }
+
+    /// Reads a configuration from a file, with no groups but `health` and those that it lists: see [`ConfigReader::from_file`].
+    ///
+    /// # Errors
+    /// [`LoadError`] for a file that cannot be read, and with all that is wrong with it.
+    pub fn from_file(path: impl AsRef<Path>) -> Result<Self, LoadError> {
+        Self::reader().from_file(path)
+    }
+}

@@ -1,0 +1,308 @@
+//! The settings, each with its getter, its setter and its default.
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use iroh::RelayUrl;
+
+use super::{
+    contradictions::contradictions,
+    keys::KEYS,
+    values::{Mode, RaftTransport, Require, StaticPeer},
+};
+use crate::{ConfigError, layers::MethodSet};
+
+/// A group's name, and the methods in it.
+pub(super) type Groups = BTreeMap<String, Vec<String>>;
+
+/// The group of the calls that `raft_transport` speaks of.
+pub(super) const RAFT: &str = "raft";
+
+/// `health` is built in.
+fn built_in() -> Groups {
+    let methods = vec!["grpc.health.v1.Health".to_owned()];
+    Groups::from([("health".to_owned(), methods)])
+}
+
+macro_rules! settings {
+    (
+        simple { $($(#[$simple_doc:meta])* $simple:ident: $simple_type:ty = $simple_default:expr;)* }
+        list { $($(#[$list_doc:meta])* $list:ident: $item:ty = $list_default:expr;)* }
+        path { $($(#[$path_doc:meta])* $path:ident;)* }
+    ) => {
+        /// What a program's transports are configured with: from TOML, or in code.
+        ///
+        /// It is valid, whoever made it. [`Display`](std::fmt::Display) shows all of it as TOML that loads again, and there is no secret in it: keys are in
+        /// files that it names. Each setting's key, unit and what a reload does with it are in `docs/configuration.md`.
+        #[derive(Clone, Debug, PartialEq)]
+        pub struct Config {
+            $(pub(super) $simple: $simple_type,)*
+            $(pub(super) $list: Vec<$item>,)*
+            $(pub(super) $path: Option<PathBuf>,)*
+            pub(super) home_relay: Option<RelayUrl>,
+            pub(super) groups: Groups,
+            pub(super) peers: BTreeMap<String, StaticPeer>,
+        }
+
+        impl Default for Config {
+            fn default() -> Self {
+                Self {
+                    $($simple: $simple_default,)*
+                    $($list: $list_default,)*
+                    $($path: None,)*
+                    home_relay: None,
+                    groups: built_in(),
+                    peers: BTreeMap::new(),
+                }
+            }
+        }
+
+        impl Config {
+            $($(#[$simple_doc])* pub fn $simple(&self) -> $simple_type {
+                self.$simple
+            })*
+            $($(#[$list_doc])* pub fn $list(&self) -> &[$item] {
+                &self.$list
+            })*
+            $($(#[$path_doc])* pub fn $path(&self) -> Option<&Path> {
+                self.$path.as_deref()
+            })*
+
+            /// The relay through which this program is reached where no direct way is found. Default none: nothing is told to anybody who was not named.
+            pub fn home_relay(&self) -> Option<&RelayUrl> {
+                self.home_relay.as_ref()
+            }
+        }
+
+        impl ConfigBuilder {
+            $($(#[$simple_doc])* pub fn $simple(mut self, value: $simple_type) -> Self {
+                self.config.$simple = value;
+                self
+            })*
+            $($(#[$list_doc])* pub fn $list<T: Into<$item>>(mut self, values: impl IntoIterator<Item = T>) -> Self {
+                self.config.$list = values.into_iter().map(Into::into).collect();
+                self
+            })*
+            $($(#[$path_doc])* pub fn $path(mut self, value: impl Into<PathBuf>) -> Self {
+                self.config.$path = Some(value.into());
+                self
+            })*
+
+            /// The relay through which this program is reached where no direct way is found. Default none: nothing is told to anybody who was not named.
+            pub fn home_relay(mut self, value: impl Into<Option<RelayUrl>>) -> Self {
+                self.config.home_relay = value.into();
+                self
+            }
+        }
+    };
+}
+
+settings! {
+    simple {
+        /// Which transports there are. Default [`Mode::Dual`].
+        mode: Mode = Mode::Dual;
+        /// Which of them must be there for the server to run. Default [`Require::All`].
+        require: Require = Require::All;
+        /// How many connections one peer may have to this server. Default 16.
+        max_connections_per_peer: usize = 16;
+        /// How long what is in flight may take to finish once the server stops. Default 10 s.
+        drain_timeout: Duration = Duration::from_secs(10);
+
+        /// Where the server listens for TCP. Default `0.0.0.0:7001`; port 0 is any free one.
+        grpc_bind_address: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 7001);
+        /// The largest message in bytes, for `max_decoding_message_size` of generated clients and servers, on both transports. Default 4 MiB.
+        max_message_size: usize = 4 << 20;
+        /// Whether the TCP port answers TLS only. Default false: it also answers the plaintext of clients that exist today, whose callers have no identity.
+        /// It never makes our own client speak plaintext.
+        tls_enabled: bool = false;
+
+        /// Whether there is iroh at all. Default true; false makes mode `dual` into `grpc`.
+        iroh_enabled: bool = true;
+        /// The interface that iroh binds. Default all.
+        iroh_bind_ip: Option<IpAddr> = None;
+        /// The UDP port that iroh binds. Default 0, any free one.
+        discovery_port: u16 = 0;
+        /// Whether this program's own calls may go over iroh. Default true; with false its server still answers there.
+        enable_peer_connector: bool = true;
+
+        /// How calls of the group `raft` go. Default [`RaftTransport::AlwaysGrpc`].
+        raft_transport: RaftTransport = RaftTransport::AlwaysGrpc;
+        /// Whether a call that prefers iroh goes over TCP where iroh is not ready or failed before anything was sent. Default true.
+        fallback_to_grpc: bool = true;
+        /// Whether our own client may call over TCP without TLS, and so without knowing whom. Default false.
+        insecure_plaintext_fallback: bool = false;
+
+        /// Whether calls move to iroh stage by stage. Default false; a file that has the table `transport.rollout` says true with that.
+        rollout_enabled: bool = false;
+        /// How long a stage lasts at least. Default 600 s.
+        rollout_dwell: Duration = Duration::from_secs(600);
+        /// By how much iroh's error rate may be above TCP's, as a share of all calls. Default 0.01.
+        rollout_max_error_rate_increase: f64 = 0.01;
+        /// What iroh's p99 may be of TCP's. Default 1.1.
+        rollout_max_p99_ratio: f64 = 1.1;
+        /// How many calls each transport must have had in a stage before they are compared. Default 100.
+        rollout_min_samples: u32 = 100;
+
+        /// How many connections to peers there may be, dials included. Default 100.
+        max_connections: usize = 100;
+        /// How long a dial may take. Default 10 s.
+        dial_timeout: Duration = Duration::from_secs(10);
+        /// The wait after a peer's first failed dial. Default 100 ms.
+        reconnect_min: Duration = Duration::from_millis(100);
+        /// The longest wait after failed dials. Default 30 s.
+        reconnect_max: Duration = Duration::from_secs(30);
+        /// How often a connection is pinged. Default 30 s.
+        health_check_interval: Duration = Duration::from_secs(30);
+        /// After how long without an open call a connection is closed. Default 300 s.
+        idle_timeout: Duration = Duration::from_secs(300);
+        /// How many failures in a row open a peer's circuit breaker. Default 5.
+        failure_threshold: u32 = 5;
+        /// The longest that an open circuit breaker lets no call through. Default 30 s.
+        recovery_timeout: Duration = Duration::from_secs(30);
+        /// How long a buffered call waits for its peer at most. Default 300 s.
+        buffer_ttl: Duration = Duration::from_secs(300);
+        /// How many calls may wait for a peer. Default 1,000.
+        buffer_max_calls: usize = 1_000;
+        /// How many bytes of requests may wait for a peer. Default 16 MiB.
+        buffer_max_bytes: usize = 16 << 20;
+    }
+    list {
+        /// The groups whose calls prefer iroh in mode `dual`. Default none.
+        prefer_iroh_for: String = Vec::new();
+        /// The groups whose calls the rollout moves. Default none, which is every call that is in no other list.
+        rollout_services: String = Vec::new();
+        /// The share of calls that go over iroh in each stage, in percent. Default 5, 25, 50, 100.
+        rollout_stages: f64 = vec![5.0, 25.0, 50.0, 100.0];
+        /// The groups whose calls wait for a peer that is not there. Default none.
+        buffer_for: String = Vec::new();
+    }
+    path {
+        /// The file with this program's secret key, see [`identity`](crate::identity). Default none: a new identity with each start.
+        identity_file;
+        /// The file with the policy of [`authorize`](crate::layers::authorize). Default none: no call is refused.
+        authorization_file;
+        /// The file in which a rollout's progress survives a restart. Default none.
+        rollout_state_file;
+    }
+}
+
+impl Config {
+    /// Begins with the defaults.
+    pub fn builder() -> ConfigBuilder {
+        ConfigBuilder::default()
+    }
+
+    /// The methods of a group: built in, registered in code, or listed in the file.
+    pub fn group(&self, name: &str) -> Option<&[String]> {
+        self.groups.get(name).map(Vec::as_slice)
+    }
+
+    /// All groups with their methods, by name.
+    pub fn groups(&self) -> impl Iterator<Item = (&str, &[String])> {
+        let groups = self.groups.iter();
+        groups.map(|(name, methods)| (name.as_str(), methods.as_slice()))
+    }
+
+    /// The peers that are named, by name.
+    pub fn peers(&self) -> impl Iterator<Item = (&str, &StaticPeer)> {
+        self.peers.iter().map(|(name, peer)| (name.as_str(), peer))
+    }
+
+    /// Which transports there are, once `transport.iroh.enabled` has been asked too.
+    pub fn effective_mode(&self) -> Mode {
+        match self.mode {
+            Mode::Dual if !self.iroh_enabled => Mode::Grpc,
+            mode => mode,
+        }
+    }
+
+    /// What is accepted, and that somebody may not have meant.
+    pub fn warnings(&self) -> Vec<String> {
+        let mut warnings = Vec::new();
+        if self.raft_transport != RaftTransport::default() && !self.groups.contains_key(RAFT) {
+            warnings.push(format!(
+                "transport.migration.raft_transport moves no call: there is no group \"{RAFT}\" in {}",
+                super::keys::SERVICES
+            ));
+        }
+        if self.insecure_plaintext_fallback {
+            warnings.push(
+                "transport.migration.insecure_plaintext_fallback: calls may go out unencrypted, to whoever answers"
+                    .to_owned(),
+            );
+        }
+        warnings
+    }
+}
+
+/// Makes a [`Config`] in code: the same settings, checked by the same rules as a file's.
+///
+/// ```
+/// use tower_iroh::config::{Config, Mode};
+///
+/// let built = Config::builder()
+///     .mode(Mode::Dual)
+///     .group("vm_ops", ["/cluster.v1.ClusterService/CreateVm"])
+///     .prefer_iroh_for(["health", "vm_ops"])
+///     .try_build()?;
+/// let read = Config::from_toml(r#"
+///     transport.mode = "dual"
+///     transport.services.vm_ops = ["/cluster.v1.ClusterService/CreateVm"]
+///     transport.migration.prefer_iroh_for = ["health", "vm_ops"]
+/// "#)?;
+/// assert_eq!(built, read);
+///
+/// let error = Config::builder().max_connections(0).try_build().unwrap_err();
+/// assert_eq!(error.field(), "cluster.peer.max_connections");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone, Debug, Default)]
+#[must_use]
+pub struct ConfigBuilder {
+    config: Config,
+}
+
+impl ConfigBuilder {
+    /// Registers a group of methods: `/pkg.Svc/Method`, and for all methods of a service `/pkg.Svc/*` or `pkg.Svc`. It replaces one of the same name.
+    pub fn group<M: Into<String>>(
+        mut self,
+        name: impl Into<String>,
+        methods: impl IntoIterator<Item = M>,
+    ) -> Self {
+        let methods = methods.into_iter().map(Into::into).collect();
+        self.config.groups.insert(name.into(), methods);
+        self
+    }
+
+    /// Names a peer. It replaces one of the same name.
+    pub fn peer(mut self, name: impl Into<String>, peer: StaticPeer) -> Self {
+        self.config.peers.insert(name.into(), peer);
+        self
+    }
+
+    /// Checks the settings.
+    ///
+    /// # Errors
+    /// [`ConfigError`], naming the key as a file has it, its value, and what is accepted.
+    pub fn try_build(self) -> Result<Config, ConfigError> {
+        let config = self.config;
+        for key in KEYS {
+            key.check(&config)?;
+        }
+        for methods in config.groups.values() {
+            MethodSet::try_new(super::keys::SERVICES, methods)?;
+        }
+        match contradictions(&config).into_iter().next() {
+            Some(wrong) => Err(ConfigError::new(
+                wrong.key,
+                wrong.value(&config),
+                wrong.accepted,
+            )),
+            None => Ok(config),
+        }
+    }
+}
