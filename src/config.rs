@@ -32,6 +32,8 @@ mod forms;
 mod found;
 mod keys;
 mod nearest;
+mod parts;
+mod policy;
 mod peers;
 mod read;
 mod reader;

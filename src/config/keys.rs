@@ -149,4 +149,35 @@ mod tests {
         }
         assert!(key(PREFER_IROH[0]).is_some() && key("transport.mod").is_none());
     }
+
+    /// `docs/configuration.md` has a row for each key, with its default and what a reload does with it.
+    #[test]
+    fn the_page_has_every_key() {
+        let page = include_str!("../../docs/configuration.md");
+        let defaults = Config::default();
+        for key in KEYS {
+            let begin = format!("| `{}` |", key.name);
+            let mut rows = page.lines().filter(|line| line.starts_with(&begin));
+            let row = rows.next().unwrap_or_else(|| panic!("no row {begin}"));
+            assert!(rows.next().is_none(), "two rows {begin}");
+            let cells: Vec<_> = row.trim_matches('|').split('|').map(str::trim).collect();
+            let default = match (key.show)(&defaults) {
+                Some(default) => format!("`{default}`"),
+                None => "none".to_owned(),
+            };
+            let reload = match key.reloads {
+                Reloads::Applied => "applied",
+                Reloads::Restart => "restart",
+            };
+            assert_eq!(
+                (cells.len(), cells[2], cells[4]),
+                (5, &*default, reload),
+                "{row}"
+            );
+        }
+        let named = page
+            .lines()
+            .filter(|line| line.starts_with("| `transport.") || line.starts_with("| `cluster."));
+        assert_eq!(named.count(), KEYS.len(), "a row that is no key's");
+    }
 }

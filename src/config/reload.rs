@@ -216,14 +216,18 @@ impl Reloader {
         &self.current
     }
 
-    /// Takes the file's text; `policy` is whether the policy that it names has another text than the last time.
-    pub(super) fn take(&mut self, text: &str, policy: bool) -> Result<Reload, ReloadError> {
+    /// Reads the file's text, which is to say something.
+    pub(super) fn read(&self, text: &str) -> Result<Config, ReloadError> {
         let is_comment = |line: &str| line.is_empty() || line.starts_with('#');
         if text.lines().all(|line| is_comment(line.trim())) {
             let path = self.path.clone();
             return Err(ReloadError::Empty { path });
         }
-        let new = self.reader.from_text_of(&self.path, text)?;
+        Ok(self.reader.from_text_of(&self.path, text)?)
+    }
+
+    /// Puts a configuration in force; `policy` is whether the policy that it names has another text than the last time.
+    pub(super) fn take(&mut self, new: Config, policy: bool) -> Result<Reload, ReloadError> {
         for warning in new.warnings() {
             tracing::warn!(target: "tower_iroh::config", file = %self.path.display(), "{warning}");
         }
@@ -327,6 +331,11 @@ mod tests {
         (reloader, seen)
     }
 
+    fn take(reloader: &mut Reloader, text: &str, policy: bool) -> Result<Reload, ReloadError> {
+        let new = reloader.read(text)?;
+        reloader.take(new, policy)
+    }
+
     fn keys(changes: &[Change]) -> Vec<&str> {
         changes.iter().map(Change::key).collect()
     }
@@ -335,7 +344,7 @@ mod tests {
     fn what_changed_is_told_key_by_key() {
         let (mut reloader, seen) = reloader();
         let text = "transport.mode = \"grpc\"\ncluster.peer.max_connections = 7\ntransport.services.a = [\"b.C\"]";
-        let reload = reloader.take(text, false).expect("valid");
+        let reload = take(&mut reloader, text, false).expect("valid");
         assert_eq!(
             keys(reload.applied()),
             ["transport.mode", "transport.services.a"]
@@ -352,9 +361,7 @@ mod tests {
         assert_eq!(*seen.lock().expect("no panic"), [Mode::Grpc]);
 
         // What needs a restart is told until it has been, or the file says again what is in force.
-        let reload = reloader
-            .take("cluster.peer.max_connections = 7", false)
-            .expect("valid");
+        let reload = take(&mut reloader, "cluster.peer.max_connections = 7", false).expect("valid");
         assert_eq!(
             keys(reload.applied()),
             ["transport.mode", "transport.services.a"]
@@ -364,8 +371,7 @@ mod tests {
             ["cluster.peer.max_connections"]
         );
         assert!(
-            reloader
-                .take("[transport]", false)
+            take(&mut reloader, "[transport]", false)
                 .expect("valid")
                 .is_empty()
         );
@@ -382,7 +388,7 @@ mod tests {
             "",
             " \n# soon\n",
         ] {
-            reloader.take(text, false).expect_err(text);
+            take(&mut reloader, text, false).expect_err(text);
         }
         assert!(
             Arc::ptr_eq(reloader.current(), &before) && seen.lock().expect("no panic").is_empty()
@@ -393,9 +399,8 @@ mod tests {
     fn what_runs_may_ask_for_a_restart() {
         let (mut reloader, _) = reloader();
         for _ in 0..2 {
-            let reload = reloader
-                .take("transport.iroh.enabled = false", false)
-                .expect("valid");
+            let reload =
+                take(&mut reloader, "transport.iroh.enabled = false", false).expect("valid");
             assert_eq!(
                 (keys(reload.applied()).len(), keys(reload.needs_restart())),
                 (0, vec!["transport.iroh.enabled"])
@@ -408,19 +413,18 @@ mod tests {
         let (mut reloader, _) = reloader();
         let text = "transport.authorization_file = \"policy.toml\"";
         assert_eq!(
-            keys(reloader.take(text, false).expect("valid").applied()),
+            keys(take(&mut reloader, text, false).expect("valid").applied()),
             [POLICY]
         );
-        assert!(reloader.take(text, false).expect("valid").is_empty());
+        assert!(take(&mut reloader, text, false).expect("valid").is_empty());
         assert_eq!(
-            keys(reloader.take(text, true).expect("valid").applied()),
+            keys(take(&mut reloader, text, true).expect("valid").applied()),
             [POLICY]
         );
-        let reload = reloader.take("[transport]", true).expect("valid");
+        let reload = take(&mut reloader, "[transport]", true).expect("valid");
         assert_eq!(keys(reload.applied()), [POLICY], "gone, which is told once");
         assert!(
-            reloader
-                .take("[transport]", true)
+            take(&mut reloader, "[transport]", true)
                 .expect("valid")
                 .is_empty()
         );

@@ -155,6 +155,7 @@ impl ConfigWatchBuilder {
             reloader,
             eyes: Eyes::new(told.clone()),
             path: self.path,
+            policy: None,
             last: None,
             unsure: None,
         };
@@ -223,7 +224,7 @@ enum How {
     Looking,
 }
 
-fn tell(path: &std::path::Path, event: &Followed) {
+fn tell(path: &Path, event: &Followed) {
     let outcome = match event {
         Followed::Started => return,
         Followed::Reloaded(reload) => {
@@ -269,7 +270,7 @@ fn settled(told: &Notify, quiet: Duration) -> impl Future<Output = ()> {
 /// What one saw of the files: their texts, or why there are none.
 #[derive(PartialEq)]
 struct Seen {
-    config: Result<String, io::ErrorKind>,
+    text: Result<String, io::ErrorKind>,
     policy: Option<Result<String, io::ErrorKind>>,
 }
 
@@ -277,6 +278,8 @@ struct Follower {
     reloader: Reloader,
     eyes: Eyes,
     path: PathBuf,
+    /// The policy that the text names which was taken last.
+    policy: Option<PathBuf>,
     /// What was taken last, and whether it was refused.
     last: Option<(Seen, bool)>,
     /// What was found by looking, and may be half written.
@@ -287,38 +290,46 @@ impl Follower {
     /// Looks at the file; `None` where there is nothing new to tell.
     fn look(&mut self, how: How) -> Option<Followed> {
         self.eyes.watch(&self.path);
-        let read = text_of(&self.path);
-        let policy = self.reloader.current().authorization_file().map(text_of);
-        let kind = |error: &io::Error| error.kind();
-        let seen = Seen {
-            config: read.as_ref().map(String::clone).map_err(kind),
-            policy: policy.map(|read| read.map_err(|error| error.kind())),
-        };
-        let (is_same, was_refused, other_policy) = match &self.last {
-            Some((last, was_refused)) => {
-                let other_policy = last.policy.is_some() && last.policy != seen.policy;
-                (*last == seen, *was_refused, other_policy)
+        let kind = |error: io::Error| error.kind();
+        let (text, read) = match text_of(&self.path) {
+            Ok(text) => {
+                let read = self.reloader.read(&text);
+                (Ok(text), read)
             }
-            None => (false, false, false),
+            Err(source) => {
+                let (path, kind) = (self.path.clone(), source.kind());
+                (Err(kind), Err(LoadError::Read { path, source }.into()))
+            }
         };
-        let unsure = self.unsure.take();
-        if is_same {
-            return None;
-        }
-        if how == How::Looking && unsure.as_ref() != Some(&seen) {
+        let policy = match &read {
+            Ok(config) => config.authorization_file().map(Path::to_owned),
+            Err(_) => self.policy.clone(),
+        };
+        // Before it is applied: what is written to the policy from now on is found by the next look.
+        let seen = Seen {
+            text,
+            policy: policy
+                .as_deref()
+                .map(|policy| text_of(policy).map_err(kind)),
+        };
+        let (was_refused, other_policy) = match &self.last {
+            Some((last, _)) if *last == seen => {
+                self.unsure = None;
+                return None;
+            }
+            Some((last, was_refused)) => (*was_refused, last.policy != seen.policy),
+            None => (false, false),
+        };
+        if how == How::Looking && self.unsure.as_ref() != Some(&seen) {
             self.unsure = Some(seen);
             return None;
         }
+        self.unsure = None;
         if self.last.is_some() && how == How::Looking {
             self.eyes.open_again();
         }
-        let taken = match read {
-            Ok(text) => self.reloader.take(&text, other_policy),
-            Err(source) => Err(ReloadError::Load(LoadError::Read {
-                path: self.path.clone(),
-                source,
-            })),
-        };
+        let taken = read.and_then(|config| self.reloader.take(config, other_policy));
+        self.policy = policy;
         self.last = Some((seen, taken.is_err()));
         match taken {
             Ok(reload) if reload.is_empty() && !was_refused => None,

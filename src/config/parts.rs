@@ -1,0 +1,128 @@
+//! What the parts of this library are built with.
+
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use iroh::{Endpoint, RelayMode, endpoint::Builder};
+
+use super::Config;
+use crate::{
+    Acceptor, AcceptorBuilder, ConfigError, Links, LinksBuilder, Tuning,
+    layers::{breaker::BreakerConfig, buffer::BufferConfig},
+};
+
+impl Config {
+    /// The methods of these groups, in their order; a group that there is not has none.
+    pub(crate) fn methods_of<'a>(&'a self, groups: &'a [String]) -> impl Iterator<Item = &'a str> {
+        let methods = groups.iter().filter_map(|name| self.group(name));
+        methods.flatten().map(String::as_str)
+    }
+
+    /// An endpoint's settings: its port, interface and relay, and the tuning that the rest of this library counts on. The key is for the caller to
+    /// add, and so is any address lookup.
+    ///
+    /// # Errors
+    /// [`ConfigError`] where the address cannot be one to bind.
+    pub fn endpoint(&self) -> Result<Builder, ConfigError> {
+        let relay = match self.home_relay() {
+            Some(url) => RelayMode::custom([url.clone()]),
+            None => RelayMode::Disabled,
+        };
+        let port = self.discovery_port();
+        let addrs = match self.iroh_bind_ip() {
+            Some(ip) => vec![SocketAddr::new(ip, port)],
+            None => vec![
+                (Ipv4Addr::UNSPECIFIED, port).into(),
+                (Ipv6Addr::UNSPECIFIED, port).into(),
+            ],
+        };
+        let mut builder = Endpoint::builder(iroh::endpoint::presets::Minimal)
+            .preset(Tuning::auto())
+            .relay_mode(relay)
+            .clear_ip_transports();
+        for addr in addrs {
+            builder = builder.bind_addr(addr).map_err(|error| {
+                ConfigError::new("transport.iroh.bind_ip", addr, error.to_string())
+            })?;
+        }
+        Ok(builder)
+    }
+
+    /// The settings of the connections to peers over iroh.
+    pub fn links(&self, endpoint: Endpoint) -> LinksBuilder {
+        Links::builder(endpoint)
+            .max_connections(self.max_connections())
+            .dial_timeout(self.dial_timeout())
+            .backoff(self.reconnect_min(), self.reconnect_max())
+            .idle_timeout(self.idle_timeout())
+            .health_interval(self.health_check_interval())
+    }
+
+    /// The settings of a peer's circuit breakers.
+    ///
+    /// # Errors
+    /// [`ConfigError`], which no configuration leads to.
+    pub fn breaker(&self) -> Result<BreakerConfig, ConfigError> {
+        let defaults = BreakerConfig::builder();
+        let recovery = self.recovery_timeout();
+        // A circuit that recovers sooner than it waits at first would be a contradiction.
+        let first_wait = recovery.min(std::time::Duration::from_secs(1));
+        defaults
+            .failure_threshold(self.failure_threshold())
+            .first_wait(first_wait)
+            .recovery(recovery)
+            .try_build()
+    }
+
+    /// What waits for a peer that is not there, and how much of it.
+    ///
+    /// # Errors
+    /// [`ConfigError`], which no configuration leads to.
+    pub fn buffer(&self) -> Result<BufferConfig, ConfigError> {
+        BufferConfig::builder()
+            .serve(self.methods_of(self.buffer_for()))
+            .ttl(self.buffer_ttl())
+            .max_calls(self.buffer_max_calls())
+            .max_bytes(self.buffer_max_bytes())
+            .try_build()
+    }
+
+    /// The settings of the server's connections over iroh.
+    pub fn acceptor(&self) -> AcceptorBuilder {
+        Acceptor::builder()
+            .max_connections_per_peer(self.max_connections_per_peer())
+            .drain_timeout(self.drain_timeout())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn the_defaults_are_those_of_the_parts() {
+        let config = Config::default();
+        assert_eq!(config.breaker().expect("valid"), BreakerConfig::default());
+        let buffer = format!("{:?}", config.buffer().expect("valid"));
+        assert_eq!(buffer, format!("{:?}", BufferConfig::default()));
+        let ours = format!("{:?}", config.acceptor());
+        assert_eq!(ours, format!("{:?}", Acceptor::builder()));
+    }
+
+    proptest! {
+        /// What a configuration accepts no part refuses.
+        #[test]
+        fn each_accepted_time_is_accepted_by_the_parts(millis in 1..86_400_000_u64, threshold in 1..1_000_000_u32) {
+            let time = std::time::Duration::from_millis(millis);
+            let config = Config::builder()
+                .recovery_timeout(time)
+                .buffer_ttl(time)
+                .failure_threshold(threshold)
+                .drain_timeout(time)
+                .try_build()
+                .expect("valid");
+            prop_assert!(config.breaker().is_ok() && config.buffer().is_ok() && config.acceptor().try_build().is_ok());
+        }
+    }
+}

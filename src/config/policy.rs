@@ -1,0 +1,180 @@
+//! Which call goes where, as the selection takes it.
+
+use std::collections::HashSet;
+
+use super::{Config, Mode, RaftTransport, settings::RAFT};
+use crate::{
+    ConfigError,
+    layers::select::{Adaptive, Arm, Canary, Choice, Policy},
+};
+
+impl Config {
+    /// What the canary of the rollout is called: its name is its salt, so that the same keys move first in each program.
+    pub const ROLLOUT: &str = "rollout";
+
+    /// Which of this program's calls go over which transport. A rollout begins at nothing; its share is for its controller to set.
+    ///
+    /// # Errors
+    /// [`ConfigError`], which no configuration leads to.
+    pub fn policy(&self) -> Result<Policy, ConfigError> {
+        match self.effective_mode() {
+            Mode::Grpc => return Policy::builder(Choice::Fixed(Arm::Tcp)).try_build(),
+            Mode::Iroh => return Policy::builder(Choice::Fixed(Arm::Iroh)).try_build(),
+            Mode::Dual if !self.enable_peer_connector() => {
+                return Policy::builder(Choice::Fixed(Arm::Tcp)).try_build();
+            }
+            Mode::Dual => {}
+        }
+        let canary = match self.rollout_enabled() {
+            true => Some(Choice::Canary(
+                Canary::builder(Self::ROLLOUT, Arm::Iroh).try_build()?,
+            )),
+            false => None,
+        };
+        let moves_all = self.rollout_services().is_empty();
+        let (default, moved) = match canary {
+            Some(canary) if moves_all => (canary, None),
+            moved => (Choice::Prefer(Arm::Tcp), moved),
+        };
+        let iroh = match self.fallback_to_grpc() {
+            true => Choice::Prefer(Arm::Iroh),
+            false => Choice::Fixed(Arm::Iroh),
+        };
+        let raft = match self.raft_transport() {
+            RaftTransport::AlwaysGrpc => Choice::Fixed(Arm::Tcp),
+            RaftTransport::AlwaysIroh => Choice::Fixed(Arm::Iroh),
+            RaftTransport::Adaptive { latency_threshold } => Choice::Adaptive(
+                Adaptive::builder()
+                    .prefer(Arm::Iroh)
+                    .latency_threshold(latency_threshold)
+                    .try_build()?,
+            ),
+        };
+        let mut builder = Policy::builder(default);
+        // A method has one rule: that of the most particular list that it is in.
+        let mut taken = HashSet::new();
+        for (groups, choice) in [
+            (&[RAFT.to_owned()][..], Some(raft)),
+            (self.prefer_iroh_for(), Some(iroh)),
+            (self.rollout_services(), moved),
+        ] {
+            let methods: Vec<_> = self
+                .methods_of(groups)
+                .map(spelled)
+                .filter(|method| taken.insert(method.clone()))
+                .collect();
+            if let Some(choice) = choice
+                && !methods.is_empty()
+            {
+                builder = builder.methods(methods, choice);
+            }
+        }
+        builder.try_build()
+    }
+}
+
+/// One spelling for both of a whole service's.
+fn spelled(method: &str) -> String {
+    match method.starts_with('/') {
+        true => method.to_owned(),
+        false => format!("/{method}/*"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Urgency;
+
+    const GROUPS: &str = r#"
+        transport.services.vm_ops = ["/c.Cluster/CreateVm", "/c.Cluster/StartVm"]
+        transport.services.status = ["c.Status"]
+        transport.services.raft = ["/c.Cluster/SendRaftMessage", "/c.Status/Leader"]
+    "#;
+
+    /// What is said of a call, with these lines in the file.
+    fn choice(lines: &str, path: &str) -> Choice {
+        let config = Config::from_toml(&format!("{GROUPS}\n{lines}")).expect(lines);
+        let policy = config.policy().expect(lines);
+        policy.choice(path, Urgency::default()).clone()
+    }
+
+    const PREFER: &str = "transport.migration.prefer_iroh_for = [\"health\", \"status\"]";
+    const HEALTH: &str = "/grpc.health.v1.Health/Check";
+    const STATUS: &str = "/c.Status/Get";
+    const VM: &str = "/c.Cluster/CreateVm";
+    const RAFT: &str = "/c.Cluster/SendRaftMessage";
+    const OTHER: &str = "/a.B/C";
+
+    #[test]
+    fn dual_goes_by_the_list() {
+        for path in [HEALTH, STATUS] {
+            assert_eq!(choice(PREFER, path), Choice::Prefer(Arm::Iroh), "{path}");
+        }
+        for path in [VM, OTHER] {
+            assert_eq!(choice(PREFER, path), Choice::Prefer(Arm::Tcp), "{path}");
+        }
+        let strict = format!("{PREFER}\ntransport.migration.fallback_to_grpc = false");
+        assert_eq!(choice(&strict, STATUS), Choice::Fixed(Arm::Iroh));
+        assert_eq!(choice(&strict, OTHER), Choice::Prefer(Arm::Tcp));
+    }
+
+    #[test]
+    fn a_mode_overrules_the_list_and_raft() {
+        for (line, arm) in [
+            ("transport.mode = \"grpc\"", Arm::Tcp),
+            ("transport.mode = \"iroh\"", Arm::Iroh),
+            ("transport.iroh.enabled = false", Arm::Tcp),
+            ("transport.iroh.enable_peer_connector = false", Arm::Tcp),
+        ] {
+            let lines =
+                format!("{PREFER}\n{line}\ntransport.migration.raft_transport = \"adaptive\"");
+            for path in [HEALTH, RAFT, OTHER] {
+                assert_eq!(choice(&lines, path), Choice::Fixed(arm), "{line}");
+            }
+        }
+    }
+
+    #[test]
+    fn raft_goes_before_every_list() {
+        for (word, arm) in [("always_grpc", Arm::Tcp), ("always_iroh", Arm::Iroh)] {
+            let lines = format!("{PREFER}\ntransport.migration.raft_transport = \"{word}\"");
+            for path in [RAFT, "/c.Status/Leader"] {
+                assert_eq!(choice(&lines, path), Choice::Fixed(arm), "{path}");
+            }
+            assert_eq!(choice(&lines, STATUS), Choice::Prefer(Arm::Iroh));
+        }
+        let lines =
+            "transport.migration.raft_transport = { adaptive = { latency_threshold_ms = 20 } }";
+        let threshold = std::time::Duration::from_millis(20);
+        let adaptive = Adaptive::builder().latency_threshold(threshold).try_build();
+        assert_eq!(
+            choice(lines, RAFT),
+            Choice::Adaptive(adaptive.expect("valid"))
+        );
+    }
+
+    #[test]
+    fn a_rollout_moves_its_services_or_all_that_is_left() {
+        let canary = |choice| matches!(choice, Choice::Canary(canary) if canary.share() == 0 && canary.to() == Arm::Iroh);
+        let some = format!("{PREFER}\ntransport.rollout.services = [\"vm_ops\"]");
+        assert!(canary(choice(&some, VM)));
+        assert_eq!(choice(&some, OTHER), Choice::Prefer(Arm::Tcp));
+        let all = format!("{PREFER}\ntransport.rollout.enabled = true");
+        assert!(canary(choice(&all, VM)) && canary(choice(&all, OTHER)));
+        assert_eq!(choice(&all, HEALTH), Choice::Prefer(Arm::Iroh));
+        let off = "transport.rollout = { enabled = false, services = [\"vm_ops\"] }";
+        assert_eq!(choice(off, VM), Choice::Prefer(Arm::Tcp));
+    }
+
+    #[test]
+    fn one_method_in_several_groups_has_one_rule() {
+        let lines = "transport.services.again = [\"/c.Status/*\", \"c.Status\", \"/c.Status/Leader\"]\n\
+            transport.migration.prefer_iroh_for = [\"status\", \"again\", \"status\"]";
+        assert_eq!(choice(lines, STATUS), Choice::Prefer(Arm::Iroh));
+        assert_eq!(choice(lines, "/c.Status/Leader"), Choice::Fixed(Arm::Tcp));
+        let empty =
+            "transport.services.none = []\ntransport.migration.prefer_iroh_for = [\"none\"]";
+        assert_eq!(choice(empty, OTHER), Choice::Prefer(Arm::Tcp));
+    }
+}
