@@ -63,6 +63,7 @@ mod lane;
 mod links;
 mod lock;
 mod peer;
+mod peers;
 mod remote_addr;
 mod server;
 mod tuning;
@@ -81,6 +82,7 @@ pub use io::QuicIo;
 pub use lane::{LaneConfig, Lanes};
 pub use links::{EarlyData, Links, LinksBuilder, PeerStats, State};
 pub use peer::{Path, Peer, PeerError, PeerInfo, TcpAddr, TransportKind};
+pub use peers::{Peers, PeersBuilder, PeersError};
 pub use remote_addr::{RemoteAddr, RemoteAddrLayer};
 pub use server::{
     BindError, Require, Server, ServerBuilder, ServerError, ServerHandle, ServerIncoming, ServerIo,
