@@ -45,7 +45,9 @@ mod watch;
 
 pub use error::{LoadError, Problem};
 pub use reader::ConfigReader;
+#[cfg(feature = "authorize")]
+pub(crate) use reader::text_of;
 pub use reload::{Apply, Change, Commit, Next, Reload, ReloadError};
 pub use settings::{Config, ConfigBuilder};
-pub use values::{Mode, RaftTransport, Require, StaticPeer};
+pub use values::{Mode, RaftTransport, Require};
 pub use watch::{ConfigWatch, ConfigWatchBuilder, Followed};

@@ -66,6 +66,8 @@ mod peer;
 mod peers;
 mod remote_addr;
 mod server;
+#[cfg(all(feature = "config", feature = "authorize"))]
+mod transport;
 mod tuning;
 
 pub use acceptor::{Acceptor, AcceptorBuilder, BareAcceptor, Incoming};
@@ -91,5 +93,7 @@ pub use server::{
 /// The layers, each to be used alone: see [`Stack`] for all of them in their order.
 pub use tower_iroh_layers as layers;
 pub use tower_iroh_layers::{ConfigError, Urgency};
+#[cfg(all(feature = "config", feature = "authorize"))]
+pub use transport::{Transport, TransportBuilder, TransportError};
 pub use tuning::Tuning;
 pub use wire::ALPN;

@@ -8,9 +8,15 @@ use std::{
 
 use iroh::EndpointId;
 use tonic::Status;
-use tower_iroh_layers::breaker::{BreakerConfig, Circuit, Registry};
+use tower_iroh_layers::{
+    Urgency,
+    breaker::{BreakerConfig, Circuit, Registry},
+    select::{Arm, Choice, Policy, SelectConfig, SelectHandle},
+};
 
-use crate::{Channel, ChannelBuilder, ConfigError, Links, Peer, lock::lock};
+use crate::{
+    Channel, ChannelBuilder, ConfigError, Links, Peer, TransportKind, lock::lock, tcp::TcpLinks,
+};
 
 /// A directory of peers: a name for each, where it is, and one [`Channel`] to it that all who ask share.
 ///
@@ -32,46 +38,52 @@ use crate::{Channel, ChannelBuilder, ConfigError, Links, Peer, lock::lock};
 /// # }
 /// ```
 ///
-/// Clones are one directory. All channels go over the same [`Links`], so there is one connection per peer.
+/// Clones are one directory. All channels go over the same links, so there is one connection per peer and transport.
 ///
 /// **State.** A peer's channel is made when it is first asked for, which dials nothing, and kept while the peer is in the directory. Its circuit
-/// breaker is kept longer, [10 minutes](Registry::IDLE) without use: a peer that is removed and added again does not begin with a clean
-/// slate. Two names of one identity share a channel.
+/// breakers, one per transport, are kept longer, [10 minutes](Registry::IDLE) without use: a peer that is removed and added again does not begin with a clean
+/// slate. Two names of one identity share everything.
 ///
-/// **Changes at run time.** A peer that is added again under its name is somewhere else from then on: its channel stays, and dials the new addresses next. One that has another
-/// identity is another peer, with a channel of its own. A peer that is removed is found no more; channels that somebody holds go on, and their
-/// connection ends when it is idle.
+/// **Changes at run time.** A peer that is added again under its name is somewhere else from then on: its channel stays, and dials the new addresses next. One
+/// that has another identity is another peer, with a channel of its own. A peer that is removed is found no more; channels that somebody holds go on, and
+/// their connection ends when it is idle. [`set_policy`](Self::set_policy) is in force for all at once.
 #[derive(Clone)]
 pub struct Peers {
     shared: Arc<Shared>,
 }
 
 struct Shared {
-    links: Links,
-    circuits: Registry<EndpointId>,
+    iroh: Option<Links>,
+    tcp: Option<TcpLinks>,
+    circuits: Registry<(EndpointId, TransportKind)>,
+    select: SelectConfig,
     configure: Option<Configure>,
     directory: Mutex<Directory>,
 }
 
 type Configure = Box<dyn Fn(&Peer, ChannelBuilder) -> ChannelBuilder + Send + Sync>;
 
-#[derive(Default)]
 struct Directory {
     peers: BTreeMap<String, Peer>,
-    channels: HashMap<EndpointId, Channel>,
+    channels: HashMap<(EndpointId, TransportKind), Channel>,
+    selections: HashMap<EndpointId, SelectHandle>,
+    policy: Policy,
 }
 
 impl Peers {
-    /// An empty directory with the default settings.
+    /// An empty directory of peers over iroh, with the default settings.
     pub fn new(links: Links) -> Self {
-        Self::builder(links).build()
+        Self::builder().iroh(links).build()
     }
 
     /// An empty directory with other settings.
-    pub fn builder(links: Links) -> PeersBuilder {
+    pub fn builder() -> PeersBuilder {
         PeersBuilder {
-            links,
+            iroh: None,
+            tcp: None,
             breaker: BreakerConfig::default(),
+            policy: None,
+            select: SelectConfig::default(),
             configure: None,
         }
     }
@@ -83,8 +95,13 @@ impl Peers {
         let before = directory.peers.insert(name, peer.clone());
         directory.forget(before.as_ref());
         drop(directory);
-        if !peer.addr().is_empty() {
-            self.shared.links.add_peer(peer);
+        if let Some(tcp) = &self.shared.tcp {
+            tcp.add_peer(peer.clone());
+        }
+        if let Some(links) = &self.shared.iroh
+            && !peer.addr().is_empty()
+        {
+            links.add_peer(peer);
         }
         before
     }
@@ -116,49 +133,117 @@ impl Peers {
     /// # Errors
     /// [`PeersError::Unknown`] for a name that nobody has, [`PeersError::Channel`] where [`PeersBuilder::channel`] made settings that cannot be.
     pub fn channel(&self, name: &str) -> Result<Channel, PeersError> {
+        let shared = &*self.shared;
+        let transport = match (&shared.iroh, &shared.tcp) {
+            (Some(_), None) => TransportKind::Iroh,
+            (None, _) => TransportKind::Tcp,
+            (Some(_), Some(_)) => first(&lock(&shared.directory).policy),
+        };
+        self.channel_over(name, transport)
+    }
+
+    /// A channel to a peer over one transport and no other, whatever the policy says: to look at it, or to measure it.
+    ///
+    /// # Errors
+    /// As [`channel`](Self::channel), and [`PeersError::NoTransport`] where the directory has no links over it.
+    pub fn channel_over(&self, name: &str, over: TransportKind) -> Result<Channel, PeersError> {
         let peer = {
             let directory = lock(&self.shared.directory);
             let Some(peer) = directory.peers.get(name) else {
                 return Err(PeersError::Unknown(name.to_owned()));
             };
-            if let Some(channel) = directory.channels.get(&peer.id()) {
+            if let Some(channel) = directory.channels.get(&(peer.id(), over)) {
                 return Ok(channel.clone());
             }
             peer.clone()
         };
         // Somebody's own function is called: not with the lock.
-        let made = self.make(&peer)?;
+        let made = self.make(&peer, over)?;
         let mut directory = lock(&self.shared.directory);
         if !directory.knows(peer.id()) {
             // Removed meanwhile: it is the caller's alone.
             return Ok(made);
         }
-        Ok(directory.channels.entry(peer.id()).or_insert(made).clone())
+        let kept = directory.channels.entry((peer.id(), over));
+        Ok(kept.or_insert(made).clone())
     }
 
-    /// The circuit breaker to a peer: made with it, and kept for a while after it was removed.
-    pub fn circuit(&self, id: EndpointId) -> Circuit {
-        let links = self.shared.links.clone();
-        self.shared.circuits.circuit_or(&id, |config| {
-            let circuit = Circuit::builder(config).transport("iroh");
-            circuit.rtt(move || links.stats(&id)?.rtt).build()
+    /// The choice between the transports to a peer: its statistics and its canaries. `None` for a name that nobody has.
+    pub fn select(&self, name: &str) -> Option<SelectHandle> {
+        let mut directory = lock(&self.shared.directory);
+        let id = directory.peers.get(name)?.id();
+        let Directory {
+            selections, policy, ..
+        } = &mut *directory;
+        let new = || SelectHandle::with_config(policy.clone(), self.shared.select.clone());
+        Some(selections.entry(id).or_insert_with(new).clone())
+    }
+
+    /// Puts another policy in force for the calls to all peers, those too that are added later.
+    pub fn set_policy(&self, policy: Policy) {
+        let mut directory = lock(&self.shared.directory);
+        for select in directory.selections.values() {
+            select.swap(policy.clone());
+        }
+        directory.policy = policy;
+    }
+
+    /// The policy in force. A [rollout](tower_iroh_layers::select) may have set other shares for single peers.
+    pub fn policy(&self) -> Policy {
+        lock(&self.shared.directory).policy.clone()
+    }
+
+    /// The circuit breaker to a peer over a transport: made with it, and kept for a while after it was removed.
+    pub fn circuit(&self, id: EndpointId, over: TransportKind) -> Circuit {
+        let (links, tcp) = (self.shared.iroh.clone(), self.shared.tcp.clone());
+        self.shared.circuits.circuit_or(&(id, over), |config| {
+            let circuit = Circuit::builder(config).transport(over.as_str());
+            let rtt = move || match over {
+                TransportKind::Iroh => links.as_ref()?.stats(&id)?.rtt,
+                TransportKind::Tcp => tcp.as_ref()?.rtt(&id),
+            };
+            circuit.rtt(rtt).build()
         })
     }
 
-    /// The connections beneath.
-    pub fn links(&self) -> &Links {
-        &self.shared.links
+    /// The connections over iroh, where there are any.
+    pub fn links(&self) -> Option<&Links> {
+        self.shared.iroh.as_ref()
     }
 
-    fn make(&self, peer: &Peer) -> Result<Channel, ConfigError> {
-        let circuit = self.circuit(peer.id());
-        let builder = Channel::with_links(self.shared.links.clone())
+    /// The connections over TCP, where there are any.
+    pub fn tcp_links(&self) -> Option<&TcpLinks> {
+        self.shared.tcp.as_ref()
+    }
+
+    fn make(&self, peer: &Peer, over: TransportKind) -> Result<Channel, PeersError> {
+        let builder = match (over, &self.shared.iroh, &self.shared.tcp) {
+            (TransportKind::Iroh, Some(links), _) => Channel::with_links(links.clone()),
+            (TransportKind::Tcp, _, Some(links)) => Channel::with_tcp_links(links.clone()),
+            _ => return Err(PeersError::NoTransport(over)),
+        };
+        let circuit = self.circuit(peer.id(), over);
+        let builder = builder
             .peer(peer.clone())
             .stack(|stack| stack.circuit(circuit));
-        match &self.shared.configure {
+        let built = match &self.shared.configure {
             Some(configure) => configure(peer, builder).build(),
             None => builder.build(),
-        }
+        };
+        Ok(built?)
+    }
+}
+
+/// The transport that calls without a rule of their own are to go over first.
+fn first(policy: &Policy) -> TransportKind {
+    let arm = match policy.choice("", Urgency::default()) {
+        Choice::Fixed(arm) | Choice::Prefer(arm) => *arm,
+        Choice::Canary(canary) => canary.to().other(),
+        Choice::Adaptive(_) => Arm::Iroh,
+    };
+    match arm {
+        Arm::Iroh => TransportKind::Iroh,
+        Arm::Tcp => TransportKind::Tcp,
     }
 }
 
@@ -167,12 +252,15 @@ impl Directory {
         self.peers.values().any(|peer| peer.id() == id)
     }
 
-    /// Lets go of the channel to a peer that has no name any more.
+    /// Lets go of what belongs to a peer that has no name any more.
     fn forget(&mut self, before: Option<&Peer>) {
         if let Some(before) = before
             && !self.knows(before.id())
         {
-            self.channels.remove(&before.id());
+            for over in [TransportKind::Iroh, TransportKind::Tcp] {
+                self.channels.remove(&(before.id(), over));
+            }
+            self.selections.remove(&before.id());
         }
     }
 }
@@ -187,16 +275,43 @@ impl fmt::Debug for Peers {
     }
 }
 
-/// Settings of [`Peers`].
+/// Settings of [`Peers`]. Links over one of the transports are required, or no channel can be made.
 #[must_use]
 pub struct PeersBuilder {
-    links: Links,
+    iroh: Option<Links>,
+    tcp: Option<TcpLinks>,
     breaker: BreakerConfig,
+    policy: Option<Policy>,
+    select: SelectConfig,
     configure: Option<Configure>,
 }
 
 impl PeersBuilder {
-    /// When each peer's circuit breaker opens, and for how long. Default: [`BreakerConfig`]'s.
+    /// The connections over iroh.
+    pub fn iroh(mut self, links: Links) -> Self {
+        self.iroh = Some(links);
+        self
+    }
+
+    /// The connections over TCP.
+    pub fn tcp(mut self, links: TcpLinks) -> Self {
+        self.tcp = Some(links);
+        self
+    }
+
+    /// Which calls go over which transport. Default: iroh, and TCP where iroh is not ready.
+    pub fn policy(mut self, policy: Policy) -> Self {
+        self.policy = Some(policy);
+        self
+    }
+
+    /// What holds for the choice whatever the policy. Default: [`SelectConfig`]'s.
+    pub fn select(mut self, select: SelectConfig) -> Self {
+        self.select = select;
+        self
+    }
+
+    /// When each peer's circuit breakers open, and for how long. Default: [`BreakerConfig`]'s.
     pub fn breaker(mut self, breaker: BreakerConfig) -> Self {
         self.breaker = breaker;
         self
@@ -210,7 +325,8 @@ impl PeersBuilder {
     /// use std::time::Duration;
     /// use tower_iroh::Peers;
     ///
-    /// let peers = Peers::builder(links)
+    /// let peers = Peers::builder()
+    ///     .iroh(links)
     ///     .channel(|_, channel| channel.timeout(Duration::from_secs(5)).user_agent("cluster/1.0"))
     ///     .build();
     /// # }
@@ -225,12 +341,24 @@ impl PeersBuilder {
 
     /// Makes the directory.
     pub fn build(self) -> Peers {
+        let prefer_iroh = || match Policy::builder(Choice::Prefer(Arm::Iroh)).try_build() {
+            Ok(policy) => policy,
+            // A policy without a rule has none that could be wrong.
+            Err(_) => Policy::from(Arm::Iroh),
+        };
         Peers {
             shared: Arc::new(Shared {
-                links: self.links,
+                iroh: self.iroh,
+                tcp: self.tcp,
                 circuits: Registry::new(self.breaker),
+                select: self.select,
                 configure: self.configure,
-                directory: Mutex::default(),
+                directory: Mutex::new(Directory {
+                    peers: BTreeMap::new(),
+                    channels: HashMap::new(),
+                    selections: HashMap::new(),
+                    policy: self.policy.unwrap_or_else(prefer_iroh),
+                }),
             }),
         }
     }
@@ -240,6 +368,7 @@ impl fmt::Debug for PeersBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("PeersBuilder")
             .field("breaker", &self.breaker)
+            .field("policy", &self.policy)
             .finish_non_exhaustive()
     }
 }
@@ -251,6 +380,9 @@ pub enum PeersError {
     /// Nobody has this name.
     #[error("no peer is called {0:?}")]
     Unknown(String),
+    /// There are no links over this transport.
+    #[error("no call can go over {0} here: the directory has no links over it")]
+    NoTransport(TransportKind),
     /// The channel cannot be made with its settings.
     #[error("the channel cannot be made")]
     Channel(#[from] ConfigError),
@@ -261,6 +393,7 @@ impl From<PeersError> for Status {
     fn from(error: PeersError) -> Self {
         match &error {
             PeersError::Unknown(_) => Self::not_found(error.to_string()),
+            PeersError::NoTransport(_) => Self::failed_precondition(error.to_string()),
             PeersError::Channel(cause) => Self::failed_precondition(format!("{error}: {cause}")),
         }
     }

@@ -141,6 +141,12 @@ impl Server {
         self.missing.as_ref()
     }
 
+    /// The same, for somebody who does not go on after all.
+    #[cfg(all(feature = "config", feature = "authorize"))]
+    pub(crate) fn take_missing(&mut self) -> Option<BindError> {
+        self.missing.take()
+    }
+
     /// A handle to end it with.
     pub fn handle(&self) -> ServerHandle {
         ServerHandle {

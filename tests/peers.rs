@@ -79,14 +79,22 @@ async fn a_name_leads_to_its_peer_over_one_connection() {
     assert_eq!(peers.add("one", one.peer.clone()), None);
     peers.add("two", two.peer.clone());
     peers.add("also-one", one.peer.clone());
-    assert_eq!(peers.links().connections(), 0, "nobody was called");
+    assert_eq!(
+        peers.links().expect("iroh").connections(),
+        0,
+        "nobody was called"
+    );
 
     for name in ["one", "two", "also-one", "one"] {
         let channel = peers.channel(name).expect("known");
         echo(channel, "hello").await.expect("answered");
     }
     assert_eq!(peers.channel("two").expect("known").peer(), two.peer.id());
-    assert_eq!(peers.links().connections(), 2, "one for each peer");
+    assert_eq!(
+        peers.links().expect("iroh").connections(),
+        2,
+        "one for each peer"
+    );
     let names: Vec<_> = peers.list().into_iter().map(|(name, _)| name).collect();
     assert_eq!(names, ["also-one", "one", "two"]);
     one.stop().await;
@@ -99,7 +107,8 @@ async fn who_is_not_known_is_said() {
     let error = peers.channel("nobody").expect_err("unknown");
     assert_eq!(error, PeersError::Unknown("nobody".into()));
     assert_eq!(Status::from(error).code(), Code::NotFound);
-    let bad = Peers::builder(links().await)
+    let bad = Peers::builder()
+        .iroh(links().await)
         .channel(|_, channel| channel.timeout(Duration::ZERO))
         .build();
     bad.add("peer", Peer::new(SecretKey::from_bytes(&[3; 32]).public()));
@@ -112,7 +121,8 @@ async fn who_is_not_known_is_said() {
 #[tokio::test]
 async fn a_peer_that_moved_is_found_by_the_same_channel() {
     let before = Server::new(4).await;
-    let peers = Peers::builder(links().await)
+    let peers = Peers::builder()
+        .iroh(links().await)
         .channel(|_, channel| channel.timeout(Duration::from_secs(10)))
         .build();
     peers.add("it", before.peer.clone());
@@ -158,7 +168,8 @@ async fn a_circuit_survives_its_channel() {
         .failure_threshold(2)
         .try_build()
         .expect("valid");
-    let peers = Peers::builder(links().await)
+    let peers = Peers::builder()
+        .iroh(links().await)
         .breaker(breaker)
         .channel(|_, channel| channel.stack(|stack| stack.without_retry().without_fail_fast()))
         .build();

@@ -135,7 +135,7 @@ fn names(config: &Config, found: &mut Vec<Contradiction>) {
     }
     let mut ids = BTreeMap::new();
     for (name, peer) in &config.peers {
-        if let Some(first) = ids.insert(peer.peer().id(), name) {
+        if let Some(first) = ids.insert(peer.id(), name) {
             let accepted = format!(
                 "a peer has one name, and this one has the same identity as {}",
                 quote(first)

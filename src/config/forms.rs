@@ -144,6 +144,33 @@ impl<const UNIT: u64, const MOST: u64> Form<Duration> for Time<UNIT, MOST> {
     }
 }
 
+/// A number of seconds within bounds.
+pub(super) struct Between<const LEAST: u64, const MOST: u64>;
+
+impl<const LEAST: u64, const MOST: u64> Between<LEAST, MOST> {
+    fn accepted() -> String {
+        format!("a number of seconds from {LEAST} to {MOST} is accepted")
+    }
+}
+
+impl<const LEAST: u64, const MOST: u64> Form<Duration> for Between<LEAST, MOST> {
+    fn read(found: Found<'_>) -> Result<Duration, Refusal> {
+        let number = found.number(Self::accepted())?;
+        Duration::try_from_secs_f64(number).map_err(|_| found.refuse(Self::accepted()))
+    }
+
+    fn show(value: &Duration) -> Option<String> {
+        Time::<SECONDS, MOST>::show(value)
+    }
+
+    fn check(value: &Duration) -> Result<(), String> {
+        match (Duration::from_secs(LEAST)..=Duration::from_secs(MOST)).contains(value) {
+            true => Ok(()),
+            false => Err(Self::accepted()),
+        }
+    }
+}
+
 /// A number within bounds, which are given in thousandths.
 pub(super) struct Number<const LEAST: u64, const MOST: u64>;
 
@@ -294,6 +321,34 @@ impl Form<Option<PathBuf>> for File {
             }
             Some(path) if Self::is_secret(path) => {
                 Err("the path of a file is accepted; a key does not belong here".to_owned())
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// The name of a header that calls carry.
+pub(super) struct Metadata;
+
+impl Metadata {
+    const ACCEPTED: &'static str =
+        "a metadata key in lower case, such as \"x-tenant\", is accepted";
+}
+
+impl Form<Option<String>> for Metadata {
+    fn read(found: Found<'_>) -> Result<Option<String>, Refusal> {
+        let text = found.string().map_err(|_| found.refuse(Self::ACCEPTED))?;
+        Ok(Some(text.to_owned()))
+    }
+
+    fn show(value: &Option<String>) -> Option<String> {
+        value.as_deref().map(quote)
+    }
+
+    fn check(value: &Option<String>) -> Result<(), String> {
+        match value {
+            Some(name) if http::HeaderName::from_lowercase(name.as_bytes()).is_err() => {
+                Err(Self::ACCEPTED.to_owned())
             }
             _ => Ok(()),
         }

@@ -5,8 +5,8 @@
 use super::{
     Config,
     forms::{
-        Address, Count, File, Flag, Form, Interface, MILLISECONDS, Names, Number, Raft, Relay,
-        SECONDS, Stages, Time, Word,
+        Address, Between, Count, File, Flag, Form, Interface, MILLISECONDS, Metadata, Names,
+        Number, Raft, Relay, SECONDS, Stages, Time, Word,
     },
     found::{Found, Refusal},
 };
@@ -82,6 +82,7 @@ macro_rules! keys {
 }
 
 const YEAR: u64 = 365 * 86_400;
+const MONTH: u64 = 30 * 86_400;
 const HOUR_MS: u64 = 3_600_000;
 /// What a message's size on the wire can be (gRPC's length prefix has four bytes).
 const MESSAGE: u64 = u32::MAX as u64;
@@ -114,11 +115,14 @@ keys! {
     "transport.rollout.enabled": rollout_enabled, Flag, Applied;
     "transport.rollout.services": rollout_services, Names, Applied;
     "transport.rollout.stages": rollout_stages, Stages, Applied;
-    "transport.rollout.dwell_secs": rollout_dwell, Time<SECONDS, YEAR>, Applied;
-    "transport.rollout.max_error_rate_increase": rollout_max_error_rate_increase, Number<0, 1_000>, Applied;
+    "transport.rollout.dwell_secs": rollout_dwell, Time<SECONDS, MONTH>, Applied;
+    "transport.rollout.key_header": rollout_key_header, Metadata, Applied;
+    "transport.rollout.window_secs": rollout_window, Between<1, 3_600>, Applied;
+    "transport.rollout.max_error_difference": rollout_max_error_difference, Number<0, 1_000>, Applied;
     "transport.rollout.max_p99_ratio": rollout_max_p99_ratio, Number<1_000, 1_000_000>, Applied;
+    "transport.rollout.max_p99_difference_ms": rollout_max_p99_difference, Time<MILLISECONDS, HOUR_MS>, Applied;
     "transport.rollout.min_samples": rollout_min_samples, Count<1, 1_000_000_000>, Applied;
-    "transport.rollout.state_file": rollout_state_file, File, Restart;
+    "transport.rollout.state_folder": rollout_state_folder, File, Applied;
 
     "cluster.peer.max_connections": max_connections, Count<1, MANY>, Restart;
     "cluster.peer.dial_timeout_secs": dial_timeout, Time<SECONDS, YEAR>, Restart;

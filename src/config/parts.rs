@@ -2,12 +2,13 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use iroh::{Endpoint, RelayMode, endpoint::Builder};
+use iroh::{Endpoint, RelayMode, SecretKey, endpoint::Builder};
 
 use super::Config;
 use crate::{
     Acceptor, AcceptorBuilder, ConfigError, Links, LinksBuilder, Tuning,
     layers::{breaker::BreakerConfig, buffer::BufferConfig},
+    tcp::{TcpAcceptor, TcpAcceptorBuilder, TcpLinks, TcpLinksBuilder},
 };
 
 impl Config {
@@ -57,6 +58,17 @@ impl Config {
             .health_interval(self.health_check_interval())
     }
 
+    /// The settings of the connections to peers over TCP, which prove `key`.
+    pub fn tcp_links(&self, key: SecretKey) -> TcpLinksBuilder {
+        TcpLinks::builder(key)
+            .max_connections(self.max_connections())
+            .dial_timeout(self.dial_timeout())
+            .backoff(self.reconnect_min(), self.reconnect_max())
+            .idle_timeout(self.idle_timeout())
+            .health_interval(self.health_check_interval())
+            .insecure_plaintext_fallback(self.insecure_plaintext_fallback())
+    }
+
     /// The settings of a peer's circuit breakers.
     ///
     /// # Errors
@@ -92,6 +104,18 @@ impl Config {
             .max_connections_per_peer(self.max_connections_per_peer())
             .drain_timeout(self.drain_timeout())
     }
+
+    /// The settings of the server's connections over TCP. Each stream of each lane is a connection there, so there may be four times as many.
+    pub fn tcp_acceptor(&self, key: SecretKey) -> TcpAcceptorBuilder {
+        self.on_tcp(TcpAcceptor::builder(key))
+    }
+
+    pub(crate) fn on_tcp(&self, acceptor: TcpAcceptorBuilder) -> TcpAcceptorBuilder {
+        acceptor
+            .max_connections_per_peer(self.max_connections_per_peer().saturating_mul(4))
+            .drain_timeout(self.drain_timeout())
+            .plaintext(!self.tls_enabled())
+    }
 }
 
 #[cfg(test)]
@@ -108,6 +132,12 @@ mod tests {
         assert_eq!(buffer, format!("{:?}", BufferConfig::default()));
         let ours = format!("{:?}", config.acceptor());
         assert_eq!(ours, format!("{:?}", Acceptor::builder()));
+        let key = SecretKey::from_bytes(&[1; 32]);
+        let ours = format!("{:?}", config.tcp_acceptor(key.clone()));
+        let theirs = TcpAcceptor::builder(key.clone()).plaintext(true);
+        assert_eq!(ours, format!("{theirs:?}"));
+        let ours = format!("{:?}", config.tcp_links(key.clone()));
+        assert_eq!(ours, format!("{:?}", TcpLinks::builder(key)));
     }
 
     proptest! {

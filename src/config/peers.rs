@@ -5,13 +5,12 @@ use std::net::SocketAddr;
 use iroh::{EndpointAddr, EndpointId, RelayUrl, TransportAddr};
 
 use super::{
-    StaticPeer,
     found::{Found, Refusal},
     keys::PEERS,
     nearest::nearest,
     read::{Draft, plain},
 };
-use crate::Peer;
+use crate::{Peer, TcpAddr};
 
 const KEYS: [&str; 5] = ["id", "iroh", "relay", "tcp", "ticket"];
 
@@ -34,7 +33,7 @@ pub(super) fn read<'a>(draft: &mut Draft<'a>, found: Found<'a>) {
 }
 
 /// Reads one peer; `None` where something is wrong with it, which has been noted.
-fn peer<'a>(draft: &mut Draft<'a>, name: &str, found: Found<'a>) -> Option<StaticPeer> {
+fn peer<'a>(draft: &mut Draft<'a>, name: &str, found: Found<'a>) -> Option<Peer> {
     const ACCEPTED: &str = "a table with an `id` or a `ticket` is accepted";
     let table = found.value.get_ref().as_table();
     let table = draft.note(name, table.ok_or_else(|| found.refuse(ACCEPTED)))?;
@@ -47,7 +46,7 @@ fn peer<'a>(draft: &mut Draft<'a>, name: &str, found: Found<'a>) -> Option<Stati
         let read = match &**written.get_ref() {
             "id" => self::id(found).map(|it| id = Some((it, found))),
             "ticket" => self::ticket(found).map(|it| ticket = Some((it, found))),
-            "tcp" => address(found).map(|it| tcp = Some(it)),
+            "tcp" => tcp_address(found).map(|it| tcp = Some(it)),
             "relay" => relay(found).map(|it| addrs.push(TransportAddr::Relay(it))),
             "iroh" => {
                 addresses(found).map(|found| addrs.extend(found.into_iter().map(TransportAddr::Ip)))
@@ -84,7 +83,7 @@ fn peer<'a>(draft: &mut Draft<'a>, name: &str, found: Found<'a>) -> Option<Stati
     };
     let known = ticket.map(|(ticket, _)| ticket.addr().addrs.clone());
     let addr = EndpointAddr::from_parts(id, known.into_iter().flatten().chain(addrs));
-    let peer = StaticPeer::new(Peer::from(addr));
+    let peer = Peer::from(addr);
     Some(match tcp {
         Some(tcp) => peer.with_tcp(tcp),
         None => peer,
@@ -113,10 +112,21 @@ fn relay(found: Found<'_>) -> Result<RelayUrl, Refusal> {
     if is_good { Ok(url) } else { Err(refused()) }
 }
 
+/// Where somebody is dialled over TCP: an address or a name.
+fn tcp_address(found: Found<'_>) -> Result<TcpAddr, Refusal> {
+    let refused = || {
+        found.refuse(
+            "an address or a host's name with a port, such as \"192.0.2.1:7001\" or \"db.example:7001\", is accepted",
+        )
+    };
+    let text = found.string().map_err(|_| refused())?;
+    text.parse().map_err(|_| refused())
+}
+
 /// An address that can be dialled.
 fn address(found: Found<'_>) -> Result<SocketAddr, Refusal> {
     let refused = || {
-        found.refuse("an IP address with a port to dial, such as \"192.0.2.1:7001\", is accepted")
+        found.refuse("an IP address with a port to dial, such as \"192.0.2.1:4433\", is accepted")
     };
     let text = found.string().map_err(|_| refused())?;
     let addr: SocketAddr = text.parse().map_err(|_| refused())?;

@@ -26,9 +26,15 @@ impl Config {
             Mode::Dual => {}
         }
         let canary = match self.rollout_enabled() {
-            true => Some(Choice::Canary(
-                Canary::builder(Self::ROLLOUT, Arm::Iroh).try_build()?,
-            )),
+            true => {
+                let canary = Canary::builder(Self::ROLLOUT, Arm::Iroh);
+                let canary = match self.rollout_key_header() {
+                    Some(name) => canary.key_header(name),
+                    None => canary,
+                };
+                let canary = canary.window(self.rollout_window()).try_build()?;
+                Some(Choice::Canary(canary))
+            }
             false => None,
         };
         let moves_all = self.rollout_services().is_empty();

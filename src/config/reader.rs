@@ -75,7 +75,7 @@ impl ConfigReader {
         for file in [
             &mut config.identity_file,
             &mut config.authorization_file,
-            &mut config.rollout_state_file,
+            &mut config.rollout_state_folder,
         ] {
             // An absolute path stays what it is.
             *file = file.take().map(|file: PathBuf| folder.join(file));
@@ -85,7 +85,7 @@ impl ConfigReader {
 }
 
 /// The text of a file that is no longer than a configuration can be.
-pub(super) fn text_of(path: &Path) -> io::Result<String> {
+pub(crate) fn text_of(path: &Path) -> io::Result<String> {
     let mut text = String::new();
     let mut file = File::open(path)?.take(LONGEST + 1);
     file.read_to_string(&mut text)?;

@@ -6,7 +6,7 @@ use super::{
     Config, ConfigReader, LoadError,
     keys::{KEYS, PEERS, Reloads, SERVICES, key},
     read::plain,
-    show::group,
+    show::{group, shown},
 };
 use crate::layers::BoxError;
 
@@ -294,8 +294,8 @@ fn values(config: &Config) -> BTreeMap<String, String> {
         values.insert(format!("{SERVICES}.{}", plain(name)), group(config, name));
     }
     for (name, peer) in &config.peers {
-        let shown = peer.shown().into_iter();
-        let shown: Vec<_> = shown
+        let keys = shown(peer).into_iter();
+        let shown: Vec<_> = keys
             .map(|(key, value)| format!("{key} = {value}"))
             .collect();
         let value = format!("{{ {} }}", shown.join(", "));

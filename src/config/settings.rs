@@ -12,9 +12,9 @@ use iroh::RelayUrl;
 use super::{
     contradictions::contradictions,
     keys::KEYS,
-    values::{Mode, RaftTransport, Require, StaticPeer},
+    values::{Mode, RaftTransport, Require},
 };
-use crate::{ConfigError, layers::MethodSet};
+use crate::{ConfigError, Peer, layers::MethodSet};
 
 /// A group's name, and the methods in it.
 pub(super) type Groups = BTreeMap<String, Vec<String>>;
@@ -40,12 +40,13 @@ macro_rules! settings {
         /// files that it names. Each setting's key, unit and what a reload does with it are in `docs/configuration.md`.
         #[derive(Clone, Debug, PartialEq)]
         pub struct Config {
-            $(pub(super) $simple: $simple_type,)*
+            $(pub(crate) $simple: $simple_type,)*
             $(pub(super) $list: Vec<$item>,)*
             $(pub(super) $path: Option<PathBuf>,)*
             pub(super) home_relay: Option<RelayUrl>,
+            pub(super) rollout_key_header: Option<String>,
             pub(super) groups: Groups,
-            pub(super) peers: BTreeMap<String, StaticPeer>,
+            pub(crate) peers: BTreeMap<String, Peer>,
         }
 
         impl Default for Config {
@@ -55,6 +56,7 @@ macro_rules! settings {
                     $($list: $list_default,)*
                     $($path: None,)*
                     home_relay: None,
+                    rollout_key_header: None,
                     groups: built_in(),
                     peers: BTreeMap::new(),
                 }
@@ -76,6 +78,11 @@ macro_rules! settings {
             pub fn home_relay(&self) -> Option<&RelayUrl> {
                 self.home_relay.as_ref()
             }
+
+            /// The metadata whose value decides which calls a rollout moves first, and that they stay. Default none: each call is a key of its own.
+            pub fn rollout_key_header(&self) -> Option<&str> {
+                self.rollout_key_header.as_deref()
+            }
         }
 
         impl ConfigBuilder {
@@ -95,6 +102,12 @@ macro_rules! settings {
             /// The relay through which this program is reached where no direct way is found. Default none: nothing is told to anybody who was not named.
             pub fn home_relay(mut self, value: impl Into<Option<RelayUrl>>) -> Self {
                 self.config.home_relay = value.into();
+                self
+            }
+
+            /// The metadata whose value decides which calls a rollout moves first, and that they stay. Default none: each call is a key of its own.
+            pub fn rollout_key_header(mut self, name: impl Into<String>) -> Self {
+                self.config.rollout_key_header = Some(name.into());
                 self
             }
         }
@@ -138,13 +151,17 @@ settings! {
 
         /// Whether calls move to iroh stage by stage. Default false; a file that has the table `transport.rollout` says true with that.
         rollout_enabled: bool = false;
-        /// How long a stage lasts at least. Default 600 s.
-        rollout_dwell: Duration = Duration::from_secs(600);
+        /// How long a stage lasts at least. Default 300 s.
+        rollout_dwell: Duration = Duration::from_secs(300);
+        /// For how long a call counts when the transports are compared. Default 30 s.
+        rollout_window: Duration = Duration::from_secs(30);
         /// By how much iroh's error rate may be above TCP's, as a share of all calls. Default 0.01.
-        rollout_max_error_rate_increase: f64 = 0.01;
-        /// What iroh's p99 may be of TCP's. Default 1.1.
-        rollout_max_p99_ratio: f64 = 1.1;
-        /// How many calls each transport must have had in a stage before they are compared. Default 100.
+        rollout_max_error_difference: f64 = 0.01;
+        /// How many times TCP's p99 iroh's may be. Default 1.25.
+        rollout_max_p99_ratio: f64 = 1.25;
+        /// By how much iroh's p99 may be above TCP's, whatever the ratio. Default 5 ms.
+        rollout_max_p99_difference: Duration = Duration::from_millis(5);
+        /// How many calls each transport must have had within the window before they are compared. Default 100.
         rollout_min_samples: u32 = 100;
 
         /// How many connections to peers there may be, dials included. Default 100.
@@ -185,8 +202,8 @@ settings! {
         identity_file;
         /// The file with the policy of [`authorize`](crate::layers::authorize). Default none: no call is refused.
         authorization_file;
-        /// The file in which a rollout's progress survives a restart. Default none.
-        rollout_state_file;
+        /// The folder in which the progress with each peer survives a restart. Default none.
+        rollout_state_folder;
     }
 }
 
@@ -208,7 +225,7 @@ impl Config {
     }
 
     /// The peers that are named, by name.
-    pub fn peers(&self) -> impl Iterator<Item = (&str, &StaticPeer)> {
+    pub fn peers(&self) -> impl Iterator<Item = (&str, &Peer)> {
         self.peers.iter().map(|(name, peer)| (name.as_str(), peer))
     }
 
@@ -279,8 +296,8 @@ impl ConfigBuilder {
     }
 
     /// Names a peer. It replaces one of the same name.
-    pub fn peer(mut self, name: impl Into<String>, peer: StaticPeer) -> Self {
-        self.config.peers.insert(name.into(), peer);
+    pub fn peer(mut self, name: impl Into<String>, peer: impl Into<Peer>) -> Self {
+        self.config.peers.insert(name.into(), peer.into());
         self
     }
 

@@ -5,11 +5,12 @@ use std::fmt;
 use iroh::TransportAddr;
 
 use super::{
-    Config, StaticPeer,
+    Config,
     found::quote,
     keys::{KEYS, PEERS, SERVICES},
     read::plain,
 };
+use crate::Peer;
 
 impl fmt::Display for Config {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -34,7 +35,7 @@ impl fmt::Display for Config {
         }
         for (name, peer) in &self.peers {
             writeln!(f, "\n[{PEERS}.{}]", plain(name))?;
-            for (key, value) in peer.shown() {
+            for (key, value) in shown(peer) {
                 writeln!(f, "{key} = {value}")?;
             }
         }
@@ -49,27 +50,25 @@ pub(super) fn group(config: &Config, name: &str) -> String {
     format!("[{}]", methods.join(", "))
 }
 
-impl StaticPeer {
-    /// Its keys and their values as TOML.
-    pub(super) fn shown(&self) -> Vec<(&'static str, String)> {
-        let mut shown = vec![("id", quote(&self.peer.id().to_string()))];
-        let mut direct = Vec::new();
-        let mut others = 0;
-        for addr in &self.peer.addr().addrs {
-            match addr {
-                TransportAddr::Ip(addr) => direct.push(quote(&addr.to_string())),
-                _ => others += 1,
-            }
+/// A peer's keys and their values as TOML.
+pub(super) fn shown(peer: &Peer) -> Vec<(&'static str, String)> {
+    let mut shown = vec![("id", quote(&peer.id().to_string()))];
+    let mut direct = Vec::new();
+    let mut others = 0;
+    for addr in &peer.addr().addrs {
+        match addr {
+            TransportAddr::Ip(addr) => direct.push(quote(&addr.to_string())),
+            _ => others += 1,
         }
-        if others > 0 {
-            // A relay has a key, but there may be several, and transports that have none: a ticket has them all.
-            shown.push(("ticket", quote(&self.peer.ticket())));
-        } else if !direct.is_empty() {
-            shown.push(("iroh", format!("[{}]", direct.join(", "))));
-        }
-        if let Some(tcp) = self.tcp {
-            shown.push(("tcp", quote(&tcp.to_string())));
-        }
-        shown
     }
+    if others > 0 {
+        // A relay has a key, but there may be several, and transports that have none: a ticket has them all.
+        shown.push(("ticket", quote(&peer.ticket())));
+    } else if !direct.is_empty() {
+        shown.push(("iroh", format!("[{}]", direct.join(", "))));
+    }
+    if let Some(tcp) = peer.tcp() {
+        shown.push(("tcp", quote(&tcp.to_string())));
+    }
+    shown
 }

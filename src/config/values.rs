@@ -1,8 +1,6 @@
 //! The words of the configuration that stand for a choice.
 
-use std::{net::SocketAddr, time::Duration};
-
-use crate::Peer;
+use std::time::Duration;
 
 /// Which transports there are: `transport.mode`.
 ///
@@ -50,40 +48,6 @@ pub enum RaftTransport {
 impl RaftTransport {
     /// What `"adaptive"` alone means.
     pub const LATENCY_THRESHOLD: Duration = Duration::from_millis(50);
-}
-
-/// A peer that the configuration names: who it is, and where it answers.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct StaticPeer {
-    pub(super) peer: Peer,
-    pub(super) tcp: Option<SocketAddr>,
-}
-
-impl StaticPeer {
-    /// A peer that is reached over iroh alone.
-    pub fn new(peer: impl Into<Peer>) -> Self {
-        Self {
-            peer: peer.into(),
-            tcp: None,
-        }
-    }
-
-    /// Says where the same identity answers over TCP.
-    #[must_use]
-    pub fn with_tcp(mut self, addr: SocketAddr) -> Self {
-        self.tcp = Some(addr);
-        self
-    }
-
-    /// Who it is, and where it is on iroh.
-    pub fn peer(&self) -> &Peer {
-        &self.peer
-    }
-
-    /// Where it answers over TCP.
-    pub fn tcp(&self) -> Option<SocketAddr> {
-        self.tcp
-    }
 }
 
 /// A choice that is written as one word.

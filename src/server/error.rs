@@ -35,7 +35,7 @@ pub struct BindError {
 }
 
 impl BindError {
-    pub(super) fn new(
+    pub(crate) fn new(
         transport: TransportKind,
         place: impl fmt::Display,
         source: impl Into<super::BoxError>,

@@ -117,11 +117,19 @@ fn what_is_out_of_range_is_refused() {
             &["[\"raft\"]", "[\"nobody\"]"],
         ),
         (
+            "transport.rollout.window_secs",
+            &["0", "0.9", "3601", "nan", "-1"],
+        ),
+        (
+            "transport.rollout.key_header",
+            &["\"\"", "\"X-Tenant\"", "\"a b\"", "1"],
+        ),
+        (
             "transport.rollout.max_p99_ratio",
             &["0.9", "inf", "nan", "true"],
         ),
         (
-            "transport.rollout.max_error_rate_increase",
+            "transport.rollout.max_error_difference",
             &["-0.1", "1.1", "nan"],
         ),
         (

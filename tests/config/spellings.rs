@@ -1,9 +1,9 @@
-use std::time::Duration;
+use std::{net::SocketAddr, time::Duration};
 
 use proptest::prelude::*;
 use tower_iroh::{
     Peer,
-    config::{Config, ConfigBuilder, Mode, RaftTransport, Require, StaticPeer},
+    config::{Config, ConfigBuilder, Mode, RaftTransport, Require},
 };
 
 use crate::{APPENDIX, reader};
@@ -197,6 +197,7 @@ iroh = ["[2001:db8::1]:4433", "192.0.2.2:4433"]
 [peers.relayed]
 id = "{}"
 relay = "https://relay.example.com"
+tcp = "db.example:7001"
 "#,
         id(1),
         id(3)
@@ -208,11 +209,13 @@ relay = "https://relay.example.com"
         ["by-id", "by.ticket", "relayed"]
     );
     let first = peers[0].1;
-    assert_eq!(first.peer().id(), id(1));
-    assert_eq!(first.tcp(), Some(([192, 0, 2, 1], 7001).into()));
-    assert_eq!(first.peer().addr().ip_addrs().count(), 1);
-    assert_eq!(peers[1].1.peer().addr().ip_addrs().count(), 2);
-    assert_eq!(peers[2].1.peer().addr().relay_urls().count(), 1);
+    assert_eq!(first.id(), id(1));
+    let tcp = |peer: &Peer| peer.tcp().map(ToString::to_string);
+    assert_eq!(tcp(first).as_deref(), Some("192.0.2.1:7001"));
+    assert_eq!(tcp(peers[2].1).as_deref(), Some("db.example:7001"));
+    assert_eq!(first.addr().ip_addrs().count(), 1);
+    assert_eq!(peers[1].1.addr().ip_addrs().count(), 2);
+    assert_eq!(peers[2].1.addr().relay_urls().count(), 1);
     assert_eq!(
         Config::from_toml(&config.to_string()).expect("it loads again"),
         config
@@ -266,7 +269,7 @@ fn builders() -> impl Strategy<Value = ConfigBuilder> {
                 .grpc_bind_address((ip, port).into())
                 .max_message_size(bytes as usize)
                 .idle_timeout(Duration::from_millis(millis))
-                .rollout_max_error_rate_increase(share)
+                .rollout_max_error_difference(share)
                 .rollout_stages([f64::from(port.max(1)).min(9_999.0) / 100.0, 100.0])
                 .tls_enabled(flags[0])
                 .fallback_to_grpc(flags[1])
@@ -282,7 +285,7 @@ fn builders() -> impl Strategy<Value = ConfigBuilder> {
             if let Some(path) = path {
                 builder = builder.identity_file(path);
             }
-            let peer = StaticPeer::new(id(seed)).with_tcp(([192, 0, 2, 7], dialled).into());
+            let peer = Peer::new(id(seed)).with_tcp(SocketAddr::from(([192, 0, 2, 7], dialled)));
             builder.peer("node", peer)
         },
     )

@@ -1,0 +1,493 @@
+//! Servers and clients from a configuration, and what a reload does to them while they run.
+
+// Nothing is public in a test binary.
+#![allow(unreachable_pub)]
+#![cfg(all(feature = "config", feature = "authorize"))]
+
+use std::{fs, net::TcpListener, path::PathBuf, sync::Arc, time::Duration};
+
+use iroh::SecretKey;
+use tokio::{sync::watch, task::JoinHandle};
+use tonic::{Code, Status};
+use tower_iroh::{
+    Channel, Peer, PeerInfo, ServerError, ServerHandle, Transport, TransportError, TransportKind,
+    Urgency,
+    config::{Config, ConfigWatch, Followed, Reload},
+    layers::select::{Arm, Choice},
+};
+use tower_iroh_proto::{
+    EchoService,
+    echo::{EchoRequest, echo_client::EchoClient, echo_server::EchoServer},
+};
+
+#[path = "support/waiting.rs"]
+mod waiting;
+
+use waiting::{soon, until};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+const ECHO: &str = "/tower_iroh.echo.v1.Echo/Echo";
+
+/// On this machine alone, and on free ports.
+const LOCAL: &str =
+    "transport.grpc.bind_address = \"127.0.0.1:0\"\ntransport.iroh.bind_ip = \"127.0.0.1\"\n";
+
+fn config(lines: &str) -> Config {
+    Config::from_toml(&format!("{LOCAL}{lines}")).expect(lines)
+}
+
+struct Running {
+    transport: Transport,
+    peer: Peer,
+    handle: ServerHandle,
+    serving: JoinHandle<Result<(), ServerError>>,
+}
+
+impl Running {
+    async fn new(config: Config) -> Self {
+        let (transport, server) = Transport::from_config(config).await.expect("it binds");
+        let (peer, handle) = (server.addresses().expect("dialable"), server.handle());
+        let services = transport.tonic().add_service(EchoServer::new(EchoService));
+        let serving = tokio::spawn(server.serve(services));
+        Self {
+            transport,
+            peer,
+            handle,
+            serving,
+        }
+    }
+
+    async fn stop(self) {
+        self.handle.shutdown();
+        soon("the drain", self.serving)
+            .await
+            .expect("no panic")
+            .expect("served");
+    }
+}
+
+async fn client(lines: &str, peer: &Peer) -> Transport {
+    let mut shown = String::from(lines);
+    shown.push_str(&format!("\n[peers.server]\nid = \"{}\"\n", peer.id()));
+    let direct: Vec<_> = peer
+        .addr()
+        .ip_addrs()
+        .map(|addr| format!("\"{addr}\""))
+        .collect();
+    shown.push_str(&format!("iroh = [{}]\n", direct.join(", ")));
+    if let Some(tcp) = peer.tcp() {
+        shown.push_str(&format!("tcp = \"{tcp}\"\n"));
+    }
+    Transport::builder(config(&shown))
+        .connect()
+        .await
+        .expect("it binds")
+}
+
+async fn echo(channel: Channel) -> Result<(), Status> {
+    let call = async move {
+        let request = EchoRequest {
+            payload: "hello".into(),
+        };
+        let answer = EchoClient::new(channel).echo(request).await?;
+        assert_eq!(answer.into_inner().payload, "hello");
+        Ok(())
+    };
+    soon("an answer", call).await
+}
+
+fn over(transport: &Transport, kind: TransportKind) -> Channel {
+    transport
+        .peers()
+        .channel_over("server", kind)
+        .expect("known")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn dual_answers_on_both_with_one_identity() {
+    let server = Running::new(config("")).await;
+    assert_eq!(server.peer.id(), server.transport.id());
+    let client = client("", &server.peer).await;
+    for kind in [TransportKind::Iroh, TransportKind::Tcp] {
+        let channel = over(&client, kind);
+        assert_eq!(channel.transport(), kind);
+        echo(channel).await.expect("answered");
+    }
+    let peers = client.peers();
+    assert_eq!(peers.links().expect("iroh").connections(), 1);
+    assert_eq!(peers.tcp_links().expect("TCP").connections(), 1);
+    client.close().await;
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_mode_of_one_transport_has_no_other() {
+    for (mode, there, not_there) in [
+        ("grpc", TransportKind::Tcp, TransportKind::Iroh),
+        ("iroh", TransportKind::Iroh, TransportKind::Tcp),
+    ] {
+        let lines = format!("transport.mode = \"{mode}\"\n");
+        let server = Running::new(config(&lines)).await;
+        assert_eq!(server.peer.tcp().is_some(), there == TransportKind::Tcp);
+        assert_eq!(
+            server.transport.endpoint().is_some(),
+            there == TransportKind::Iroh
+        );
+        let client = client(&lines, &server.peer).await;
+        let channel = client.peers().channel("server").expect("known");
+        assert_eq!(channel.transport(), there);
+        echo(channel).await.expect("answered");
+        let error = client
+            .peers()
+            .channel_over("server", not_there)
+            .expect_err("not there");
+        assert_eq!(Status::from(error).code(), Code::FailedPrecondition);
+        client.close().await;
+        server.stop().await;
+    }
+}
+
+/// tonic's own channel, as it exists today, in the clear.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn plaintext_is_answered_unless_tls_is_on() {
+    for (lines, answered) in [("", true), ("transport.grpc.tls_enabled = true\n", false)] {
+        let server = Running::new(config(lines)).await;
+        let uri = format!("http://{}", server.peer.tcp().expect("TCP"));
+        let call = async {
+            let channel = tonic::transport::Endpoint::try_from(uri)
+                .expect("a URI")
+                .connect_lazy();
+            EchoClient::new(channel).echo(EchoRequest::default()).await
+        };
+        assert_eq!(soon("an answer", call).await.is_ok(), answered);
+        server.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_required_stops_the_server() {
+    let taken = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let addr = taken.local_addr().expect("bound");
+    for (require, goes_on) in [
+        ("all", false),
+        ("grpc", false),
+        ("iroh", true),
+        ("any", true),
+    ] {
+        let lines = format!("transport.require = \"{require}\"\n");
+        let text = format!("{LOCAL}{lines}").replace("127.0.0.1:0", &addr.to_string());
+        let config = Config::from_toml(&text).expect("valid");
+        match Transport::from_config(config).await {
+            Ok((transport, server)) => {
+                assert!(goes_on, "{require}");
+                assert_eq!(
+                    server.missing().expect("told").transport(),
+                    TransportKind::Tcp
+                );
+                transport.close().await;
+            }
+            Err(error) => {
+                assert!(!goes_on, "{require}: {error}");
+                let TransportError::Server(ServerError::Bind(missing)) = error else {
+                    panic!("{require}: {error:?}");
+                };
+                assert_eq!(missing.transport(), TransportKind::Tcp);
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_identity_is_kept_in_its_file() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("cluster.toml");
+    fs::write(&path, format!("{LOCAL}transport.identity_file = \"key\"\n")).expect("written");
+    let mut ids = Vec::new();
+    for _ in 0..2 {
+        let config = Config::from_file(&path).expect("valid");
+        let transport = Transport::builder(config)
+            .connect()
+            .await
+            .expect("it binds");
+        ids.push(transport.id());
+        transport.close().await;
+    }
+    assert_eq!(ids[0], ids[1]);
+    assert!(folder.path().join("key").exists());
+}
+
+#[tokio::test]
+async fn a_policy_that_cannot_be_read_opens_nothing() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let policy = folder.path().join("policy.toml");
+    let with = || {
+        Config::builder()
+            .authorization_file(&policy)
+            .try_build()
+            .expect("valid")
+    };
+    let error = Transport::from_config(with()).await.expect_err("not there");
+    assert!(
+        matches!(error, TransportError::ReadPolicy { .. }),
+        "{error:?}"
+    );
+    fs::write(&policy, "[peers.alice]\nroles = []").expect("written");
+    let error = Transport::from_config(with()).await.expect_err("no policy");
+    assert!(matches!(error, TransportError::Policy { .. }), "{error:?}");
+}
+
+/// A server or client whose configuration is a file that is followed.
+struct Edited {
+    _folder: tempfile::TempDir,
+    path: PathBuf,
+    watch: ConfigWatch,
+    events: watch::Receiver<Followed>,
+}
+
+impl Edited {
+    fn new(transport: &Transport, text: &str, folder: tempfile::TempDir) -> Self {
+        let path = folder.path().join("cluster.toml");
+        fs::write(&path, text).expect("written");
+        let settle = |watch: tower_iroh::config::ConfigWatchBuilder| {
+            watch
+                .settle(Duration::from_millis(20))
+                .poll_interval(Duration::from_millis(200))
+        };
+        let watch = transport.watch(&path, settle).expect("valid");
+        Self {
+            _folder: folder,
+            path,
+            events: watch.events(),
+            watch,
+        }
+    }
+
+    async fn reload(&mut self, text: &str) -> Result<Arc<Reload>, String> {
+        fs::write(&self.path, text).expect("written");
+        soon("the reload", async {
+            loop {
+                self.events.changed().await.expect("it is followed");
+                match &*self.events.borrow_and_update() {
+                    Followed::Reloaded(reload) => return Ok(reload.clone()),
+                    Followed::Refused(error) => {
+                        let cause = std::error::Error::source(&**error).map(ToString::to_string);
+                        return Err(cause.unwrap_or_default());
+                    }
+                    _ => {}
+                }
+            }
+        })
+        .await
+    }
+}
+
+fn keys(changes: &[tower_iroh::config::Change]) -> Vec<&str> {
+    changes
+        .iter()
+        .map(tower_iroh::config::Change::key)
+        .collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reload_changes_peers_and_where_calls_go() {
+    let (one, two) = (
+        Running::new(config("")).await,
+        Running::new(config("")).await,
+    );
+    let client = client("", &one.peer).await;
+    let base = format!(
+        "{LOCAL}{}",
+        client
+            .config()
+            .to_string()
+            .split("[peers")
+            .nth(1)
+            .map_or(String::new(), |peer| format!("[peers{peer}"))
+    );
+    let mut file = Edited::new(&client, &base, tempfile::tempdir().expect("a folder"));
+    let select = client.peers().select("server").expect("known");
+    let choice = || select.policy().choice(ECHO, Urgency::default()).clone();
+    assert_eq!(choice(), Choice::Prefer(Arm::Tcp));
+
+    let addr = two
+        .peer
+        .addr()
+        .ip_addrs()
+        .next()
+        .expect("an address")
+        .to_string();
+    let text = format!(
+        "{LOCAL}transport.services.echo = [\"tower_iroh.echo.v1.Echo\"]\ntransport.migration.prefer_iroh_for = [\"echo\"]\n\
+         peers.second = {{ id = \"{}\", iroh = \"{addr}\" }}\n",
+        two.peer.id()
+    );
+    let reload = file.reload(&text).await.expect("applied");
+    assert_eq!(reload.needs_restart(), []);
+    assert!(client.peers().channel("server").is_err(), "taken out");
+    let channel = client
+        .peers()
+        .channel_over("second", TransportKind::Iroh)
+        .expect("added");
+    echo(channel).await.expect("answered");
+    let select = client.peers().select("second").expect("known");
+    assert_eq!(
+        select.policy().choice(ECHO, Urgency::default()),
+        &Choice::Prefer(Arm::Iroh)
+    );
+
+    // Back with one line, and there again.
+    for (mode, expected) in [
+        ("grpc", Choice::Fixed(Arm::Tcp)),
+        ("iroh", Choice::Fixed(Arm::Iroh)),
+        ("dual", Choice::Prefer(Arm::Iroh)),
+    ] {
+        let reload = file
+            .reload(&format!("{text}transport.mode = \"{mode}\"\n"))
+            .await
+            .expect("applied");
+        assert_eq!(
+            (keys(reload.applied()), reload.needs_restart()),
+            (vec!["transport.mode"], &[][..])
+        );
+        assert_eq!(
+            select.policy().choice(ECHO, Urgency::default()),
+            &expected,
+            "{mode}"
+        );
+    }
+    assert_eq!(file.watch.current().prefer_iroh_for(), ["echo"]);
+    client.close().await;
+    one.stop().await;
+    two.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_mode_whose_transport_was_not_there_needs_a_restart() {
+    let base = format!("{LOCAL}transport.mode = \"grpc\"\n");
+    let transport = Transport::builder(Config::from_toml(&base).expect("valid"))
+        .connect()
+        .await
+        .expect("made");
+    let mut file = Edited::new(&transport, &base, tempfile::tempdir().expect("a folder"));
+    for mode in ["dual", "iroh"] {
+        let text = format!(
+            "{LOCAL}transport.mode = \"{mode}\"\ntransport.migration.fallback_to_grpc = {}\n",
+            mode == "dual"
+        );
+        let reload = file.reload(&text).await.expect("it is a configuration");
+        assert_eq!(keys(reload.needs_restart()), ["transport.mode"]);
+        let policy = transport.peers().policy();
+        assert_eq!(
+            policy.choice(ECHO, Urgency::default()),
+            &Choice::Fixed(Arm::Tcp),
+            "{mode}"
+        );
+    }
+    assert!(
+        file.reload(&base)
+            .await
+            .expect("applied")
+            .needs_restart()
+            .is_empty()
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reload_of_the_policy_ends_what_it_revokes() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let policy = folder.path().join("policy.toml");
+    let key = SecretKey::from_bytes(&[9; 32]);
+    let allow = format!(
+        "[roles.caller]\nmethods = [\"{ECHO}\"]\n[peers.\"{}\"]\nroles = [\"caller\"]\n",
+        key.public()
+    );
+    fs::write(&policy, &allow).expect("written");
+    let base = format!(
+        "{LOCAL}transport.authorization_file = \"{}\"\n",
+        policy.display()
+    );
+    let server = Running::new(Config::from_toml(&base).expect("valid")).await;
+    let mut file = Edited::new(&server.transport, &base, folder);
+
+    let peers = Config::builder()
+        .iroh_bind_ip(Some([127, 0, 0, 1].into()))
+        .peer("server", server.peer.clone());
+    let client = Transport::builder(peers.try_build().expect("valid"))
+        .key(key)
+        .connect()
+        .await
+        .expect("it binds");
+    let stranger = self::client("", &server.peer).await;
+    for kind in [TransportKind::Iroh, TransportKind::Tcp] {
+        echo(over(&client, kind)).await.expect("permitted");
+        let error = echo(over(&stranger, kind)).await.expect_err("a stranger");
+        assert_eq!(error.code(), Code::PermissionDenied, "{kind}");
+    }
+
+    // A mistake in it changes nothing, and the other changes of the same reload are not made either.
+    fs::write(&policy, "[roles.caller]\nmethods = [\"nonsense\"]\n").expect("written");
+    let with_peer = format!("{base}peers.new = {{ id = \"{}\" }}\n", client.id());
+    let told = file.reload(&with_peer).await.expect_err("no policy");
+    assert!(told.contains("policy.toml is not valid"), "{told}");
+    assert_eq!(server.transport.peers().get("new"), None);
+    echo(over(&client, TransportKind::Iroh))
+        .await
+        .expect("still permitted");
+
+    // Its text alone changes.
+    fs::write(&policy, "[anonymous]\nroles = []\n").expect("written");
+    let generation = server.transport.authorization().generation();
+    until("the policy", || {
+        server.transport.authorization().generation() > generation
+    })
+    .await;
+    for kind in [TransportKind::Iroh, TransportKind::Tcp] {
+        let error = echo(over(&client, kind)).await.expect_err("revoked");
+        assert_eq!(error.code(), Code::PermissionDenied, "{kind}");
+    }
+
+    // Who leaves the line out has not opened everything.
+    file.events.mark_unchanged();
+    let reload = file.reload(LOCAL).await.expect("a configuration");
+    assert_eq!(
+        keys(reload.needs_restart()),
+        ["transport.authorization_file"]
+    );
+    echo(over(&client, TransportKind::Iroh))
+        .await
+        .expect_err("still revoked");
+    client.close().await;
+    stranger.close().await;
+    server.stop().await;
+}
+
+/// The handler sees who called, whatever the transport: what the policy goes by.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_caller_is_the_same_on_both() {
+    let (transport, server) = Transport::from_config(config("")).await.expect("it binds");
+    let (peer, handle) = (server.addresses().expect("dialable"), server.handle());
+    let (seen, mut callers) = tokio::sync::mpsc::unbounded_channel();
+    let look = move |request: tonic::Request<()>| {
+        let id = request
+            .extensions()
+            .get::<PeerInfo>()
+            .and_then(PeerInfo::id);
+        seen.send(id).expect("the test listens");
+        Ok(request)
+    };
+    let services = transport
+        .tonic()
+        .add_service(EchoServer::with_interceptor(EchoService, look));
+    let serving = tokio::spawn(server.serve(services));
+    let client = client("", &peer).await;
+    for kind in [TransportKind::Iroh, TransportKind::Tcp] {
+        echo(over(&client, kind)).await.expect("answered");
+        assert_eq!(callers.recv().await, Some(Some(client.id())), "{kind}");
+    }
+    client.close().await;
+    handle.shutdown();
+    soon("the drain", serving)
+        .await
+        .expect("no panic")
+        .expect("served");
+}
