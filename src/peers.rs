@@ -9,9 +9,12 @@ use std::{
 use iroh::EndpointId;
 use tonic::Status;
 use tower_iroh_layers::{
-    Urgency,
+    BoxError, Urgency,
     breaker::{BreakerConfig, Circuit, Registry},
-    select::{Arm, Choice, Policy, SelectConfig, SelectHandle},
+    select::{
+        Arm, Choice, Policy, SelectConfig, SelectHandle,
+        rollout::{Rollout, RolloutConfig},
+    },
 };
 
 use crate::{
@@ -59,7 +62,18 @@ struct Shared {
     select: SelectConfig,
     configure: Option<Configure>,
     directory: Mutex<Directory>,
+    rollouts: Mutex<Rollouts>,
 }
+
+/// Of its own lock: beginning a rollout reads a file.
+#[derive(Default)]
+struct Rollouts {
+    plan: Option<Plan>,
+    running: HashMap<EndpointId, Rollout>,
+}
+
+/// How the rollout to a peer goes.
+type Plan = Arc<dyn Fn(EndpointId) -> Result<RolloutConfig, ConfigError> + Send + Sync>;
 
 type Configure = Box<dyn Fn(&Peer, ChannelBuilder) -> ChannelBuilder + Send + Sync>;
 
@@ -93,8 +107,9 @@ impl Peers {
         let (name, peer) = (name.into(), peer.into());
         let mut directory = lock(&self.shared.directory);
         let before = directory.peers.insert(name, peer.clone());
-        directory.forget(before.as_ref());
+        let forgotten = directory.forget(before.as_ref());
         drop(directory);
+        self.end_rollout(forgotten);
         if let Some(tcp) = &self.shared.tcp {
             tcp.add_peer(peer.clone());
         }
@@ -110,7 +125,9 @@ impl Peers {
     pub fn remove(&self, name: &str) -> Option<Peer> {
         let mut directory = lock(&self.shared.directory);
         let before = directory.peers.remove(name);
-        directory.forget(before.as_ref());
+        let forgotten = directory.forget(before.as_ref());
+        drop(directory);
+        self.end_rollout(forgotten);
         before
     }
 
@@ -175,8 +192,45 @@ impl Peers {
         let Directory {
             selections, policy, ..
         } = &mut *directory;
-        let new = || SelectHandle::with_config(policy.clone(), self.shared.select.clone());
-        Some(selections.entry(id).or_insert_with(new).clone())
+        if let Some(select) = selections.get(&id) {
+            return Some(select.clone());
+        }
+        let select = SelectHandle::with_config(policy.clone(), self.shared.select.clone());
+        selections.insert(id, select.clone());
+        drop(directory);
+        lock(&self.shared.rollouts).start(id, &select);
+        Some(select)
+    }
+
+    /// The rollout to a peer, to be looked at, paused or taken back. `None` where there is none: no plan, or it could not begin, which is in the log.
+    pub fn rollout(&self, name: &str) -> Option<Rollout> {
+        self.select(name)?;
+        let id = self.get(name)?.id();
+        lock(&self.shared.rollouts).running.get(&id).cloned()
+    }
+
+    /// Begins a rollout to each peer, also to those that are added later, in place of those that run.
+    ///
+    /// `plan` is asked for each peer, and needs a file of its own for each that is to survive a restart. A rollout that cannot begin leaves its canary at nothing,
+    /// and the reason is in the log: no canary of that name in the [policy](Self::set_policy), a file that cannot be read, or no tokio runtime.
+    pub fn begin_rollouts(
+        &self,
+        plan: impl Fn(EndpointId) -> Result<RolloutConfig, ConfigError> + Send + Sync + 'static,
+    ) {
+        let mut rollouts = lock(&self.shared.rollouts);
+        rollouts.running.clear();
+        rollouts.plan = Some(Arc::new(plan));
+        let selections = lock(&self.shared.directory).selections.clone();
+        for (id, select) in &selections {
+            rollouts.start(*id, select);
+        }
+    }
+
+    /// Ends all rollouts. The canaries' shares stay what they are: to take the calls back, put a policy without canaries in force first.
+    pub fn end_rollouts(&self) {
+        let mut rollouts = lock(&self.shared.rollouts);
+        rollouts.running.clear();
+        rollouts.plan = None;
     }
 
     /// Puts another policy in force for the calls to all peers, those too that are added later.
@@ -216,6 +270,12 @@ impl Peers {
         self.shared.tcp.as_ref()
     }
 
+    fn end_rollout(&self, forgotten: Option<EndpointId>) {
+        if let Some(id) = forgotten {
+            lock(&self.shared.rollouts).running.remove(&id);
+        }
+    }
+
     fn make(&self, peer: &Peer, over: TransportKind) -> Result<Channel, PeersError> {
         let builder = match (over, &self.shared.iroh, &self.shared.tcp) {
             (TransportKind::Iroh, Some(links), _) => Channel::with_links(links.clone()),
@@ -252,15 +312,37 @@ impl Directory {
         self.peers.values().any(|peer| peer.id() == id)
     }
 
-    /// Lets go of what belongs to a peer that has no name any more.
-    fn forget(&mut self, before: Option<&Peer>) {
-        if let Some(before) = before
-            && !self.knows(before.id())
-        {
-            for over in [TransportKind::Iroh, TransportKind::Tcp] {
-                self.channels.remove(&(before.id(), over));
+    /// Lets go of what belongs to a peer that has no name any more, and says whose that is.
+    fn forget(&mut self, before: Option<&Peer>) -> Option<EndpointId> {
+        let id = before?.id();
+        if self.knows(id) {
+            return None;
+        }
+        for over in [TransportKind::Iroh, TransportKind::Tcp] {
+            self.channels.remove(&(id, over));
+        }
+        self.selections.remove(&id).map(|_| id)
+    }
+}
+
+impl Rollouts {
+    /// Begins the rollout to a peer, where there is to be one and is none.
+    fn start(&mut self, id: EndpointId, select: &SelectHandle) {
+        let Some(plan) = self.plan.clone() else {
+            return;
+        };
+        if self.running.contains_key(&id) {
+            return;
+        }
+        let begun = plan(id)
+            .map_err(BoxError::from)
+            .and_then(|config| Rollout::start(config, select.clone()).map_err(BoxError::from));
+        match begun {
+            Ok(rollout) => drop(self.running.insert(id, rollout)),
+            Err(error) => {
+                let cause = error.source().map(ToString::to_string).unwrap_or_default();
+                tracing::error!(peer = %id.fmt_short(), cause, "the rollout did not begin: {error}");
             }
-            self.selections.remove(&before.id());
         }
     }
 }
@@ -359,6 +441,7 @@ impl PeersBuilder {
                     selections: HashMap::new(),
                     policy: self.policy.unwrap_or_else(prefer_iroh),
                 }),
+                rollouts: Mutex::default(),
             }),
         }
     }

@@ -491,3 +491,70 @@ async fn a_caller_is_the_same_on_both() {
         .expect("no panic")
         .expect("served");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rollout_begins_goes_on_after_a_restart_and_ends_by_the_file() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let kept = folder.path().join("kept");
+    fs::create_dir(&kept).expect("a folder");
+    let key = SecretKey::from_bytes(&[11; 32]);
+    let peer = format!(
+        "peers.server = {{ id = \"{}\" }}\n",
+        SecretKey::from_bytes(&[12; 32]).public()
+    );
+    let text = format!(
+        "{LOCAL}{peer}transport.rollout = {{ stages = [1, 50], state_folder = \"{}\" }}\n",
+        kept.display()
+    );
+    let start = async || {
+        let config = Config::from_toml(&text).expect("valid");
+        Transport::builder(config)
+            .key(key.clone())
+            .connect()
+            .await
+            .expect("it binds")
+    };
+    let share = |transport: &Transport| {
+        let policy = transport.peers().select("server").expect("known").policy();
+        policy.canaries().next().map(|canary| canary.share())
+    };
+    let transport = start().await;
+    assert_eq!(share(&transport), Some(100), "the first stage");
+    let rollout = transport.peers().rollout("server").expect("it runs");
+    rollout.set_stage(1).expect("there is one");
+    until("the second stage", || share(&transport) == Some(5000)).await;
+    until("the file", || {
+        let files = fs::read_dir(&kept)
+            .expect("a folder")
+            .filter_map(Result::ok);
+        let mut texts = files.filter_map(|file| fs::read_to_string(file.path()).ok());
+        texts.any(|text| text.contains("stage = 1\n"))
+    })
+    .await;
+    drop(rollout);
+    transport.close().await;
+
+    let transport = start().await;
+    assert_eq!(share(&transport), Some(5000), "where it was");
+    let mut file = Edited::new(&transport, &text, folder);
+    let taken_back = format!("{text}transport.mode = \"grpc\"\n");
+    file.reload(&taken_back).await.expect("applied");
+    assert_eq!(share(&transport), None);
+    assert!(transport.peers().rollout("server").is_none());
+    let select = transport.peers().select("server").expect("known");
+    assert_eq!(
+        select.policy().choice(ECHO, Urgency::default()),
+        &Choice::Fixed(Arm::Tcp)
+    );
+
+    file.reload(&text).await.expect("applied");
+    assert_eq!(share(&transport), Some(5000), "and there again");
+    let other = text.replace("[1, 50]", "[2, 60]");
+    file.reload(&other).await.expect("applied");
+    assert_eq!(
+        share(&transport),
+        Some(200),
+        "the last stage that is not larger"
+    );
+    transport.close().await;
+}

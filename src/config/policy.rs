@@ -1,16 +1,59 @@
 //! Which call goes where, as the selection takes it.
 
-use std::collections::HashSet;
+use std::{collections::HashSet, time::Duration};
+
+use iroh::EndpointId;
 
 use super::{Config, Mode, RaftTransport, settings::RAFT};
 use crate::{
     ConfigError,
-    layers::select::{Adaptive, Arm, Canary, Choice, Policy},
+    layers::select::{
+        Adaptive, Arm, Canary, Choice, Policy,
+        rollout::{Gates, RolloutConfig},
+    },
 };
 
 impl Config {
     /// What the canary of the rollout is called: its name is its salt, so that the same keys move first in each program.
     pub const ROLLOUT: &str = "rollout";
+
+    /// Whether this program's calls are moved by a rollout.
+    pub fn rolls_out(&self) -> bool {
+        let moves_all = self.rollout_services().is_empty();
+        self.rollout_enabled()
+            && self.effective_mode() == Mode::Dual
+            && self.enable_peer_connector()
+            && (moves_all || self.methods_of(self.rollout_services()).next().is_some())
+    }
+
+    /// How the rollout of the calls to a peer goes: its stages and gates, and with `rollout.state_folder` its file, which is called by the peer's identity.
+    ///
+    /// # Errors
+    /// [`ConfigError`], which no configuration leads to.
+    pub fn rollout(&self, peer: EndpointId) -> Result<RolloutConfig, ConfigError> {
+        let gates = Gates::builder()
+            .max_error_difference(self.rollout_max_error_difference())
+            .max_p99_ratio(self.rollout_max_p99_ratio())
+            .max_p99_difference(self.rollout_max_p99_difference())
+            .min_samples(u64::from(self.rollout_min_samples()))
+            .try_build()?;
+        // Whole basis points: the stages were checked.
+        let stages = self
+            .rollout_stages()
+            .iter()
+            .map(|percent| (percent * 100.0).round() as u32);
+        let dwell = self.rollout_dwell();
+        let rollout = RolloutConfig::builder(Self::ROLLOUT)
+            .stages(stages)
+            .dwell(dwell)
+            .tick(dwell.min(Duration::from_secs(1)))
+            .gates(gates);
+        match self.rollout_state_folder() {
+            Some(folder) => rollout.state_file(folder.join(format!("{peer}.rollout"))),
+            None => rollout,
+        }
+        .try_build()
+    }
 
     /// Which of this program's calls go over which transport. A rollout begins at nothing; its share is for its controller to set.
     ///
@@ -25,7 +68,7 @@ impl Config {
             }
             Mode::Dual => {}
         }
-        let canary = match self.rollout_enabled() {
+        let canary = match self.rolls_out() {
             true => {
                 let canary = Canary::builder(Self::ROLLOUT, Arm::Iroh);
                 let canary = match self.rollout_key_header() {
@@ -171,6 +214,39 @@ mod tests {
         assert_eq!(choice(&all, HEALTH), Choice::Prefer(Arm::Iroh));
         let off = "transport.rollout = { enabled = false, services = [\"vm_ops\"] }";
         assert_eq!(choice(off, VM), Choice::Prefer(Arm::Tcp));
+    }
+
+    #[test]
+    fn a_rollout_goes_by_its_table() {
+        let peer = iroh::SecretKey::from_bytes(&[1; 32]).public();
+        let config = Config::from_toml(
+            "transport.rollout = { stages = [0.01, 33.33, 100], dwell_secs = 0.5, state_folder = \"kept\" }",
+        );
+        let config = config.expect("valid");
+        let rollout = config.rollout(peer).expect("valid");
+        assert_eq!(rollout.stages(), [1, 3333, 10_000]);
+        assert!(format!("{rollout:?}").contains(&format!("kept/{peer}.rollout")));
+        let theirs = RolloutConfig::builder(Config::ROLLOUT).try_build();
+        let ours = Config::default().rollout(peer).expect("valid");
+        assert_eq!(format!("{ours:?}"), format!("{:?}", theirs.expect("valid")));
+        for (lines, rolls) in [
+            ("", false),
+            ("transport.rollout = {}", true),
+            ("transport.rollout = {}\ntransport.mode = \"grpc\"", false),
+            (
+                "transport.rollout = {}\ntransport.iroh.enabled = false",
+                false,
+            ),
+            (
+                "transport.services.a = []\ntransport.rollout.services = [\"a\"]",
+                false,
+            ),
+        ] {
+            let config = Config::from_toml(lines).expect(lines);
+            assert_eq!(config.rolls_out(), rolls, "{lines}");
+            let policy = config.policy().expect(lines);
+            assert_eq!(policy.canaries().count(), usize::from(rolls), "{lines}");
+        }
     }
 
     #[test]

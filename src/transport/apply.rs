@@ -1,6 +1,6 @@
 //! A configuration's changes, put in force in what runs.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::Arc};
 
 use tower_iroh_layers::BoxError;
 
@@ -12,10 +12,12 @@ pub(super) struct Applier {
     transport: Transport,
     /// What is in force of the two keys that may have to wait for a restart.
     mode: (Mode, bool),
+    rolls_out: bool,
 }
 
 const MODE: &str = "transport.mode";
 const ENABLED: &str = "transport.iroh.enabled";
+const ROLLOUT: &str = "transport.rollout";
 const AUTHORIZATION: &str = "transport.authorization_file";
 
 impl Applier {
@@ -23,6 +25,7 @@ impl Applier {
         let config = transport.config();
         Self {
             mode: (config.mode, config.iroh_enabled),
+            rolls_out: config.rolls_out(),
             transport,
         }
     }
@@ -51,6 +54,12 @@ impl Applier {
     }
 }
 
+/// Begins the rollouts of a configuration.
+pub(super) fn begin_rollouts(transport: &Transport, config: Arc<Config>) {
+    let plan = move |peer| config.rollout(peer);
+    transport.peers().begin_rollouts(plan);
+}
+
 impl Apply for Applier {
     fn prepare(&mut self, next: &mut Next) -> Result<Commit, BoxError> {
         let config = self.effective(next);
@@ -59,6 +68,8 @@ impl Apply for Applier {
             // A transport that was not required could not be bound: calls go as they do.
             false => None,
         };
+        let rolls_out = calls.is_some() && config.rolls_out();
+        let other_rollout = rolls_out != self.rolls_out || next.changes(ROLLOUT);
         if next.changes(AUTHORIZATION) && config.authorization_file().is_none() {
             // That would open everything to everybody, by leaving out a line.
             next.needs_restart(AUTHORIZATION);
@@ -80,10 +91,17 @@ impl Apply for Applier {
             .map(|(name, peer)| (name.to_owned(), peer.clone()))
             .collect();
         self.mode = (config.mode, config.iroh_enabled);
+        self.rolls_out = rolls_out;
+        let config = Arc::new(config);
         let transport = self.transport.clone();
         Ok(Box::new(move || {
             if let Some(calls) = calls {
                 transport.peers().set_policy(calls);
+            }
+            match (other_rollout, rolls_out) {
+                (true, true) => begin_rollouts(&transport, config),
+                (true, false) => transport.peers().end_rollouts(),
+                (false, _) => {}
             }
             if let Some(callers) = callers {
                 transport.authorization().reload(callers);

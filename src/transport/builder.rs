@@ -3,7 +3,7 @@ use std::{fmt, sync::Arc};
 use iroh::{Endpoint, SecretKey, endpoint};
 use tower_iroh_layers::{authorize::PolicyHandle, select};
 
-use super::{Transport, TransportError, policy};
+use super::{Transport, TransportError, apply::begin_rollouts, policy};
 use crate::{
     BindError, Peers, PeersBuilder, Require as Both, Server, ServerBuilder, ServerError,
     TransportKind,
@@ -175,13 +175,17 @@ impl TransportBuilder {
         for (name, peer) in config.peers() {
             peers.add(name, peer.clone());
         }
-        Ok(Transport {
+        let transport = Transport {
             id,
             endpoint,
             peers,
             policy,
             config,
-        })
+        };
+        if transport.endpoint.is_some() && transport.config.rolls_out() {
+            begin_rollouts(&transport, transport.config.clone());
+        }
+        Ok(transport)
     }
 }
 
