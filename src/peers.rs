@@ -7,9 +7,8 @@ use std::{
 };
 
 use iroh::EndpointId;
-use tonic::Status;
 use tower_iroh_layers::{
-    BoxError, Urgency,
+    Urgency,
     breaker::{BreakerConfig, Circuit, Registry},
     select::{
         Arm, Choice, Policy, SelectConfig, SelectHandle,
@@ -20,6 +19,14 @@ use tower_iroh_layers::{
 use crate::{
     Channel, ChannelBuilder, ConfigError, Links, Peer, TransportKind, lock::lock, tcp::TcpLinks,
 };
+
+mod builder;
+mod error;
+mod rollouts;
+
+pub use builder::PeersBuilder;
+pub use error::PeersError;
+use rollouts::Rollouts;
 
 /// A directory of peers: a name for each, where it is, and one [`Channel`] to it that all who ask share.
 ///
@@ -64,16 +71,6 @@ struct Shared {
     directory: Mutex<Directory>,
     rollouts: Mutex<Rollouts>,
 }
-
-/// Of its own lock: beginning a rollout reads a file.
-#[derive(Default)]
-struct Rollouts {
-    plan: Option<Plan>,
-    running: HashMap<EndpointId, Rollout>,
-}
-
-/// How the rollout to a peer goes.
-type Plan = Arc<dyn Fn(EndpointId) -> Result<RolloutConfig, ConfigError> + Send + Sync>;
 
 type Configure = Box<dyn Fn(&Peer, ChannelBuilder) -> ChannelBuilder + Send + Sync>;
 
@@ -325,28 +322,6 @@ impl Directory {
     }
 }
 
-impl Rollouts {
-    /// Begins the rollout to a peer, where there is to be one and is none.
-    fn start(&mut self, id: EndpointId, select: &SelectHandle) {
-        let Some(plan) = self.plan.clone() else {
-            return;
-        };
-        if self.running.contains_key(&id) {
-            return;
-        }
-        let begun = plan(id)
-            .map_err(BoxError::from)
-            .and_then(|config| Rollout::start(config, select.clone()).map_err(BoxError::from));
-        match begun {
-            Ok(rollout) => drop(self.running.insert(id, rollout)),
-            Err(error) => {
-                let cause = error.source().map(ToString::to_string).unwrap_or_default();
-                tracing::error!(peer = %id.fmt_short(), cause, "the rollout did not begin: {error}");
-            }
-        }
-    }
-}
-
 impl fmt::Debug for Peers {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let directory = lock(&self.shared.directory);
@@ -354,130 +329,5 @@ impl fmt::Debug for Peers {
             .field("names", &directory.peers.keys())
             .field("channels", &directory.channels.len())
             .finish_non_exhaustive()
-    }
-}
-
-/// Settings of [`Peers`]. Links over one of the transports are required, or no channel can be made.
-#[must_use]
-pub struct PeersBuilder {
-    iroh: Option<Links>,
-    tcp: Option<TcpLinks>,
-    breaker: BreakerConfig,
-    policy: Option<Policy>,
-    select: SelectConfig,
-    configure: Option<Configure>,
-}
-
-impl PeersBuilder {
-    /// The connections over iroh.
-    pub fn iroh(mut self, links: Links) -> Self {
-        self.iroh = Some(links);
-        self
-    }
-
-    /// The connections over TCP.
-    pub fn tcp(mut self, links: TcpLinks) -> Self {
-        self.tcp = Some(links);
-        self
-    }
-
-    /// Which calls go over which transport. Default: iroh, and TCP where iroh is not ready.
-    pub fn policy(mut self, policy: Policy) -> Self {
-        self.policy = Some(policy);
-        self
-    }
-
-    /// What holds for the choice whatever the policy. Default: [`SelectConfig`]'s.
-    pub fn select(mut self, select: SelectConfig) -> Self {
-        self.select = select;
-        self
-    }
-
-    /// When each peer's circuit breakers open, and for how long. Default: [`BreakerConfig`]'s.
-    pub fn breaker(mut self, breaker: BreakerConfig) -> Self {
-        self.breaker = breaker;
-        self
-    }
-
-    /// What each channel is configured with beyond that. It is asked once per channel, and may be asked once too often where several ask for the first one at
-    /// a time.
-    ///
-    /// ```
-    /// # fn example(links: tower_iroh::Links) {
-    /// use std::time::Duration;
-    /// use tower_iroh::Peers;
-    ///
-    /// let peers = Peers::builder()
-    ///     .iroh(links)
-    ///     .channel(|_, channel| channel.timeout(Duration::from_secs(5)).user_agent("cluster/1.0"))
-    ///     .build();
-    /// # }
-    /// ```
-    pub fn channel(
-        mut self,
-        configure: impl Fn(&Peer, ChannelBuilder) -> ChannelBuilder + Send + Sync + 'static,
-    ) -> Self {
-        self.configure = Some(Box::new(configure));
-        self
-    }
-
-    /// Makes the directory.
-    pub fn build(self) -> Peers {
-        let prefer_iroh = || match Policy::builder(Choice::Prefer(Arm::Iroh)).try_build() {
-            Ok(policy) => policy,
-            // A policy without a rule has none that could be wrong.
-            Err(_) => Policy::from(Arm::Iroh),
-        };
-        Peers {
-            shared: Arc::new(Shared {
-                iroh: self.iroh,
-                tcp: self.tcp,
-                circuits: Registry::new(self.breaker),
-                select: self.select,
-                configure: self.configure,
-                directory: Mutex::new(Directory {
-                    peers: BTreeMap::new(),
-                    channels: HashMap::new(),
-                    selections: HashMap::new(),
-                    policy: self.policy.unwrap_or_else(prefer_iroh),
-                }),
-                rollouts: Mutex::default(),
-            }),
-        }
-    }
-}
-
-impl fmt::Debug for PeersBuilder {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("PeersBuilder")
-            .field("breaker", &self.breaker)
-            .field("policy", &self.policy)
-            .finish_non_exhaustive()
-    }
-}
-
-/// Why there is no channel.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum PeersError {
-    /// Nobody has this name.
-    #[error("no peer is called {0:?}")]
-    Unknown(String),
-    /// There are no links over this transport.
-    #[error("no call can go over {0} here: the directory has no links over it")]
-    NoTransport(TransportKind),
-    /// The channel cannot be made with its settings.
-    #[error("the channel cannot be made")]
-    Channel(#[from] ConfigError),
-}
-
-impl From<PeersError> for Status {
-    /// NOT_FOUND for a name that nobody has, FAILED_PRECONDITION for settings that cannot be.
-    fn from(error: PeersError) -> Self {
-        match &error {
-            PeersError::Unknown(_) => Self::not_found(error.to_string()),
-            PeersError::NoTransport(_) => Self::failed_precondition(error.to_string()),
-            PeersError::Channel(cause) => Self::failed_precondition(format!("{error}: {cause}")),
-        }
     }
 }

@@ -18,6 +18,7 @@ use tower_iroh_proto::{
 };
 
 #[path = "support/waiting.rs"]
+#[allow(dead_code, reason = "what is announced needs no polling")]
 mod waiting;
 
 use waiting::soon;

@@ -61,7 +61,7 @@ impl ConfigReader {
             path: path.to_owned(),
             source,
         })?;
-        let config = self.from_text_of(path, &text)?;
+        let config = self.read_as(path, &text)?;
         for warning in config.warnings() {
             tracing::warn!(target: "tower_iroh::config", file = %path.display(), "{warning}");
         }
@@ -69,7 +69,7 @@ impl ConfigReader {
     }
 
     /// Reads what stands in the file.
-    pub(super) fn from_text_of(&self, path: &Path, text: &str) -> Result<Config, LoadError> {
+    pub(super) fn read_as(&self, path: &Path, text: &str) -> Result<Config, LoadError> {
         let mut config = self.from_toml(text).map_err(|error| error.in_file(path))?;
         let folder = path.parent().unwrap_or(Path::new(""));
         for file in [

@@ -116,12 +116,12 @@ pub struct Next {
 
 impl Next {
     /// The configuration before this one.
-    pub fn old(&self) -> &Arc<Config> {
+    pub fn before(&self) -> &Arc<Config> {
         &self.old
     }
 
     /// The configuration that is to be in force. Its keys that need a restart are to be left alone.
-    pub fn new(&self) -> &Arc<Config> {
+    pub fn config(&self) -> &Arc<Config> {
         &self.new
     }
 
@@ -159,7 +159,7 @@ impl Next {
 ///
 /// fn takes(_: impl Apply) {}
 /// takes(|next: &mut Next| {
-///     let share = next.new().rollout_stages()[0];
+///     let share = next.config().rollout_stages()[0];
 ///     Ok(Box::new(move || println!("the first stage is {share} % now")) as Commit)
 /// });
 /// ```
@@ -223,7 +223,7 @@ impl Reloader {
             let path = self.path.clone();
             return Err(ReloadError::Empty { path });
         }
-        Ok(self.reader.from_text_of(&self.path, text)?)
+        Ok(self.reader.read_as(&self.path, text)?)
     }
 
     /// Puts a configuration in force; `policy` is whether the policy that it names has another text than the last time.
@@ -318,11 +318,11 @@ mod tests {
         let seen = Seen::default();
         let sink = seen.clone();
         let apply = move |next: &mut Next| -> Result<Commit, BoxError> {
-            if next.new().mode() == Mode::Iroh {
+            if next.config().mode() == Mode::Iroh {
                 return Err("no iroh here".into());
             }
             next.needs_restart("transport.iroh.enabled");
-            let (mode, sink) = (next.new().mode(), sink.clone());
+            let (mode, sink) = (next.config().mode(), sink.clone());
             Ok(Box::new(move || sink.lock().expect("no panic").push(mode)))
         };
         let path = PathBuf::from("cluster.toml");

@@ -1,9 +1,7 @@
 //! A file that is followed.
 
 use std::{
-    fmt,
-    future::Future,
-    io,
+    fmt, io,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -33,7 +31,7 @@ use crate::ConfigError;
 ///
 /// let config = Config::from_file(&path)?;
 /// let followed = ConfigWatch::builder(&path, config).start(|next: &mut Next| {
-///     let mode = next.new().mode();
+///     let mode = next.config().mode();
 ///     Ok(Box::new(move || println!("mode {mode:?}")) as Commit)
 /// })?;
 /// let mut events = followed.events();
@@ -261,15 +259,13 @@ fn causes(error: &ReloadError) -> String {
 }
 
 /// Waits for something to happen, and then until nothing has for `quiet`, or ten times that is over.
-fn settled(told: &Notify, quiet: Duration) -> impl Future<Output = ()> {
-    async move {
-        told.notified().await;
-        let latest = Instant::now() + quiet * 10;
-        while Instant::now() < latest {
-            let until = latest.min(Instant::now() + quiet);
-            if timeout_at(until, told.notified()).await.is_err() {
-                return;
-            }
+async fn settled(told: &Notify, quiet: Duration) {
+    told.notified().await;
+    let latest = Instant::now() + quiet * 10;
+    while Instant::now() < latest {
+        let until = latest.min(Instant::now() + quiet);
+        if timeout_at(until, told.notified()).await.is_err() {
+            return;
         }
     }
 }

@@ -43,7 +43,7 @@ impl Applier {
 
     /// The configuration as far as it is put in force.
     fn effective(&self, next: &mut Next) -> Config {
-        let mut config = (**next.new()).clone();
+        let mut config = (**next.config()).clone();
         let is_changed = self.mode != (config.mode, config.iroh_enabled);
         if is_changed && !self.takes(config.effective_mode()) {
             next.needs_restart(MODE);
@@ -81,13 +81,13 @@ impl Apply for Applier {
         let names = |config: &Config| -> BTreeSet<String> {
             config.peers().map(|(name, _)| name.to_owned()).collect()
         };
-        let gone: Vec<String> = names(next.old())
+        let gone: Vec<String> = names(next.before())
             .difference(&names(&config))
             .cloned()
             .collect();
         let moved: Vec<_> = config
             .peers()
-            .filter(|(name, peer)| next.old().peers.get(*name) != Some(peer))
+            .filter(|(name, peer)| next.before().peers.get(*name) != Some(peer))
             .map(|(name, peer)| (name.to_owned(), peer.clone()))
             .collect();
         self.mode = (config.mode, config.iroh_enabled);

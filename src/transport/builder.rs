@@ -56,8 +56,6 @@ impl TransportBuilder {
     }
 
     /// Any other setting of the peers: their channels' stacks, for example.
-    ///
-    /// What [`PeersBuilder::channel`] is told replaces the buffer that the configuration asks for; [`Config::buffer`] has it.
     pub fn peers(
         mut self,
         configure: impl FnOnce(PeersBuilder) -> PeersBuilder + Send + 'static,

@@ -51,7 +51,7 @@ impl World {
             if refused.load(Ordering::SeqCst) {
                 return Err("not now".into());
             }
-            let (mode, sink) = (next.new().mode(), sink.clone());
+            let (mode, sink) = (next.config().mode(), sink.clone());
             Ok(Box::new(move || sink.lock().expect("no panic").push(mode)))
         };
         let config = Config::from_file(&path).expect("valid");

@@ -1,0 +1,115 @@
+use std::{
+    collections::{BTreeMap, HashMap},
+    fmt,
+    sync::{Arc, Mutex},
+};
+
+use tower_iroh_layers::{
+    breaker::{BreakerConfig, Registry},
+    select::{Arm, Choice, Policy, SelectConfig},
+};
+
+use super::{Configure, Directory, Peers, Shared};
+use crate::{ChannelBuilder, Links, Peer, tcp::TcpLinks};
+
+/// Settings of [`Peers`]. Links over one of the transports are required, or no channel can be made.
+#[must_use]
+pub struct PeersBuilder {
+    pub(super) iroh: Option<Links>,
+    pub(super) tcp: Option<TcpLinks>,
+    pub(super) breaker: BreakerConfig,
+    pub(super) policy: Option<Policy>,
+    pub(super) select: SelectConfig,
+    pub(super) configure: Option<Configure>,
+}
+
+impl PeersBuilder {
+    /// The connections over iroh.
+    pub fn iroh(mut self, links: Links) -> Self {
+        self.iroh = Some(links);
+        self
+    }
+
+    /// The connections over TCP.
+    pub fn tcp(mut self, links: TcpLinks) -> Self {
+        self.tcp = Some(links);
+        self
+    }
+
+    /// Which calls go over which transport. Default: iroh, and TCP where iroh is not ready.
+    pub fn policy(mut self, policy: Policy) -> Self {
+        self.policy = Some(policy);
+        self
+    }
+
+    /// What holds for the choice whatever the policy. Default: [`SelectConfig`]'s.
+    pub fn select(mut self, select: SelectConfig) -> Self {
+        self.select = select;
+        self
+    }
+
+    /// When each peer's circuit breakers open, and for how long. Default: [`BreakerConfig`]'s.
+    pub fn breaker(mut self, breaker: BreakerConfig) -> Self {
+        self.breaker = breaker;
+        self
+    }
+
+    /// What each channel is configured with beyond that, and beyond what was said before. It is asked once per channel, and may be asked once too often where several ask for the first one at
+    /// a time.
+    ///
+    /// ```
+    /// # fn example(links: tower_iroh::Links) {
+    /// use std::time::Duration;
+    /// use tower_iroh::Peers;
+    ///
+    /// let peers = Peers::builder()
+    ///     .iroh(links)
+    ///     .channel(|_, channel| channel.timeout(Duration::from_secs(5)).user_agent("cluster/1.0"))
+    ///     .build();
+    /// # }
+    /// ```
+    pub fn channel(
+        mut self,
+        configure: impl Fn(&Peer, ChannelBuilder) -> ChannelBuilder + Send + Sync + 'static,
+    ) -> Self {
+        self.configure = Some(match self.configure.take() {
+            None => Box::new(configure),
+            Some(before) => Box::new(move |peer, channel| configure(peer, before(peer, channel))),
+        });
+        self
+    }
+
+    /// Makes the directory.
+    pub fn build(self) -> Peers {
+        let prefer_iroh = || match Policy::builder(Choice::Prefer(Arm::Iroh)).try_build() {
+            Ok(policy) => policy,
+            // A policy without a rule has none that could be wrong.
+            Err(_) => Policy::from(Arm::Iroh),
+        };
+        Peers {
+            shared: Arc::new(Shared {
+                iroh: self.iroh,
+                tcp: self.tcp,
+                circuits: Registry::new(self.breaker),
+                select: self.select,
+                configure: self.configure,
+                directory: Mutex::new(Directory {
+                    peers: BTreeMap::new(),
+                    channels: HashMap::new(),
+                    selections: HashMap::new(),
+                    policy: self.policy.unwrap_or_else(prefer_iroh),
+                }),
+                rollouts: Mutex::default(),
+            }),
+        }
+    }
+}
+
+impl fmt::Debug for PeersBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PeersBuilder")
+            .field("breaker", &self.breaker)
+            .field("policy", &self.policy)
+            .finish_non_exhaustive()
+    }
+}
