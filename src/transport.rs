@@ -68,6 +68,8 @@ pub struct Transport {
     endpoint: Option<Endpoint>,
     peers: Peers,
     policy: PolicyHandle,
+    /// As it was read at the start.
+    policy_text: Option<String>,
     config: Arc<Config>,
 }
 
@@ -144,7 +146,8 @@ impl Transport {
         path: impl Into<PathBuf>,
         configure: impl FnOnce(ConfigWatchBuilder) -> ConfigWatchBuilder,
     ) -> Result<ConfigWatch, ConfigError> {
-        let watch = configure(ConfigWatch::builder(path, self.config.clone()));
+        let watch = ConfigWatch::builder(path, self.config.clone());
+        let watch = configure(watch.policy(self.policy_text.clone()));
         watch.start(Applier::new(self.clone()))
     }
 

@@ -558,3 +558,37 @@ async fn a_rollout_begins_goes_on_after_a_restart_and_ends_by_the_file() {
     );
     transport.close().await;
 }
+
+/// Between the start and the watch somebody was revoked: that is not missed, and a policy that is the same is not put in force twice.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_policy_that_changed_before_it_was_followed_is_put_in_force() {
+    for (changed, generation) in [(true, 2), (false, 1)] {
+        let folder = tempfile::tempdir().expect("a folder");
+        let policy = folder.path().join("policy.toml");
+        fs::write(&policy, "[anonymous]\nroles = []\n").expect("written");
+        let base = format!(
+            "{LOCAL}transport.authorization_file = \"{}\"\n",
+            policy.display()
+        );
+        let config = Config::from_toml(&base).expect("valid");
+        let transport = Transport::builder(config)
+            .connect()
+            .await
+            .expect("it binds");
+        if changed {
+            fs::write(&policy, "[authenticated]\nroles = []\n").expect("written");
+        }
+        let mut file = Edited::new(&transport, &base, folder);
+        if changed {
+            let in_force = || transport.authorization().generation() == generation;
+            until("the policy", in_force).await;
+        }
+        file.events.mark_unchanged();
+        let other = format!("{base}transport.migration.fallback_to_grpc = false\n");
+        let reload = file.reload(&other).await.expect("applied");
+        let key = "transport.migration.fallback_to_grpc";
+        assert!(keys(reload.applied()).contains(&key), "{reload}");
+        assert_eq!(transport.authorization().generation(), generation);
+        transport.close().await;
+    }
+}

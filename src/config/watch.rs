@@ -45,7 +45,8 @@ use crate::ConfigError;
 ///
 /// **How.** The folder is watched, since editors and Kubernetes replace a file and do not write to it; where the file is a link, the folder that it leads to
 /// too. A change is read once nothing has happened for 100 ms. The file is also looked at every 5 s, for file systems that tell nobody. The policy that
-/// `transport.authorization_file` names is followed with it, as far as that it is looked at as often.
+/// `transport.authorization_file` names is followed with it, as far as that it is looked at as often; and as it may have changed since it was read, it is put in
+/// force once more at the start.
 ///
 /// **What.** The text is read, checked and compared whole; then [`Apply`] makes ready what is needed, and only then anything changes. A file with a mistake,
 /// an empty one and one that is gone leave in force what is, and the error is told.
@@ -84,6 +85,7 @@ impl ConfigWatch {
             reader: Config::reader(),
             poll_interval: Duration::from_secs(5),
             settle: Duration::from_millis(100),
+            policy: None,
         }
     }
 
@@ -121,9 +123,17 @@ pub struct ConfigWatchBuilder {
     reader: ConfigReader,
     poll_interval: Duration,
     settle: Duration,
+    policy: Option<String>,
 }
 
 impl ConfigWatchBuilder {
+    /// The text of the policy that is in force. Where it is not known the policy is put in force once more: it may have changed since it was read.
+    #[cfg(feature = "authorize")]
+    pub(crate) fn policy(mut self, text: Option<String>) -> Self {
+        self.policy = text;
+        self
+    }
+
     /// Reads with a program's own groups. Default: without any.
     pub fn reader(mut self, reader: ConfigReader) -> Self {
         self.reader = reader;
@@ -161,6 +171,7 @@ impl ConfigWatchBuilder {
             eyes: Eyes::new(told.clone()),
             path: self.path,
             policy: None,
+            policy_in_force: self.policy.map(Ok),
             last: None,
             unsure: None,
         };
@@ -283,6 +294,8 @@ struct Follower {
     path: PathBuf,
     /// The policy that the text names which was taken last.
     policy: Option<PathBuf>,
+    /// The text of the policy that was in force at the start, as far as that is known.
+    policy_in_force: Option<Result<String, io::ErrorKind>>,
     /// What was taken last, and whether it was refused.
     last: Option<(Seen, bool)>,
     /// What was found by looking, and may be half written.
@@ -321,7 +334,7 @@ impl Follower {
                 return None;
             }
             Some((last, was_refused)) => (*was_refused, last.policy != seen.policy),
-            None => (false, false),
+            None => (false, seen.policy != self.policy_in_force),
         };
         if how == How::Looking && self.unsure.as_ref() != Some(&seen) {
             self.unsure = Some(seen);

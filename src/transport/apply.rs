@@ -75,7 +75,7 @@ impl Apply for Applier {
             next.needs_restart(AUTHORIZATION);
         }
         let callers = match next.changes(AUTHORIZATION) {
-            true => Some(policy::read(&config)?),
+            true => Some(policy::read(&config)?.0),
             false => None,
         };
         let names = |config: &Config| -> BTreeSet<String> {

@@ -1,7 +1,10 @@
 use std::{fmt, sync::Arc};
 
 use iroh::{Endpoint, SecretKey, endpoint};
-use tower_iroh_layers::{authorize::PolicyHandle, select};
+use tower_iroh_layers::{
+    authorize::{Policy, PolicyHandle},
+    select,
+};
 
 use super::{Transport, TransportError, apply::begin_rollouts, policy};
 use crate::{
@@ -81,7 +84,7 @@ impl TransportBuilder {
     /// [`TransportError`], naming what cannot be. Nothing stays bound.
     pub async fn bind(mut self) -> Result<(Transport, Server), TransportError> {
         let (config, key) = (self.config.clone(), self.take_key()?);
-        let policy = PolicyHandle::new(policy::read(&config)?);
+        let policy = policy::read(&config)?;
         let mode = config.effective_mode();
         let on_tcp = config.clone();
         let mut server = Server::builder()
@@ -123,7 +126,7 @@ impl TransportBuilder {
     /// [`TransportError`], naming what cannot be. Nothing stays bound.
     pub async fn connect(mut self) -> Result<Transport, TransportError> {
         let (config, key) = (self.config.clone(), self.take_key()?);
-        let policy = PolicyHandle::new(policy::read(&config)?);
+        let policy = policy::read(&config)?;
         let endpoint = match config.effective_mode() {
             Mode::Grpc => None,
             Mode::Iroh | Mode::Dual => {
@@ -150,7 +153,7 @@ impl TransportBuilder {
         self,
         key: SecretKey,
         endpoint: Option<Endpoint>,
-        policy: PolicyHandle,
+        (policy, policy_text): (Policy, Option<String>),
     ) -> Result<Transport, TransportError> {
         let config = self.config;
         let id = key.public();
@@ -177,7 +180,8 @@ impl TransportBuilder {
             id,
             endpoint,
             peers,
-            policy,
+            policy: PolicyHandle::new(policy),
+            policy_text,
             config,
         };
         if transport.endpoint.is_some() && transport.config.rolls_out() {

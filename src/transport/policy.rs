@@ -5,21 +5,25 @@ use tower_iroh_layers::authorize::Policy;
 use super::TransportError;
 use crate::config::{Config, text_of};
 
-/// The policy of a configuration. Without a file that says so nobody is refused.
-pub(super) fn read(config: &Config) -> Result<Policy, TransportError> {
+/// The policy of a configuration, and its text. Without a file that says so nobody is refused.
+pub(super) fn read(config: &Config) -> Result<(Policy, Option<String>), TransportError> {
     let Some(path) = config.authorization_file() else {
         let all = Policy::builder()
             .role("all", ["*"])
             .authenticated(["all"])
             .anonymous(["all"]);
-        return all
-            .try_build()
-            .map_err(|source| TransportError::policy("".as_ref(), source));
+        let all = all.try_build();
+        return match all {
+            Ok(all) => Ok((all, None)),
+            Err(source) => Err(TransportError::policy("".as_ref(), source)),
+        };
     };
     let text = text_of(path).map_err(|source| TransportError::ReadPolicy {
         path: path.to_owned(),
         source,
     })?;
-    Policy::from_toml_with(&text, crate::peer_name)
-        .map_err(|source| TransportError::policy(path, source))
+    match Policy::from_toml_with(&text, crate::peer_name) {
+        Ok(policy) => Ok((policy, Some(text))),
+        Err(source) => Err(TransportError::policy(path, source)),
+    }
 }
