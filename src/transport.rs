@@ -40,7 +40,7 @@ pub use builder::TransportBuilder;
 /// let (ours, server) = Transport::from_config(config).await?;
 /// let (addresses, handle) = (server.addresses()?, server.handle());
 /// let services = ours.tonic().add_service(EchoServer::new(EchoService));
-/// let serving = tokio::spawn(server.serve(services));
+/// let serving = tokio::spawn(server.serve(|incoming, stopped| services.serve_with_incoming_shutdown(incoming, stopped)));
 ///
 /// // Another program, which has no server.
 /// let config = Config::builder().iroh_bind_ip(Some([127, 0, 0, 1].into())).peer("node-1", addresses).try_build()?;

@@ -48,7 +48,10 @@ impl Running {
         let (transport, server) = Transport::from_config(config).await.expect("it binds");
         let (peer, handle) = (server.addresses().expect("dialable"), server.handle());
         let services = transport.tonic().add_service(EchoServer::new(EchoService));
-        let serving = tokio::spawn(server.serve(services));
+        let serving =
+            tokio::spawn(server.serve(|incoming, stopped| {
+                services.serve_with_incoming_shutdown(incoming, stopped)
+            }));
         Self {
             transport,
             peer,
@@ -478,7 +481,9 @@ async fn a_caller_is_the_same_on_both() {
     let services = transport
         .tonic()
         .add_service(EchoServer::with_interceptor(EchoService, look));
-    let serving = tokio::spawn(server.serve(services));
+    let serving = tokio::spawn(
+        server.serve(|incoming, stopped| services.serve_with_incoming_shutdown(incoming, stopped)),
+    );
     let client = client("", &peer).await;
     for kind in [TransportKind::Iroh, TransportKind::Tcp] {
         echo(over(&client, kind)).await.expect("answered");
