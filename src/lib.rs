@@ -42,6 +42,8 @@
 //!
 //! On the server's side [`Acceptor`] is an iroh `ProtocolHandler` and [`Incoming`] the stream of connections that
 //! tonic's `Server` serves; every request carries a [`PeerInfo`] that says who called.
+//!
+//! [`Transport`] makes the server and the channels to all [`Peers`] from a [configuration](config), and follows it while the program runs.
 
 #[cfg(feature = "config")]
 pub mod config;
