@@ -15,7 +15,7 @@ use tower::Service;
 use super::{Arm, SelectBody, group::Sample};
 use crate::{
     BoxError, Deadline,
-    classify::{Tracked, track_at},
+    classify::{Tracked, track, track_at},
 };
 
 pin_project! {
@@ -94,8 +94,7 @@ where
     S: Service<Request<Body>>,
 {
     let deadline = Deadline::of(&request);
-    let now = sample.started();
-    let future = track_at(service.call(request), sample, deadline, now);
+    let future = follow(service.call(request), sample, deadline);
     Flight::Iroh { future }
 }
 
@@ -109,7 +108,14 @@ where
     S: Service<Request<Body>>,
 {
     let deadline = Deadline::of(&request);
-    let now = sample.started();
-    let future = track_at(service.call(request), sample, deadline, now);
+    let future = follow(service.call(request), sample, deadline);
     Flight::Tcp { future }
+}
+
+#[inline]
+fn follow<F>(future: F, sample: Sample, deadline: Option<Deadline>) -> Tracked<F, Sample> {
+    match sample.started() {
+        Some(now) => track_at(future, sample, deadline, now),
+        None => track(future, sample, deadline),
+    }
 }

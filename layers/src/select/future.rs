@@ -278,7 +278,7 @@ where
         None => None,
     };
     group.core.decided(selected);
-    let sample = Sample::new(group, selected.arm, Instant::now());
+    let sample = Sample::new(group, selected.arm, Some(Instant::now()));
     Ok((service.call(request, sample), selected, spare))
 }
 

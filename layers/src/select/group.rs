@@ -1,6 +1,12 @@
 //! A policy at work: what its rules have measured, and where they have a call go.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
 
 use http::Request;
 use tokio::time::Instant;
@@ -26,6 +32,8 @@ pub(super) struct Active {
 /// What is known of the calls under one rule.
 pub(super) struct Group {
     windows: [Window; 2],
+    /// Counted only while there are many.
+    calls: AtomicU32,
     pilot: Option<Pilot>,
     pub(super) core: Arc<Core>,
 }
@@ -76,6 +84,10 @@ impl Active {
     }
 }
 
+/// So many samples in a slot are enough, a tenth of the window: its p99 has a rank of its own.
+const ENOUGH: u32 = 256;
+/// At least one call in so many is timed, so that a rate which falls is noticed.
+const MOST_UNTIMED: u32 = 16;
 /// For how long the calls under a rule count that has no window of its own.
 const WINDOW: Duration = Duration::from_secs(10);
 
@@ -90,9 +102,22 @@ impl Group {
         };
         Self {
             windows: [(); 2].map(|()| Window::new(window, now)),
+            calls: AtomicU32::new(0),
             pilot,
             core,
         }
+    }
+
+    /// The time, for a call that is to be timed: each, unless there are so many that some of them tell as much.
+    #[inline]
+    pub(super) fn clock(&self) -> Option<Instant> {
+        let [iroh, tcp] = &self.windows;
+        let rate = iroh.rate().max(tcp.rate());
+        let timed = rate < 2 * ENOUGH || {
+            let one_in = (rate / ENOUGH).next_power_of_two().min(MOST_UNTIMED);
+            self.calls.fetch_add(1, Ordering::Relaxed) & (one_in - 1) == 0
+        };
+        timed.then(Instant::now)
     }
 
     pub(super) fn window(&self, arm: Arm) -> &Window {
@@ -111,7 +136,7 @@ impl Group {
 
     /// Where a call goes first, by its rule.
     #[inline]
-    pub(super) fn plan<B>(&self, rule: &Rule, request: &Request<B>, now: Instant) -> Plan {
+    pub(super) fn plan<B>(&self, rule: &Rule, request: &Request<B>, now: Option<Instant>) -> Plan {
         let core = &*self.core;
         let by_rule = |default| match rule.kind {
             Kind::Default => default,
@@ -155,14 +180,15 @@ impl Group {
 pub struct Sample {
     group: Arc<Group>,
     arm: Arm,
-    started: Instant,
+    /// `None` where it is not timed.
+    started: Option<Instant>,
     /// Where its answer was counted, or 0 while there is none.
     answered: u64,
 }
 
 impl Sample {
     #[inline]
-    pub(super) fn new(group: Arc<Group>, arm: Arm, now: Instant) -> Self {
+    pub(super) fn new(group: Arc<Group>, arm: Arm, now: Option<Instant>) -> Self {
         Self {
             group,
             arm,
@@ -172,7 +198,7 @@ impl Sample {
     }
 
     #[inline]
-    pub(super) fn started(&self) -> Instant {
+    pub(super) fn started(&self) -> Option<Instant> {
         self.started
     }
 }
@@ -180,9 +206,14 @@ impl Sample {
 impl Observe for Sample {
     #[inline]
     fn answered(&mut self) {
-        let now = Instant::now();
-        let latency = now.saturating_duration_since(self.started);
-        self.answered = self.group.window(self.arm).answered(now, latency);
+        let window = self.group.window(self.arm);
+        self.answered = match self.started {
+            Some(started) => {
+                let now = Instant::now();
+                window.answered(now, now.saturating_duration_since(started))
+            }
+            None => window.latest(),
+        };
     }
 
     #[inline]

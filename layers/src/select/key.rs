@@ -35,7 +35,7 @@ impl StickyKey {
     pub(super) fn place(self, salt: u64) -> u32 {
         let high = mix(self.0 ^ salt) >> 32;
         // Below 10,000: the product is below 10,000 x 2^32.
-        (high * 10_000 >> 32) as u32
+        ((high * 10_000) >> 32) as u32
     }
 }
 

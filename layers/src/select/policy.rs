@@ -163,11 +163,18 @@ impl Policy {
 impl From<Arm> for Policy {
     /// All calls over this arm.
     fn from(arm: Arm) -> Self {
+        Choice::Fixed(arm).into()
+    }
+}
+
+impl From<Choice> for Policy {
+    /// The same for all calls.
+    fn from(choice: Choice) -> Self {
         Self {
             rules: vec![Rule {
                 kind: Kind::Default,
                 covers: String::new(),
-                choice: Choice::Fixed(arm),
+                choice,
             }],
             methods: Methods::new(),
             classes: None,
@@ -175,13 +182,16 @@ impl From<Arm> for Policy {
     }
 }
 
+/// A range of urgencies.
+type Class = (Bound<Urgency>, Bound<Urgency>);
+
 /// Makes a [`Policy`].
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct PolicyBuilder {
     default: Choice,
     methods: Vec<(Vec<String>, Choice)>,
-    classes: Vec<((Bound<Urgency>, Bound<Urgency>), Choice)>,
+    classes: Vec<(Class, Choice)>,
 }
 
 impl PolicyBuilder {

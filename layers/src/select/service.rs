@@ -14,7 +14,7 @@ use super::{
     Arm, Reason, SelectBody, SelectFuture, SelectHandle, Selected,
     flight::{One, iroh, tcp},
     future::keep,
-    group::{Group, Plan, Sample},
+    group::{Active, Group, Plan, Sample},
     shared::Shared,
     standing::Trust,
     waiting::Waiting,
@@ -26,8 +26,11 @@ use crate::BoxError;
 pub struct Select<I, T> {
     iroh: Way<I>,
     tcp: Way<T>,
-    shared: Arc<Shared>,
+    /// What the clones share, and with it what they share with handles.
     watch: Arc<Watch>,
+    /// The policy at the last look, and its generation: a call looks only whether there is another.
+    active: Arc<Active>,
+    generation: u64,
 }
 
 /// An arm, and what the last look at it found.
@@ -44,6 +47,19 @@ enum Look {
     /// Its readiness failed, which the call that needs it is told.
     Failed(BoxError),
     Pending,
+}
+
+impl Look {
+    /// An error of an arm's readiness.
+    fn take_failure(&mut self) -> Option<BoxError> {
+        match mem::replace(self, Self::None) {
+            Self::Failed(error) => Some(error),
+            look => {
+                *self = look;
+                None
+            }
+        }
+    }
 }
 
 impl<S: Clone> Way<S> {
@@ -94,7 +110,9 @@ impl<I, T> Select<I, T> {
     pub fn new(iroh: I, tcp: T, handle: SelectHandle) -> Self {
         let shared = handle.shared;
         Self {
-            watch: Arc::new(Watch::new(shared.core.clone())),
+            active: shared.active.load_full(),
+            watch: Arc::new(Watch::new(shared)),
+            generation: 0,
             iroh: Way {
                 service: iroh,
                 look: Look::None,
@@ -105,14 +123,13 @@ impl<I, T> Select<I, T> {
                 look: Look::None,
                 waits: false,
             },
-            shared,
         }
     }
 
     /// The handle that it was made with.
     pub fn handle(&self) -> SelectHandle {
         SelectHandle {
-            shared: self.shared.clone(),
+            shared: self.watch.shared.clone(),
         }
     }
 }
@@ -129,8 +146,8 @@ where
             Arm::Iroh => self.iroh.poll(cx),
             Arm::Tcp => self.tcp.poll(cx),
         }
-        if self.look(arm).0 && self.shared.core.arms.word().is_troubled(arm) {
-            self.shared.core.arms.ready(arm, Instant::now());
+        if self.look(arm).0 && self.watch.shared.core.arms.word().is_troubled(arm) {
+            self.watch.shared.core.arms.ready(arm, Instant::now());
         }
     }
 
@@ -146,21 +163,6 @@ where
         self.look(arm).0
     }
 
-    /// An error of an arm's readiness.
-    fn take_failure(&mut self, arm: Arm) -> Option<BoxError> {
-        let look = match arm {
-            Arm::Iroh => &mut self.iroh.look,
-            Arm::Tcp => &mut self.tcp.look,
-        };
-        match look {
-            Look::Failed(_) => match mem::replace(look, Look::None) {
-                Look::Failed(error) => Some(error),
-                _ => None,
-            },
-            _ => None,
-        }
-    }
-
     /// A service of an arm, without readiness.
     fn one(&self, arm: Arm) -> One<I, T> {
         match arm {
@@ -171,7 +173,8 @@ where
 
     /// Where a call goes first, now that it is known which arms are ready.
     #[cold]
-    fn reconsider(&self, plan: &mut Plan, group: &Group, now: Instant) {
+    fn reconsider(&self, plan: &mut Plan, group: &Group) {
+        let now = Instant::now();
         let other = plan.arm.other();
         if !plan.either || plan.reason == Reason::Probe || !self.is_ready(other) {
             return;
@@ -204,13 +207,8 @@ where
 
     /// The arm that comes first can't take the call now.
     #[cold]
-    fn later(
-        &mut self,
-        request: Request<Body>,
-        plan: &Plan,
-        group: &Arc<Group>,
-        now: Instant,
-    ) -> SelectFuture<I, T> {
+    fn later(&self, request: Request<Body>, plan: &Plan, group: &Arc<Group>) -> SelectFuture<I, T> {
+        let now = Instant::now();
         let core = &*group.core;
         let &Plan {
             arm,
@@ -251,11 +249,11 @@ where
 
     /// Ready when an arm is that the policy may use. Never an error: one of an arm's is the next call's that needs it.
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
-        let word = self.shared.core.arms.word();
+        let word = self.watch.shared.core.arms.word();
         let used = |shared: &Shared| Arm::ALL.map(|arm| (arm, shared.uses(arm)));
         let mut any = false;
         let mut away = false;
-        for (arm, used) in used(&self.shared) {
+        for (arm, used) in used(&self.watch.shared) {
             match arm {
                 Arm::Iroh => self.iroh.look = Look::None,
                 Arm::Tcp => self.tcp.look = Look::None,
@@ -269,7 +267,7 @@ where
         }
         if !any {
             // None but those that the task waits for: they wake this one too.
-            for (arm, used) in used(&self.shared) {
+            for (arm, used) in used(&self.watch.shared) {
                 if used && word.is_watched(arm) {
                     self.poll_arm(arm, cx);
                     any |= self.look(arm).1;
@@ -299,9 +297,15 @@ where
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
-        let now = Instant::now();
-        let active = self.shared.active.load();
-        let (rule, group) = active.of(&request);
+        let Self {
+            watch,
+            active,
+            generation,
+            ..
+        } = self;
+        watch.shared.refresh(active, generation);
+        let (rule, group) = self.active.of(&request);
+        let mut now = group.clock();
         let mut plan = match avoided(&request) {
             // Decided already: it comes back from its first arm.
             Some(arm) => Plan {
@@ -312,14 +316,19 @@ where
             None => group.plan(rule, &request, now),
         };
         if !self.is_ready(plan.arm) || group.core.arms.word().is_troubled(plan.arm) {
-            self.reconsider(&mut plan, group, now);
+            self.reconsider(&mut plan, group);
         }
         if !self.is_ready(plan.arm) {
-            let Some(error) = self.take_failure(plan.arm) else {
-                return self.later(request, &plan, group, now);
+            let look = match plan.arm {
+                Arm::Iroh => &mut self.iroh.look,
+                Arm::Tcp => &mut self.tcp.look,
             };
-            group.window(plan.arm).ended(now, true);
-            group.core.arms.failed(plan.arm, now);
+            let Some(error) = look.take_failure() else {
+                return self.later(request, &plan, group);
+            };
+            let failed = Instant::now();
+            group.window(plan.arm).ended(failed, true);
+            group.core.arms.failed(plan.arm, failed);
             if !plan.either || !self.is_ready(plan.arm.other()) {
                 let Plan { arm, reason, .. } = plan;
                 return SelectFuture::failed(error, Selected { arm, reason });
@@ -344,6 +353,10 @@ where
             }
             false => (None, request),
         };
+        if plan.reason == Reason::Probe {
+            // There are few of them, and each counts.
+            now = now.or_else(|| Some(Instant::now()));
+        }
         let sample = Sample::new(group.clone(), plan.arm, now);
         let flight = match plan.arm {
             Arm::Iroh => {
@@ -400,8 +413,9 @@ impl<I: Clone, T: Clone> Clone for Select<I, T> {
         Self {
             iroh: Way::new(self.iroh.service.clone()),
             tcp: Way::new(self.tcp.service.clone()),
-            shared: self.shared.clone(),
             watch: self.watch.clone(),
+            active: self.active.clone(),
+            generation: self.generation,
         }
     }
 }

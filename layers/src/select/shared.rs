@@ -2,7 +2,7 @@
 
 use std::sync::{
     Arc, Mutex, PoisonError,
-    atomic::{AtomicU8, Ordering},
+    atomic::{AtomicU8, AtomicU64, Ordering},
 };
 
 use arc_swap::ArcSwap;
@@ -15,6 +15,8 @@ pub(super) struct Shared {
     pub(super) active: ArcSwap<Active>,
     /// The arms that the policy may use.
     used: AtomicU8,
+    /// That of `active` or of the one before it, for a look that costs a load.
+    generation: AtomicU64,
     swapping: Mutex<()>,
 }
 
@@ -24,8 +26,20 @@ impl Shared {
         Self {
             used: AtomicU8::new(policy.arms()),
             active: ArcSwap::from_pointee(Active::new(policy, None, &core)),
+            generation: AtomicU64::new(1),
             swapping: Mutex::new(()),
             core,
+        }
+    }
+
+    /// The policy in force, for one who has that of an earlier look.
+    #[inline]
+    pub(super) fn refresh(&self, active: &mut Arc<Active>, seen: &mut u64) {
+        let generation = self.generation.load(Ordering::Acquire);
+        if generation != *seen {
+            // It may be a still later one, which is then loaded again for nothing.
+            *active = self.active.load_full();
+            *seen = generation;
         }
     }
 
@@ -49,6 +63,7 @@ impl Shared {
         }
         let next = Active::new(policy, Some(&before), &self.core);
         self.active.store(Arc::new(next));
+        self.generation.fetch_add(1, Ordering::Release);
         self.core
             .arms
             .state()

@@ -10,11 +10,12 @@ use std::{
 use tokio::{runtime::Handle, task::AbortHandle, time::Instant};
 use tower::Service;
 
-use super::{Arm, arms::Arms, core::Core};
+use super::{Arm, arms::Arms, core::Core, shared::Shared};
 
 /// Owned by the services, and not by handles: the last of the clones ends the task.
 pub(super) struct Watch {
-    core: Arc<Core>,
+    /// Here, so that a clone of a service is one reference less.
+    pub(super) shared: Arc<Shared>,
     task: Mutex<Task>,
 }
 
@@ -26,9 +27,9 @@ enum Task {
 }
 
 impl Watch {
-    pub(super) fn new(core: Arc<Core>) -> Self {
+    pub(super) fn new(shared: Arc<Shared>) -> Self {
         Self {
-            core,
+            shared,
             task: Mutex::new(Task::None),
         }
     }
@@ -44,25 +45,25 @@ impl Watch {
         T: Service<Req> + Clone + Send + 'static,
         Req: 'static,
     {
-        self.core.arms.not_ready(arm, now);
+        self.shared.core.arms.not_ready(arm, now);
         let Ok(runtime) = Handle::try_current() else {
             return;
         };
         {
             let mut task = self.lock();
             // It ends under this lock, and only if it finds none that is away.
-            self.core.arms.watch();
+            self.shared.core.arms.watch();
             match *task {
                 Task::None => *task = Task::Begins,
                 Task::Begins | Task::Runs(_) => {
-                    self.core.arms.more.notify_one();
+                    self.shared.core.arms.more.notify_one();
                     return;
                 }
             }
         }
         // Not under the lock: a runtime that shuts down drops the task at once, and its end needs it.
         let end = End(Some(Arc::downgrade(self)));
-        let task = watch(iroh.clone(), tcp.clone(), self.core.clone(), end);
+        let task = watch(iroh.clone(), tcp.clone(), self.shared.core.clone(), end);
         let task = runtime.spawn(task).abort_handle();
         let mut place = self.lock();
         if let Task::Begins = *place {
@@ -73,7 +74,7 @@ impl Watch {
     /// Whether the task may end: no arm is away.
     fn is_done(&self) -> bool {
         let mut task = self.lock();
-        let done = !self.core.arms.watch();
+        let done = !self.shared.core.arms.watch();
         if done {
             *task = Task::None;
         }
@@ -87,7 +88,7 @@ impl Drop for Watch {
         if let Task::Runs(task) = task {
             task.abort();
         }
-        self.core.arms.unwatch();
+        self.shared.core.arms.unwatch();
     }
 }
 
@@ -104,7 +105,7 @@ impl Drop for End {
     fn drop(&mut self) {
         if let Some(watch) = self.watch() {
             *watch.lock() = Task::None;
-            watch.core.arms.unwatch();
+            watch.shared.core.arms.unwatch();
         }
     }
 }

@@ -19,6 +19,10 @@ pub(super) struct Window {
     /// Nanoseconds in a slot.
     tick: u64,
     slots: Box<[Slot]>,
+    /// The last tick that somebody saw.
+    latest: AtomicU64,
+    /// How many calls ended in the slot before.
+    rate: AtomicU32,
 }
 
 struct Slot {
@@ -84,6 +88,8 @@ impl Window {
             start,
             tick: (window.as_nanos() as u64 / SLOTS).max(1),
             slots: (0..SLOTS).map(|_| Slot::new()).collect(),
+            latest: AtomicU64::new(0),
+            rate: AtomicU32::new(0),
         }
     }
 
@@ -121,7 +127,26 @@ impl Window {
             .ok()?;
         slot.empty();
         slot.stamp.store(tick, Ordering::Release);
+        let before = self.latest.swap(tick, Ordering::Relaxed);
+        let before = self
+            .slots
+            .get((before % SLOTS) as usize)
+            .filter(|slot| before + 1 == tick && slot.stamp.load(Ordering::Acquire) == before);
+        let rate = before.map_or(0, |slot| slot.ended.load(Ordering::Relaxed));
+        self.rate.store(rate, Ordering::Relaxed);
         Some(slot)
+    }
+
+    /// How many calls ended in the last slot that is complete; 0 after a pause.
+    #[inline]
+    pub(super) fn rate(&self) -> u32 {
+        self.rate.load(Ordering::Relaxed)
+    }
+
+    /// The slot of the last look at the clock, for a call that has none.
+    #[inline]
+    pub(super) fn latest(&self) -> u64 {
+        self.latest.load(Ordering::Relaxed)
     }
 
     /// A call's answer has begun. Returns which slot that is, for [`succeeded_in`](Self::succeeded_in).
@@ -256,6 +281,25 @@ mod tests {
                 prop_assert_eq!(read.failures, failures as u64);
             }
         }
+    }
+
+    #[test]
+    fn the_rate_is_that_of_the_slot_before() {
+        let start = Instant::now();
+        let window = Window::new(Duration::from_secs(10), start);
+        let at = |seconds| start + Duration::from_secs(seconds);
+        for _ in 0..700 {
+            window.ended(at(0), false);
+        }
+        assert_eq!(window.rate(), 0, "not complete");
+        let tick = window.answered(at(1), Duration::ZERO);
+        assert_eq!((window.rate(), window.latest()), (700, tick));
+        assert!(window.succeeded_in(tick));
+        window.answered(at(5), Duration::ZERO);
+        assert_eq!(window.rate(), 0, "a pause");
+        assert!(window.succeeded_in(tick), "still within the window");
+        window.answered(at(11), Duration::ZERO);
+        assert!(!window.succeeded_in(tick));
     }
 
     #[test]

@@ -200,7 +200,7 @@ mod below_a_retry {
                 reason: Reason::FailedUnsent,
             };
             assert_eq!(over.expect("answered"), expected);
-            assert_eq!(start.elapsed(), MS * 0, "no backoff");
+            assert_eq!(start.elapsed(), std::time::Duration::ZERO, "no backoff");
             assert_eq!((stage.iroh.calls(), stage.tcp.begun()), (1, 1));
             let bytes = stage.tcp.bytes.load(std::sync::atomic::Ordering::Relaxed);
             assert_eq!(bytes, 8, "all of the request");
@@ -238,4 +238,40 @@ mod below_a_retry {
         assert!(error.expect_err("unreached").is::<Fault>());
         assert_eq!((stage.iroh.calls(), stage.tcp.calls()), (3, 0));
     }
+}
+
+/// A buffer above holds calls while neither arm is ready, and those whose own arm is not.
+#[cfg(feature = "buffer")]
+#[tokio::test(start_paused = true)]
+async fn a_buffer_above_holds_its_calls_until_an_arm_is_there() {
+    use tower_iroh_layers::buffer::{Buffer, BufferConfig, WaitForReady};
+
+    let stage = stage(policy(Choice::Prefer(Arm::Iroh)));
+    let mut client = Buffer::new(BufferConfig::default(), stage.client.clone());
+    stage.iroh.ready(false);
+    stage.tcp.ready(false);
+    let mut call = |path| {
+        let mut request = request(path);
+        request.extensions_mut().insert(WaitForReady);
+        tokio::spawn(client.call(request))
+    };
+    let either = call("/a.B/C");
+    tokio::time::sleep(SECOND * 30).await;
+    assert!(!either.is_finished());
+    stage.tcp.ready(true);
+    let over = either.await.expect("no panic").expect("answered");
+    let selected: &Selected = over.extensions().get().expect("selected");
+    assert_eq!(
+        (selected.arm, selected.reason),
+        (Arm::Tcp, Reason::NotReady)
+    );
+
+    let fixed = call("/x.Y/Z");
+    tokio::time::sleep(SECOND * 30).await;
+    assert!(!fixed.is_finished());
+    stage.iroh.ready(true);
+    let over = fixed.await.expect("no panic").expect("answered");
+    let selected: &Selected = over.extensions().get().expect("selected");
+    assert_eq!((selected.arm, selected.reason), (Arm::Iroh, Reason::Method));
+    assert_eq!((stage.iroh.begun(), stage.tcp.begun()), (1, 1));
 }

@@ -8,3 +8,4 @@ mod compose;
 mod fallback;
 mod policy;
 mod readiness;
+mod tells;

@@ -145,3 +145,28 @@ async fn a_rule_that_stays_keeps_what_it_has_measured() {
     stage.handle.swap(Arm::Tcp);
     assert_eq!(stage.handle.statistics(Arm::Iroh).calls, 0);
 }
+
+/// Five thousand a second: all are counted, and some are timed.
+#[tokio::test(start_paused = true)]
+async fn where_there_are_very_many_some_are_timed_and_all_are_counted() {
+    let mut stage = stage(Arm::Iroh);
+    stage.iroh.fails_every(50);
+    for _ in 0..50 * 4 {
+        for _ in 0..100 {
+            call(&mut stage.client).await.expect("answered");
+        }
+        tokio::time::sleep(MS * 20).await;
+    }
+    let seen = stage.handle.statistics(Arm::Iroh);
+    assert_eq!((seen.calls, seen.failures), (20_000, 400));
+    let timed = seen.latencies.count();
+    assert!((20_000 / 16..10_000).contains(&timed), "{timed}");
+    // It notices that there are few again, and times each.
+    tokio::time::sleep(SECOND * 20).await;
+    for _ in 0..116 {
+        call(&mut stage.client).await.expect("answered");
+        tokio::time::sleep(MS).await;
+    }
+    let timed = stage.handle.statistics(Arm::Iroh).latencies.count();
+    assert!((100..=116).contains(&timed), "{timed}");
+}

@@ -53,21 +53,21 @@ impl Pilot {
         }
     }
 
-    /// Where a call goes, and the switch that was made for it.
+    /// Where a call goes, and the switch that was made for it. Who has not looked at the clock may still be a probe.
     pub(in super::super) fn choose(
         &self,
-        now: Instant,
+        now: Option<Instant>,
         windows: &[Window; 2],
         arms: &Arms,
         dwell: Duration,
     ) -> (Arm, Reason, Option<Why>) {
-        let at = nanos(now.saturating_duration_since(self.start));
-        let why = match claim(&self.next_look, at, LOOK) {
-            true => {
+        let at = now.map(|now| nanos(now.saturating_duration_since(self.start)));
+        let why = match (now, at) {
+            (Some(now), Some(at)) if claim(&self.next_look, at, LOOK) => {
                 arms.settle_returned(now, dwell);
                 self.look(now, windows, arms)
             }
-            false => None,
+            _ => None,
         };
         let current = self.current();
         let idle = current.other();
@@ -78,16 +78,17 @@ impl Pilot {
     }
 
     #[inline]
-    fn is_probe(&self, at: u64) -> bool {
-        if claim(&self.next_probe, at, self.config.probe_every) {
+    fn is_probe(&self, at: Option<u64>) -> bool {
+        let every = self.config.probe_every;
+        if at.is_some_and(|at| claim(&self.next_probe, at, every)) {
             return true;
         }
         let number = self.calls.fetch_add(1, Ordering::Relaxed);
         // Not each hundredth: calls may have a rhythm of their own.
-        let place = (mix(number) >> 32) * 10_000 >> 32;
+        let place = ((mix(number) >> 32) * 10_000) >> 32;
         let probe = place < u64::from(self.config.probe_share);
-        if probe {
-            let next = at.saturating_add(nanos(self.config.probe_every));
+        if let (true, Some(at)) = (probe, at) {
+            let next = at.saturating_add(nanos(every));
             self.next_probe.store(next, Ordering::Relaxed);
         }
         probe
@@ -146,7 +147,7 @@ mod tests {
         let pilot = Pilot::new(config, now);
         let (mut switches, mut currents, mut calls) = (Vec::new(), Vec::new(), [0; 2]);
         for n in 0..seconds * 200 {
-            let (arm, _, why) = pilot.choose(now, &windows, &arms, Duration::from_secs(5));
+            let (arm, _, why) = pilot.choose(Some(now), &windows, &arms, Duration::from_secs(5));
             switches.extend(why);
             calls[arm.index()] += 1;
             // Some scatter, always the same.

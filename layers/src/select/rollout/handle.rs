@@ -1,8 +1,4 @@
-use std::{
-    fmt,
-    sync::Arc,
-    time::{Duration, SystemTime},
-};
+use std::{fmt, sync::Arc, time::SystemTime};
 
 use tokio::{runtime::Handle, sync::watch, task::AbortHandle};
 
@@ -144,12 +140,6 @@ impl Rollout {
         let why = why.into();
         self.shared
             .order(|machine, now| machine.roll_back(now, why));
-    }
-
-    /// How long it takes at least from the first stage to the end: the dwell times of its stages.
-    pub fn least(config: &RolloutConfig) -> Duration {
-        let stages = u32::try_from(config.stages.len()).unwrap_or(u32::MAX);
-        config.dwell.saturating_mul(stages)
     }
 }
 
