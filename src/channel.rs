@@ -25,6 +25,7 @@ mod way;
 
 use arm::Arm;
 pub use builder::ChannelBuilder;
+use stack::Leads;
 pub use stack::{Stack, StackBuilder, StackHandle, Stacked};
 use way::{Source, Way};
 
@@ -48,8 +49,8 @@ use way::{Source, Way};
 ///
 /// It dials when the first call needs it and again whenever that is needed; clones share everything.
 ///
-/// It is a [`Stack`] of layers over the peer's [`Links`], or its [`TcpLinks`]: metrics, deadline, priority, retry, buffer, fail fast and breaker, each to be
-/// configured or left out with [`ChannelBuilder::stack`]. As it comes it sends nothing twice: a retry or a buffered call needs a method that is listed, or
+/// It is a [`Stack`] of layers over the peer's [`Links`], its [`TcpLinks`], or [both](ChannelBuilder::select): metrics, deadline, priority, retry, buffer, fail fast, selection and
+/// breaker, each to be configured or left out with [`ChannelBuilder::stack`]. As it comes it sends nothing twice: a retry or a buffered call needs a method that is listed, or
 /// a call that says so.
 ///
 /// **Readiness.** Always ready. What waits (a dial, a place in a lane, an open breaker) waits in the response future, under the
@@ -108,9 +109,11 @@ impl Channel {
         ChannelBuilder::with_tcp_links(links)
     }
 
-    /// What it leads over.
-    pub fn transport(&self) -> TransportKind {
-        self.source.transport()
+    /// Which transports it leads over, with the choice between them in [`stack`](Self::stack) where there are two.
+    pub fn transports(&self) -> impl Iterator<Item = TransportKind> {
+        let there = [self.source.iroh.is_some(), self.source.tcp.is_some()];
+        let all = TransportKind::ALL.into_iter().zip(there);
+        all.filter_map(|(transport, there)| there.then_some(transport))
     }
 
     /// Whom the channel calls.
@@ -118,14 +121,26 @@ impl Channel {
         self.peer
     }
 
-    /// The state of the connection, to be watched.
+    /// The state of the connection, to be watched: that over iroh, where there are two. [`state_of`](Self::state_of) has both.
     pub fn state(&self) -> watch::Receiver<State> {
-        self.source.state(self.peer)
+        // One of them is there.
+        let state = self.state_of(self.source.transport());
+        state.unwrap_or_else(|| watch::channel(State::Idle).1)
     }
 
-    /// What is known of the connection; `None` while there is none.
+    /// The state of the connection over one transport, to be watched; `None` where the channel does not lead over it.
+    pub fn state_of(&self, transport: TransportKind) -> Option<watch::Receiver<State>> {
+        self.source.state(transport, self.peer)
+    }
+
+    /// What is known of the connection, that over iroh where there are two; `None` while there is none.
     pub fn stats(&self) -> Option<PeerStats> {
-        self.source.stats(&self.peer)
+        self.stats_of(self.source.transport())
+    }
+
+    /// What is known of the connection over one transport; `None` while there is none.
+    pub fn stats_of(&self, transport: TransportKind) -> Option<PeerStats> {
+        self.source.stats(transport, &self.peer)
     }
 
     /// The stack's handles: breaker, buffer, retry budget.
@@ -133,23 +148,17 @@ impl Channel {
         self.stacked.handle()
     }
 
-    /// The links beneath, of a channel over iroh.
+    /// The links beneath, of a channel that leads over iroh.
     pub fn links(&self) -> Option<&Links> {
-        match &self.source {
-            Source::Iroh(links) => Some(links),
-            Source::Tcp(_) => None,
-        }
+        self.source.iroh.as_ref()
     }
 
-    /// The links beneath, of a channel over TCP.
+    /// The links beneath, of a channel that leads over TCP.
     pub fn tcp_links(&self) -> Option<&TcpLinks> {
-        match &self.source {
-            Source::Iroh(_) => None,
-            Source::Tcp(links) => Some(links),
-        }
+        self.source.tcp.as_ref()
     }
 
-    /// Closes the connection. Calls in flight end with UNAVAILABLE; a later call dials again.
+    /// Closes the connection, or both. Calls in flight end with UNAVAILABLE; a later call dials again.
     pub fn close(&self) {
         self.source.close(&self.peer);
     }

@@ -8,16 +8,16 @@ use std::{
 
 use iroh::EndpointId;
 use tower_iroh_layers::{
-    Urgency,
     breaker::{BreakerConfig, Circuit, Registry},
     select::{
-        Arm, Choice, Policy, SelectConfig, SelectHandle,
+        Policy, SelectConfig, SelectHandle,
         rollout::{Rollout, RolloutConfig},
     },
 };
 
 use crate::{
-    Channel, ChannelBuilder, ConfigError, Links, Peer, TransportKind, lock::lock, tcp::TcpLinks,
+    Channel, ChannelBuilder, ConfigError, Links, Peer, StackBuilder, TransportKind, lock::lock,
+    tcp::TcpLinks,
 };
 
 mod builder;
@@ -74,9 +74,17 @@ struct Shared {
 
 type Configure = Box<dyn Fn(&Peer, ChannelBuilder) -> ChannelBuilder + Send + Sync>;
 
+/// What a channel leads over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Over {
+    One(TransportKind),
+    /// Both, and the policy chooses.
+    Chosen,
+}
+
 struct Directory {
     peers: BTreeMap<String, Peer>,
-    channels: HashMap<(EndpointId, TransportKind), Channel>,
+    channels: HashMap<(EndpointId, Over), Channel>,
     selections: HashMap<EndpointId, SelectHandle>,
     policy: Policy,
 }
@@ -142,18 +150,17 @@ impl Peers {
             .collect()
     }
 
-    /// The channel to a peer. Nothing is dialled.
+    /// The channel to a peer: over the links that there are, and where there are links over both transports, over whichever the [policy](Self::set_policy) says
+    /// for each call. Nothing is dialled.
     ///
     /// # Errors
     /// [`PeersError::Unknown`] for a name that nobody has, [`PeersError::Channel`] where [`PeersBuilder::channel`] made settings that cannot be.
     pub fn channel(&self, name: &str) -> Result<Channel, PeersError> {
-        let shared = &*self.shared;
-        let transport = match (&shared.iroh, &shared.tcp) {
-            (Some(_), None) => TransportKind::Iroh,
-            (None, _) => TransportKind::Tcp,
-            (Some(_), Some(_)) => first(&lock(&shared.directory).policy),
-        };
-        self.channel_over(name, transport)
+        match (&self.shared.iroh, &self.shared.tcp) {
+            (Some(_), None) => self.channel_by(name, Over::One(TransportKind::Iroh)),
+            (None, _) => self.channel_by(name, Over::One(TransportKind::Tcp)),
+            (Some(_), Some(_)) => self.channel_by(name, Over::Chosen),
+        }
     }
 
     /// A channel to a peer over one transport and no other, whatever the policy says: to look at it, or to measure it.
@@ -161,6 +168,10 @@ impl Peers {
     /// # Errors
     /// As [`channel`](Self::channel), and [`PeersError::NoTransport`] where the directory has no links over it.
     pub fn channel_over(&self, name: &str, over: TransportKind) -> Result<Channel, PeersError> {
+        self.channel_by(name, Over::One(over))
+    }
+
+    fn channel_by(&self, name: &str, over: Over) -> Result<Channel, PeersError> {
         let peer = {
             let directory = lock(&self.shared.directory);
             let Some(peer) = directory.peers.get(name) else {
@@ -171,8 +182,12 @@ impl Peers {
             }
             peer.clone()
         };
+        let select = match over {
+            Over::Chosen => self.select(name),
+            Over::One(_) => None,
+        };
         // Somebody's own function is called: not with the lock.
-        let made = self.make(&peer, over)?;
+        let made = self.make(&peer, over, select)?;
         let mut directory = lock(&self.shared.directory);
         if !directory.knows(peer.id()) {
             // Removed meanwhile: it is the caller's alone.
@@ -273,34 +288,43 @@ impl Peers {
         }
     }
 
-    fn make(&self, peer: &Peer, over: TransportKind) -> Result<Channel, PeersError> {
+    fn make(
+        &self,
+        peer: &Peer,
+        over: Over,
+        select: Option<SelectHandle>,
+    ) -> Result<Channel, PeersError> {
+        let circuit = |over| self.circuit(peer.id(), over);
         let builder = match (over, &self.shared.iroh, &self.shared.tcp) {
-            (TransportKind::Iroh, Some(links), _) => Channel::with_links(links.clone()),
-            (TransportKind::Tcp, _, Some(links)) => Channel::with_tcp_links(links.clone()),
-            _ => return Err(PeersError::NoTransport(over)),
+            (Over::One(TransportKind::Iroh), Some(links), _) => {
+                let circuit = circuit(TransportKind::Iroh);
+                Channel::with_links(links.clone()).stack(|stack| stack.circuit(circuit))
+            }
+            (Over::One(TransportKind::Tcp), _, Some(links)) => {
+                let circuit = circuit(TransportKind::Tcp);
+                Channel::with_tcp_links(links.clone()).stack(|stack| stack.circuit(circuit))
+            }
+            (Over::Chosen, Some(links), Some(tcp)) => {
+                let select = select.ok_or_else(|| PeersError::Unknown(peer.id().to_string()))?;
+                let circuits = TransportKind::ALL.map(|over| (over, circuit(over)));
+                let builder = Channel::with_links(links.clone()).shared_tcp_links(tcp.clone());
+                builder.select(select).stack(|stack| {
+                    let of = |stack: StackBuilder, (over, circuit)| stack.circuit_of(over, circuit);
+                    circuits.into_iter().fold(stack, of)
+                })
+            }
+            (Over::One(over), ..) => return Err(PeersError::NoTransport(over)),
+            (Over::Chosen, Some(_), None) => {
+                return Err(PeersError::NoTransport(TransportKind::Tcp));
+            }
+            (Over::Chosen, None, _) => return Err(PeersError::NoTransport(TransportKind::Iroh)),
         };
-        let circuit = self.circuit(peer.id(), over);
-        let builder = builder
-            .peer(peer.clone())
-            .stack(|stack| stack.circuit(circuit));
+        let builder = builder.peer(peer.clone());
         let built = match &self.shared.configure {
             Some(configure) => configure(peer, builder).build(),
             None => builder.build(),
         };
         Ok(built?)
-    }
-}
-
-/// The transport that calls without a rule of their own are to go over first.
-fn first(policy: &Policy) -> TransportKind {
-    let arm = match policy.choice("", Urgency::default()) {
-        Choice::Fixed(arm) | Choice::Prefer(arm) => *arm,
-        Choice::Canary(canary) => canary.to().other(),
-        Choice::Adaptive(_) => Arm::Iroh,
-    };
-    match arm {
-        Arm::Iroh => TransportKind::Iroh,
-        Arm::Tcp => TransportKind::Tcp,
     }
 }
 
@@ -315,9 +339,7 @@ impl Directory {
         if self.knows(id) {
             return None;
         }
-        for over in [TransportKind::Iroh, TransportKind::Tcp] {
-            self.channels.remove(&(id, over));
-        }
+        self.channels.retain(|(peer, _), _| *peer != id);
         self.selections.remove(&id).map(|_| id)
     }
 }

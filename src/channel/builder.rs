@@ -3,11 +3,11 @@ use std::time::Duration;
 use http::HeaderValue;
 use iroh::{Endpoint, SecretKey};
 use tower::Layer as _;
-use tower_iroh_layers::Urgency;
+use tower_iroh_layers::{Urgency, select::SelectHandle};
 
-use super::{Arm, Channel, Stack, StackBuilder, Way, way};
+use super::{Arm, Channel, Leads, Stack, StackBuilder, Way, way};
 use crate::{
-    ConfigError, Lanes, Links, LinksBuilder, Peer, Tuning,
+    ConfigError, Lanes, Links, LinksBuilder, Peer, TransportKind, Tuning,
     tcp::{TcpLinks, TcpLinksBuilder},
 };
 
@@ -34,63 +34,87 @@ use crate::{
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct ChannelBuilder {
-    links: Source,
+    iroh: Option<Given<LinksBuilder, Links>>,
+    tcp: Option<Given<TcpLinksBuilder, TcpLinks>>,
+    /// A setting that the links cannot have.
+    contradiction: Option<&'static str>,
+    select: Option<SelectHandle>,
+    /// For links over TCP that are made in the end.
+    lanes: Option<Lanes>,
     peer: Option<Peer>,
     user_agent: Option<String>,
     stack: StackBuilder,
 }
 
+/// Links of the channel's own, to be made; or such that others use too.
 #[derive(Clone, Debug)]
-enum Source {
-    Iroh(LinksBuilder),
-    Tcp(TcpLinksBuilder),
-    Shared {
-        links: SharedLinks,
-        /// A setting that only links of the channel's own could have.
-        contradiction: Option<&'static str>,
-    },
-    /// Links of the channel's own, and a setting of links over the other transport.
-    Other(&'static str),
-}
-
-#[derive(Clone, Debug)]
-enum SharedLinks {
-    Iroh(Links),
-    Tcp(TcpLinks),
+enum Given<B, L> {
+    Own(B),
+    Shared(L),
 }
 
 impl ChannelBuilder {
     pub(super) fn new(endpoint: Endpoint) -> Self {
-        Self::from_source(Source::Iroh(Links::builder(endpoint)), "iroh")
-    }
-
-    pub(super) fn tcp(key: SecretKey) -> Self {
-        Self::from_source(Source::Tcp(TcpLinks::builder(key)), "tcp")
-    }
-
-    pub(super) fn with_tcp_links(links: TcpLinks) -> Self {
-        let shared = Source::Shared {
-            links: SharedLinks::Tcp(links),
-            contradiction: None,
-        };
-        Self::from_source(shared, "tcp")
+        let links = Given::Own(Links::builder(endpoint));
+        Self::leading(Some(links), None, "iroh")
     }
 
     pub(super) fn with_links(links: Links) -> Self {
-        let shared = Source::Shared {
-            links: SharedLinks::Iroh(links),
-            contradiction: None,
-        };
-        Self::from_source(shared, "iroh")
+        Self::leading(Some(Given::Shared(links)), None, "iroh")
     }
 
-    fn from_source(links: Source, transport: &'static str) -> Self {
+    pub(super) fn tcp(key: SecretKey) -> Self {
+        let links = Given::Own(TcpLinks::builder(key));
+        Self::leading(None, Some(links), "tcp")
+    }
+
+    pub(super) fn with_tcp_links(links: TcpLinks) -> Self {
+        Self::leading(None, Some(Given::Shared(links)), "tcp")
+    }
+
+    fn leading(
+        iroh: Option<Given<LinksBuilder, Links>>,
+        tcp: Option<Given<TcpLinksBuilder, TcpLinks>>,
+        transport: &'static str,
+    ) -> Self {
         Self {
-            links,
+            iroh,
+            tcp,
+            contradiction: None,
+            select: None,
+            lanes: None,
             peer: None,
             user_agent: None,
             stack: Stack::builder().transport(transport),
         }
+    }
+
+    /// Leads over TCP too, and chooses between the two transports for each call, by the policy of `select`. For channels that begin with an endpoint, or with links over
+    /// iroh: over TCP it proves the same identity. The peer must [say where it answers](crate::Peer::with_tcp), else its calls over TCP find no address.
+    ///
+    /// ```
+    /// # async fn example(endpoint: iroh::Endpoint, peer: tower_iroh::Peer) -> Result<(), Box<dyn std::error::Error>> {
+    /// use tower_iroh::layers::select::{Arm, Choice, Policy, SelectHandle};
+    ///
+    /// let policy = Policy::builder(Choice::Prefer(Arm::Iroh))
+    ///     .methods(["/shop.v1.Orders/*"], Choice::Fixed(Arm::Tcp))
+    ///     .try_build()?;
+    /// let select = SelectHandle::new(policy);
+    /// let channel = tower_iroh::Channel::builder(endpoint).peer(peer).select(select.clone()).build()?;
+    /// // Later, and for the calls from then on:
+    /// select.swap(Arm::Tcp);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn select(mut self, select: SelectHandle) -> Self {
+        self.select = Some(select);
+        self
+    }
+
+    /// The links over TCP of a channel that [chooses](Self::select), where others use them too.
+    pub fn shared_tcp_links(mut self, links: TcpLinks) -> Self {
+        self.tcp = Some(Given::Shared(links));
+        self
     }
 
     /// Whom to call, and where the peer is. Required.
@@ -135,11 +159,17 @@ impl ChannelBuilder {
         self
     }
 
-    /// The lanes of the channel's own links. Default [`Lanes::standard`].
-    pub fn lanes(self, lanes: Lanes) -> Self {
-        match &self.links {
-            Source::Tcp(_) => self.tcp_links(|links| links.lanes(lanes)),
-            _ => self.own("channel.lanes", |links| links.lanes(lanes)),
+    /// The lanes of the channel's own links, over either transport. Default [`Lanes::standard`].
+    pub fn lanes(mut self, lanes: Lanes) -> Self {
+        if self.iroh.is_some() {
+            self = self.own("channel.lanes", |links| links.lanes(lanes.clone()));
+        }
+        match self.tcp {
+            Some(_) => self.tcp_links(|links| links.lanes(lanes)),
+            None => Self {
+                lanes: Some(lanes),
+                ..self
+            },
         }
     }
 
@@ -196,10 +226,18 @@ impl ChannelBuilder {
     /// # }
     /// ```
     pub fn tcp_links(mut self, configure: impl FnOnce(TcpLinksBuilder) -> TcpLinksBuilder) -> Self {
-        self.links = match self.links {
-            Source::Tcp(links) => Source::Tcp(configure(links)),
-            other => other.contradicted("channel.tcp_links"),
+        let own = match (self.tcp.take(), self.key()) {
+            (None, Some(key)) => Given::Own(self.new_tcp(key)),
+            (Some(links), _) => links,
+            (None, None) => return self,
         };
+        self.tcp = Some(match own {
+            Given::Own(links) => Given::Own(configure(links)),
+            shared => {
+                self.contradiction = Some("channel.tcp_links");
+                shared
+            }
+        });
         self
     }
 
@@ -209,19 +247,40 @@ impl ChannelBuilder {
         setting: &'static str,
         configure: impl FnOnce(LinksBuilder) -> LinksBuilder,
     ) -> Self {
-        self.links = match self.links {
-            Source::Iroh(links) => Source::Iroh(configure(links)),
-            other => other.contradicted(setting),
+        self.iroh = match self.iroh {
+            Some(Given::Own(links)) => Some(Given::Own(configure(links))),
+            other => {
+                self.contradiction = Some(setting);
+                other
+            }
         };
         self
+    }
+
+    /// Links over TCP beside those over iroh.
+    fn new_tcp(&self, key: SecretKey) -> TcpLinksBuilder {
+        let links = TcpLinks::builder(key);
+        match &self.lanes {
+            Some(lanes) => links.lanes(lanes.clone()),
+            None => links,
+        }
+    }
+
+    /// The identity that is proved over iroh.
+    fn key(&self) -> Option<SecretKey> {
+        let endpoint = match self.iroh.as_ref()? {
+            Given::Own(links) => links.endpoint(),
+            Given::Shared(links) => links.endpoint(),
+        };
+        Some(endpoint.secret_key().clone())
     }
 
     /// Checks the settings and makes the channel. Nothing is dialled.
     ///
     /// # Errors
     /// [`ConfigError`], naming the setting, its value, and what is accepted.
-    pub fn build(self) -> Result<Channel, ConfigError> {
-        let Some(peer) = self.peer else {
+    pub fn build(mut self) -> Result<Channel, ConfigError> {
+        let Some(peer) = self.peer.take() else {
             return Err(ConfigError::new(
                 "channel.peer",
                 "nothing",
@@ -236,83 +295,104 @@ impl ChannelBuilder {
         let user_agent = HeaderValue::from_str(&user_agent).map_err(|_| {
             ConfigError::new(
                 "channel.user_agent",
-                format_args!("{:?}", self.user_agent.unwrap_or_default()),
+                format_args!("{:?}", self.user_agent.take().unwrap_or_default()),
                 "visible ASCII characters and spaces are accepted",
             )
         })?;
-        let source = self.links.build()?;
         let id = peer.id();
-        match &source {
-            way::Source::Iroh(links) if !peer.addr().is_empty() => links.add_peer(peer),
-            way::Source::Iroh(_) => {}
-            way::Source::Tcp(links) => links.add_peer(peer),
+        let select = self.select.take();
+        let source = self.ends(select.is_some())?;
+        if let Some(links) = &source.iroh
+            && !peer.addr().is_empty()
+        {
+            links.add_peer(peer.clone());
         }
-        let known = source.clone();
-        let stack = self
-            .stack
-            .connection(source.state(id))
-            .rtt(move || known.rtt(&id))
-            .try_build()?;
-        let policy = stack.retry_policy();
-        let arm = match &source {
-            way::Source::Iroh(links) => {
-                Arm::new(links.pool.clone(), id, user_agent, policy).map(Way::Iroh)
+        if let Some(links) = &source.tcp {
+            links.add_peer(peer);
+        }
+        let mut stack = self.stack;
+        let policy = stack.declared().clone();
+        let unfit = || ConfigError::new("channel.peer", id, "an endpoint id that fits a URI");
+        let iroh = source.iroh.as_ref().map(|links| {
+            let arm = Arm::new(links.pool.clone(), id, user_agent.clone(), &policy);
+            let arm = arm.map(Way::Iroh).ok_or_else(unfit)?;
+            Ok((
+                arm,
+                Leads::new(&source, links.state(id), TransportKind::Iroh, id),
+            ))
+        });
+        let tcp = source.tcp.as_ref().map(|links| {
+            let arm = Arm::new(links.pool().clone(), id, user_agent.clone(), &policy);
+            let arm = arm.map(Way::Tcp).ok_or_else(unfit)?;
+            Ok((
+                arm,
+                Leads::new(&source, links.state(id), TransportKind::Tcp, id),
+            ))
+        });
+        let stacked = match (iroh.transpose()?, tcp.transpose()?, select) {
+            (Some((iroh, to)), Some((tcp, and_to)), Some(select)) => {
+                let (iroh, tcp) = ((iroh.waiting(), to), (tcp.waiting(), and_to));
+                stack.try_build()?.between(iroh, tcp, select)
             }
-            way::Source::Tcp(links) => {
-                Arm::new(links.pool().clone(), id, user_agent, policy).map(Way::Tcp)
+            (Some((only, to)), ..) | (None, Some((only, to)), _) => {
+                stack = stack.connection(to.state).rtt(move || (to.rtt)());
+                stack.try_build()?.layer(only)
             }
-        };
-        let Some(arm) = arm else {
-            return Err(ConfigError::new(
-                "channel.peer",
-                id,
-                "an endpoint id that fits a URI",
-            ));
+            (None, None, _) => return Err(unfit()),
         };
         Ok(Channel {
-            stacked: stack.layer(arm),
+            stacked,
             source,
             peer: id,
         })
     }
-}
 
-impl Source {
-    /// Told of a setting that these links cannot have.
-    fn contradicted(self, setting: &'static str) -> Self {
-        match self {
-            Self::Shared { links, .. } => Self::Shared {
-                links,
-                contradiction: Some(setting),
-            },
-            Self::Iroh(_) | Self::Tcp(_) | Self::Other(_) => Self::Other(setting),
+    /// The links, as far as they fit together.
+    fn ends(&mut self, selects: bool) -> Result<way::Source, ConfigError> {
+        if let Some(setting) = self.contradiction {
+            let (value, accepted) = match (&self.iroh, &self.tcp) {
+                (None, _) => (
+                    "set on a channel over the other transport",
+                    "tuning, early_data and links are a channel's over iroh, tcp_links is one's over TCP",
+                ),
+                _ => (
+                    "set on a channel with shared links",
+                    "set it with the links' own builder, where all who share them get the same",
+                ),
+            };
+            return Err(ConfigError::new(setting, value, accepted));
         }
-    }
-
-    fn build(self) -> Result<way::Source, ConfigError> {
-        match self {
-            Self::Iroh(links) => Ok(way::Source::Iroh(links.try_build()?)),
-            Self::Tcp(links) => Ok(way::Source::Tcp(links.try_build()?)),
-            Self::Shared {
-                links,
-                contradiction: None,
-            } => Ok(match links {
-                SharedLinks::Iroh(links) => way::Source::Iroh(links),
-                SharedLinks::Tcp(links) => way::Source::Tcp(links),
-            }),
-            Self::Shared {
-                contradiction: Some(setting),
-                ..
-            } => Err(ConfigError::new(
-                setting,
-                "set on a channel with shared links",
-                "set it with Links::builder, where all who share the links get the same",
-            )),
-            Self::Other(setting) => Err(ConfigError::new(
-                setting,
-                "set on a channel over the other transport",
-                "tuning, early_data and links are a channel's over iroh, tcp_links is one's over TCP",
-            )),
+        let both = "a channel with an endpoint or links over iroh, and a peer with a TCP address, can choose";
+        match (self.iroh.is_some(), self.tcp.is_some(), selects) {
+            (false, _, true) => {
+                return Err(ConfigError::new(
+                    "channel.select",
+                    "set on a channel over TCP alone",
+                    both,
+                ));
+            }
+            (true, true, false) => {
+                return Err(ConfigError::new(
+                    "channel.tcp_links",
+                    "set on a channel over iroh alone",
+                    "channel.select says which calls go over TCP",
+                ));
+            }
+            _ => {}
         }
+        if selects && self.tcp.is_none() {
+            self.tcp = self.key().map(|key| Given::Own(self.new_tcp(key)));
+        }
+        let iroh = match self.iroh.take() {
+            Some(Given::Own(links)) => Some(links.try_build()?),
+            Some(Given::Shared(links)) => Some(links),
+            None => None,
+        };
+        let tcp = match self.tcp.take() {
+            Some(Given::Own(links)) => Some(links.try_build()?),
+            Some(Given::Shared(links)) => Some(links),
+            None => None,
+        };
+        Ok(way::Source { iroh, tcp })
     }
 }

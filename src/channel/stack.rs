@@ -8,6 +8,7 @@ use std::{
 };
 
 use http::Request;
+use iroh::EndpointId;
 use tokio::sync::watch;
 use tonic::body::Body;
 use tower::{Layer, Service};
@@ -22,15 +23,21 @@ use tower_iroh_layers::{
     },
     priority::{Priority, PriorityLayer},
     retry::{Retry, RetryBudget, RetryLayer, RetryPolicy},
+    select::{Arm, Select, SelectHandle},
 };
 
-use super::revived::{Revived, Signs};
+use super::{
+    revived::{Revived, Signs},
+    way::Source,
+};
 use crate::State;
 
 mod builder;
+mod chosen;
 mod on_use;
 
 pub use builder::StackBuilder;
+use chosen::Chosen;
 use on_use::OnUse;
 
 /// The layers of a client in their order, for a service that leads to one peer.
@@ -42,7 +49,8 @@ use on_use::OnUse;
 ///       retry .... what is safe, within a budget
 ///         buffer ........ listed methods and WaitForReady: waits for the peer
 ///         or fail fast .. everyone else: not ready for long is UNAVAILABLE
-///           attempt metrics -> breaker -> the service
+///           select ...... where there are two transports: over which, decided before anything is sent
+///             attempt metrics -> breaker -> the service
 /// ```
 ///
 /// [`Channel`](crate::Channel) has it over iroh. It goes over any other gRPC service that is `Clone + Send + Sync` too, tonic's own `Channel` for one:
@@ -77,7 +85,8 @@ use on_use::OnUse;
 #[derive(Clone, Debug)]
 pub struct Stack {
     calls: MetricsLayer,
-    attempts: MetricsLayer,
+    /// Whether attempts are recorded too.
+    records: bool,
     trace: TraceLayer,
     deadline: DeadlineLayer,
     priority: PriorityLayer,
@@ -86,8 +95,29 @@ pub struct Stack {
     buffer: BufferConfig,
     fail_fast: FailFastConfig,
     circuit: Option<Circuit>,
+    arm_circuits: [Option<Circuit>; 2],
     new_circuit: NewCircuit,
     connection: Option<watch::Receiver<State>>,
+}
+
+/// What is known of where an arm leads.
+pub(super) struct Leads {
+    pub(super) arm: Arm,
+    pub(super) state: watch::Receiver<State>,
+    pub(super) rtt: Rtt,
+}
+
+impl Leads {
+    pub(super) fn new(
+        source: &Source,
+        state: watch::Receiver<State>,
+        arm: Arm,
+        peer: EndpointId,
+    ) -> Self {
+        let known = source.clone();
+        let rtt = Arc::new(move || known.rtt(arm, &peer));
+        Self { arm, state, rtt }
+    }
 }
 
 /// What a circuit is made of, where each service gets one of its own.
@@ -98,22 +128,19 @@ struct NewCircuit {
     rtt: Option<Rtt>,
 }
 
-type Rtt = Arc<dyn Fn() -> Option<Duration> + Send + Sync>;
+pub(super) type Rtt = Arc<dyn Fn() -> Option<Duration> + Send + Sync>;
 
 impl Stack {
     /// Begins with every layer and its defaults.
     pub fn builder() -> StackBuilder {
         StackBuilder::default()
     }
-
-    /// What is made again, and which methods may be.
-    pub(super) fn retry_policy(&self) -> &RetryPolicy {
-        &self.retry
-    }
 }
 
-/// One way to the peer, with what watches it.
-type Way<S> = OnUse<Revived<Metrics<Breaker<S>>>>;
+/// One arm, with what watches it.
+type Watched<S> = Revived<Metrics<Breaker<S>>>;
+/// The way to the peer: the arm that there is, or two and the choice between them.
+type Way<S> = OnUse<Chosen<Watched<S>>>;
 /// All ways to a peer: that of calls that wait, and that of those that pass by.
 type Ways<S> = OnUse<Buffer<Way<S>, FailFast<Way<S>>>>;
 /// All calls, from the outermost layer inwards.
@@ -131,26 +158,93 @@ where
             Some(circuit) => circuit.clone(),
             None => self.new_circuit.make(),
         };
-        let signs = self.connection.clone().map(|state| {
-            Arc::new(Signs {
-                circuit: circuit.clone(),
-                state,
-            })
-        });
-        let breaker = BreakerLayer::new(circuit.clone()).layer(inner);
-        let way = OnUse::new(Revived::new(self.attempts.layer(breaker), signs));
-
+        let state = self.connection.clone();
+        let one = self.watched(inner, &circuit, self.new_circuit.transport, state);
         let known = circuit.clone();
         let fail_fast = self.fail_fast.clone().or_reason(move || known.why());
+        self.over(Chosen::One(one), fail_fast, Circuits::One(circuit))
+    }
+}
+
+impl Stack {
+    /// Puts the layers over two services, and the choice between them.
+    pub(super) fn between<S>(
+        &self,
+        iroh: (S, Leads),
+        tcp: (S, Leads),
+        select: SelectHandle,
+    ) -> Stacked<S>
+    where
+        Way<S>: Served,
+        S: Clone,
+    {
+        let arm = |(inner, leads): (S, Leads)| {
+            let transport = leads.arm.as_str();
+            let circuit = match &self.arm_circuits[leads.arm as usize] {
+                Some(circuit) => circuit.clone(),
+                None => NewCircuit {
+                    transport,
+                    rtt: Some(leads.rtt),
+                    ..self.new_circuit.clone()
+                }
+                .make(),
+            };
+            let watched = self.watched(inner, &circuit, transport, Some(leads.state));
+            (watched, circuit)
+        };
+        let ((iroh, over_iroh), (tcp, over_tcp)) = (arm(iroh), arm(tcp));
+        let known = [over_iroh.clone(), over_tcp.clone()];
+        let why = move || format!("iroh: {}; tcp: {}", known[0].why(), known[1].why());
+        let fail_fast = self.fail_fast.clone().or_reason(why);
+        let circuits = Circuits::Two {
+            iroh: over_iroh,
+            tcp: over_tcp,
+            select: select.clone(),
+        };
+        self.over(
+            Chosen::Two(Select::new(iroh, tcp, select)),
+            fail_fast,
+            circuits,
+        )
+    }
+
+    fn watched<S: Clone>(
+        &self,
+        inner: S,
+        circuit: &Circuit,
+        transport: &'static str,
+        state: Option<watch::Receiver<State>>,
+    ) -> Watched<S> {
+        let attempts = match self.records {
+            true => MetricsLayer::attempt(transport),
+            false => MetricsLayer::disabled(),
+        };
+        let signs = state.map(|state| {
+            let circuit = circuit.clone();
+            Arc::new(Signs { circuit, state })
+        });
+        let breaker = BreakerLayer::new(circuit.clone()).layer(inner);
+        Revived::new(attempts.layer(breaker), signs)
+    }
+
+    fn over<S>(
+        &self,
+        way: Chosen<Watched<S>>,
+        fail_fast: FailFastConfig,
+        circuits: Circuits,
+    ) -> Stacked<S>
+    where
+        Way<S>: Served,
+    {
         let buffer = BufferLayer::new(self.buffer.clone())
             .passing(FailFastLayer::new(fail_fast))
-            .layer(way);
+            .layer(OnUse::new(way));
         let mut retry = RetryLayer::new(self.retry.clone());
         if let Some(budget) = &self.budget {
             retry = retry.with_budget(budget.clone());
         }
         let handle = StackHandle {
-            circuit,
+            circuits,
             buffer: buffer.handle(),
             budget: retry.budget(),
         };
@@ -237,15 +331,45 @@ where
 /// The handles of a stack's layers. Clones are the same handles.
 #[derive(Clone, Debug)]
 pub struct StackHandle {
-    circuit: Circuit,
+    circuits: Circuits,
     buffer: BufferHandle,
     budget: RetryBudget,
 }
 
+/// A circuit per arm.
+#[derive(Clone, Debug)]
+enum Circuits {
+    One(Circuit),
+    Two {
+        iroh: Circuit,
+        tcp: Circuit,
+        select: SelectHandle,
+    },
+}
+
 impl StackHandle {
-    /// The breaker: its state to be watched, and to be forced or reset.
+    /// The breaker: its state to be watched, and to be forced or reset. Where there are two transports it is iroh's, and [`circuit_of`](Self::circuit_of) has both.
     pub fn circuit(&self) -> &Circuit {
-        &self.circuit
+        match &self.circuits {
+            Circuits::One(circuit) | Circuits::Two { iroh: circuit, .. } => circuit,
+        }
+    }
+
+    /// The breaker of one transport; `None` where there is no choice between two.
+    pub fn circuit_of(&self, arm: Arm) -> Option<&Circuit> {
+        match (&self.circuits, arm) {
+            (Circuits::One(_), _) => None,
+            (Circuits::Two { iroh, .. }, Arm::Iroh) => Some(iroh),
+            (Circuits::Two { tcp, .. }, Arm::Tcp) => Some(tcp),
+        }
+    }
+
+    /// The selection: its policy to be swapped, what it decided and why; `None` where there is no choice between two transports.
+    pub fn select(&self) -> Option<&SelectHandle> {
+        match &self.circuits {
+            Circuits::One(_) => None,
+            Circuits::Two { select, .. } => Some(select),
+        }
     }
 
     /// The buffer: what waits in it, and what became of the rest.

@@ -26,6 +26,16 @@ pub(super) enum Way {
     Tcp(Arm<TcpDialer>),
 }
 
+impl Way {
+    /// The same, ready when its connection is there.
+    pub(super) fn waiting(self) -> Self {
+        match self {
+            Self::Iroh(arm) => Self::Iroh(arm.waiting()),
+            Self::Tcp(arm) => Self::Tcp(arm.waiting()),
+        }
+    }
+}
+
 impl Service<Request<Body>> for Way {
     type Response = Response<ResponseBody>;
     type Error = Error;
@@ -46,46 +56,53 @@ impl Service<Request<Body>> for Way {
     }
 }
 
-/// What a channel's connections come from.
+/// What a channel's connections come from: one of the two at least.
 #[derive(Clone)]
-pub(super) enum Source {
-    Iroh(Links),
-    Tcp(TcpLinks),
+pub(super) struct Source {
+    pub(super) iroh: Option<Links>,
+    pub(super) tcp: Option<TcpLinks>,
 }
 
 impl Source {
+    /// What it leads over; iroh where it may lead over both.
     pub(super) fn transport(&self) -> TransportKind {
-        match self {
-            Self::Iroh(_) => TransportKind::Iroh,
-            Self::Tcp(_) => TransportKind::Tcp,
+        match self.iroh {
+            Some(_) => TransportKind::Iroh,
+            None => TransportKind::Tcp,
         }
     }
 
-    pub(super) fn state(&self, peer: EndpointId) -> watch::Receiver<State> {
-        match self {
-            Self::Iroh(links) => links.state(peer),
-            Self::Tcp(links) => links.state(peer),
+    pub(super) fn state(
+        &self,
+        transport: TransportKind,
+        peer: EndpointId,
+    ) -> Option<watch::Receiver<State>> {
+        match transport {
+            TransportKind::Iroh => Some(self.iroh.as_ref()?.state(peer)),
+            TransportKind::Tcp => Some(self.tcp.as_ref()?.state(peer)),
         }
     }
 
-    pub(super) fn stats(&self, peer: &EndpointId) -> Option<PeerStats> {
-        match self {
-            Self::Iroh(links) => links.stats(peer),
-            Self::Tcp(links) => links.stats(peer),
+    pub(super) fn stats(&self, transport: TransportKind, peer: &EndpointId) -> Option<PeerStats> {
+        match transport {
+            TransportKind::Iroh => self.iroh.as_ref()?.stats(peer),
+            TransportKind::Tcp => self.tcp.as_ref()?.stats(peer),
         }
     }
 
-    pub(super) fn rtt(&self, peer: &EndpointId) -> Option<Duration> {
-        match self {
-            Self::Iroh(links) => links.stats(peer)?.rtt,
-            Self::Tcp(links) => links.rtt(peer),
+    pub(super) fn rtt(&self, transport: TransportKind, peer: &EndpointId) -> Option<Duration> {
+        match transport {
+            TransportKind::Iroh => self.iroh.as_ref()?.stats(peer)?.rtt,
+            TransportKind::Tcp => self.tcp.as_ref()?.rtt(peer),
         }
     }
 
     pub(super) fn close(&self, peer: &EndpointId) {
-        match self {
-            Self::Iroh(links) => links.close(peer),
-            Self::Tcp(links) => links.close(peer),
+        if let Some(links) = &self.iroh {
+            links.close(peer);
+        }
+        if let Some(links) = &self.tcp {
+            links.close(peer);
         }
     }
 }

@@ -33,6 +33,11 @@ pub struct LinksBuilder {
 }
 
 impl LinksBuilder {
+    /// The endpoint that will dial.
+    pub(crate) fn endpoint(&self) -> &Endpoint {
+        &self.endpoint
+    }
+
     pub(super) fn new(endpoint: Endpoint) -> Self {
         Self {
             endpoint,

@@ -118,7 +118,10 @@ impl Driver {
             match silence.look(look) {
                 Sign::Nothing => {}
                 // That it is sent is enough; whatever comes back is seen by the next look.
-                Sign::Knock => drop(timeout(silence::LOOK, link.ping()).await),
+                Sign::Knock => {
+                    self.gone.silent(&link);
+                    drop(timeout(silence::LOOK, link.ping()).await);
+                }
                 Sign::Heard => self.gone.heard(&link),
             }
         }

@@ -327,9 +327,9 @@ impl<D: Dialer> Shared<D> {
         let pool: Weak<Self> = Arc::downgrade(self);
         let same = pool.clone();
         Gone {
-            heard: Box::new(move |connection| {
+            state: Box::new(move |connection, state| {
                 if let Some(pool) = same.upgrade() {
-                    pool.heard(id, connection);
+                    pool.stands(id, connection, state);
                 }
             }),
             tell: Box::new(move |connection, end| match pool.upgrade() {
@@ -339,15 +339,15 @@ impl<D: Dialer> Shared<D> {
         }
     }
 
-    /// Ready it was all the time. Whoever watches the state is told so again, as of a new connection.
-    fn heard(&self, id: EndpointId, connection: &Arc<D::Connection>) {
+    /// Tells whoever watches how a connection does that is there.
+    fn stands(&self, id: EndpointId, connection: &Arc<D::Connection>, state: State) {
         let Some(entry) = lock(&self.peers).get(&id).cloned() else {
             return;
         };
         let inner = entry.lock();
         let current = inner.connection.as_ref();
         if current.is_some_and(|(current, _)| Arc::ptr_eq(current, connection)) {
-            entry.state.send_replace(State::Ready);
+            entry.state.send_replace(state);
         }
     }
 

@@ -1,4 +1,4 @@
-/// What a peer's connection is doing, in the terms of gRPC's connectivity states.
+/// What a peer's connection is doing, in the terms of gRPC's connectivity states, and one more.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum State {
@@ -9,6 +9,9 @@ pub enum State {
     Connecting,
     /// It is there.
     Ready,
+    /// It is there, and the peer has not answered for half a second, or two round trips, while calls wait. Calls are sent all the same, but for those that may
+    /// go over another transport.
+    Silent,
     /// The last dial failed and the next is not due yet: calls fail at once.
     TransientFailure,
 }

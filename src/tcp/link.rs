@@ -31,6 +31,9 @@ use crate::{
 
 /// How often idleness is looked at, at most.
 const LOOK: Duration = Duration::from_secs(60);
+/// How long the dial's connection waits for a lane before HTTP/2 begins on it: a server lets go of one on which nothing begins, and only
+/// whoever reads sees that.
+const UNCLAIMED: Duration = Duration::from_secs(1);
 /// For how long a ping's answer is waited for, at most: over iroh two pings may fail, of 10 s each.
 const PING_TIMEOUT: Duration = Duration::from_secs(20);
 
@@ -46,6 +49,8 @@ pub(crate) struct TcpLink {
     peer: EndpointId,
     addr: TcpAddr,
     first: Mutex<Option<Dialled>>,
+    /// The first one, where it has waited for long.
+    begun: Mutex<Option<Http2>>,
     remote: std::net::SocketAddr,
     settings: LinkSettings,
     uses: Uses,
@@ -85,6 +90,7 @@ impl TcpLink {
             lanes: LaneSet::new(settings.lanes.clone()),
             seen: Arc::new(Seen::new(first.rtt)),
             first: Mutex::new(Some(first)),
+            begun: Mutex::default(),
             settings,
             retired: AtomicBool::new(false),
             established_at: SystemTime::now(),
@@ -104,14 +110,39 @@ impl TcpLink {
                 self.seen.end(error.clone());
             })?,
         };
+        Ok(self.watched(dialled))
+    }
+
+    fn watched(&self, dialled: Dialled) -> TcpIo {
         let closing = self.seen.closing();
         let end = async move {
             closing.cancelled().await;
             std::io::Error::new(std::io::ErrorKind::ConnectionAborted, "closed on this side")
         };
-        Ok(TcpIo::new(dialled.stream, dialled.id, dialled.remote)
+        TcpIo::new(dialled.stream, dialled.id, dialled.remote)
             .seen_by(self.seen.clone())
-            .until(Box::pin(end)))
+            .until(Box::pin(end))
+    }
+
+    /// Begins HTTP/2 on the dial's connection, if nobody has come for it.
+    async fn begin(&self) {
+        let unclaimed = lock(&self.first).take();
+        if let Some(first) = unclaimed {
+            // What goes wrong the connection itself has noted.
+            if let Ok(http2) = self.http2(self.watched(first)).await {
+                *lock(&self.begun) = Some(http2);
+            }
+        }
+    }
+
+    async fn http2(&self, io: TcpIo) -> Result<Http2, Error> {
+        let (http2, pings) = Http2::handshake_with_pings(io, Arc::default())
+            .await
+            .map_err(|error| self.own(Error::from_h2(error, None)))?;
+        if let Some(pings) = pings {
+            self.watch(pings);
+        }
+        Ok(http2)
     }
 
     async fn dial(&self) -> Result<Dialled, Error> {
@@ -205,14 +236,11 @@ pub(super) fn late(most: Duration) -> Error {
 impl Opener for TcpLink {
     /// TCP knows no priorities: the calls themselves say how urgent they are.
     async fn open(&self, _: Urgency) -> Result<Http2, Error> {
-        let io = self.stream().await?;
-        let (http2, pings) = Http2::handshake_with_pings(io, Arc::default())
-            .await
-            .map_err(|error| self.own(Error::from_h2(error, None)))?;
-        if let Some(pings) = pings {
-            self.watch(pings);
+        let begun = lock(&self.begun).take();
+        match begun {
+            Some(begun) => Ok(begun),
+            None => self.http2(self.stream().await?).await,
         }
-        Ok(http2)
     }
 }
 
@@ -289,6 +317,10 @@ impl Pooled for TcpLink {
 
 /// Says when a link is over, and ends it when it is idle. Holds the link weakly: the link owns this task.
 async fn drive(link: Weak<TcpLink>, seen: Arc<Seen>, gone: Gone<TcpLink>, idle_timeout: Duration) {
+    if timeout(UNCLAIMED, seen.over()).await.is_err() {
+        let Some(link) = link.upgrade() else { return };
+        link.begin().await;
+    }
     let every = LOOK.min(idle_timeout / 4).max(Duration::from_millis(1));
     loop {
         let over = timeout(every, seen.over()).await.is_ok();

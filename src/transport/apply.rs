@@ -54,8 +54,12 @@ impl Applier {
     }
 }
 
-/// Begins the rollouts of a configuration.
+/// Begins the rollouts of a configuration, and makes the folder that it names for them.
 pub(super) fn begin_rollouts(transport: &Transport, config: Arc<Config>) {
+    if let Some(folder) = config.rollout_state_folder() {
+        // Where it cannot be made no rollout begins, and the log has why.
+        let _ = std::fs::create_dir_all(folder);
+    }
     let plan = move |peer| config.rollout(peer);
     transport.peers().begin_rollouts(plan);
 }

@@ -222,16 +222,9 @@ async fn a_drain_ends_what_can_end_and_cuts_the_rest() {
     };
     server.stage.wait("both", |counts| counts.begun == 2).await;
     server.signal();
-    // What comes now goes nowhere: GOAWAY, and the port is closed.
-    let port_closed = async {
-        while tokio::net::TcpStream::connect(server.addr).await.is_ok() {
-            tokio::time::sleep(Duration::from_millis(2)).await;
-        }
-    };
-    soon("the port's end", port_closed).await;
     let told = async {
         loop {
-            // tonic closes the port first, and tells its callers then.
+            // tonic closes the port first, and tells its callers with GOAWAY then.
             if let Err(status) = caller.echo(b"late").await {
                 return status;
             }
@@ -249,6 +242,13 @@ async fn a_drain_ends_what_can_end_and_cuts_the_rest() {
         .await
         .expect("no panic")
         .expect("finished");
+    // Looked at last: a SYN that meets the listener's end is sent again only a second later.
+    let port_closed = async {
+        while tokio::net::TcpStream::connect(server.addr).await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    };
+    soon("the port's end", port_closed).await;
     let began = Instant::now();
     let cut = soon("the cut", hanging)
         .await

@@ -107,7 +107,7 @@ async fn the_same_service_sees_the_same_peer_over_both() {
         .build();
     let over_tcp = Channel::tcp(ours.clone()).peer(peer).build();
     for channel in [over_iroh.expect("valid"), over_tcp.expect("valid")] {
-        let transport = channel.transport();
+        let transport = channel.transports().next().expect("one");
         let call = Request::new(EchoRequest {
             payload: "x".into(),
         });

@@ -21,15 +21,12 @@ pub(super) type Readying = Pin<Box<dyn Future<Output = ()> + Send + Sync>>;
 
 impl<D: Dialer<Connection: Carries>> Arm<D> {
     /// The same arm, but that its readiness is the connection's: asked for it, it dials, and is `Pending` until the connection is there or the dial
-    /// has failed. Then it is ready, and while the next dial is not due, so that the call has the error at once.
+    /// has failed. Then it is ready, and while the next dial is not due, so that the call has the error at once. While the peer is
+    /// [silent](State::Silent) it is `Pending` too.
     ///
     /// Whoever polls it drives the dial together with a task, so that it goes on where the caller has chosen another arm meanwhile: it ends with the
     /// dial time, or with the last clone of the arm. The dial wakes whoever polls. A clone carries no readiness, and a dropped one leaves
     /// nothing behind but that dial.
-    #[cfg_attr(
-        not(test),
-        expect(dead_code, reason = "for whoever selects between arms")
-    )]
     pub(in crate::channel) fn waiting(mut self) -> Self {
         self.waits = true;
         self
@@ -53,6 +50,9 @@ impl<D: Dialer<Connection: Carries>> Arm<D> {
 }
 
 async fn reach<D: Dialer<Connection: Carries>>(inner: Arc<Inner<D>>) {
+    // It is heard again, or the connection is given up. The watch ends with the links alone.
+    let mut state = inner.state.clone();
+    let _ = state.wait_for(|state| *state != State::Silent).await;
     let mut getting = pin!(inner.get());
     // What is there, or has failed a moment ago, needs no task.
     let at_once = poll_fn(|cx| {
@@ -212,5 +212,37 @@ mod tests {
             .expect("in time")
             .expect("watched");
         assert_eq!(links.connections(), 0);
+    }
+
+    async fn answered(arm: &mut Arm<TcpDialer>) {
+        let request = Request::new(Body::empty());
+        let response = timeout(PATIENCE, arm.call(request)).await.expect("in time");
+        assert_eq!(response.expect("answered").status(), http::StatusCode::OK);
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_waits_for_its_first_call_for_long_is_kept() {
+        let (peer, listener, key) = listening().await;
+        // The server lets go of connections on which nothing begins.
+        let patience = Duration::from_millis(1500);
+        let acceptor = TcpAcceptor::builder(key).handshake_timeout(patience);
+        let (acceptor, incoming) = acceptor.try_build(listener).expect("valid");
+        let service = tower::service_fn(|_: Request<Body>| async {
+            Ok::<_, std::convert::Infallible>(http::Response::new(Body::empty()))
+        });
+        let server = tonic::transport::Server::builder();
+        tokio::spawn(server.serve_with_incoming(service, incoming));
+
+        let links = TcpLinks::new(SecretKey::generate());
+        let mut arm = arm(&links, &peer);
+        ready(&mut arm).await;
+        let mut state = links.state(peer.id());
+        state.mark_unchanged();
+        timeout(patience * 2, state.changed())
+            .await
+            .expect_err("it stays");
+        assert_eq!(acceptor.connections(), 1);
+        answered(&mut arm).await;
+        assert_eq!(acceptor.connections(), 1, "the same one");
     }
 }

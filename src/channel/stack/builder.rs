@@ -10,6 +10,7 @@ use tower_iroh_layers::{
     metrics::{MetricsLayer, trace::TraceLayer},
     priority::{PriorityConfig, PriorityLayer},
     retry::{RetryBudget, RetryPolicy},
+    select::Arm,
 };
 
 use super::{NewCircuit, Stack};
@@ -33,6 +34,7 @@ pub struct StackBuilder {
     fail_fast: FailFastConfig,
     breaker: NewCircuit,
     circuit: Option<Circuit>,
+    arm_circuits: [Option<Circuit>; 2],
     connection: Option<watch::Receiver<State>>,
 }
 
@@ -55,6 +57,7 @@ impl Default for StackBuilder {
                 rtt: None,
             },
             circuit: None,
+            arm_circuits: [None, None],
             connection: None,
         }
     }
@@ -155,6 +158,7 @@ impl StackBuilder {
     pub fn breaker(mut self, breaker: BreakerConfig) -> Self {
         self.breaker.config = Some(breaker);
         self.circuit = None;
+        self.arm_circuits = [None, None];
         self
     }
 
@@ -165,10 +169,17 @@ impl StackBuilder {
         self
     }
 
+    /// The same for one of two transports, of a channel that chooses between them.
+    pub fn circuit_of(mut self, arm: Arm, circuit: Circuit) -> Self {
+        self.arm_circuits[arm as usize] = Some(circuit);
+        self
+    }
+
     /// Calls the peer however often it fails: the circuit is forced closed, and to release or reset it is to put it in force after all.
     pub fn without_breaker(mut self) -> Self {
         self.breaker.config = None;
         self.circuit = None;
+        self.arm_circuits = [None, None];
         self
     }
 
@@ -187,6 +198,11 @@ impl StackBuilder {
     pub fn rtt(mut self, rtt: impl Fn() -> Option<Duration> + Send + Sync + 'static) -> Self {
         self.breaker.rtt = Some(Arc::new(rtt));
         self
+    }
+
+    /// What is made again, and which methods may be.
+    pub(in crate::channel) fn declared(&self) -> &RetryPolicy {
+        &self.retry
     }
 
     /// The state of the connection beneath: that it comes to be is a sign of life.
@@ -213,13 +229,9 @@ impl StackBuilder {
             Some(urgency) => self.priority.with_fallback(urgency),
             None => self.priority,
         };
-        let (calls, attempts) = match self.metrics {
-            Some(calls) => (calls, MetricsLayer::attempt(self.transport)),
-            None => (MetricsLayer::disabled(), MetricsLayer::disabled()),
-        };
         Ok(Stack {
-            calls,
-            attempts,
+            records: self.metrics.is_some(),
+            calls: self.metrics.unwrap_or_else(MetricsLayer::disabled),
             trace: self.trace,
             deadline,
             priority: PriorityLayer::new(priority),
@@ -228,6 +240,7 @@ impl StackBuilder {
             buffer: self.buffer,
             fail_fast: self.fail_fast,
             circuit: self.circuit,
+            arm_circuits: self.arm_circuits,
             new_circuit: NewCircuit {
                 transport: self.transport,
                 ..self.breaker

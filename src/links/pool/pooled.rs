@@ -5,7 +5,7 @@ use std::{fmt, sync::Arc};
 use futures_util::future::BoxFuture;
 use iroh::EndpointId;
 
-use super::Announce;
+use super::{Announce, State};
 use crate::{
     Error,
     links::uses::{Used, Uses},
@@ -44,14 +44,14 @@ pub(crate) trait Pooled: Used + fmt::Debug + Send + Sync + Sized + 'static {
     fn installed(self: &Arc<Self>, gone: Gone<Self>);
 }
 
-/// How a connection tells its pool of its end, and that its peer is heard again.
+/// How a connection tells its pool of its end, and whether its peer is heard.
 pub(crate) struct Gone<C: Pooled> {
     pub(super) tell: Box<Tell<C>>,
-    pub(super) heard: Box<Heard<C>>,
+    pub(super) state: Box<TellState<C>>,
 }
 
 type Tell<C> = dyn Fn(&Arc<C>, End) -> bool + Send + Sync;
-type Heard<C> = dyn Fn(&Arc<C>) + Send + Sync;
+type TellState<C> = dyn Fn(&Arc<C>, State) + Send + Sync;
 
 /// What a connection has to tell.
 pub(crate) enum End {
@@ -69,8 +69,13 @@ impl<C: Pooled> Gone<C> {
         (self.tell)(connection, end)
     }
 
-    /// The peer was silent while calls waited, and has been heard again.
+    /// The peer does not answer, while calls wait.
+    pub(crate) fn silent(&self, connection: &Arc<C>) {
+        (self.state)(connection, State::Silent);
+    }
+
+    /// It did not, and has been heard again.
     pub(crate) fn heard(&self, connection: &Arc<C>) {
-        (self.heard)(connection);
+        (self.state)(connection, State::Ready);
     }
 }
