@@ -12,6 +12,7 @@ use tower_iroh_lab::{Case, suite};
 
 mod address;
 mod black_hole;
+mod dual;
 mod memory;
 mod nat;
 mod partition;
@@ -39,6 +40,7 @@ fn main() -> ExitCode {
         black_hole::cases(),
         relay::cases(),
         nat::cases(),
+        dual::cases(),
         memory::cases(),
     ];
     suite(cases.into_iter().flatten().collect::<Vec<Case>>())

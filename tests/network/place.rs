@@ -138,6 +138,6 @@ impl Caller {
     }
 }
 
-fn status(error: impl Into<tower::BoxError>) -> Status {
+pub fn status(error: impl Into<tower::BoxError>) -> Status {
     Status::from_error(error.into())
 }

@@ -26,6 +26,8 @@ pub struct Pace {
     pub pause: Duration,
     /// Streams that echo numbers, one message in each pause.
     pub streams: usize,
+    /// How long each unary call may take, where the channel does not say so.
+    pub deadline: Option<Duration>,
 }
 
 impl Pace {
@@ -44,6 +46,7 @@ impl Default for Pace {
             callers: 4,
             pause: Duration::from_millis(20),
             streams: 1,
+            deadline: None,
         }
     }
 }
@@ -172,7 +175,11 @@ async fn calls(
     while !*stopped.borrow() {
         let id = format!("{name}-{}", calls.len());
         let began = Instant::now();
-        let outcome = client.echo(request(id.clone())).await.map(|answer| {
+        let mut request = request(id.clone());
+        if let Some(deadline) = pace.deadline {
+            request.set_timeout(deadline);
+        }
+        let outcome = client.echo(request).await.map(|answer| {
             assert_eq!(answer.get_ref().payload, id, "the answer to another call");
         });
         if outcome.is_ok() {
