@@ -155,6 +155,22 @@ async fn interceptor_health_tells_friend_from_stranger() {
 }
 
 #[tokio::test]
+async fn dual_falls_back_and_returns() {
+    let output = run("dual", ["--rate", "50", "--blocked", "3"]).await;
+    let (stdout, stderr) = texts(&output);
+    assert!(output.status.success(), "{stdout}\n{stderr}");
+    for said in [
+        "iroh's packets are dropped from now on",
+        "all calls go over TCP",
+        "all calls are back on iroh",
+        "Nothing was done twice.",
+    ] {
+        assert!(stdout.contains(said), "no {said:?} in\n{stdout}");
+    }
+    assert!(!stdout.contains('\x1b'), "no colours in a pipe");
+}
+
+#[tokio::test]
 async fn layers_stand_on_both_sides() {
     expect_lines(
         "layers",
@@ -183,6 +199,7 @@ async fn shared_endpoint_serves_two_protocols() {
 fn no_example_goes_without_a_test() {
     let tested = [
         "demo",
+        "dual",
         "hello_client",
         "hello_server",
         "interceptor_health",
