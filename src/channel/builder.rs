@@ -357,7 +357,7 @@ impl ChannelBuilder {
                 ),
                 _ => (
                     "set on a channel with shared links",
-                    "set it with the links' own builder, where all who share them get the same",
+                    "set it with Links::builder, or TcpLinks::builder, where all who share them get the same",
                 ),
             };
             return Err(ConfigError::new(setting, value, accepted));
