@@ -65,7 +65,7 @@ impl LaneConfig {
         }
     }
 
-    /// How many QUIC streams the lane opens, a further one when those before it are full. Default 2.
+    /// How many QUIC streams the lane opens, a further one when those before it are full, or [spread](Self::spread) at once. Default 2.
     pub const fn max_streams(mut self, streams: usize) -> Self {
         self.max_streams = streams;
         self
@@ -84,7 +84,7 @@ impl LaneConfig {
     }
 
     /// Whether calls are spread over all of the lane's streams, instead of filling one before the next is opened, while the path's shortest round trip is
-    /// 2 ms or more. Default: on for bulk. There each stream has windows of its own, QUIC's 1.25 MB and what the server's HTTP/2 allows (tonic: 1 MiB),
+    /// 2 ms or more and [`Tuning::long_window`](crate::Tuning::long_window) holds four full streams; over TCP never. Default: on for bulk. There each stream has windows of its own, QUIC's 1.25 MB and what the server's HTTP/2 allows (tonic: 1 MiB),
     /// and several of them carry more than one, most of all where packets are lost; on a short path they only are in each other's way.
     pub const fn spread(mut self, spread: bool) -> Self {
         self.spread = spread;

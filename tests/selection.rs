@@ -13,6 +13,7 @@ use tower_iroh::{
     TransportKind,
     layers::select::{Choice, Reason, SelectConfig, SelectHandle, Selected},
     presets::Offline,
+    tcp::TcpLinks,
 };
 use tower_iroh_proto::{
     EchoService,
@@ -216,6 +217,22 @@ async fn what_cannot_choose_is_refused() {
         refused.build().expect_err("no choice").field(),
         "channel.tcp_links"
     );
+    // Shared links have their settings, over TCP as over iroh.
+    let shared = || {
+        let links = TcpLinks::new(iroh::SecretKey::generate());
+        Channel::with_tcp_links(links).peer(peer.clone())
+    };
+    for (refused, field) in [
+        (shared().tcp_links(|links| links), "channel.tcp_links"),
+        (shared().lanes(Lanes::raft()), "channel.lanes"),
+    ] {
+        let error = refused.build().expect_err("shared");
+        assert_eq!(error.field(), field);
+        assert!(error.to_string().contains("shared links"), "{error}");
+    }
+    let other = shared().tuning(tower_iroh::Tuning::auto());
+    let error = other.build().expect_err("iroh's");
+    assert!(error.to_string().contains("other transport"), "{error}");
     // Where the peer has no address over TCP, a call that must go there is told so.
     let channel = Channel::builder(endpoint).peer(peer).select(select());
     let channel = channel.build().expect("valid");

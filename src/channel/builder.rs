@@ -36,8 +36,8 @@ use crate::{
 pub struct ChannelBuilder {
     iroh: Option<Given<LinksBuilder, Links>>,
     tcp: Option<Given<TcpLinksBuilder, TcpLinks>>,
-    /// A setting that the links cannot have.
-    contradiction: Option<&'static str>,
+    /// A setting that the links cannot have, and why.
+    contradiction: Option<(&'static str, Why)>,
     select: Option<SelectHandle>,
     /// For links over TCP that are made in the end.
     lanes: Option<Lanes>,
@@ -51,6 +51,12 @@ pub struct ChannelBuilder {
 enum Given<B, L> {
     Own(B),
     Shared(L),
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Why {
+    Shared,
+    OtherTransport,
 }
 
 impl ChannelBuilder {
@@ -165,7 +171,7 @@ impl ChannelBuilder {
             self = self.own("channel.lanes", |links| links.lanes(lanes.clone()));
         }
         match self.tcp {
-            Some(_) => self.tcp_links(|links| links.lanes(lanes)),
+            Some(_) => self.own_tcp("channel.lanes", |links| links.lanes(lanes)),
             None => Self {
                 lanes: Some(lanes),
                 ..self
@@ -225,7 +231,16 @@ impl ChannelBuilder {
     /// # Ok(())
     /// # }
     /// ```
-    pub fn tcp_links(mut self, configure: impl FnOnce(TcpLinksBuilder) -> TcpLinksBuilder) -> Self {
+    pub fn tcp_links(self, configure: impl FnOnce(TcpLinksBuilder) -> TcpLinksBuilder) -> Self {
+        self.own_tcp("channel.tcp_links", configure)
+    }
+
+    /// A setting of the links over TCP.
+    fn own_tcp(
+        mut self,
+        setting: &'static str,
+        configure: impl FnOnce(TcpLinksBuilder) -> TcpLinksBuilder,
+    ) -> Self {
         let own = match (self.tcp.take(), self.key()) {
             (None, Some(key)) => Given::Own(self.new_tcp(key)),
             (Some(links), _) => links,
@@ -234,7 +249,7 @@ impl ChannelBuilder {
         self.tcp = Some(match own {
             Given::Own(links) => Given::Own(configure(links)),
             shared => {
-                self.contradiction = Some("channel.tcp_links");
+                self.contradiction = Some((setting, Why::Shared));
                 shared
             }
         });
@@ -249,9 +264,13 @@ impl ChannelBuilder {
     ) -> Self {
         self.iroh = match self.iroh {
             Some(Given::Own(links)) => Some(Given::Own(configure(links))),
-            other => {
-                self.contradiction = Some(setting);
-                other
+            Some(shared) => {
+                self.contradiction = Some((setting, Why::Shared));
+                Some(shared)
+            }
+            None => {
+                self.contradiction = Some((setting, Why::OtherTransport));
+                None
             }
         };
         self
@@ -349,13 +368,13 @@ impl ChannelBuilder {
 
     /// The links, as far as they fit together.
     fn ends(&mut self, selects: bool) -> Result<way::Source, ConfigError> {
-        if let Some(setting) = self.contradiction {
-            let (value, accepted) = match (&self.iroh, &self.tcp) {
-                (None, _) => (
+        if let Some((setting, why)) = self.contradiction {
+            let (value, accepted) = match why {
+                Why::OtherTransport => (
                     "set on a channel over the other transport",
                     "tuning, early_data and links are a channel's over iroh, tcp_links is one's over TCP",
                 ),
-                _ => (
+                Why::Shared => (
                     "set on a channel with shared links",
                     "set it with Links::builder, or TcpLinks::builder, where all who share them get the same",
                 ),

@@ -77,7 +77,7 @@ impl LaneSet {
         }
     }
 
-    /// Whether lanes that are meant to use all of their streams at once do, from the next call on: where the path is long.
+    /// Whether lanes that are meant to use all of their streams at once do, from the next call on.
     pub(crate) fn spread(&self, spread: bool) {
         self.spreads.store(spread, Ordering::Relaxed);
     }

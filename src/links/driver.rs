@@ -82,7 +82,7 @@ impl Driver {
     fn look(&self, follow: &mut Follow) -> Instant {
         let next = follow.tick();
         if let Some(link) = self.link.upgrade() {
-            link.lanes().spread(follow.is_long());
+            link.lanes().spread(follow.spreads());
         }
         next
     }

@@ -4,6 +4,10 @@
 //! at 1 % loss over 40 ms. Both are fed everything, so that the one that takes over knows the path already; one of them
 //! is asked. Which one depends on the path's shortest round trip, not the smoothed one, which rises with our own queue
 //! and would turn a busy LAN into a WAN.
+//!
+//! What BBR3 says is kept within bounds: a quarter more than the path holds ([`bound`](super::bound)), no less than an initial window a round trip, and it is not told of
+//! losses that are the link's own ([`losses`](super::losses)). A smaller window comes into force by degrees ([`reduction`](super::reduction)), and a silent peer is
+//! sent a packet beyond it ([`spare`](super::spare)).
 
 use std::{
     any::Any,
@@ -45,7 +49,7 @@ impl ControllerFactory for FollowsPathConfig {
             reduction: Reduction::default(),
             mtu: current_mtu,
             acked: 0,
-            spare: Spare::new(current_mtu),
+            spare: Spare::new(),
         })
     }
 }
@@ -127,7 +131,7 @@ impl Controller for FollowsPath {
             // Else it was not its own window that was full.
             self.bbr3.on_cwnd_limited();
         }
-        self.spare.full(Instant::now());
+        self.spare.full(Instant::now(), self.mtu);
     }
 
     fn on_ack(
@@ -202,7 +206,6 @@ impl Controller for FollowsPath {
     fn on_mtu_update(&mut self, new_mtu: u16) {
         self.each(|c| c.on_mtu_update(new_mtu));
         self.mtu = new_mtu;
-        self.spare.mtu(new_mtu);
     }
 
     fn on_ack_frequency_update(
@@ -275,7 +278,7 @@ mod tests {
             reduction: Reduction::default(),
             mtu: 1200,
             acked: 0,
-            spare: Spare::new(1200),
+            spare: Spare::new(),
         }
     }
 

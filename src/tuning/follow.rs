@@ -52,9 +52,9 @@ impl Follow {
         }
     }
 
-    /// Whether the path that was seen last is a long one.
-    pub(crate) fn is_long(&self) -> bool {
-        self.window.is_long()
+    /// Whether the path that was seen last is one for several streams.
+    pub(crate) fn spreads(&self) -> bool {
+        self.window.spreads()
     }
 
     /// Looks once; when to look again.

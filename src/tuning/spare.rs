@@ -11,17 +11,15 @@ const PATIENCE: Duration = Duration::from_millis(500);
 #[derive(Clone, Debug)]
 pub(super) struct Spare {
     bytes: u64,
-    mtu: u64,
     patience: Duration,
     /// When the window was found full, or room was made last; `None` since the last acknowledgement.
     from: Option<Instant>,
 }
 
 impl Spare {
-    pub(super) fn new(mtu: u16) -> Self {
+    pub(super) fn new() -> Self {
         Self {
             bytes: 0,
-            mtu: mtu.into(),
             patience: PATIENCE,
             from: None,
         }
@@ -31,15 +29,11 @@ impl Spare {
         self.bytes
     }
 
-    pub(super) fn mtu(&mut self, mtu: u16) {
-        self.mtu = mtu.into();
-    }
-
-    /// The window is full, and there is more to send.
-    pub(super) fn full(&mut self, now: Instant) {
+    /// The window is full, and there is more to send, in packets of `mtu` bytes.
+    pub(super) fn full(&mut self, now: Instant, mtu: u16) {
         let from = *self.from.get_or_insert(now);
         if now.saturating_duration_since(from) >= self.patience {
-            self.bytes += self.mtu;
+            self.bytes += u64::from(mtu);
             self.from = Some(now);
         }
     }
@@ -58,17 +52,17 @@ mod tests {
 
     #[test]
     fn a_packet_every_half_second_of_silence_and_nothing_else() {
-        let mut spare = Spare::new(1200);
+        let mut spare = Spare::new();
         let began = Instant::now();
         for ms in 0..=1600 {
-            spare.full(began + Duration::from_millis(ms));
+            spare.full(began + Duration::from_millis(ms), 1200);
             assert_eq!(spare.bytes(), 1200 * (ms / 500));
         }
         spare.heard(Duration::from_millis(40));
         assert_eq!(spare.bytes(), 0);
         // Full of what is acknowledged all the time: that is congestion control's business.
         for ms in 0..10_000 {
-            spare.full(began + Duration::from_millis(ms));
+            spare.full(began + Duration::from_millis(ms), 1200);
             if ms % 40 == 0 {
                 spare.heard(Duration::from_millis(40));
             }
@@ -78,13 +72,13 @@ mod tests {
 
     #[test]
     fn a_long_path_has_time_for_two_round_trips() {
-        let mut spare = Spare::new(1200);
+        let mut spare = Spare::new();
         spare.heard(Duration::from_millis(600));
         let began = Instant::now();
-        spare.full(began);
-        spare.full(began + Duration::from_millis(1199));
+        spare.full(began, 1200);
+        spare.full(began + Duration::from_millis(1199), 1200);
         assert_eq!(spare.bytes(), 0);
-        spare.full(began + Duration::from_millis(1200));
+        spare.full(began + Duration::from_millis(1200), 1200);
         assert_eq!(spare.bytes(), 1200);
     }
 }

@@ -5,6 +5,9 @@ use std::time::Duration;
 use super::SHORT_PATH;
 use crate::wire::MAX_STREAM_WINDOW;
 
+/// As many as the standard bulk lane has.
+const SEVERAL: u64 = 4;
+
 /// What the connection's owner sees at one moment.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct PathSample {
@@ -45,8 +48,13 @@ impl ReceiveWindow {
     }
 
     /// Whether that is a long one. No path is, while none was seen.
-    pub(crate) fn is_long(&self) -> bool {
+    fn is_long(&self) -> bool {
         self.path.is_some() && self.shortest >= SHORT_PATH
+    }
+
+    /// Whether several streams are better than one: on a long path, and only with room for them, since those that are written to first take all of it.
+    pub(crate) fn spreads(&self) -> bool {
+        self.is_long() && self.long >= SEVERAL * MAX_STREAM_WINDOW
     }
 
     /// The window after `sample`.
@@ -97,6 +105,19 @@ mod tests {
             ..sample(40.0)
         };
         assert_eq!(window.update(moved), LONG);
+    }
+
+    #[test]
+    fn streams_are_spread_where_the_path_is_long_and_the_window_has_room() {
+        let spreads = |long, rtt| {
+            let mut window = ReceiveWindow::new(SHORT, long);
+            assert!(!window.spreads(), "no path was seen");
+            window.update(sample(rtt));
+            window.spreads()
+        };
+        assert!(spreads(LONG, 40.0));
+        assert!(!spreads(LONG, 0.1));
+        assert!(!spreads(SHORT, 40.0), "as `Tuning::lan` has it");
     }
 
     proptest! {

@@ -112,6 +112,7 @@ mod shared;
 mod standing;
 mod waiting;
 mod watch;
+mod way;
 mod window;
 
 pub mod rollout;

@@ -1,5 +1,5 @@
 use std::{
-    fmt, mem,
+    fmt,
     sync::Arc,
     task::{Context, Poll},
 };
@@ -19,6 +19,7 @@ use super::{
     standing::Trust,
     waiting::Waiting,
     watch::Watch,
+    way::{Look, Way},
 };
 use crate::BoxError;
 
@@ -33,78 +34,6 @@ pub struct Select<I, T> {
     generation: u64,
 }
 
-/// An arm, and what the last look at it found.
-struct Way<S> {
-    service: S,
-    look: Look,
-    /// It has been asked to wake this task, and may hold a place in a queue for it.
-    waits: bool,
-}
-
-enum Look {
-    None,
-    Ready,
-    /// Its readiness failed, which the call that needs it is told.
-    Failed(BoxError),
-    Pending,
-}
-
-impl Look {
-    /// An error of an arm's readiness.
-    fn take_failure(&mut self) -> Option<BoxError> {
-        match mem::replace(self, Self::None) {
-            Self::Failed(error) => Some(error),
-            look => {
-                *self = look;
-                None
-            }
-        }
-    }
-}
-
-impl<S: Clone> Way<S> {
-    fn new(service: S) -> Self {
-        Self {
-            service,
-            look: Look::None,
-            waits: false,
-        }
-    }
-
-    fn poll(&mut self, cx: &mut Context<'_>)
-    where
-        S: Service<Request<Body>>,
-        S::Error: Into<BoxError>,
-    {
-        self.look = match self.service.poll_ready(cx) {
-            Poll::Ready(Ok(())) => Look::Ready,
-            Poll::Ready(Err(error)) => Look::Failed(error.into()),
-            Poll::Pending => Look::Pending,
-        };
-        self.waits = self.is_pending();
-    }
-
-    /// Lets go of what waits, since nobody will come for it.
-    fn let_go(&mut self) {
-        if mem::take(&mut self.waits) {
-            self.service = self.service.clone();
-        }
-    }
-
-    fn is_ready(&self) -> bool {
-        matches!(self.look, Look::Ready)
-    }
-
-    fn is_pending(&self) -> bool {
-        matches!(self.look, Look::Pending)
-    }
-
-    /// Whether there is something to tell a call: it can go, or has failed.
-    fn answers(&self) -> bool {
-        matches!(self.look, Look::Ready | Look::Failed(_))
-    }
-}
-
 impl<I, T> Select<I, T> {
     /// Puts the choice that `handle` has before two services.
     pub fn new(iroh: I, tcp: T, handle: SelectHandle) -> Self {
@@ -113,16 +42,8 @@ impl<I, T> Select<I, T> {
             active: shared.active.load_full(),
             watch: Arc::new(Watch::new(shared)),
             generation: 0,
-            iroh: Way {
-                service: iroh,
-                look: Look::None,
-                waits: false,
-            },
-            tcp: Way {
-                service: tcp,
-                look: Look::None,
-                waits: false,
-            },
+            iroh: Way::new(iroh),
+            tcp: Way::new(tcp),
         }
     }
 
