@@ -1,7 +1,7 @@
-//! A congestion controller that is Cubic on a short path and BBR3 on a long one.
+//! A congestion controller that is Cubic on a short path and BBR3 on a long one, or one that loses packets.
 //!
-//! Each is the worst where the other is best: BBR3 reaches a fifth of Cubic's rate on loopback, Cubic a twenty-fifth of BBR3's
-//! at 1 % loss over 40 ms. Both are fed everything, so that the one that takes over knows the path already; one of them
+//! Each is the worse where the other is better: BBR3 reached a fifth of Cubic's rate on loopback with iroh's own windows (FACTS), and Cubic has a twenty-fifth of
+//! BBR3's at 1 % loss over 40 ms, a half where there is no delay. Both are fed everything, so that the one that takes over knows the path already; one of them
 //! is asked. Which one depends on the path's shortest round trip, not the smoothed one, which rises with our own queue
 //! and would turn a busy LAN into a WAN.
 //!
@@ -30,7 +30,13 @@ use super::{
 /// RFC 9002, section 7.2: ten packets of the size that every path carries.
 const INITIAL_WINDOW: u64 = 10 * 1200;
 
-/// Cubic where the shortest round trip is below `long_from`, BBR3 from there on.
+/// The shortest time from a packet's sending to its acknowledgement, where a controller is ours and has seen one.
+pub(super) fn shortest_round_trip(controller: Box<dyn Controller>) -> Option<Duration> {
+    let ours = controller.into_any().downcast::<FollowsPath>().ok()?;
+    (ours.shortest != Duration::MAX).then_some(ours.shortest)
+}
+
+/// Cubic where the shortest round trip is below `long_from` and few packets are lost, BBR3 elsewhere. [`Duration::MAX`] is Cubic everywhere.
 #[derive(Debug)]
 pub(super) struct FollowsPathConfig {
     pub(super) long_from: Duration,
@@ -78,9 +84,12 @@ struct FollowsPath {
 
 impl FollowsPath {
     fn is_cubic(&self) -> bool {
-        // Before the first acknowledgement nothing is known; Cubic starts the faster of the two.
-        let unknown = self.shortest == Duration::MAX && !self.long_from.is_zero();
-        unknown || self.shortest < self.long_from
+        if self.shortest == Duration::MAX {
+            // Nothing is known before the first acknowledgement; Cubic starts the faster of the two.
+            return !self.long_from.is_zero();
+        }
+        let always = self.long_from == Duration::MAX;
+        self.shortest < self.long_from && (always || !self.losses.is_lossy())
     }
 
     fn active(&self) -> &dyn Controller {
@@ -313,6 +322,32 @@ mod tests {
                 "where it is always Cubic"
             );
         }
+    }
+
+    #[test]
+    fn a_short_path_that_loses_packets_gets_bbr3() {
+        let lossy = |long_from| {
+            let mut path = with(long_from, Duration::from_micros(80));
+            for number in 0..10_000u64 {
+                match number % 100 {
+                    0 => path.on_packet_lost(1200, number, Instant::now()),
+                    _ => path.losses.acked(),
+                }
+            }
+            path
+        };
+        assert!(is_bbr3(&lossy(SHORT_PATH)));
+        assert!(!is_bbr3(&lossy(Duration::MAX)), "where it is always Cubic");
+    }
+
+    #[test]
+    fn whoever_holds_a_copy_is_told_of_the_shortest_round_trip() {
+        let seen = |shortest| shortest_round_trip(acked_after(shortest).clone_box());
+        let shortest = Duration::from_micros(80);
+        assert_eq!(seen(shortest), Some(shortest));
+        assert_eq!(seen(Duration::MAX), None, "not seen yet");
+        let other = Arc::new(CubicConfig::default()).build(Instant::now(), 1200);
+        assert_eq!(shortest_round_trip(other), None, "not ours");
     }
 
     /// What BBR3 says after it has taken the rate of a few small calls for what the path carries.

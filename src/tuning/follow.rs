@@ -9,7 +9,8 @@ use iroh::endpoint::{Connection, VarInt};
 use tokio::time::Instant;
 
 use super::{
-    PathSample, ReceiveWindow,
+    PathSample, ReceiveWindow, SHORT_PATH,
+    congestion::shortest_round_trip,
     packets::{Packets, Side},
 };
 use crate::{
@@ -31,6 +32,8 @@ pub(crate) struct Follow {
     copies: Copies,
     set: Option<u64>,
     received: u64,
+    /// Looked at as a busy one until then: what the handshake says of the path is to be corrected before there is a load.
+    new_until: Instant,
 }
 
 impl Follow {
@@ -49,6 +52,7 @@ impl Follow {
             copies: copies.clone(),
             set: None,
             received: 0,
+            new_until: Instant::now() + QUIET,
         }
     }
 
@@ -73,9 +77,15 @@ impl Follow {
             let mut hasher = DefaultHasher::new();
             path.remote_addr().hash(&mut hasher);
             let path_hash = hasher.finish();
+            let smoothed = path.rtt();
+            // It begins with the handshake's computations, and under load it rises with our own queue.
+            let shortest = (smoothed >= SHORT_PATH)
+                .then(|| connection.congestion_state(path.id()))
+                .flatten()
+                .and_then(shortest_round_trip);
             let sample = PathSample {
                 path: path_hash,
-                rtt: path.rtt(),
+                rtt: shortest.map_or(smoothed, |shortest| shortest.min(smoothed)),
                 stalled_lanes,
             };
             let window = self.window.update(sample);
@@ -91,9 +101,10 @@ impl Follow {
         }
         let moved = received.saturating_sub(self.received);
         self.received = received;
+        let now = Instant::now();
         // Keep-alives and their answers are a few dozen bytes; a stalled lane may hold up others.
-        let busy = moved > 4096 || stalled_lanes > 0;
-        Instant::now() + if busy { BUSY } else { QUIET }
+        let busy = moved > 4096 || stalled_lanes > 0 || now < self.new_until;
+        now + if busy { BUSY } else { QUIET }
     }
 }
 

@@ -1,4 +1,4 @@
-//! Which losses are congestion, for BBR3. Pure.
+//! Which losses are congestion, for BBR3, and whether there are so many that Cubic won't do. Pure.
 //!
 //! BBR3 takes 2 % of a round trip's packets lost for a path that is too full. Where a link loses 1 % by itself, some round trips lose 2 % by chance, and each
 //! takes its window down for seconds: over a minute it has two thirds of what TCP's BBR (version 1, which does not look at losses) has on the same link. What
@@ -8,6 +8,8 @@ use std::time::Duration;
 
 /// Of the packets of a while: more is congestion, whatever the round trip says.
 const MOST: f64 = 0.05;
+/// Of the packets of a while: a link that loses more is lossy, until it loses half of that. Cubic fills a queue until it loses one in thousands.
+const LOSSY: f64 = 0.005;
 /// A while, in packets. Those before it count for less and less.
 const WHILE: f64 = 1000.0;
 /// Above the shortest by so much, the smoothed round trip tells of a queue.
@@ -18,6 +20,7 @@ const QUEUE: f64 = 1.5;
 pub(super) struct Losses {
     packets: f64,
     lost: f64,
+    lossy: bool,
 }
 
 impl Losses {
@@ -33,10 +36,20 @@ impl Losses {
         many || smoothed >= shortest.mul_f64(QUEUE)
     }
 
+    /// Whether the path loses more packets than a queue makes it lose that is full at times.
+    pub(super) fn is_lossy(&self) -> bool {
+        self.lossy
+    }
+
     fn count(&mut self, lost: f64) {
         let kept = 1.0 - 1.0 / WHILE;
         self.packets = self.packets * kept + 1.0;
         self.lost = self.lost * kept + lost;
+        let least = match self.lossy {
+            true => LOSSY / 2.0,
+            false => LOSSY,
+        };
+        self.lossy = self.packets >= WHILE / 2.0 && self.lost > self.packets * least;
     }
 }
 
@@ -59,6 +72,39 @@ mod tests {
             }
         }
         (told, all)
+    }
+
+    #[test]
+    fn one_in_a_hundred_is_lossy_and_one_in_a_thousand_is_not() {
+        let mut losses = Losses::default();
+        let mut lose = |nth: u32| {
+            for number in 1..=20_000 {
+                if number % nth == 0 {
+                    losses.lost(SHORTEST, SHORTEST);
+                } else {
+                    losses.acked();
+                }
+            }
+            losses.is_lossy()
+        };
+        assert!(!lose(1000));
+        assert!(lose(100));
+        // Between the two bounds it stays what it was.
+        assert!(lose(250));
+        assert!(!lose(2000));
+        assert!(!lose(250));
+    }
+
+    #[test]
+    fn a_burst_at_the_beginning_says_little() {
+        let mut losses = Losses::default();
+        for number in 0..420 {
+            match number < 400 {
+                true => losses.acked(),
+                false => _ = losses.lost(SHORTEST, SHORTEST),
+            }
+        }
+        assert!(!losses.is_lossy());
     }
 
     #[test]
