@@ -1,5 +1,7 @@
 //! A call: what its attempts are made of.
 
+#[cfg(feature = "select")]
+use std::mem;
 use std::{sync::Arc, time::Duration};
 
 use http::{HeaderName, HeaderValue, Request, request};
@@ -9,9 +11,12 @@ use super::{
     RetryBudget, RetryError, RetryPolicy, meter,
     tally::{Circumstances, End, Failure, Tally},
 };
-#[cfg(feature = "select")]
-use crate::elsewhere::{Avoids, Elsewhere, Keeps};
 use crate::{BoxError, Deadline, Idempotent, deadline::header::NAME as GRPC_TIMEOUT, replay::Held};
+#[cfg(feature = "select")]
+use crate::{
+    Fault, Origin,
+    elsewhere::{Avoids, Elsewhere, Keeps},
+};
 
 const PREVIOUS_ATTEMPTS: &str = "grpc-previous-rpc-attempts";
 
@@ -35,12 +40,20 @@ pub(super) struct Call {
 
 /// Whether the attempt went over another arm at the word of a selection below.
 #[cfg(feature = "select")]
-#[derive(Clone, Copy)]
+#[derive(Default)]
 enum Moves {
+    #[default]
     No,
-    /// The next one does.
-    Next(Avoids),
-    Moved,
+    /// The next one does. With it, how it failed over the first arm.
+    Next(Avoids, BoxError),
+    Moved(BoxError),
+}
+
+/// Whether an attempt ended on this side, for want of a transport.
+#[cfg(feature = "select")]
+fn is_not_there(error: &BoxError) -> bool {
+    Fault::find(&**error)
+        .is_some_and(|fault| fault.origin() == Origin::Ours && fault.is_temporary())
 }
 
 fn superseded() -> BoxError {
@@ -69,9 +82,9 @@ impl Call {
     pub(super) fn request(&mut self) -> Request<Body> {
         let mut head = self.head.clone();
         #[cfg(feature = "select")]
-        if let Moves::Next(avoids) = self.moves {
+        if let Moves::Next(avoids, failed) = mem::take(&mut self.moves) {
             head.extensions.insert(avoids);
-            self.moves = Moves::Moved;
+            self.moves = Moves::Moved(failed);
         }
         let first = self.tally.is_first();
         if let Some(deadline) = self.deadline
@@ -94,17 +107,20 @@ impl Call {
         self.body.commit();
     }
 
-    /// An attempt failed, and a selection below has another arm for it: whether the call is sent again at once, else what its failure was. Nothing was sent, so this
-    /// is the same attempt for the tally.
+    /// An attempt failed. Where a selection below has another arm for it the call is sent again at once; nothing was sent, so this is the same attempt for the tally.
+    /// Else what its failure was: where the other arm is not there either, how it failed over the first one, which may be there soon.
     #[cfg(feature = "select")]
     pub(super) fn moves(&mut self, error: BoxError) -> Result<(), BoxError> {
-        let elsewhere = error.downcast::<Elsewhere>()?;
-        match self.moves {
-            Moves::No if self.body.take_back() => {
-                self.moves = Moves::Next(elsewhere.avoid);
+        let moves = mem::take(&mut self.moves);
+        match (error.downcast::<Elsewhere>(), moves) {
+            (Ok(elsewhere), Moves::No) if self.body.take_back() => {
+                let Elsewhere { error, avoid } = *elsewhere;
+                self.moves = Moves::Next(avoid, error);
                 Ok(())
             }
-            _ => Err(elsewhere.error),
+            (Ok(elsewhere), _) => Err(elsewhere.error),
+            (Err(error), Moves::Moved(first)) if is_not_there(&error) => Err(first),
+            (Err(error), _) => Err(error),
         }
     }
 

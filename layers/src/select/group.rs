@@ -120,6 +120,13 @@ impl Group {
         timed.then(Instant::now)
     }
 
+    /// The same, once it is known where the call goes: each is timed that is a probe, or goes over an arm with few calls, however many the other one has.
+    #[inline]
+    pub(super) fn clock_of(&self, plan: &Plan, now: Option<Instant>) -> Option<Instant> {
+        let few = || self.window(plan.arm).rate() < 2 * ENOUGH;
+        now.or_else(|| (plan.reason == Reason::Probe || few()).then(Instant::now))
+    }
+
     pub(super) fn window(&self, arm: Arm) -> &Window {
         &self.windows[arm.index()]
     }

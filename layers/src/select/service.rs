@@ -1,7 +1,7 @@
 use std::{
     fmt,
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 
 use http::{Request, Response};
@@ -15,7 +15,7 @@ use super::{
     flight::{One, iroh, tcp},
     future::keep,
     group::{Active, Group, Plan, Sample},
-    shared::Shared,
+    shared::{Changed, Shared},
     standing::Trust,
     waiting::Waiting,
     watch::Watch,
@@ -32,6 +32,8 @@ pub struct Select<I, T> {
     /// The policy at the last look, and its generation: a call looks only whether there is another.
     active: Arc<Active>,
     generation: u64,
+    /// Another policy, which may use other arms; waited for while none is ready that this one uses.
+    changed: Option<Changed>,
 }
 
 impl<I, T> Select<I, T> {
@@ -42,6 +44,7 @@ impl<I, T> Select<I, T> {
             active: shared.active.load_full(),
             watch: Arc::new(Watch::new(shared)),
             generation: 0,
+            changed: None,
             iroh: Way::new(iroh),
             tcp: Way::new(tcp),
         }
@@ -70,6 +73,54 @@ where
         if self.look(arm).0 && self.watch.shared.core.arms.word().is_troubled(arm) {
             self.watch.shared.core.arms.ready(arm, Instant::now());
         }
+    }
+
+    /// Whether an arm has an answer that the policy may use. Those that have none wake this task, or the one that waits for both.
+    fn poll_arms(&mut self, cx: &mut Context<'_>) -> bool {
+        let word = self.watch.shared.core.arms.word();
+        let used = |shared: &Shared| Arm::ALL.map(|arm| (arm, shared.uses(arm)));
+        let mut any = false;
+        let mut away = false;
+        for (arm, used) in used(&self.watch.shared) {
+            match arm {
+                Arm::Iroh => self.iroh.look = Look::None,
+                Arm::Tcp => self.tcp.look = Look::None,
+            }
+            if used && !word.is_watched(arm) {
+                self.poll_arm(arm, cx);
+                let answers = self.look(arm).1;
+                any |= answers;
+                away |= !answers;
+            }
+        }
+        if !any {
+            // None but those that the task waits for: they wake this one too.
+            for (arm, used) in used(&self.watch.shared) {
+                if used && word.is_watched(arm) {
+                    self.poll_arm(arm, cx);
+                    any |= self.look(arm).1;
+                }
+            }
+        }
+        if away {
+            let now = Instant::now();
+            for arm in Arm::ALL {
+                let pending = match arm {
+                    Arm::Iroh => self.iroh.is_pending(),
+                    Arm::Tcp => self.tcp.is_pending(),
+                };
+                if pending && !word.is_watched(arm) {
+                    let (iroh, tcp) = (&self.iroh.service, &self.tcp.service);
+                    self.watch
+                        .not_ready::<I, T, Request<Body>>(arm, now, iroh, tcp);
+                }
+            }
+        }
+        if any {
+            self.iroh.let_go();
+            self.tcp.let_go();
+        }
+        any
     }
 
     /// Whether an arm is ready, and whether it answers.
@@ -170,51 +221,20 @@ where
 
     /// Ready when an arm is that the policy may use. Never an error: one of an arm's is the next call's that needs it.
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
-        let word = self.watch.shared.core.arms.word();
-        let used = |shared: &Shared| Arm::ALL.map(|arm| (arm, shared.uses(arm)));
-        let mut any = false;
-        let mut away = false;
-        for (arm, used) in used(&self.watch.shared) {
-            match arm {
-                Arm::Iroh => self.iroh.look = Look::None,
-                Arm::Tcp => self.tcp.look = Look::None,
+        loop {
+            // Before the look at what the policy uses: if that changes meanwhile, the wait is over at once.
+            let generation = self.watch.shared.generation();
+            if self.poll_arms(cx) {
+                self.changed = None;
+                return Poll::Ready(Ok(()));
             }
-            if used && !word.is_watched(arm) {
-                self.poll_arm(arm, cx);
-                let answers = self.look(arm).1;
-                any |= answers;
-                away |= !answers;
-            }
+            let shared = &self.watch.shared;
+            let changed = self
+                .changed
+                .get_or_insert_with(|| shared.changed_since(generation));
+            ready!(changed.as_mut().poll(cx));
+            self.changed = None;
         }
-        if !any {
-            // None but those that the task waits for: they wake this one too.
-            for (arm, used) in used(&self.watch.shared) {
-                if used && word.is_watched(arm) {
-                    self.poll_arm(arm, cx);
-                    any |= self.look(arm).1;
-                }
-            }
-        }
-        if away {
-            let now = Instant::now();
-            for arm in Arm::ALL {
-                let pending = match arm {
-                    Arm::Iroh => self.iroh.is_pending(),
-                    Arm::Tcp => self.tcp.is_pending(),
-                };
-                if pending && !word.is_watched(arm) {
-                    let (iroh, tcp) = (&self.iroh.service, &self.tcp.service);
-                    self.watch
-                        .not_ready::<I, T, Request<Body>>(arm, now, iroh, tcp);
-                }
-            }
-        }
-        if !any {
-            return Poll::Pending;
-        }
-        self.iroh.let_go();
-        self.tcp.let_go();
-        Poll::Ready(Ok(()))
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
@@ -226,7 +246,7 @@ where
         } = self;
         watch.shared.refresh(active, generation);
         let (rule, group) = self.active.of(&request);
-        let mut now = group.clock();
+        let now = group.clock();
         let mut plan = match avoided(&request) {
             // Decided already: it comes back from its first arm.
             Some(arm) => Plan {
@@ -274,11 +294,7 @@ where
             }
             false => (None, request),
         };
-        if plan.reason == Reason::Probe {
-            // There are few of them, and each counts.
-            now = now.or_else(|| Some(Instant::now()));
-        }
-        let sample = Sample::new(group.clone(), plan.arm, now);
+        let sample = Sample::new(group.clone(), plan.arm, group.clock_of(&plan, now));
         let flight = match plan.arm {
             Arm::Iroh => {
                 self.iroh.look = Look::None;
@@ -337,6 +353,7 @@ impl<I: Clone, T: Clone> Clone for Select<I, T> {
             watch: self.watch.clone(),
             active: self.active.clone(),
             generation: self.generation,
+            changed: None,
         }
     }
 }

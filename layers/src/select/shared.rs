@@ -1,14 +1,21 @@
 //! What a handle and the services that it was given to share.
 
-use std::sync::{
-    Arc, Mutex, PoisonError,
-    atomic::{AtomicU8, AtomicU64, Ordering},
+use std::{
+    future::{Future, pending},
+    pin::Pin,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU8, AtomicU64, Ordering},
+    },
 };
 
 use arc_swap::ArcSwap;
 
 use super::{Arm, Choice, Policy, SelectConfig, core::Core, group::Active};
 use crate::ConfigError;
+
+/// A wait for another policy.
+pub(super) type Changed = Pin<Box<dyn Future<Output = ()> + Send + Sync>>;
 
 pub(super) struct Shared {
     pub(super) core: Arc<Core>,
@@ -41,6 +48,25 @@ impl Shared {
             *active = self.active.load_full();
             *seen = generation;
         }
+    }
+
+    /// Which policy is in force, or has just been: whoever looks at it later sees this one or a later one.
+    #[inline]
+    pub(super) fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Acquire)
+    }
+
+    /// Resolves when a later policy than that is in force.
+    #[cold]
+    pub(super) fn changed_since(&self, generation: u64) -> Changed {
+        let mut state = self.core.arms.state().subscribe();
+        Box::pin(async move {
+            let later = state.wait_for(|state| state.generation > generation);
+            // Where nobody is left who could change it there is nothing to wait for.
+            if later.await.map(drop).is_err() {
+                pending().await
+            }
+        })
     }
 
     #[inline]

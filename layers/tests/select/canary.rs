@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use tower_iroh_layers::select::{Arm, Canary, Choice, Policy, Reason, SelectConfig, StickyKey};
 
-use crate::arm::{Stage, call_to, request, settle, stage, stage_with};
+use crate::arm::{MS, Stage, call_to, request, settle, stage, stage_with};
 
 fn policy(share: u32) -> Policy {
     let canary = Canary::builder("to-iroh", Arm::Iroh).share(share);
@@ -108,4 +108,19 @@ async fn who_is_in_falls_back_while_the_new_arm_is_away_and_that_counts_against_
     assert!(stage.handle.set_share("other", 1).is_err());
     assert!(stage.handle.set_share("to-iroh", 10_001).is_err());
     settle().await;
+}
+
+/// A thousand calls a second, of which ten are in it: those that are not need not all be timed, and those that are do.
+#[tokio::test(start_paused = true)]
+async fn the_calls_of_a_small_share_are_timed_whatever_the_rate_of_the_others() {
+    let mut stage = stage(policy(100));
+    for _ in 0..30 * 1000 {
+        let over = call_to(&mut stage.client, request("/a.B/C")).await;
+        over.expect("answered");
+        tokio::time::sleep(MS).await;
+    }
+    let seen = stage.handle.canary("to-iroh").expect("there");
+    assert!(seen.new.calls > 200, "{}", seen.new.calls);
+    assert_eq!(seen.new.latencies.count(), seen.new.calls);
+    assert!(seen.old.latencies.count() < seen.old.calls / 4);
 }

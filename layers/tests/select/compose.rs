@@ -133,6 +133,27 @@ async fn with_both_circuits_open_the_layer_above_fails_fast() {
 }
 
 /// A full lane is not visible in readiness, and what it rejects stays rejected.
+/// Who edits the policy because a transport is broken helps those calls too that fail fast already.
+#[tokio::test(start_paused = true)]
+async fn another_policy_ends_failing_fast() {
+    let stage = stage(Arm::Iroh);
+    let circuits = [(); 2].map(|()| Circuit::new(BreakerConfig::default()));
+    let handle = SelectHandle::new(Arm::Iroh);
+    let mut client = stacked!(stage, &circuits, handle.clone());
+    circuits[0].force_open();
+    let error = tower::util::Oneshot::new(client.clone(), request("/a.B/C")).await;
+    error.map(drop).expect_err("open");
+    let error = tower::util::Oneshot::new(client.clone(), request("/a.B/C")).await;
+    error.map(drop).expect_err("at once");
+
+    handle.swap(Arm::Tcp);
+    crate::arm::settle().await;
+    let ready = ServiceExt::<http::Request<_>>::ready(&mut client).await;
+    let response = ready.expect("ready").call(request("/a.B/C")).await;
+    response.expect("answered");
+    assert_eq!(stage.tcp.calls(), 1);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_full_lane_causes_no_fallback() {
     let stage = stage(policy(Choice::Prefer(Arm::Iroh)));
@@ -220,6 +241,62 @@ mod below_a_retry {
         // As a retry does with what never left: twice more, each over both.
         assert_eq!((stage.iroh.calls(), stage.tcp.calls()), (3, 3));
         assert_eq!((stage.iroh.begun(), stage.tcp.begun()), (0, 0));
+    }
+
+    /// The other arm has been away for long. That is no reason to give up: the first one is tried again as if there were no other.
+    #[tokio::test(start_paused = true)]
+    async fn an_other_arm_that_is_away_takes_no_attempt_away() {
+        let stage = stage(policy(Choice::Prefer(Arm::Iroh)));
+        stage.tcp.ready(false);
+        call(&mut retrying(&stage), request("/a.B/C"))
+            .await
+            .expect("answered");
+        tokio::time::sleep(SECOND * 3).await;
+        stage.iroh.plays(Part::Unreached);
+        let mut client = retrying(&stage);
+        let waits = tokio::spawn(async move { call(&mut client, request("/a.B/C")).await });
+        while stage.iroh.calls() < 2 {
+            tokio::task::yield_now().await;
+        }
+        stage.iroh.plays(Part::Answer(tonic::Code::Ok));
+        let over = waits.await.expect("no panic").expect("answered");
+        assert_eq!((over.arm, stage.tcp.calls()), (Arm::Iroh, 0));
+
+        stage.iroh.plays(Part::Unreached);
+        let error = call(&mut retrying(&stage), request("/a.B/C")).await;
+        let status = Status::from_error(error.expect_err("neither"));
+        assert_eq!(
+            status.message(),
+            "as the script says",
+            "how it failed first"
+        );
+    }
+
+    /// The buffer sends a call again by itself, so it is the selection below it that has to know of the other arm.
+    #[cfg(feature = "buffer")]
+    #[tokio::test(start_paused = true)]
+    async fn a_buffer_in_between_does_not_take_the_other_arm_away() {
+        use tower_iroh_layers::buffer::{Buffer, BufferConfig, WaitForReady};
+
+        for part in [Part::Unreached, Part::Refused] {
+            let stage = stage(policy(Choice::Prefer(Arm::Iroh)));
+            stage.iroh.plays(part);
+            let buffer = Buffer::new(BufferConfig::default(), stage.client.clone());
+            let mut client = RetryLayer::new(RetryPolicy::default()).layer(buffer);
+            let mut request = request("/a.B/C");
+            request.extensions_mut().insert(WaitForReady);
+            let start = Instant::now();
+            let ready = ServiceExt::<http::Request<_>>::ready(&mut client).await;
+            let answer = ready.expect("ready").call(request).await;
+            let answer = answer.expect("answered");
+            let selected: &Selected = answer.extensions().get().expect("selected");
+            assert_eq!(
+                (selected.arm, selected.reason),
+                (Arm::Tcp, Reason::FailedUnsent)
+            );
+            assert_eq!(start.elapsed(), std::time::Duration::ZERO, "{part:?}");
+            assert_eq!((stage.iroh.calls(), stage.tcp.begun()), (1, 1));
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -234,6 +234,30 @@ async fn only_the_arms_of_the_policy_decide_readiness() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn who_waits_for_an_arm_is_woken_by_a_policy_with_another() {
+    let stage = stage(Arm::Iroh);
+    stage.iroh.ready(false);
+    let callers = [(); 2].map(|()| {
+        let mut client = stage.client.clone();
+        tokio::spawn(async move { call(&mut client).await })
+    });
+    settle().await;
+    // One that leads nowhere either, and then one that does.
+    stage.tcp.ready(false);
+    stage.handle.swap(Arm::Tcp);
+    settle().await;
+    stage.handle.swap(Arm::Iroh);
+    settle().await;
+    stage.tcp.ready(true);
+    stage.handle.swap(Arm::Tcp);
+    for caller in callers {
+        let over = tokio::time::timeout(SECOND, caller).await;
+        let over = over.expect("woken").expect("no panic");
+        assert_eq!(over.expect("answered"), (Arm::Tcp, Reason::Fixed));
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_dial_may_have_a_head_start() {
     let config = SelectConfig::builder().head_start(MS * 100);
     let mut stage = stage_with(prefer_iroh(), config.try_build().expect("accepted"));

@@ -19,6 +19,9 @@ use crate::select::{Arm, ArmState, Reason, arms::Arms, key::mix, window::Window}
 /// How often the arms are compared, by one call among all.
 const LOOK: Duration = Duration::from_millis(100);
 
+/// So many calls go over the arm in use before one is a probe only because it is time: where there is a call every few seconds, all would be.
+const BETWEEN: u64 = 4;
+
 /// An adaptive rule at work.
 pub(in super::super) struct Pilot {
     config: Adaptive,
@@ -28,6 +31,8 @@ pub(in super::super) struct Pilot {
     /// Nanoseconds from the start.
     next_look: AtomicU64,
     next_probe: AtomicU64,
+    /// The call that may be the next probe because it is time.
+    next_probe_call: AtomicU64,
     calls: AtomicU64,
     core: Mutex<Core>,
 }
@@ -39,6 +44,7 @@ impl Pilot {
             preferred: AtomicBool::new(true),
             next_look: AtomicU64::new(0),
             next_probe: AtomicU64::new(nanos(config.probe_every)),
+            next_probe_call: AtomicU64::new(0),
             calls: AtomicU64::new(0),
             core: Mutex::new(Core::new(&config)),
             config,
@@ -80,16 +86,21 @@ impl Pilot {
     #[inline]
     fn is_probe(&self, at: Option<u64>) -> bool {
         let every = self.config.probe_every;
-        if at.is_some_and(|at| claim(&self.next_probe, at, every)) {
-            return true;
-        }
         let number = self.calls.fetch_add(1, Ordering::Relaxed);
-        // Not each hundredth: calls may have a rhythm of their own.
-        let place = ((mix(number) >> 32) * 10_000) >> 32;
-        let probe = place < u64::from(self.config.probe_share);
-        if let (true, Some(at)) = (probe, at) {
-            let next = at.saturating_add(nanos(every));
-            self.next_probe.store(next, Ordering::Relaxed);
+        let mut probe = number >= self.next_probe_call.load(Ordering::Relaxed)
+            && at.is_some_and(|at| claim(&self.next_probe, at, every));
+        if !probe {
+            // Not each hundredth: calls may have a rhythm of their own.
+            let place = ((mix(number) >> 32) * 10_000) >> 32;
+            probe = place < u64::from(self.config.probe_share);
+            if let (true, Some(at)) = (probe, at) {
+                let next = at.saturating_add(nanos(every));
+                self.next_probe.store(next, Ordering::Relaxed);
+            }
+        }
+        if probe {
+            self.next_probe_call
+                .store(number + 1 + BETWEEN, Ordering::Relaxed);
         }
         probe
     }
@@ -186,6 +197,25 @@ mod tests {
             (150..300).contains(&calls[1]),
             "a hundredth of 20,000: {calls:?}"
         );
+    }
+
+    #[test]
+    fn few_calls_are_not_all_probes() {
+        let mut now = Instant::now();
+        let arms = Arms::new();
+        let config = Adaptive::default();
+        let windows = [(); 2].map(|()| Window::new(config.window, now));
+        let pilot = Pilot::new(config, now);
+        let mut probes = 0;
+        for _ in 0..200 {
+            now += Duration::from_secs(2);
+            let (arm, reason, _) = pilot.choose(Some(now), &windows, &arms, Duration::from_secs(5));
+            assert_eq!(arm == pilot.current(), reason == Reason::Adaptive);
+            probes += u32::from(reason == Reason::Probe);
+            windows[arm.index()].answered(now, Duration::from_millis(1));
+            windows[arm.index()].ended(now, false);
+        }
+        assert!((35..=50).contains(&probes), "a fifth: {probes}");
     }
 
     #[test]

@@ -124,9 +124,11 @@ impl Machine {
             state.stage = fitting.unwrap_or(0);
             state.share = stages.get(state.stage).copied().unwrap_or(0);
             state.dwelt = Duration::ZERO;
-            if state.phase == Phase::Complete && state.stage + 1 < stages.len() {
-                state.phase = Phase::Running;
-            }
+        }
+        // There are further ones now, also where that one is the same.
+        if state.phase == Phase::Complete && state.stage + 1 < stages.len() {
+            state.phase = Phase::Running;
+            state.dwelt = Duration::ZERO;
         }
         state.stage = state.stage.min(stages.len().saturating_sub(1));
         Self {

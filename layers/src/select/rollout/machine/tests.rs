@@ -163,6 +163,22 @@ fn other_stages_after_a_restart_never_mean_more() {
     }
 }
 
+#[test]
+fn stages_that_were_added_to_a_complete_rollout_are_gone_through() {
+    let config = machine(10).config;
+    let restored = |stage: usize| {
+        let mut state = machine(10).state;
+        (state.phase, state.stage, state.share) = (Phase::Complete, stage, config.stages[stage]);
+        state.dwelt = SECOND * 60;
+        Machine::restore(config.clone(), state, None).state
+    };
+    let last = config.stages.len() - 1;
+    assert_eq!(restored(last).phase, Phase::Complete);
+    let goes_on = restored(1);
+    assert_eq!((goes_on.phase, goes_on.stage), (Phase::Running, 1));
+    assert_eq!(goes_on.dwelt, Duration::ZERO);
+}
+
 proptest! {
     /// Whatever comes, the share is one of the stages' or 0, it grows by one stage at a time and never before its dwell.
     #[test]
