@@ -55,6 +55,7 @@ pub(super) struct Shared {
 
 #[derive(Clone, Debug)]
 pub(super) struct Settings {
+    pub(super) max_connections: usize,
     pub(super) max_connections_per_peer: usize,
     pub(super) max_plaintext_connections: usize,
     pub(super) max_handshakes: usize,
@@ -141,23 +142,36 @@ pub(super) struct Place {
 }
 
 impl Place {
-    /// For a peer, or for somebody without an identity.
-    pub(super) fn take(shared: &Arc<Shared>, who: Option<EndpointId>) -> Option<Self> {
-        let most = match who {
-            Some(_) => shared.settings.max_connections_per_peer,
-            None => shared.settings.max_plaintext_connections,
-        };
+    /// For a peer, or for somebody without an identity; else what the caller is told.
+    pub(super) fn take(shared: &Arc<Shared>, who: Option<EndpointId>) -> Result<Self, String> {
+        let Settings {
+            max_connections,
+            max_connections_per_peer,
+            max_plaintext_connections,
+            ..
+        } = shared.settings;
         let mut open = lock(&shared.open);
-        let count = open.entry(who).or_default();
-        if *count >= most {
-            return None;
+        if shared.connections.len() >= max_connections {
+            return Err(format!("{max_connections} connections are accepted"));
         }
-        *count += 1;
-        Some(Self {
-            shared: shared.clone(),
-            who,
-            _open: shared.connections.token(),
-        })
+        let count = open.entry(who).or_default();
+        let full = match who {
+            Some(_) if *count >= max_connections_per_peer => {
+                format!("{max_connections_per_peer} connections per peer are accepted")
+            }
+            None if *count >= max_plaintext_connections => {
+                format!("{max_plaintext_connections} connections without TLS are accepted")
+            }
+            _ => {
+                *count += 1;
+                return Ok(Self {
+                    shared: shared.clone(),
+                    who,
+                    _open: shared.connections.token(),
+                });
+            }
+        };
+        Err(full)
     }
 }
 

@@ -79,12 +79,13 @@ async fn encrypted(
         return Err(Refused::NoAlpn);
     }
     let id = tls::proved(session).ok_or(Refused::NoKey)?;
-    let Some(place) = Place::take(shared, Some(id)) else {
-        let most = shared.settings.max_connections_per_peer;
-        tracing::warn!(peer = %id.fmt_short(), most, "refusing a TCP connection: the peer has as many as it may");
-        let said = format!("{most} connections per peer are accepted");
-        farewell::say(stream, h2::Reason::ENHANCE_YOUR_CALM, &said).await;
-        return Err(Refused::Limit);
+    let place = match Place::take(shared, Some(id)) {
+        Ok(place) => place,
+        Err(full) => {
+            tracing::warn!(peer = %id.fmt_short(), "refusing a TCP connection: {full}");
+            farewell::say(stream, h2::Reason::ENHANCE_YOUR_CALM, &full).await;
+            return Err(Refused::Limit);
+        }
     };
     let stream = Stream::Tls(Box::new(stream.into()));
     let io = TcpIo::new(stream, Some(id), remote).at(place);
@@ -102,11 +103,12 @@ async fn plain(
             "serving a caller without TLS, as plaintext is allowed: it has no identity, and who is in between reads and changes its calls; this is said once"
         );
     }
-    let Some(place) = Place::take(shared, None) else {
-        let most = shared.settings.max_plaintext_connections;
-        let said = format!("{most} connections without TLS are accepted");
-        farewell::say(stream, h2::Reason::ENHANCE_YOUR_CALM, &said).await;
-        return Err(Refused::Limit);
+    let place = match Place::take(shared, None) {
+        Ok(place) => place,
+        Err(full) => {
+            farewell::say(stream, h2::Reason::ENHANCE_YOUR_CALM, &full).await;
+            return Err(Refused::Limit);
+        }
     };
     let io = TcpIo::new(Stream::Plain(stream), None, remote).at(place);
     Ok(bounded(shared, io))

@@ -451,6 +451,27 @@ async fn one_connection_too_many_is_told_so() {
     }
 }
 
+/// A key costs nothing, so the bound per peer is none.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn all_peers_together_have_a_bound_too() {
+    let server = Server::with(&SecretKey::generate(), |acceptor| {
+        acceptor.max_connections(2)
+    })
+    .await;
+    let callers = [(); 2].map(|()| Caller::new(Kind::Channel, &server.peer));
+    for caller in &callers {
+        caller.echo(b"in time").await.expect("answered");
+    }
+    let third = Caller::new(Kind::Channel, &server.peer);
+    let refused = third.error_of(b"one too many").await;
+    assert_eq!(refused.code(), Code::ResourceExhausted);
+    assert!(refused.message().contains("2 connections"), "{refused:?}");
+    drop(callers);
+    until("room", || server.acceptor.connections() == 0).await;
+    let next = Caller::new(Kind::Channel, &server.peer);
+    next.echo(b"there is room").await.expect("answered");
+}
+
 #[tokio::test]
 async fn who_is_not_known_or_not_there_is_named() {
     let key = SecretKey::generate();

@@ -38,6 +38,7 @@ impl TcpAcceptorBuilder {
         Self {
             key,
             settings: Settings {
+                max_connections: 4096,
                 max_connections_per_peer: 64,
                 max_plaintext_connections: 1024,
                 max_handshakes: 256,
@@ -47,6 +48,13 @@ impl TcpAcceptorBuilder {
                 plaintext: false,
             },
         }
+    }
+
+    /// How many connections there may be, of all callers together: a key costs nothing, and each connection is a file descriptor. Default 4,096. The next is told so, which its
+    /// client sees as RESOURCE_EXHAUSTED.
+    pub fn max_connections(mut self, connections: usize) -> Self {
+        self.settings.max_connections = connections;
+        self
     }
 
     /// How many connections one peer may have. Default 64: a [`Channel`](crate::Channel) has up to 8, one for each stream of its lanes. The next is told
@@ -107,6 +115,7 @@ impl TcpAcceptorBuilder {
         listener: TcpListener,
     ) -> Result<(TcpAcceptor, TcpIncoming), ConfigError> {
         let settings = self.settings;
+        ConfigError::nonzero("tcp.max_connections", settings.max_connections)?;
         ConfigError::nonzero(
             "tcp.max_connections_per_peer",
             settings.max_connections_per_peer,
