@@ -23,6 +23,8 @@ use crate::{
 mod builder;
 mod error;
 mod rollouts;
+#[cfg(test)]
+mod tests;
 
 pub use builder::PeersBuilder;
 pub use error::PeersError;
@@ -54,9 +56,11 @@ use rollouts::Rollouts;
 /// breakers, one per transport, are kept longer, [10 minutes](Registry::IDLE) without use: a peer that is removed and added again does not begin with a clean
 /// slate. Two names of one identity share everything.
 ///
-/// **Changes at run time.** A peer that is added again under its name is somewhere else from then on: its channel stays, and dials the new addresses next. One
-/// that has another identity is another peer, with a channel of its own. A peer that is removed is found no more; channels that somebody holds go on, and
-/// their connection ends when it is idle. [`set_policy`](Self::set_policy) is in force for all at once.
+/// **Changes at run time.** A peer that is added again under its name is somewhere else from then on: its channel stays, and dials the new addresses next. An
+/// address that no name of the peer has any more is not dialled, also where there is no other: a peer that is added again without its
+/// [TCP address](Peer::with_tcp) is called over TCP no more, except for the calls in flight. One that has another identity is another peer, with a channel of its
+/// own. A peer that is removed is found no more; channels that somebody holds go on, and their connection ends when it is idle.
+/// [`set_policy`](Self::set_policy) is in force for all at once.
 #[derive(Clone)]
 pub struct Peers {
     shared: Arc<Shared>,
@@ -69,6 +73,7 @@ struct Shared {
     select: SelectConfig,
     configure: Option<Configure>,
     directory: Mutex<Directory>,
+    /// Whoever needs both locks takes this one first.
     rollouts: Mutex<Rollouts>,
 }
 
@@ -87,6 +92,10 @@ struct Directory {
     channels: HashMap<(EndpointId, Over), Channel>,
     selections: HashMap<EndpointId, SelectHandle>,
     policy: Policy,
+    /// How often an identity has left.
+    left: u64,
+    /// Where those are that have left: channels that somebody holds still dial there, until the peer is added again and says other.
+    departed: HashMap<EndpointId, Vec<Peer>>,
 }
 
 impl Peers {
@@ -109,30 +118,39 @@ impl Peers {
 
     /// Names a peer, and says where it is. Returns what the name meant before.
     pub fn add(&self, name: impl Into<String>, peer: impl Into<Peer>) -> Option<Peer> {
-        let (name, peer) = (name.into(), peer.into());
-        let mut directory = lock(&self.shared.directory);
-        let before = directory.peers.insert(name, peer.clone());
-        let forgotten = directory.forget(before.as_ref());
-        drop(directory);
-        self.end_rollout(forgotten);
-        if let Some(tcp) = &self.shared.tcp {
-            tcp.add_peer(peer.clone());
-        }
-        if let Some(links) = &self.shared.iroh
-            && !peer.addr().is_empty()
-        {
-            links.add_peer(peer);
-        }
-        before
+        let moved = vec![(name.into(), peer.into())];
+        self.change(Vec::new(), moved).pop()
     }
 
     /// Takes a name out, and returns what it meant.
     pub fn remove(&self, name: &str) -> Option<Peer> {
+        self.change(vec![name.to_owned()], Vec::new()).pop()
+    }
+
+    /// Takes names out and gives names, all at once: only who has no name after it all is forgotten. Returns what the names meant before.
+    pub(crate) fn change(&self, gone: Vec<String>, moved: Vec<(String, Peer)>) -> Vec<Peer> {
+        let mut rollouts = lock(&self.shared.rollouts);
         let mut directory = lock(&self.shared.directory);
-        let before = directory.peers.remove(name);
-        let forgotten = directory.forget(before.as_ref());
-        drop(directory);
-        self.end_rollout(forgotten);
+        let peers = &mut directory.peers;
+        let mut before: Vec<Peer> = gone.iter().filter_map(|name| peers.remove(name)).collect();
+        for (name, peer) in &moved {
+            before.extend(peers.insert(name.clone(), peer.clone()));
+        }
+        for peer in &before {
+            if directory.knows(peer.id()) {
+                self.shared.no_longer_at(peer, &directory);
+            } else {
+                directory.forget(peer);
+                rollouts.running.remove(&peer.id());
+            }
+        }
+        // Under the lock, so that what is said last is what is there last.
+        for (_, peer) in &moved {
+            for before in directory.departed.remove(&peer.id()).unwrap_or_default() {
+                self.shared.no_longer_at(&before, &directory);
+            }
+            self.shared.is_at(peer);
+        }
         before
     }
 
@@ -172,45 +190,63 @@ impl Peers {
     }
 
     fn channel_by(&self, name: &str, over: Over) -> Result<Channel, PeersError> {
-        let peer = {
+        let unknown = || PeersError::Unknown(name.to_owned());
+        let (peer, left) = {
             let directory = lock(&self.shared.directory);
-            let Some(peer) = directory.peers.get(name) else {
-                return Err(PeersError::Unknown(name.to_owned()));
-            };
+            let peer = directory.peers.get(name).ok_or_else(unknown)?;
             if let Some(channel) = directory.channels.get(&(peer.id(), over)) {
                 return Ok(channel.clone());
             }
-            peer.clone()
+            (peer.clone(), directory.left)
         };
+        let id = peer.id();
         let select = match over {
-            Over::Chosen => self.select(name),
+            // By the identity: the name may have been given to another meanwhile.
+            Over::Chosen => {
+                let select = self.select_by(|directory| directory.knows(id).then_some(id));
+                Some(select.ok_or_else(unknown)?)
+            }
             Over::One(_) => None,
         };
         // Somebody's own function is called: not with the lock.
         let made = self.make(&peer, over, select)?;
         let mut directory = lock(&self.shared.directory);
-        if !directory.knows(peer.id()) {
-            // Removed meanwhile: it is the caller's alone.
+        if directory.knows(id) {
+            // Making it said once more where the peer was.
+            self.shared.no_longer_at(&peer, &directory);
+        }
+        if directory.left != left {
+            // Perhaps this one, and its choice with it: the channel is the caller's alone.
             return Ok(made);
         }
-        let kept = directory.channels.entry((peer.id(), over));
+        let kept = directory.channels.entry((id, over));
         Ok(kept.or_insert(made).clone())
     }
 
     /// The choice between the transports to a peer: its statistics and its canaries. `None` for a name that nobody has.
     pub fn select(&self, name: &str) -> Option<SelectHandle> {
+        self.select_by(|directory| directory.peers.get(name).map(Peer::id))
+    }
+
+    fn select_by(&self, find: impl Fn(&Directory) -> Option<EndpointId>) -> Option<SelectHandle> {
+        {
+            let directory = lock(&self.shared.directory);
+            if let Some(select) = directory.selections.get(&find(&directory)?) {
+                return Some(select.clone());
+            }
+        }
+        // Held until the rollout has begun: whoever takes the peer out meanwhile finds it then.
+        let mut rollouts = lock(&self.shared.rollouts);
         let mut directory = lock(&self.shared.directory);
-        let id = directory.peers.get(name)?.id();
-        let Directory {
-            selections, policy, ..
-        } = &mut *directory;
-        if let Some(select) = selections.get(&id) {
+        let id = find(&directory)?;
+        if let Some(select) = directory.selections.get(&id) {
             return Some(select.clone());
         }
-        let select = SelectHandle::with_config(policy.clone(), self.shared.select.clone());
-        selections.insert(id, select.clone());
+        let config = self.shared.select.clone();
+        let select = SelectHandle::with_config(directory.policy.clone(), config);
+        directory.selections.insert(id, select.clone());
         drop(directory);
-        lock(&self.shared.rollouts).start(id, &select);
+        rollouts.start(id, &select);
         Some(select)
     }
 
@@ -223,8 +259,9 @@ impl Peers {
 
     /// Begins a rollout to each peer, also to those that are added later, in place of those that run.
     ///
-    /// `plan` is asked for each peer, and needs a file of its own for each that is to survive a restart. A rollout that cannot begin leaves its canary at nothing,
-    /// and the reason is in the log: no canary of that name in the [policy](Self::set_policy), a file that cannot be read, or no tokio runtime.
+    /// `plan` is asked for each peer, and needs a file of its own for each that is to survive a restart. Until it has answered no peer is added or removed: it must
+    /// do neither itself, and ask for no channel. A rollout that cannot begin leaves its canary at nothing, and the reason is in the log: no canary of that name in
+    /// the [policy](Self::set_policy), a file that cannot be read, or no tokio runtime.
     pub fn begin_rollouts(
         &self,
         plan: impl Fn(EndpointId) -> Result<RolloutConfig, ConfigError> + Send + Sync + 'static,
@@ -282,12 +319,6 @@ impl Peers {
         self.shared.tcp.as_ref()
     }
 
-    fn end_rollout(&self, forgotten: Option<EndpointId>) {
-        if let Some(id) = forgotten {
-            lock(&self.shared.rollouts).running.remove(&id);
-        }
-    }
-
     fn make(
         &self,
         peer: &Peer,
@@ -330,17 +361,58 @@ impl Peers {
 
 impl Directory {
     fn knows(&self, id: EndpointId) -> bool {
-        self.peers.values().any(|peer| peer.id() == id)
+        self.of(id).next().is_some()
     }
 
-    /// Lets go of what belongs to a peer that has no name any more, and says whose that is.
-    fn forget(&mut self, before: Option<&Peer>) -> Option<EndpointId> {
-        let id = before?.id();
-        if self.knows(id) {
-            return None;
-        }
+    /// Lets go of what belongs to a peer that has no name any more.
+    fn forget(&mut self, before: &Peer) {
+        let id = before.id();
+        self.left += 1;
+        self.departed.entry(id).or_default().push(before.clone());
         self.channels.retain(|(peer, _), _| *peer != id);
-        self.selections.remove(&id).map(|_| id)
+        self.selections.remove(&id);
+    }
+
+    /// What the names of an identity say.
+    fn of(&self, id: EndpointId) -> impl Iterator<Item = &Peer> {
+        self.peers.values().filter(move |peer| peer.id() == id)
+    }
+}
+
+impl Shared {
+    /// Says where a peer is; where it has no address nothing is said.
+    fn is_at(&self, peer: &Peer) {
+        if let Some(tcp) = &self.tcp {
+            tcp.add_peer(peer.clone());
+        }
+        if let Some(links) = &self.iroh
+            && !peer.addr().is_empty()
+        {
+            links.add_peer(peer.clone());
+        }
+    }
+
+    /// Takes back those addresses of a peer that no name of it has any more: somebody else may have them now.
+    fn no_longer_at(&self, before: &Peer, directory: &Directory) {
+        let id = before.id();
+        let has_tcp = |peer: &&Peer| peer.tcp().is_some();
+        if let Some(tcp) = &self.tcp
+            && has_tcp(&before)
+            && !directory.of(id).any(|now| now.tcp() == before.tcp())
+        {
+            match directory.of(id).find(has_tcp) {
+                Some(now) => tcp.add_peer(now.clone()),
+                None => tcp.forget_addr(id),
+            }
+        }
+        let has_addr = |peer: &&Peer| !peer.addr().is_empty();
+        if let Some(links) = &self.iroh
+            && has_addr(&before)
+            && !directory.of(id).any(|now| now.addr() == before.addr())
+        {
+            let now = directory.of(id).find(has_addr).cloned();
+            links.add_peer(now.unwrap_or_else(|| Peer::new(id)));
+        }
     }
 }
 

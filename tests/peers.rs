@@ -6,11 +6,15 @@
 use std::time::Duration;
 
 use iroh::{Endpoint, SecretKey, protocol::Router};
-use tokio::task::JoinHandle;
-use tonic::{Code, Status, transport::Server as Tonic};
+use tokio::{net::TcpListener, sync::mpsc, task::JoinHandle};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Code, Status, body::Body, transport::Server as Tonic};
+use tower::ServiceExt;
 use tower_iroh::{
-    Acceptor, Channel, Links, Peer, Peers, PeersError, layers::breaker::BreakerConfig,
+    Acceptor, Channel, ErrorKind, Links, Peer, Peers, PeersError,
+    layers::breaker::BreakerConfig,
     presets::Offline,
+    tcp::{TcpAcceptor, TcpLinks},
 };
 use tower_iroh_proto::{
     EchoService,
@@ -195,4 +199,81 @@ async fn a_circuit_survives_its_channel() {
     peers.add("gone", gone);
     let channel = peers.channel("gone").expect("known again");
     assert!(!channel.stack().circuit().state().is_closed(), "as it was");
+}
+
+/// What a call fails with.
+async fn failure(channel: Channel) -> ErrorKind {
+    let call = channel.oneshot(http::Request::new(Body::empty()));
+    let error = soon("an error", call).await;
+    error.expect_err("nobody knows where it is").kind()
+}
+
+/// Somebody else may have the address now, and be called in the clear.
+#[tokio::test]
+async fn a_tcp_address_that_no_name_has_any_more_is_not_dialled() {
+    let key = SecretKey::from_bytes(&[8; 32]);
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let addr = listener.local_addr().expect("bound");
+    let bare = Peer::new(key.public());
+    let (_acceptor, incoming) = TcpAcceptor::new(listener, key).expect("valid");
+    let serve = Tonic::builder()
+        .add_service(EchoServer::new(EchoService))
+        .serve_with_incoming(incoming);
+    let serving = tokio::spawn(serve);
+
+    let peers = Peers::builder()
+        .tcp(TcpLinks::new(SecretKey::generate()))
+        .channel(|_, channel| channel.stack(|stack| stack.without_retry().without_fail_fast()))
+        .build();
+    peers.add("it", bare.clone().with_tcp(addr));
+    peers.add("also-it", bare.clone().with_tcp(addr));
+    let channel = peers.channel("it").expect("known");
+    echo(channel.clone(), "here").await.expect("answered");
+    let (asks, asked) = mpsc::channel(1);
+    let mut client = EchoClient::new(channel.clone());
+    let stream = soon("a stream", client.bidi_stream(ReceiverStream::new(asked))).await;
+    let mut stream = stream.expect("answered").into_inner();
+
+    peers.add("it", bare.clone());
+    echo(channel.clone(), "the other name says it")
+        .await
+        .expect("answered");
+    peers.remove("also-it");
+    assert_eq!(failure(channel.clone()).await, ErrorKind::NoAddress);
+    // What was begun goes on.
+    let request = EchoRequest {
+        payload: "still".into(),
+    };
+    asks.send(request).await.expect("it goes on");
+    let answer = soon("an answer", stream.message())
+        .await
+        .expect("it goes on");
+    assert_eq!(answer.expect("an answer").payload, "still");
+
+    peers.add("it", bare.clone().with_tcp(addr));
+    echo(channel.clone(), "there again")
+        .await
+        .expect("answered");
+    // Who holds a channel to a peer that left goes on until the peer is back, and is elsewhere.
+    peers.remove("it");
+    echo(channel.clone(), "held").await.expect("answered");
+    peers.add("it", bare);
+    assert_eq!(failure(channel).await, ErrorKind::NoAddress);
+    serving.abort();
+}
+
+#[tokio::test]
+async fn an_iroh_address_that_no_name_has_any_more_is_not_dialled() {
+    let server = Server::new(10).await;
+    let peers = Peers::builder()
+        .iroh(links().await)
+        .channel(|_, channel| channel.stack(|stack| stack.without_retry().without_fail_fast()))
+        .build();
+    peers.add("it", server.peer.clone());
+    let channel = peers.channel("it").expect("known");
+    peers.add("it", server.peer.id());
+    assert_eq!(failure(channel.clone()).await, ErrorKind::NoAddress);
+    peers.add("it", server.peer.clone());
+    echo(channel, "here").await.expect("answered");
+    server.stop().await;
 }

@@ -13,7 +13,7 @@ use tower_iroh::{
     Channel, Peer, PeerInfo, ServerError, ServerHandle, Transport, TransportError, TransportKind,
     Urgency,
     config::{Config, ConfigWatch, Followed, Reload},
-    layers::select::{Arm, Choice},
+    layers::select::{Arm, Choice, Policy},
 };
 use tower_iroh_proto::{
     EchoService,
@@ -464,6 +464,168 @@ async fn a_reload_of_the_policy_ends_what_it_revokes() {
     server.stop().await;
 }
 
+/// A server with a policy in a file, which permits calls from one key, and is followed.
+struct Guarded {
+    server: Running,
+    file: Edited,
+    policy: PathBuf,
+    allow: String,
+    base: String,
+}
+
+impl Guarded {
+    async fn new(caller: &SecretKey) -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let policy = folder.path().join("policy.toml");
+        let allow = format!(
+            "[roles.caller]\nmethods = [\"{ECHO}\"]\n[peers.\"{}\"]\nroles = [\"caller\"]\n",
+            caller.public()
+        );
+        fs::write(&policy, &allow).expect("written");
+        let base = format!(
+            "{LOCAL}transport.authorization_file = \"{}\"\n",
+            policy.display()
+        );
+        let server = Running::new(Config::from_toml(&base).expect("valid")).await;
+        let mut file = Edited::new(&server.transport, &base, folder);
+        // From the first reload on the policy is watched too.
+        let other = format!("{base}transport.migration.fallback_to_grpc = false\n");
+        file.reload(&other).await.expect("applied");
+        file.reload(&base).await.expect("applied");
+        Self {
+            server,
+            file,
+            policy,
+            allow,
+            base,
+        }
+    }
+
+    /// Writes the policy alone, and waits until it was seen and refused.
+    async fn refuse(&mut self, text: &str) {
+        fs::write(&self.policy, text).expect("written");
+        let refused = |event: &Followed| matches!(event, Followed::Refused(_));
+        let events = &mut self.file.events;
+        soon("the look", async {
+            while !refused(&events.borrow_and_update()) {
+                events.changed().await.expect("it is followed");
+            }
+        })
+        .await;
+    }
+}
+
+/// Seen beside a mistake in the configuration, a policy is not in force, and is put in force with the next one that has none.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_policy_that_was_seen_beside_a_mistake_is_not_missed() {
+    let key = SecretKey::from_bytes(&[13; 32]);
+    let mut guarded = Guarded::new(&key).await;
+    let peers = Config::builder()
+        .iroh_bind_ip(Some([127, 0, 0, 1].into()))
+        .peer("server", guarded.server.peer.clone());
+    let client = Transport::builder(peers.try_build().expect("valid"))
+        .key(key)
+        .connect()
+        .await
+        .expect("it binds");
+    for kind in [TransportKind::Iroh, TransportKind::Tcp] {
+        echo(over(&client, kind)).await.expect("permitted");
+    }
+
+    let typo = format!("{}transport.mode = \"dula\"\n", guarded.base);
+    let told = guarded.file.reload(&typo).await.expect_err("a mistake");
+    assert!(told.contains("dula"), "{told}");
+    guarded.file.events.mark_unchanged();
+    fs::write(&guarded.policy, "[anonymous]\nroles = []\n").expect("written");
+    let seen = guarded.file.events.changed();
+    soon("the look", seen).await.expect("it is followed");
+
+    let base = guarded.base.clone();
+    let reload = guarded.file.reload(&base).await.expect("applied");
+    assert_eq!(keys(reload.applied()), ["transport.authorization_file"]);
+    for kind in [TransportKind::Iroh, TransportKind::Tcp] {
+        let error = echo(over(&client, kind)).await.expect_err("revoked");
+        assert_eq!(error.code(), Code::PermissionDenied, "{kind}");
+    }
+    client.close().await;
+    guarded.server.stop().await;
+}
+
+/// All of it or nothing, also where the policy was refused before the rest changed.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_policy_that_was_refused_holds_up_what_comes_after_it() {
+    let mut guarded = Guarded::new(&SecretKey::from_bytes(&[14; 32])).await;
+    guarded
+        .refuse("[roles.caller]\nmethods = [\"nonsense\"]\n")
+        .await;
+    let peers = guarded.server.transport.peers().clone();
+    let id = SecretKey::from_bytes(&[15; 32]).public();
+    let with_peer = format!("{}peers.new = {{ id = \"{id}\" }}\n", guarded.base);
+    let told = guarded.file.reload(&with_peer).await;
+    let told = told.expect_err("the policy is still none");
+    assert!(told.contains("policy.toml is not valid"), "{told}");
+    assert_eq!(peers.get("new"), None);
+
+    // As it was, the policy is nothing new, and the rest is.
+    let generation = guarded.server.transport.authorization().generation();
+    fs::write(&guarded.policy, &guarded.allow).expect("written");
+    until("the peer", || peers.get("new").is_some()).await;
+    let authorization = guarded.server.transport.authorization();
+    assert_eq!(authorization.generation(), generation);
+    guarded.server.stop().await;
+}
+
+/// Another name is no other peer: what a program holds is reached by the next policy, and its rollout goes on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_peer_that_is_renamed_keeps_its_choice_and_its_rollout() {
+    let ids = [16, 17].map(|seed| SecretKey::from_bytes(&[seed; 32]).public());
+    let named = |names: [&str; 2]| {
+        format!(
+            "{LOCAL}transport.rollout.stages = [1, 50]\npeers.{} = {{ id = \"{}\" }}\npeers.{} = {{ id = \"{}\" }}\n",
+            names[0], ids[0], names[1], ids[1]
+        )
+    };
+    let text = named(["one", "two"]);
+    let transport = Transport::builder(Config::from_toml(&text).expect("valid"))
+        .connect()
+        .await
+        .expect("it binds");
+    let mut file = Edited::new(&transport, &text, tempfile::tempdir().expect("a folder"));
+    let peers = transport.peers();
+    let held = ["one", "two"].map(|name| {
+        let channel = peers.channel(name).expect("known");
+        channel.stack().select().expect("a choice").clone()
+    });
+    let share = |of: usize| held[of].policy().canaries().next().map(|it| it.share());
+    for name in ["one", "two"] {
+        let rollout = peers.rollout(name).expect("it runs");
+        rollout.set_stage(1).expect("there is one");
+    }
+    until("the second stage", || {
+        [share(0), share(1)] == [Some(5000); 2]
+    })
+    .await;
+
+    for names in [["first", "two"], ["two", "first"]] {
+        let reload = file.reload(&named(names)).await.expect("applied");
+        assert_eq!(reload.needs_restart(), []);
+        for (of, name) in names.into_iter().enumerate() {
+            let channel = peers.channel(name).expect("known");
+            assert_eq!(channel.peer(), ids[of], "{name}");
+            let rollout = peers.rollout(name).expect("it runs");
+            assert_eq!(rollout.state().stage, 1, "{name}");
+            // A policy that is put in force has a share of nothing until the rollout has seen it.
+            until("the share", || share(of) == Some(5000)).await;
+        }
+    }
+    peers.set_policy(Policy::from(Arm::Iroh));
+    for select in &held {
+        let choice = select.policy().choice(ECHO, Urgency::default()).clone();
+        assert_eq!(choice, Choice::Fixed(Arm::Iroh));
+    }
+    transport.close().await;
+}
+
 /// The handler sees who called, whatever the transport: what the policy goes by.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_caller_is_the_same_on_both() {
@@ -585,10 +747,11 @@ async fn a_policy_that_changed_before_it_was_followed_is_put_in_force() {
         }
         let mut file = Edited::new(&transport, &base, folder);
         if changed {
-            let in_force = || transport.authorization().generation() == generation;
-            until("the policy", in_force).await;
+            // It is told after it is in force.
+            let told = file.events.changed();
+            soon("the policy", told).await.expect("it is followed");
+            assert_eq!(transport.authorization().generation(), generation);
         }
-        file.events.mark_unchanged();
         let other = format!("{base}transport.migration.fallback_to_grpc = false\n");
         let reload = file.reload(&other).await.expect("applied");
         let key = "transport.migration.fallback_to_grpc";

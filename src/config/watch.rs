@@ -294,7 +294,7 @@ struct Follower {
     path: PathBuf,
     /// The policy that the text names which was taken last.
     policy: Option<PathBuf>,
-    /// The text of the policy that was in force at the start, as far as that is known.
+    /// The text of the policy that is in force, as far as that is known: what was seen and refused is not.
     policy_in_force: Option<Result<String, io::ErrorKind>>,
     /// What was taken last, and whether it was refused.
     last: Option<(Seen, bool)>,
@@ -328,14 +328,16 @@ impl Follower {
                 .as_deref()
                 .map(|policy| text_of(policy).map_err(kind)),
         };
-        let (was_refused, other_policy) = match &self.last {
+        let was_refused = match &self.last {
             Some((last, _)) if *last == seen => {
                 self.unsure = None;
                 return None;
             }
-            Some((last, was_refused)) => (*was_refused, last.policy != seen.policy),
-            None => (false, seen.policy != self.policy_in_force),
+            Some((_, was_refused)) => *was_refused,
+            None => false,
         };
+        // Not with the one seen last: that may have been refused, or have been there beside a mistake in the configuration.
+        let other_policy = seen.policy != self.policy_in_force;
         if how == How::Looking && self.unsure.as_ref() != Some(&seen) {
             self.unsure = Some(seen);
             return None;
@@ -345,6 +347,9 @@ impl Follower {
             self.eyes.open_again();
         }
         let taken = read.and_then(|config| self.reloader.take(config, other_policy));
+        if taken.is_ok() {
+            self.policy_in_force.clone_from(&seen.policy);
+        }
         self.policy = policy;
         self.last = Some((seen, taken.is_err()));
         match taken {

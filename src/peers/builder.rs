@@ -98,6 +98,8 @@ impl PeersBuilder {
                     channels: HashMap::new(),
                     selections: HashMap::new(),
                     policy: self.policy.unwrap_or_else(prefer_iroh),
+                    left: 0,
+                    departed: HashMap::new(),
                 }),
                 rollouts: Mutex::default(),
             }),

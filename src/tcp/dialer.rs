@@ -42,8 +42,15 @@ impl TcpDialer {
         self.settings.dialling.identity.id()
     }
 
-    pub(super) fn know(&self, id: EndpointId, addr: TcpAddr) {
-        lock(&self.known.addrs).insert(id, addr);
+    /// Says where a peer is; whether it was said to be elsewhere.
+    pub(super) fn know(&self, id: EndpointId, addr: TcpAddr) -> bool {
+        let before = lock(&self.known.addrs).insert(id, addr.clone());
+        self.known.changed.notify_waiters();
+        before.is_some_and(|before| before != addr)
+    }
+
+    pub(super) fn forget(&self, id: EndpointId) {
+        lock(&self.known.addrs).remove(&id);
         self.known.changed.notify_waiters();
     }
 }

@@ -6,7 +6,7 @@ use tokio::sync::watch;
 use super::{builder::TcpLinksBuilder, dialer::TcpDialer, link::TcpLink};
 use crate::{
     Error, Peer, PeerStats, State,
-    links::{Pool, Use},
+    links::{Carries, Pool, Use},
 };
 
 /// The connections of one identity to its peers over TCP: [`Links`](crate::Links), for the other transport, with the same rules.
@@ -52,8 +52,26 @@ impl TcpLinks {
     pub fn add_peer(&self, peer: impl Into<Peer>) {
         let peer = peer.into();
         if let Some(addr) = peer.tcp() {
-            self.pool.dialer().know(peer.id(), addr.clone());
+            if self.pool.dialer().know(peer.id(), addr.clone()) {
+                self.retire(peer.id());
+            }
             self.pool.forgive(peer.id());
+        }
+    }
+
+    /// Takes back where a peer answers: nobody is dialled there any more. Calls in flight go on.
+    pub(crate) fn forget_addr(&self, id: EndpointId) {
+        self.pool.dialer().forget(id);
+        self.retire(id);
+        // The next call is told why there is no connection, and not how the last dial failed.
+        self.pool.forgive(id);
+    }
+
+    /// A link dials for each further stream, to where it was made: it takes no further call once its peer is elsewhere.
+    fn retire(&self, id: EndpointId) {
+        if let Some(link) = self.pool.peek(&id) {
+            Carries::retire(&*link);
+            self.pool.gone(id, &link, None);
         }
     }
 

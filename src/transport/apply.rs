@@ -110,12 +110,8 @@ impl Apply for Applier {
             if let Some(callers) = callers {
                 transport.authorization().reload(callers);
             }
-            for name in gone {
-                transport.peers().remove(&name);
-            }
-            for (name, peer) in moved {
-                transport.peers().add(name, peer);
-            }
+            // At once: who only has another name keeps what is his.
+            transport.peers().change(gone, moved);
         }))
     }
 }

@@ -11,7 +11,9 @@ use tower_iroh_proto::{
     echo::{EchoRequest, StreamRequest, echo_client::EchoClient},
 };
 
-use crate::support::{Caller, Callers, KINDS, Kind, Server, listener, noting, request, soon};
+use crate::support::{
+    Caller, Callers, KINDS, Kind, Server, listener, noting, request, soon, until,
+};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn unary_and_streaming_calls_work_with_a_generated_client() {
@@ -138,4 +140,26 @@ async fn a_name_is_resolved_and_a_peer_that_moves_is_followed() {
     // The next dial is not due yet, but for the news.
     caller.links.add_peer(crate::support::at(&key, name));
     caller.echo(b"found").await.expect("answered");
+}
+
+/// Also while there is a connection to where it was.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connected_peer_that_moves_is_followed_by_the_next_call() {
+    let key = SecretKey::generate();
+    let old = Server::with(&key, |acceptor| acceptor).await;
+    let new = Server::with(&key, |acceptor| acceptor).await;
+    let caller = Caller::new(Kind::Channel, &old.peer);
+    caller.echo(b"here").await.expect("answered");
+    assert_eq!(
+        (old.acceptor.connections(), new.acceptor.connections()),
+        (1, 0)
+    );
+    // The same again is no news.
+    caller.links.add_peer(old.peer.clone());
+    caller.echo(b"here").await.expect("answered");
+    assert_eq!(old.acceptor.connections(), 1);
+    caller.links.add_peer(new.peer.clone());
+    caller.echo(b"there").await.expect("answered");
+    assert_eq!(new.acceptor.connections(), 1);
+    until("the end of the old one", || old.acceptor.connections() == 0).await;
 }

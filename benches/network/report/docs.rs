@@ -27,7 +27,7 @@ warm-up.
 were taken. Forth is from the client to the server.
 - Arms that leave the processor idle run at the same time, each on a link and hosts of its own; bulk on fast links runs one arm after the other. Each \
 scenario says how busy the machine was.
-- A missed target is a result; the program fails only when a call fails on a link that loses nothing, something is delivered twice, or a link is not what it should be.
+- A missed target is a result; the program fails only when a call fails on a link that loses nothing, something is delivered twice, or a link is not what it should be for half a minute (the quick form skips the scenario then).
 ";
 
 pub fn page(record: &Record, verdicts: &[Verdict]) -> Result<String, Error> {
