@@ -121,7 +121,7 @@ impl AdaptiveBuilder {
         self
     }
 
-    /// The longest time without a probe, while there are calls: 1 s.
+    /// The longest time without a probe, while there are calls: 1 s. Where there are few of them it is longer, until four went over the arm in use.
     pub fn probe_every(mut self, time: Duration) -> Self {
         self.0.probe_every = time;
         self
