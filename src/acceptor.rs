@@ -92,6 +92,7 @@ struct Shared {
 
 #[derive(Clone, Debug)]
 struct Settings {
+    max_connections: usize,
     max_connections_per_peer: usize,
     max_lanes_per_connection: usize,
     max_handshakes: usize,
@@ -240,12 +241,13 @@ impl Acceptor {
     /// Whether a connection whose peer is known may go on; one that may not is closed.
     fn admit(&self, connection: &Connection) -> Option<Admitted<'_>> {
         let id = connection.remote_id();
-        let Some(admitted) = Admitted::new(&self.shared, id) else {
-            let most = self.shared.settings.max_connections_per_peer;
-            tracing::warn!(peer = %id.fmt_short(), most, "refusing a connection: the peer has as many as it may");
-            let reason = format!("{most} connections per peer are accepted");
-            connection.close(close::TOO_MANY_CONNECTIONS, reason.as_bytes());
-            return None;
+        let admitted = match Admitted::new(&self.shared, id) {
+            Ok(admitted) => admitted,
+            Err(full) => {
+                tracing::warn!(peer = %id.fmt_short(), "refusing a connection: {full}");
+                connection.close(close::TOO_MANY_CONNECTIONS, full.as_bytes());
+                return None;
+            }
         };
         if self.shared.draining.is_cancelled() {
             connection.close(close::DRAINING, b"shutting down");
@@ -335,14 +337,25 @@ struct Admitted<'a> {
 }
 
 impl<'a> Admitted<'a> {
-    fn new(shared: &'a Shared, id: EndpointId) -> Option<Self> {
+    /// One more; else what the peer is told.
+    fn new(shared: &'a Shared, id: EndpointId) -> Result<Self, String> {
+        let Settings {
+            max_connections,
+            max_connections_per_peer,
+            ..
+        } = shared.settings;
         let mut peers = shared.lock();
+        if peers.values().sum::<usize>() >= max_connections {
+            return Err(format!("{max_connections} connections are accepted"));
+        }
         let count = peers.entry(id).or_default();
-        if *count >= shared.settings.max_connections_per_peer {
-            return None;
+        if *count >= max_connections_per_peer {
+            return Err(format!(
+                "{max_connections_per_peer} connections per peer are accepted"
+            ));
         }
         *count += 1;
-        Some(Self { shared, id })
+        Ok(Self { shared, id })
     }
 }
 

@@ -31,6 +31,7 @@ impl Default for AcceptorBuilder {
     fn default() -> Self {
         Self {
             settings: Settings {
+                max_connections: 4096,
                 max_connections_per_peer: 16,
                 max_lanes_per_connection: 16,
                 max_handshakes: 256,
@@ -49,6 +50,12 @@ impl Default for AcceptorBuilder {
 }
 
 impl AcceptorBuilder {
+    /// How many connections there may be, of all peers together: a key costs nothing. Default 4,096. The next is closed with a code that says so.
+    pub fn max_connections(mut self, connections: usize) -> Self {
+        self.settings.max_connections = connections;
+        self
+    }
+
     /// How many connections one peer may have. Default 16. The next is closed with a code that says so.
     pub fn max_connections_per_peer(mut self, connections: usize) -> Self {
         self.settings.max_connections_per_peer = connections;
@@ -152,6 +159,7 @@ impl AcceptorBuilder {
             });
         }
         let settings = &self.settings;
+        ConfigError::nonzero("acceptor.max_connections", settings.max_connections)?;
         ConfigError::nonzero(
             "acceptor.max_connections_per_peer",
             settings.max_connections_per_peer,

@@ -15,8 +15,10 @@ use std::{
 };
 
 use bytes::{Buf, Bytes, BytesMut};
-use h2::server::{Connection, Handshake, SendResponse};
-use http::Request;
+use h2::{
+    RecvStream,
+    server::{Connection, Handshake, SendResponse},
+};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::lock::lock;
@@ -33,8 +35,8 @@ pub(super) struct Screen {
     frames: Frames,
     http2: Http2,
     tape: Tape,
-    /// Kept, because h2 resets a stream that nobody holds and then takes its next frames for errors.
-    requests: Vec<(Request<h2::RecvStream>, SendResponse<Bytes>)>,
+    /// Kept, because h2 resets a stream that nobody holds and then takes its next frames for errors. Without their heads: a byte of a block may be a header of 72.
+    requests: Vec<(RecvStream, SendResponse<Bytes>)>,
     seen: usize,
 }
 
@@ -92,11 +94,11 @@ impl Screen {
                     Poll::Pending => break,
                 },
                 Http2::Open(connection) => match connection.poll_accept(&mut cx) {
-                    Poll::Ready(Some(Ok(call))) => {
-                        if !(self.permits)(call.0.uri().path()) {
+                    Poll::Ready(Some(Ok((request, respond)))) => {
+                        if !(self.permits)(request.uri().path()) {
                             return false;
                         }
-                        self.requests.push(call);
+                        self.requests.push((request.into_body(), respond));
                     }
                     Poll::Ready(Some(Err(_)) | None) => return false,
                     Poll::Pending => break,

@@ -166,7 +166,7 @@ impl<D: Dialer> Pool<D> {
 
     pub(crate) fn close(&self, id: &EndpointId) {
         let known = lock(&self.shared.peers).get(id).cloned();
-        if let Some(connection) = known.and_then(|entry| entry.take(|_| true)) {
+        if let Some(connection) = known.and_then(|entry| entry.release(|_| true)) {
             connection.close();
         }
     }
@@ -316,7 +316,7 @@ impl<D: Dialer> Shared<D> {
         unused.sort_by_key(|(last, _)| *last);
         for (_, entry) in unused {
             // It may have found a user since.
-            if let Some(connection) = entry.take(|connection| connection.uses().open() == 0) {
+            if let Some(connection) = entry.release(|connection| connection.uses().open() == 0) {
                 connection.evict();
                 return;
             }

@@ -155,6 +155,15 @@ async fn too_many_connections(arm: Arm) {
     soon("the answer", second.echo(b"second"))
         .await
         .expect("there is room now");
+
+    // A key costs nothing, so there is a bound for all of them.
+    let limited = Acceptor::builder().max_connections(1);
+    let server = Server::on(offline().await, limited);
+    let first = Caller::new(arm, &server.peer).await;
+    first.echo(b"first").await.expect("the first is accepted");
+    let other = Caller::new(arm, &server.peer).await;
+    refusal(arm, &other, Code::ResourceExhausted).await;
+    first.echo(b"again").await.expect("the first stays");
 }
 
 async fn too_many_lanes(arm: Arm) {

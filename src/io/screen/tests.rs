@@ -1,5 +1,6 @@
 //! What passes is fed to an HTTP/2 server, which must not see a call that is not listed.
 
+use http::Request;
 use proptest::prelude::*;
 use tokio_test::task;
 

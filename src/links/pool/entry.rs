@@ -87,6 +87,14 @@ impl<C: Pooled> Entry<C> {
         Some(connection)
     }
 
+    /// The same, for who is about to end it: what it says of itself is settled now, since nobody finds it here later.
+    pub(super) fn release(&self, which: impl FnOnce(&Arc<C>) -> bool) -> Option<Arc<C>> {
+        let connection = self.take(which)?;
+        let fate = connection.fate();
+        self.settle(&mut self.lock(), fate);
+        Some(connection)
+    }
+
     pub(super) fn unused_since(&self) -> Option<Instant> {
         let inner = self.lock();
         let (connection, _) = inner.connection.as_ref()?;

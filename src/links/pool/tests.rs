@@ -383,6 +383,29 @@ async fn a_connection_that_never_came_to_life_counts_as_a_failed_dial() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_failed_before_a_connection_that_we_ended_is_forgotten() {
+    for evicted in [false, true] {
+        let pool = pool(1, Plan::Fail);
+        for _ in 0..9 {
+            pool.get(id(1)).await.expect_err("as planned");
+            advance(Duration::from_secs(31)).await;
+        }
+        pool.plan(Plan::Succeed);
+        drop(pool.get(id(1)).await.expect("dialled"));
+        match evicted {
+            true => drop(pool.get(id(2)).await.expect("in its place")),
+            false => pool.close(&id(1)),
+        }
+        pool.plan(Plan::Fail);
+        pool.get(id(1)).await.expect_err("as planned");
+        // What a first failure makes wait, at most.
+        advance(Duration::from_millis(250)).await;
+        let error = pool.get(id(1)).await.expect_err("as planned");
+        assert_eq!(error.kind(), ErrorKind::DialFailed, "{error:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_refusal_that_a_call_finds_before_the_driver_does_counts_all_the_same() {
     let pool = pool(2, Plan::Refuse);
     let error = timeout(Duration::from_secs(1), pool.get(id(1))).await;
