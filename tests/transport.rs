@@ -395,20 +395,26 @@ async fn a_mode_whose_transport_was_not_there_needs_a_restart() {
     );
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_reload_of_the_policy_ends_what_it_revokes() {
-    let folder = tempfile::tempdir().expect("a folder");
+/// A policy in a folder that permits calls from one key, its text, and the configuration that names it.
+fn guarded(folder: &tempfile::TempDir, caller: &SecretKey) -> (PathBuf, String, String) {
     let policy = folder.path().join("policy.toml");
-    let key = SecretKey::from_bytes(&[9; 32]);
     let allow = format!(
         "[roles.caller]\nmethods = [\"{ECHO}\"]\n[peers.\"{}\"]\nroles = [\"caller\"]\n",
-        key.public()
+        caller.public()
     );
     fs::write(&policy, &allow).expect("written");
     let base = format!(
         "{LOCAL}transport.authorization_file = \"{}\"\n",
         policy.display()
     );
+    (policy, allow, base)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reload_of_the_policy_ends_what_it_revokes() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let key = SecretKey::from_bytes(&[9; 32]);
+    let (policy, _, base) = guarded(&folder, &key);
     let server = Running::new(Config::from_toml(&base).expect("valid")).await;
     let mut file = Edited::new(&server.transport, &base, folder);
 
@@ -476,16 +482,7 @@ struct Guarded {
 impl Guarded {
     async fn new(caller: &SecretKey) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
-        let policy = folder.path().join("policy.toml");
-        let allow = format!(
-            "[roles.caller]\nmethods = [\"{ECHO}\"]\n[peers.\"{}\"]\nroles = [\"caller\"]\n",
-            caller.public()
-        );
-        fs::write(&policy, &allow).expect("written");
-        let base = format!(
-            "{LOCAL}transport.authorization_file = \"{}\"\n",
-            policy.display()
-        );
+        let (policy, allow, base) = guarded(&folder, caller);
         let server = Running::new(Config::from_toml(&base).expect("valid")).await;
         let mut file = Edited::new(&server.transport, &base, folder);
         // From the first reload on the policy is watched too.

@@ -166,7 +166,8 @@ impl<D: Dialer> Pool<D> {
 
     pub(crate) fn close(&self, id: &EndpointId) {
         let known = lock(&self.shared.peers).get(id).cloned();
-        if let Some(connection) = known.and_then(|entry| entry.release(|_| true)) {
+        if let Some(connection) = known.and_then(|entry| entry.take(|_| true, D::Connection::fate))
+        {
             connection.close();
         }
     }
@@ -316,7 +317,8 @@ impl<D: Dialer> Shared<D> {
         unused.sort_by_key(|(last, _)| *last);
         for (_, entry) in unused {
             // It may have found a user since.
-            if let Some(connection) = entry.release(|connection| connection.uses().open() == 0) {
+            let is_unused = |connection: &Arc<D::Connection>| connection.uses().open() == 0;
+            if let Some(connection) = entry.take(is_unused, D::Connection::fate) {
                 connection.evict();
                 return;
             }
@@ -357,13 +359,11 @@ impl<D: Dialer> Shared<D> {
         };
         let unused_only = matches!(end, End::Idle);
         let mut is_other = true;
-        let taken = entry.take(|current| {
+        let which = |current: &Arc<D::Connection>| {
             is_other = !Arc::ptr_eq(current, connection);
             !is_other && (!unused_only || current.uses().open() == 0)
-        });
-        if taken.is_some() {
-            entry.settle(&mut entry.lock(), end);
-        }
+        };
+        let taken = entry.take(which, |_| end);
         taken.is_some() || is_other
     }
 }

@@ -72,8 +72,12 @@ impl<C: Pooled> Entry<C> {
         lock(&self.inner)
     }
 
-    /// Takes the connection out, where `which` says so. Its slot is free from then on.
-    pub(super) fn take(&self, which: impl FnOnce(&Arc<C>) -> bool) -> Option<Arc<C>> {
+    /// Takes the connection out, where `which` says so, and draws the conclusion from how it ended, which nobody finds here later. Its slot is free from then on.
+    pub(super) fn take(
+        &self,
+        which: impl FnOnce(&Arc<C>) -> bool,
+        end: impl FnOnce(&C) -> End,
+    ) -> Option<Arc<C>> {
         let mut inner = self.lock();
         if !inner
             .connection
@@ -84,14 +88,7 @@ impl<C: Pooled> Entry<C> {
         }
         let (connection, _slot) = inner.connection.take()?;
         self.state.send_replace(State::Idle);
-        Some(connection)
-    }
-
-    /// The same, for who is about to end it: what it says of itself is settled now, since nobody finds it here later.
-    pub(super) fn release(&self, which: impl FnOnce(&Arc<C>) -> bool) -> Option<Arc<C>> {
-        let connection = self.take(which)?;
-        let fate = connection.fate();
-        self.settle(&mut self.lock(), fate);
+        self.settle(&mut inner, end(&connection));
         Some(connection)
     }
 
