@@ -1,5 +1,4 @@
 use std::{
-    collections::{BTreeMap, HashMap},
     fmt,
     sync::{Arc, Mutex},
 };
@@ -9,7 +8,7 @@ use tower_iroh_layers::{
     select::{Arm, Choice, Policy, SelectConfig},
 };
 
-use super::{Configure, Directory, Peers, Shared};
+use super::{Configure, Peers, Shared, directory::Directory};
 use crate::{ChannelBuilder, Links, Peer, tcp::TcpLinks};
 
 /// Settings of [`Peers`]. Links over one of the transports are required, or no channel can be made.
@@ -93,14 +92,7 @@ impl PeersBuilder {
                 circuits: Registry::new(self.breaker),
                 select: self.select,
                 configure: self.configure,
-                directory: Mutex::new(Directory {
-                    peers: BTreeMap::new(),
-                    channels: HashMap::new(),
-                    selections: HashMap::new(),
-                    policy: self.policy.unwrap_or_else(prefer_iroh),
-                    left: 0,
-                    departed: HashMap::new(),
-                }),
+                directory: Mutex::new(Directory::new(self.policy.unwrap_or_else(prefer_iroh))),
                 rollouts: Mutex::default(),
             }),
         }
