@@ -21,7 +21,7 @@ use tower_iroh_layers::{Urgency, peek, peek::Peeked};
 #[path = "../src/lock.rs"]
 mod lock;
 #[allow(dead_code, unused_imports, reason = "its tests stay where they are")]
-#[path = "../src/lane/room.rs"]
+#[path = "../src/http2/permits.rs"]
 mod room;
 
 fn urgency(c: &mut Criterion) {

@@ -47,55 +47,41 @@
 
 #[cfg(feature = "config")]
 pub mod config;
-pub mod identity;
-pub mod presets;
 pub mod tcp;
 pub mod wire;
 
-mod acceptor;
-#[cfg(feature = "authorize")]
-mod authorize;
 mod channel;
-mod connector;
-mod copies;
 mod error;
-mod exact_codes;
-mod io;
-mod lane;
-mod links;
+mod http2;
 mod lock;
 mod peer;
 mod peers;
-mod remote_addr;
+mod pool;
+mod quic;
 mod server;
-#[cfg(all(feature = "config", feature = "authorize"))]
-mod transport;
-mod tuning;
 
-pub use acceptor::{Acceptor, AcceptorBuilder, BareAcceptor, Incoming};
-#[cfg(feature = "authorize")]
-pub use authorize::{ByPeer, authorize, peer_name};
 pub use channel::{
-    Channel, ChannelBuilder, ResponseFuture, Stack, StackBuilder, StackHandle, Stacked,
+    Channel, ChannelBuilder, ExactCodes, ExactCodesLayer, ResponseFuture, Stack, StackBuilder,
+    StackHandle, Stacked,
 };
-
-pub use connector::{Connector, ConnectorIo};
+#[cfg(all(feature = "config", feature = "authorize"))]
+pub use config::{Transport, TransportBuilder, TransportError};
 pub use error::{Error, ErrorKind};
-pub use exact_codes::{ExactCodes, ExactCodesLayer};
-pub use io::QuicIo;
-pub use lane::{LaneConfig, Lanes};
-pub use links::{EarlyData, Links, LinksBuilder, PeerStats, State};
-pub use peer::{Path, Peer, PeerError, PeerInfo, TcpAddr, TransportKind};
+pub use http2::{LaneConfig, Lanes};
+pub use peer::{Path, Peer, PeerError, PeerInfo, TcpAddr, TransportKind, identity};
 pub use peers::{Peers, PeersBuilder, PeersError};
-pub use remote_addr::{RemoteAddr, RemoteAddrLayer};
-pub use server::{
-    BindError, Require, Server, ServerBuilder, ServerError, ServerHandle, ServerIncoming, ServerIo,
-    Stopped,
+pub use pool::{EarlyData, PeerStats, State};
+pub use quic::{
+    Acceptor, AcceptorBuilder, BareAcceptor, Connector, ConnectorIo, Incoming, Links, LinksBuilder,
+    QuicIo, Tuning, presets,
 };
+pub use server::{
+    BindError, RemoteAddr, RemoteAddrLayer, Require, Server, ServerBuilder, ServerError,
+    ServerHandle, ServerIncoming, ServerIo, Stopped,
+};
+#[cfg(feature = "authorize")]
+pub use server::{ByPeer, authorize, peer_name};
 /// The layers, each to be used alone: see [`Stack`] for all of them in their order.
 pub use tower_iroh_layers as layers;
 pub use tower_iroh_layers::{ConfigError, Urgency};
-#[cfg(all(feature = "config", feature = "authorize"))]
-pub use transport::{Transport, TransportBuilder, TransportError};
-pub use tuning::Tuning;
 pub use wire::ALPN;

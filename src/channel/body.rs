@@ -9,7 +9,7 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 
 use super::arm::Held;
-use crate::Error;
+use crate::error::Error;
 
 /// The body of a response. It ends, and gives up the call's place, with its trailers or an error; dropped before that it resets the
 /// call.

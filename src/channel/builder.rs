@@ -3,11 +3,13 @@ use std::time::Duration;
 use http::HeaderValue;
 use iroh::{Endpoint, SecretKey};
 use tower::Layer as _;
-use tower_iroh_layers::{Urgency, select::SelectHandle};
+use tower_iroh_layers::{ConfigError, Urgency, select::SelectHandle};
 
 use super::{Arm, Channel, Leads, Stack, StackBuilder, Way, way};
 use crate::{
-    ConfigError, Lanes, Links, LinksBuilder, Peer, TransportKind, Tuning,
+    http2::Lanes,
+    peer::{Peer, TransportKind},
+    quic::{Links, LinksBuilder, Tuning},
     tcp::{TcpLinks, TcpLinksBuilder},
 };
 

@@ -11,10 +11,7 @@ use tonic::body::Body;
 use tower_iroh_layers::{Deadline, Idempotent, Urgency, peek::Peeked, retry::RetryPolicy};
 
 use super::arm::{self, Sent};
-use crate::{
-    Error,
-    links::{Carries, Use},
-};
+use crate::{error::Error, http2::Carries, pool::Use};
 
 /// The largest request that leaves early. HTTP/2 lets no more go before the server's settings are known (RFC 9113, section 6.9.2).
 const MOST: u32 = 64 * 1024 - 1 - tower_iroh_layers::peek::PREFIX_LEN as u32;
@@ -47,18 +44,18 @@ pub(super) async fn attempt<L: Carries>(
     let len = tower_iroh_layers::peek::message_len(&message);
     let answer = async {
         let ticket = link.lanes().enter(urgency, len).await?;
-        let http2 = ticket.http2(&**link).await?;
+        let http2 = ticket.http2(link).await?;
         if let Some(deadline) = Deadline::of(&head) {
             deadline.stamp(head.headers_mut());
         }
-        let ready = http2.ready().map_err(|error| link.explain(error, &http2))?;
+        let ready = http2.ready().map_err(|error| http2.explain(error))?;
         let body = Peeked::single(message);
         let (response, sent) = arm::send(ready, head, body, ticket, &http2)
             .await
-            .map_err(|error| link.explain(error, &http2))?;
+            .map_err(|error| http2.explain(error))?;
         match response.await {
             Ok(response) => Ok((response, sent)),
-            Err(error) => Err(sent.explain(&**link, error)),
+            Err(error) => Err(sent.explain(error)),
         }
     };
     tokio::pin!(answer, dial);

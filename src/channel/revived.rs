@@ -13,7 +13,7 @@ use tokio::sync::watch;
 use tower::Service;
 use tower_iroh_layers::breaker::Circuit;
 
-use crate::State;
+use crate::pool::State;
 
 /// Where signs of life are seen, and who wants to know of them.
 #[derive(Clone)]

@@ -14,8 +14,10 @@ use tower::Service;
 
 use super::{arm::Arm, body::ResponseBody};
 use crate::{
-    Error, Links, PeerStats, State, TransportKind,
-    links::IrohDialer,
+    error::Error,
+    peer::TransportKind,
+    pool::{PeerStats, State},
+    quic::{IrohDialer, Links},
     tcp::{TcpDialer, TcpLinks},
 };
 

@@ -10,7 +10,7 @@ use super::{
     },
     found::{Found, Refusal},
 };
-use crate::ConfigError;
+use tower_iroh_layers::ConfigError;
 
 /// What a reload does with a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -6,10 +6,10 @@ use iroh::{Endpoint, RelayMode, SecretKey, endpoint::Builder};
 
 use super::Config;
 use crate::{
-    Acceptor, AcceptorBuilder, ConfigError, Links, LinksBuilder, Tuning,
-    layers::{breaker::BreakerConfig, buffer::BufferConfig},
+    quic::{Acceptor, AcceptorBuilder, Links, LinksBuilder, Tuning},
     tcp::{TcpAcceptor, TcpAcceptorBuilder, TcpLinks, TcpLinksBuilder},
 };
+use tower_iroh_layers::{ConfigError, breaker::BreakerConfig, buffer::BufferConfig};
 
 impl Config {
     /// The methods of these groups, in their order; a group that there is not has none.

@@ -10,7 +10,7 @@ use super::{
     nearest::nearest,
     read::{Draft, plain},
 };
-use crate::{Peer, TcpAddr};
+use crate::peer::{Peer, TcpAddr};
 
 const KEYS: [&str; 5] = ["id", "iroh", "relay", "tcp", "ticket"];
 

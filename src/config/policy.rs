@@ -5,9 +5,9 @@ use std::{collections::HashSet, time::Duration};
 use iroh::EndpointId;
 
 use super::{Config, Mode, RaftTransport, settings::RAFT};
-use crate::{
+use tower_iroh_layers::{
     ConfigError,
-    layers::select::{
+    select::{
         Adaptive, Arm, Canary, Choice, Policy,
         rollout::{Gates, RolloutConfig},
     },
@@ -133,7 +133,7 @@ fn spelled(method: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Urgency;
+    use tower_iroh_layers::Urgency;
 
     const GROUPS: &str = r#"
         transport.services.vm_ops = ["/c.Cluster/CreateVm", "/c.Cluster/StartVm"]

@@ -14,7 +14,7 @@ use super::{
     peers,
     settings::Groups,
 };
-use crate::layers::MethodSet;
+use tower_iroh_layers::MethodSet;
 
 /// Reads the text; `groups` are those that were registered in code.
 pub(super) fn read(text: &str, groups: &Groups) -> Result<Config, LoadError> {

@@ -14,7 +14,8 @@ use super::{
     keys::KEYS,
     values::{Mode, RaftTransport, Require},
 };
-use crate::{ConfigError, Peer, layers::MethodSet};
+use crate::peer::Peer;
+use tower_iroh_layers::{ConfigError, MethodSet};
 
 /// A group's name, and the methods in it.
 pub(super) type Groups = BTreeMap<String, Vec<String>>;

@@ -10,7 +10,7 @@ use super::{
     keys::{KEYS, PEERS, SERVICES},
     read::plain,
 };
-use crate::Peer;
+use crate::peer::Peer;
 
 impl fmt::Display for Config {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

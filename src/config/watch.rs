@@ -17,7 +17,7 @@ use super::{
     Apply, Config, ConfigReader, LoadError, Reload, ReloadError, eyes::Eyes, reader::text_of,
     reload::Reloader,
 };
-use crate::ConfigError;
+use tower_iroh_layers::ConfigError;
 
 /// A configuration file that is followed: what changes in it is put in force while the program runs.
 ///

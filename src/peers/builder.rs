@@ -9,7 +9,7 @@ use tower_iroh_layers::{
 };
 
 use super::{Configure, Peers, Shared, directory::Directory};
-use crate::{ChannelBuilder, Links, Peer, tcp::TcpLinks};
+use crate::{channel::ChannelBuilder, peer::Peer, quic::Links, tcp::TcpLinks};
 
 /// Settings of [`Peers`]. Links over one of the transports are required, or no channel can be made.
 #[must_use]

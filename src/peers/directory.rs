@@ -6,7 +6,7 @@ use iroh::EndpointId;
 use tower_iroh_layers::select::{Policy, SelectHandle};
 
 use super::{Over, Shared};
-use crate::{Channel, Peer};
+use crate::{channel::Channel, peer::Peer};
 
 pub(super) struct Directory {
     pub(super) peers: BTreeMap<String, Peer>,

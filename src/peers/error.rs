@@ -1,6 +1,7 @@
 use tonic::Status;
 
-use crate::{ConfigError, TransportKind};
+use crate::peer::TransportKind;
+use tower_iroh_layers::ConfigError;
 
 /// Why there is no channel.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

@@ -4,14 +4,12 @@ use std::{collections::HashMap, sync::Arc};
 
 use iroh::EndpointId;
 use tower_iroh_layers::{
-    BoxError,
+    BoxError, ConfigError,
     select::{
         SelectHandle,
         rollout::{Rollout, RolloutConfig},
     },
 };
-
-use crate::ConfigError;
 
 /// Of its own lock: beginning a rollout reads a file.
 #[derive(Default)]

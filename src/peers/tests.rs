@@ -17,7 +17,7 @@ use tower::ServiceExt;
 use tower_iroh_layers::select::{Arm, Canary, Choice};
 
 use super::*;
-use crate::{ErrorKind, presets::Offline};
+use crate::{error::ErrorKind, quic::presets::Offline};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -76,7 +76,7 @@ async fn a_channel_that_is_made_does_not_say_again_where_its_peer_was() {
     });
     let peers = peers.await;
     // Nobody listens there.
-    let gone: crate::TcpAddr = "127.0.0.1:9".parse().expect("an address");
+    let gone: crate::peer::TcpAddr = "127.0.0.1:9".parse().expect("an address");
     peers.add("it", peer(1).with_tcp(gone));
     let channel = peers.channel_over("it", TransportKind::Tcp).expect("made");
     let call = channel.oneshot(Request::new(Body::empty()));

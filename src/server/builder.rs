@@ -9,9 +9,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::{BindError, Iroh, Server, ServerError, ServerIncoming};
 use crate::{
-    Acceptor, AcceptorBuilder, ConfigError, Incoming, TcpAddr, TransportKind,
+    peer::{TcpAddr, TransportKind},
+    quic::{Acceptor, AcceptorBuilder, Incoming},
     tcp::{TcpAcceptor, TcpAcceptorBuilder, TcpIncoming},
 };
+use tower_iroh_layers::ConfigError;
 
 /// Which of the transports that a [`Server`] is told of must be there.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -186,7 +188,7 @@ impl ServerBuilder {
             .map(|endpoint| {
                 let mut router = Router::builder(endpoint.clone())
                     .incoming_filter(acceptor.incoming_filter())
-                    .accept(crate::ALPN, acceptor.clone());
+                    .accept(crate::wire::ALPN, acceptor.clone());
                 for configure in self.routes {
                     router = configure(router, &acceptor);
                 }

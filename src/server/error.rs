@@ -1,6 +1,7 @@
 use std::fmt;
 
-use crate::{ConfigError, TransportKind};
+use crate::peer::TransportKind;
+use tower_iroh_layers::ConfigError;
 
 /// Why a [`Server`](super::Server) is not there, or is not any more.
 #[derive(Debug, thiserror::Error)]

@@ -9,7 +9,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tonic::transport::server::Connected;
 
 use crate::{
-    Incoming, PeerInfo, QuicIo,
+    peer::PeerInfo,
+    quic::{Incoming, QuicIo},
     tcp::{TcpIncoming, TcpIo},
 };
 

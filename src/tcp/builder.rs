@@ -7,9 +7,10 @@ use iroh::SecretKey;
 
 use super::{TcpLinks, dial::Dialling, dialer::TcpDialer, link::LinkSettings, tls::Identity};
 use crate::{
-    ConfigError, Lanes,
-    links::{Bounds, Pool, Settings},
+    http2::Lanes,
+    pool::{Bounds, Pool, Settings},
 };
+use tower_iroh_layers::ConfigError;
 
 /// Settings of [`TcpLinks`].
 ///

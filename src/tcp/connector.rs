@@ -12,7 +12,11 @@ use iroh::SecretKey;
 use tower::Service;
 
 use super::{TcpIo, TcpLinks, link::TcpLink};
-use crate::{Error, ErrorKind, Peer, exact_codes, links::Use};
+use crate::{
+    error::{Error, ErrorKind},
+    peer::Peer,
+    pool::Use,
+};
 
 /// Connects [`tonic::transport::Endpoint`] to a peer over TCP, encrypted, both sides proving their iroh identities: `iroh://<endpoint id>` or
 /// `http://<endpoint id>`.
@@ -97,7 +101,7 @@ pub struct TcpConnectorIo {
 impl TcpConnectorIo {
     /// What a failure means for the calls goes into the error, for [`ExactCodesLayer`](crate::ExactCodesLayer).
     fn checked<T>(&self, result: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
-        result.map_err(|error| exact_codes::carried(error.kind(), &self.link.why_lost()))
+        result.map_err(|error| self.link.why_lost().to_io(error.kind()))
     }
 }
 
@@ -110,8 +114,7 @@ impl Read for TcpConnectorIo {
         let result = Pin::new(&mut self.io).poll_read(cx, buf);
         if result.is_ready() && self.link.is_refused() {
             // hyper would say no more of a GOAWAY than that the connection is closed.
-            let refused =
-                exact_codes::carried(io::ErrorKind::ConnectionRefused, &self.link.why_lost());
+            let refused = self.link.why_lost().to_io(io::ErrorKind::ConnectionRefused);
             return Poll::Ready(Err(refused));
         }
         self.checked(result)

@@ -25,7 +25,10 @@ use super::{
     meaning,
     tls::{self, Identity},
 };
-use crate::{Error, ErrorKind, TcpAddr};
+use crate::{
+    error::{Error, ErrorKind},
+    peer::TcpAddr,
+};
 
 /// How long one address of several has before the next is tried beside it: RFC 8305, section 5.
 const STAGGER: Duration = Duration::from_millis(250);

@@ -12,9 +12,10 @@ use tokio::sync::Notify;
 
 use super::link::{LinkSettings, TcpLink};
 use crate::{
-    Error, ErrorKind, TcpAddr,
-    links::{Announce, Dialer, Uses},
+    error::{Error, ErrorKind},
     lock::lock,
+    peer::TcpAddr,
+    pool::{Announce, Dialer, Uses},
 };
 
 pub(crate) struct TcpDialer {

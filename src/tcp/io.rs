@@ -22,7 +22,7 @@ use super::{
     farewell::{Heard, Listener},
     seen::Seen,
 };
-use crate::PeerInfo;
+use crate::peer::PeerInfo;
 
 /// One TCP connection, encrypted or plain: what [`TcpIncoming`](super::TcpIncoming) yields.
 ///

@@ -23,10 +23,11 @@ use super::{
     seen::Seen,
 };
 use crate::{
-    Error, ErrorKind, Lanes, Path, PeerStats, TcpAddr, TransportKind,
-    lane::{Http2, LaneSet, Opener},
-    links::{Carries, End, Gone, Held, Pooled, Use, Used, Uses},
+    error::{Error, ErrorKind},
+    http2::{Carries, Explain, Http2, LaneSet, Lanes, Opener},
     lock::lock,
+    peer::{Path, TcpAddr, TransportKind},
+    pool::{End, Gone, PeerStats, Pooled, Used, Uses},
 };
 
 /// How often idleness is looked at, at most.
@@ -125,7 +126,7 @@ impl TcpLink {
     }
 
     /// Begins HTTP/2 on the dial's connection, if nobody has come for it.
-    async fn begin(&self) {
+    async fn begin(self: &Arc<Self>) {
         let unclaimed = lock(&self.first).take();
         if let Some(first) = unclaimed {
             // What goes wrong the connection itself has noted.
@@ -135,8 +136,11 @@ impl TcpLink {
         }
     }
 
-    async fn http2(&self, io: TcpIo) -> Result<Http2, Error> {
-        let (http2, pings) = Http2::handshake_with_pings(io, Arc::default())
+    async fn http2(self: &Arc<Self>, io: TcpIo) -> Result<Http2, Error> {
+        let lane = Arc::new(Lane {
+            link: Arc::downgrade(self),
+        });
+        let (http2, pings) = Http2::handshake_with_pings(io, lane)
             .await
             .map_err(|error| self.own(Error::from_h2(error, None)))?;
         if let Some(pings) = pings {
@@ -235,7 +239,7 @@ pub(super) fn late(most: Duration) -> Error {
 
 impl Opener for TcpLink {
     /// TCP knows no priorities: the calls themselves say how urgent they are.
-    async fn open(&self, _: Urgency) -> Result<Http2, Error> {
+    async fn open(self: &Arc<Self>, _: Urgency) -> Result<Http2, Error> {
         let begun = lock(&self.begun).take();
         match begun {
             Some(begun) => Ok(begun),
@@ -249,23 +253,37 @@ impl Carries for TcpLink {
         &self.lanes
     }
 
-    fn explain(&self, error: h2::Error, _: &Http2) -> Error {
-        if error.is_io() || self.refuses(&error) {
-            return self.why_lost();
-        }
-        self.own(Error::from_h2(error, None))
-    }
-
-    fn refuses(&self, error: &h2::Error) -> bool {
-        error.is_go_away() && error.is_remote() && self.seen.refused()
-    }
-
     fn retire(&self) {
         TcpLink::retire(self);
     }
+}
 
-    fn held(link: Use<Self>) -> Held {
-        Held::Tcp(link)
+/// One lane's connection: what its end means.
+#[derive(Debug)]
+struct Lane {
+    /// Whoever has a call on the lane keeps the link.
+    link: Weak<TcpLink>,
+}
+
+impl Explain for Lane {
+    fn explain(&self, error: h2::Error) -> Error {
+        let Some(link) = self.link.upgrade() else {
+            return Error::from_h2(error, None);
+        };
+        let error = if error.is_io() || self.is_refused(&error) {
+            link.why_lost()
+        } else {
+            link.own(Error::from_h2(error, None))
+        };
+        if error.kind() == ErrorKind::Draining {
+            link.retire();
+        }
+        error
+    }
+
+    fn is_refused(&self, error: &h2::Error) -> bool {
+        let link = self.link.upgrade();
+        error.is_go_away() && error.is_remote() && link.is_some_and(|link| link.seen.refused())
     }
 }
 

@@ -5,8 +5,10 @@ use tokio::sync::watch;
 
 use super::{builder::TcpLinksBuilder, dialer::TcpDialer, link::TcpLink};
 use crate::{
-    Error, Peer, PeerStats, State,
-    links::{Carries, Pool, Use},
+    error::Error,
+    http2::Carries,
+    peer::Peer,
+    pool::{PeerStats, Pool, State, Use},
 };
 
 /// The connections of one identity to its peers over TCP: [`Links`](crate::Links), for the other transport, with the same rules.

@@ -5,7 +5,7 @@ use std::{io, net::SocketAddr};
 use rustls::{AlertDescription, InvalidMessage, PeerIncompatible};
 use tower_iroh_layers::{Incident, Origin};
 
-use crate::{Error, ErrorKind};
+use crate::error::{Error, ErrorKind};
 
 /// What TLS says in an IO error, if it is TLS that does.
 fn tls(error: &io::Error) -> Option<&rustls::Error> {

@@ -12,7 +12,7 @@ use std::{
 use tokio_util::sync::CancellationToken;
 
 use super::{farewell::Heard, meaning};
-use crate::{Error, ErrorKind};
+use crate::error::{Error, ErrorKind};
 
 /// Shared by a link and its lanes.
 #[derive(Debug)]

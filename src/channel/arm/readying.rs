@@ -11,9 +11,9 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::{Arm, Inner};
 use crate::{
-    State,
-    links::{Carries, Dialer},
+    http2::Carries,
     lock::lock,
+    pool::{Dialer, State},
 };
 
 /// One wait for readiness.
@@ -103,7 +103,8 @@ mod tests {
 
     use super::*;
     use crate::{
-        ErrorKind, Peer,
+        error::ErrorKind,
+        peer::Peer,
         tcp::{TcpAcceptor, TcpDialer, TcpLinks},
     };
 

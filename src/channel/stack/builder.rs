@@ -14,7 +14,7 @@ use tower_iroh_layers::{
 };
 
 use super::{NewCircuit, Stack};
-use crate::State;
+use crate::pool::State;
 
 /// Settings of a [`Stack`]: each layer to be configured or left out.
 ///

@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
-use super::Form;
-use crate::config::found::{Found, Refusal, whole};
+use super::{
+    super::found::{Found, Refusal, whole},
+    Form,
+};
 
 /// A whole number within bounds.
 pub(in crate::config) struct Count<const LEAST: u64, const MOST: u64>;

@@ -1,10 +1,12 @@
 //! What is written as a list or a table.
 
-use super::{Form, MILLISECONDS, Time, Word};
-use crate::config::{
-    found::{Found, Refusal, quote},
-    nearest::nearest,
-    values::RaftTransport,
+use super::{
+    super::{
+        found::{Found, Refusal, quote},
+        nearest::nearest,
+        values::RaftTransport,
+    },
+    Form, MILLISECONDS, Time, Word,
 };
 
 /// Names of groups. Whether they are known is asked when all groups are.

@@ -7,8 +7,10 @@ use std::{
 
 use iroh::RelayUrl;
 
-use super::Form;
-use crate::config::found::{Found, Refusal, quote};
+use super::{
+    super::found::{Found, Refusal, quote},
+    Form,
+};
 
 /// An address to bind.
 pub(in crate::config) struct Address;

@@ -1,7 +1,6 @@
 use std::sync::Mutex;
 
-use super::*;
-use crate::config::Mode;
+use super::{super::Mode, *};
 
 type Seen = Arc<Mutex<Vec<Mode>>>;
 

@@ -3,11 +3,11 @@ use std::time::Duration;
 use iroh::SecretKey;
 use tokio::net::TcpListener;
 
-use super::{Settings, Shared, TcpAcceptor};
-use crate::{
-    ConfigError,
-    tcp::{TcpIncoming, tls::Identity},
+use super::{
+    super::{TcpIncoming, tls::Identity},
+    Settings, Shared, TcpAcceptor,
 };
+use tower_iroh_layers::ConfigError;
 
 /// Settings of a [`TcpAcceptor`].
 ///

@@ -1,0 +1,372 @@
+//! The way of one call over either transport, from request to response headers.
+
+use std::{
+    future::{Future, poll_fn},
+    pin::{Pin, pin},
+    sync::{Arc, Mutex, OnceLock},
+    task::{Context, Poll},
+};
+
+use futures_util::future::BoxFuture;
+use http::{HeaderValue, Request, Response, Uri, Version, header};
+use iroh::EndpointId;
+use tokio::{sync::watch, time::sleep_until};
+use tokio_util::task::AbortOnDropHandle;
+use tonic::{Status, body::Body};
+use tower::Service;
+use tower_iroh_layers::{
+    Deadline, Origin, Urgency, breaker::Probing, peek::Peeked, retry::RetryPolicy, urgency,
+};
+
+use super::{
+    body::ResponseBody,
+    early::{self, Outcome},
+};
+use crate::{
+    error::{Error, ErrorKind},
+    http2::{Carries, Http2, Ready, Ticket},
+    peer,
+    pool::{AnyUse, Dialer, Pool, State, Use},
+};
+
+mod readying;
+
+use readying::Readying;
+
+/// How often a request that has not left is offered to another stream or connection.
+const OFFERS: usize = 4;
+
+/// What a call holds until its response has ended. Dropped earlier, the request's body stops and the call is reset.
+pub(super) struct Held {
+    sent: Sent,
+    _link: AnyUse,
+}
+
+impl Held {
+    fn new<L: Carries>(sent: Sent, link: Use<L>) -> Self {
+        let _link = link.into();
+        Self { sent, _link }
+    }
+
+    pub(super) fn explain(&self, error: h2::Error) -> Error {
+        self.sent.explain(error)
+    }
+}
+
+/// A call that has left, and its place.
+pub(super) struct Sent {
+    _pump: Option<AbortOnDropHandle<()>>,
+    _ticket: Ticket,
+    http2: Arc<Http2>,
+    /// What the request's body failed with.
+    body_failure: Arc<OnceLock<Status>>,
+}
+
+/// Sends a call.
+pub(super) async fn send(
+    ready: Ready,
+    head: Request<()>,
+    body: Peeked<Body>,
+    ticket: Ticket,
+    http2: &Arc<Http2>,
+) -> Result<(h2::client::ResponseFuture, Sent), h2::Error> {
+    let sent = ready.send(head, body)?;
+    let going = Sent {
+        _pump: match sent.pump {
+            Some(pump) => pump.start().await,
+            None => None,
+        },
+        _ticket: ticket,
+        http2: http2.clone(),
+        body_failure: sent.body_failure,
+    };
+    Ok((sent.response, going))
+}
+
+impl Sent {
+    /// What an HTTP/2 error means for this call.
+    pub(super) fn explain(&self, error: h2::Error) -> Error {
+        match self.body_failure.get() {
+            Some(status) => {
+                Error::with_status(ErrorKind::RequestBody, status.clone()).perhaps_processed()
+            }
+            None => self.http2.explain_sent(error),
+        }
+    }
+}
+
+/// One transport's arm: takes a call, gets a connection to the peer, a place in a lane, and sends it.
+///
+/// **Readiness.** As it comes always ready; a call waits for the dial and for its place in its own future, until the deadline in its extensions.
+/// Past that the deadline is the business of the layer above. One that [waits](Self::waiting) is ready when the connection is there, or when the
+/// call is to have the error that there is instead.
+///
+/// **Cancel safety.** Dropping the future or the body resets the call at the peer and gives its place up. A dial that others wait for
+/// goes on.
+pub(super) struct Arm<D: Dialer> {
+    inner: Arc<Inner<D>>,
+    waits: bool,
+    /// Only while it waits.
+    readying: Option<Readying>,
+}
+
+impl<D: Dialer> Clone for Arm<D> {
+    /// A clone carries no readiness.
+    fn clone(&self) -> Self {
+        Self {
+            inner: self.inner.clone(),
+            waits: self.waits,
+            readying: None,
+        }
+    }
+}
+
+struct Inner<D: Dialer> {
+    links: Pool<D>,
+    peer: EndpointId,
+    scheme: http::uri::Scheme,
+    authority: http::uri::Authority,
+    user_agent: HeaderValue,
+    /// Where early data is switched on: which methods may be done twice.
+    early_data: Option<RetryPolicy>,
+    state: watch::Receiver<State>,
+    /// A dial that goes on where nobody polls for it any more.
+    dial: Mutex<Option<AbortOnDropHandle<()>>>,
+}
+
+impl<D: Dialer<Connection: Carries>> Arm<D> {
+    /// `None` where the peer's id does not fit a URI.
+    pub(super) fn new(
+        links: Pool<D>,
+        peer: EndpointId,
+        user_agent: HeaderValue,
+        declared: &RetryPolicy,
+    ) -> Option<Self> {
+        let sends_early_data = links.dialer().sends_early_data();
+        let early_data = sends_early_data.then(|| declared.clone());
+        let parts = peer::uri("http", peer).into_parts();
+        Some(Self {
+            inner: Arc::new(Inner {
+                state: links.watch(peer),
+                links,
+                peer,
+                scheme: parts.scheme?,
+                authority: parts.authority?,
+                user_agent,
+                early_data,
+                dial: Mutex::default(),
+            }),
+            waits: false,
+            readying: None,
+        })
+    }
+}
+
+impl<D: Dialer<Connection: Carries>> Service<Request<Body>> for Arm<D> {
+    type Response = Response<ResponseBody>;
+    type Error = Error;
+    type Future = BoxFuture<'static, Result<Response<ResponseBody>, Error>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        self.poll_connection(cx).map(Ok)
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        Box::pin(call(self.inner.clone(), request))
+    }
+}
+
+async fn call<D: Dialer<Connection: Carries>>(
+    arm: Arc<Inner<D>>,
+    request: Request<Body>,
+) -> Result<Response<ResponseBody>, Error> {
+    let (head, body) = request.into_parts();
+    let mut head = Request::from_parts(head, ());
+    let urgency = Urgency::of(&head);
+    let deadline = Deadline::of(&head);
+    if head.extensions().get::<Probing>().is_some() {
+        arm.links.hurry(arm.peer);
+    }
+    arm.prepare(&mut head, urgency)?;
+    let mut body = peeked(body).await;
+    if let Some(status) = body.take_error() {
+        return Err(Error::with_status(ErrorKind::RequestBody, status));
+    }
+    let message_len = body.message_len();
+    let declared = arm.early_data.as_ref();
+    let early = declared.is_some_and(|declared| early::may_leave(&head, &body, declared));
+
+    let mut last = None;
+    for _ in 0..OFFERS {
+        // Kept until it has been asked: dropped, the last who waits for a dial takes along what it waited for.
+        let mut getting = pin!(arm.get());
+        let link = match within(deadline, arm.reach(getting.as_mut(), early)).await {
+            Some(Ok(Reached::Link(link))) => link,
+            Some(Ok(Reached::Early(link))) => match body.take_single() {
+                Some(message) => {
+                    let (head, copy) = (head.clone(), message.clone());
+                    let attempt = early::attempt(&link, getting, head, copy, urgency);
+                    // Boxed, so that the calls that do not leave early have no room for it.
+                    match Box::pin(attempt).await {
+                        Outcome::Answered(response, sent, link) => {
+                            return Ok(answer(response, Held::new(sent, link)));
+                        }
+                        Outcome::Failed(error) => return Err(error),
+                        Outcome::Again(link) => {
+                            body = Peeked::single(message);
+                            link
+                        }
+                    }
+                }
+                // With trailers.
+                None => getting.await?,
+            },
+            Some(Err(error)) => return Err(error),
+            None => return Err(arm.links.late(arm.peer).at(arm.peer)),
+        };
+        let ready = async {
+            let ticket = link.lanes().enter(urgency, message_len).await?;
+            let http2 = ticket.http2(link.connection()).await?;
+            Ok::<_, Error>((ticket, http2))
+        };
+        let (ticket, http2) = match within(deadline, ready).await {
+            Some(Ok(ready)) => ready,
+            // Nothing has left, and a new connection may be better.
+            Some(Err(error)) if error.kind() == ErrorKind::Lost => {
+                last = Some(error);
+                continue;
+            }
+            Some(Err(error)) => return Err(error),
+            None => {
+                // A lane that is full is backpressure, and no failure of the peer's.
+                let late = Error::new(
+                    ErrorKind::Deadline,
+                    "the deadline passed while the call waited for a place",
+                );
+                return Err(late.blamed_on(Origin::Ours).at(arm.peer));
+            }
+        };
+        if let Some(deadline) = deadline {
+            deadline.stamp(head.headers_mut());
+        }
+        let sender = match http2.ready() {
+            Ok(sender) => sender,
+            Err(error) => {
+                // A GOAWAY with an error is about this lane alone.
+                let leaving = error.is_go_away() && error.reason() == Some(h2::Reason::NO_ERROR);
+                last = Some(http2.explain(error));
+                if leaving {
+                    // The peer is leaving: the calls that it has go on, this one goes to a new connection.
+                    link.retire();
+                    arm.links.gone(arm.peer, link.connection(), None);
+                } else {
+                    ticket.replace(&http2);
+                }
+                continue;
+            }
+        };
+        let (response, sent) = send(sender, head, body, ticket, &http2)
+            .await
+            .map_err(|error| http2.explain(error))?;
+        let held = Held::new(sent, link);
+        // From here on the deadline is the layer's that stands above: it drops what it no longer waits for.
+        return match response.await {
+            Ok(response) => Ok(answer(response, held)),
+            Err(error) => Err(held.explain(error)),
+        };
+    }
+    Err(last.unwrap_or_else(|| Error::new(ErrorKind::Lost, "no connection took the call")))
+}
+
+fn answer(response: Response<h2::RecvStream>, held: Held) -> Response<ResponseBody> {
+    response.map(|stream| ResponseBody::new(stream, held))
+}
+
+/// Looks at what of a body is there.
+async fn peeked(body: Body) -> Peeked<Body> {
+    let mut offered = Some(body);
+    poll_fn(|cx| match offered.take() {
+        Some(body) => Poll::Ready(Peeked::new(body, cx)),
+        // Ready at the first poll, so there is no second.
+        None => Poll::Pending,
+    })
+    .await
+}
+
+/// What a call may leave on.
+enum Reached<L: Carries> {
+    Link(Use<L>),
+    /// Not complete yet; the dial is still to be waited for.
+    Early(Arc<L>),
+}
+
+impl<D: Dialer<Connection: Carries>> Inner<D> {
+    /// The connection to the peer, dialled where there is none.
+    async fn get(&self) -> Result<Use<D::Connection>, Error> {
+        let got = self.links.get(self.peer).await;
+        got.map_err(|error| error.at(self.peer))
+    }
+
+    /// The connection, or what there is of it where that is good enough for the call.
+    async fn reach(
+        &self,
+        mut getting: Pin<&mut impl Future<Output = Result<Use<D::Connection>, Error>>>,
+        early: bool,
+    ) -> Result<Reached<D::Connection>, Error> {
+        // Most calls find a connection that is there.
+        if let Poll::Ready(link) = poll_fn(|cx| Poll::Ready(getting.as_mut().poll(cx))).await {
+            return link.map(Reached::Link);
+        }
+        if !early {
+            return getting.await.map(Reached::Link);
+        }
+        tokio::select! {
+            biased;
+            link = getting => link.map(Reached::Link),
+            link = self.links.early(self.peer) => Ok(Reached::Early(link)),
+        }
+    }
+
+    /// Makes the head what HTTP/2 and gRPC want of a request to this peer.
+    fn prepare(&self, head: &mut Request<()>, urgency: Urgency) -> Result<(), Error> {
+        let mut parts = std::mem::take(head.uri_mut()).into_parts();
+        parts.scheme = Some(self.scheme.clone());
+        parts.authority = Some(self.authority.clone());
+        if parts.path_and_query.is_none() {
+            parts.path_and_query = Some(http::uri::PathAndQuery::from_static("/"));
+        }
+        *head.uri_mut() = Uri::from_parts(parts).map_err(|error| {
+            Error::new(ErrorKind::InvalidPeer, "the request's URI is not valid").caused_by(error)
+        })?;
+        *head.version_mut() = Version::HTTP_2;
+        let headers = head.headers_mut();
+        headers
+            .entry(header::USER_AGENT)
+            .or_insert_with(|| self.user_agent.clone());
+        if urgency != Urgency::default() || headers.contains_key(urgency::PRIORITY) {
+            // One digit and two letters are a header value.
+            if let Ok(value) = http::HeaderValue::try_from(urgency.to_string()) {
+                headers.insert(urgency::PRIORITY, value);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The future's result, or nothing once the deadline has passed. It goes by the clock at each poll and not by its timer alone, so that it answers
+/// before the layer above, whose timer may fire first, gives up.
+async fn within<F: Future>(deadline: Option<Deadline>, future: F) -> Option<F::Output> {
+    let mut future = pin!(future);
+    let Some(deadline) = deadline else {
+        return Some(future.await);
+    };
+    let mut timer = pin!(sleep_until(deadline.instant()));
+    poll_fn(|cx| match future.as_mut().poll(cx) {
+        Poll::Ready(output) => Poll::Ready(Some(output)),
+        Poll::Pending if timer.as_mut().poll(cx).is_ready() || deadline.is_over() => {
+            Poll::Ready(None)
+        }
+        Poll::Pending => Poll::Pending,
+    })
+    .await
+}

@@ -1,0 +1,384 @@
+//! The layers in their order, over any service that leads to one peer.
+
+use std::{
+    fmt,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use http::Request;
+use iroh::EndpointId;
+use tokio::sync::watch;
+use tonic::body::Body;
+use tower::{Layer, Service};
+use tower_iroh_layers::{
+    breaker::{Breaker, BreakerConfig, BreakerLayer, Circuit},
+    buffer::{Buffer, BufferConfig, BufferHandle, BufferLayer, Served},
+    deadline::{ClientDeadline, DeadlineLayer},
+    fail_fast::{FailFast, FailFastConfig, FailFastLayer},
+    metrics::{
+        Metrics, MetricsLayer,
+        trace::{Trace, TraceLayer},
+    },
+    priority::{Priority, PriorityLayer},
+    retry::{Retry, RetryBudget, RetryLayer, RetryPolicy},
+    select::{Arm, Select, SelectHandle},
+};
+
+use super::{
+    revived::{Revived, Signs},
+    way::Source,
+};
+use crate::pool::State;
+
+mod builder;
+mod chosen;
+mod on_use;
+
+pub use builder::StackBuilder;
+use chosen::Chosen;
+use on_use::OnUse;
+
+/// The layers of a client in their order, for a service that leads to one peer.
+///
+/// ```text
+/// call metrics, span
+///   deadline ..... one clock for everything below
+///     priority ... how urgent the call is
+///       retry .... what is safe, within a budget
+///         buffer ........ listed methods and WaitForReady: waits for the peer
+///         or fail fast .. everyone else: not ready for long is UNAVAILABLE
+///           select ...... where there are two transports: over which, decided before anything is sent
+///             attempt metrics -> breaker -> the service
+/// ```
+///
+/// [`Channel`](crate::Channel) has it over iroh. It goes over any other gRPC service that is `Clone + Send + Sync` too, tonic's own `Channel` for one:
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # use tower_iroh_proto::echo::{EchoRequest, echo_client::EchoClient};
+/// use tower::ServiceBuilder;
+/// use tower_iroh::{ExactCodesLayer, Stack};
+///
+/// let channel = tonic::transport::Endpoint::from_static("http://127.0.0.1:1").connect_lazy();
+/// let stack = Stack::builder().transport("tcp").try_build()?;
+/// // tonic calls a lost connection Unknown; the layer beneath says what it was.
+/// let service = ServiceBuilder::new().layer(stack).layer(ExactCodesLayer).service(channel);
+/// let handle = service.handle().clone();
+///
+/// let mut client = EchoClient::new(service);
+/// for _ in 0..2 {
+///     client.echo(EchoRequest::default()).await.unwrap_err();
+/// }
+/// assert!(!handle.circuit().state().is_closed(), "two dials failed in a row");
+/// # Ok(())
+/// # }
+/// ```
+///
+/// **State.** Each service that it is put on has a circuit, a buffer and a retry budget of its own, which its clones share. Several channels to one
+/// peer share a circuit and a budget with [`StackBuilder::circuit`] and [`StackBuilder::retry_budget`].
+///
+/// **Readiness.** Always ready: a call waits in its own future, under its deadline. **Cancel safety.** Dropping the future or the body takes
+/// the call back, wherever it is.
+#[derive(Clone, Debug)]
+pub struct Stack {
+    calls: MetricsLayer,
+    /// Whether attempts are recorded too.
+    records: bool,
+    trace: TraceLayer,
+    deadline: DeadlineLayer,
+    priority: PriorityLayer,
+    retry: RetryPolicy,
+    budget: Option<RetryBudget>,
+    buffer: BufferConfig,
+    fail_fast: FailFastConfig,
+    circuit: Option<Circuit>,
+    arm_circuits: [Option<Circuit>; 2],
+    new_circuit: NewCircuit,
+    connection: Option<watch::Receiver<State>>,
+}
+
+/// What is known of where an arm leads.
+pub(super) struct Leads {
+    pub(super) arm: Arm,
+    pub(super) state: watch::Receiver<State>,
+    pub(super) rtt: Rtt,
+}
+
+impl Leads {
+    pub(super) fn new(
+        source: &Source,
+        state: watch::Receiver<State>,
+        arm: Arm,
+        peer: EndpointId,
+    ) -> Self {
+        let known = source.clone();
+        let rtt = Arc::new(move || known.rtt(arm, &peer));
+        Self { arm, state, rtt }
+    }
+}
+
+/// What a circuit is made of, where each service gets one of its own.
+#[derive(Clone)]
+struct NewCircuit {
+    config: Option<BreakerConfig>,
+    transport: &'static str,
+    rtt: Option<Rtt>,
+}
+
+pub(super) type Rtt = Arc<dyn Fn() -> Option<Duration> + Send + Sync>;
+
+impl Stack {
+    /// Begins with every layer and its defaults.
+    pub fn builder() -> StackBuilder {
+        StackBuilder::default()
+    }
+}
+
+/// One arm, with what watches it.
+type Watched<S> = Revived<Metrics<Breaker<S>>>;
+/// The way to the peer: the arm that there is, or two and the choice between them.
+type Way<S> = OnUse<Chosen<Watched<S>>>;
+/// All ways to a peer: that of calls that wait, and that of those that pass by.
+type Ways<S> = OnUse<Buffer<Way<S>, FailFast<Way<S>>>>;
+/// All calls, from the outermost layer inwards.
+type Calls<S> = Trace<Metrics<ClientDeadline<Priority<Retry<Ways<S>>>>>>;
+
+impl<S> Layer<S> for Stack
+where
+    Way<S>: Served,
+    S: Clone,
+{
+    type Service = Stacked<S>;
+
+    fn layer(&self, inner: S) -> Stacked<S> {
+        let circuit = match &self.circuit {
+            Some(circuit) => circuit.clone(),
+            None => self.new_circuit.make(),
+        };
+        let state = self.connection.clone();
+        let one = self.watched(inner, &circuit, self.new_circuit.transport, state);
+        let known = circuit.clone();
+        let fail_fast = self.fail_fast.clone().or_reason(move || known.why());
+        self.over(Chosen::One(one), fail_fast, Circuits::One(circuit))
+    }
+}
+
+impl Stack {
+    /// Puts the layers over two services, and the choice between them.
+    pub(super) fn between<S>(
+        &self,
+        iroh: (S, Leads),
+        tcp: (S, Leads),
+        select: SelectHandle,
+    ) -> Stacked<S>
+    where
+        Way<S>: Served,
+        S: Clone,
+    {
+        let arm = |(inner, leads): (S, Leads)| {
+            let transport = leads.arm.as_str();
+            let circuit = match &self.arm_circuits[leads.arm as usize] {
+                Some(circuit) => circuit.clone(),
+                None => NewCircuit {
+                    transport,
+                    rtt: Some(leads.rtt),
+                    ..self.new_circuit.clone()
+                }
+                .make(),
+            };
+            let watched = self.watched(inner, &circuit, transport, Some(leads.state));
+            (watched, circuit)
+        };
+        let ((iroh, over_iroh), (tcp, over_tcp)) = (arm(iroh), arm(tcp));
+        let known = [over_iroh.clone(), over_tcp.clone()];
+        let why = move || format!("iroh: {}; tcp: {}", known[0].why(), known[1].why());
+        let fail_fast = self.fail_fast.clone().or_reason(why);
+        let circuits = Circuits::Two {
+            iroh: over_iroh,
+            tcp: over_tcp,
+            select: select.clone(),
+        };
+        self.over(
+            Chosen::Two(Select::new(iroh, tcp, select)),
+            fail_fast,
+            circuits,
+        )
+    }
+
+    fn watched<S: Clone>(
+        &self,
+        inner: S,
+        circuit: &Circuit,
+        transport: &'static str,
+        state: Option<watch::Receiver<State>>,
+    ) -> Watched<S> {
+        let attempts = match self.records {
+            true => MetricsLayer::attempt(transport),
+            false => MetricsLayer::disabled(),
+        };
+        let signs = state.map(|state| {
+            let circuit = circuit.clone();
+            Arc::new(Signs { circuit, state })
+        });
+        let breaker = BreakerLayer::new(circuit.clone()).layer(inner);
+        Revived::new(attempts.layer(breaker), signs)
+    }
+
+    fn over<S>(
+        &self,
+        way: Chosen<Watched<S>>,
+        fail_fast: FailFastConfig,
+        circuits: Circuits,
+    ) -> Stacked<S>
+    where
+        Way<S>: Served,
+    {
+        let buffer = BufferLayer::new(self.buffer.clone())
+            .passing(FailFastLayer::new(fail_fast))
+            .layer(OnUse::new(way));
+        let mut retry = RetryLayer::new(self.retry.clone());
+        if let Some(budget) = &self.budget {
+            retry = retry.with_budget(budget.clone());
+        }
+        let handle = StackHandle {
+            circuits,
+            buffer: buffer.handle(),
+            budget: retry.budget(),
+        };
+        let calls = self.priority.layer(retry.layer(OnUse::new(buffer)));
+        let calls = self.calls.layer(self.deadline.layer(calls));
+        Stacked {
+            calls: self.trace.layer(calls),
+            handle,
+        }
+    }
+}
+
+impl NewCircuit {
+    fn make(&self) -> Circuit {
+        let builder = Circuit::builder(self.config.clone().unwrap_or_default());
+        let builder = builder.transport(self.transport);
+        let circuit = match self.rtt.clone() {
+            Some(rtt) => builder.rtt(move || rtt()).build(),
+            None => builder.build(),
+        };
+        if self.config.is_none() {
+            circuit.force_closed();
+        }
+        circuit
+    }
+}
+
+impl fmt::Debug for NewCircuit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("NewCircuit")
+            .field("config", &self.config)
+            .field("transport", &self.transport)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A service under a [`Stack`]. Clones share everything.
+#[derive(Clone)]
+pub struct Stacked<S>
+where
+    Way<S>: Served,
+{
+    calls: Calls<S>,
+    handle: StackHandle,
+}
+
+impl<S> Stacked<S>
+where
+    Way<S>: Served,
+{
+    /// The handles of the layers.
+    pub fn handle(&self) -> &StackHandle {
+        &self.handle
+    }
+}
+
+impl<S> Service<Request<Body>> for Stacked<S>
+where
+    Way<S>: Served,
+    Calls<S>: Service<Request<Body>>,
+{
+    type Response = <Calls<S> as Service<Request<Body>>>::Response;
+    type Error = <Calls<S> as Service<Request<Body>>>::Error;
+    type Future = <Calls<S> as Service<Request<Body>>>::Future;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        self.calls.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        self.calls.call(request)
+    }
+}
+
+impl<S> fmt::Debug for Stacked<S>
+where
+    Way<S>: Served,
+{
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Stacked").field(&self.handle).finish()
+    }
+}
+
+/// The handles of a stack's layers. Clones are the same handles.
+#[derive(Clone, Debug)]
+pub struct StackHandle {
+    circuits: Circuits,
+    buffer: BufferHandle,
+    budget: RetryBudget,
+}
+
+/// A circuit per arm.
+#[derive(Clone, Debug)]
+enum Circuits {
+    One(Circuit),
+    Two {
+        iroh: Circuit,
+        tcp: Circuit,
+        select: SelectHandle,
+    },
+}
+
+impl StackHandle {
+    /// The breaker: its state to be watched, and to be forced or reset. Where there are two transports it is iroh's, and [`circuit_of`](Self::circuit_of) has both.
+    pub fn circuit(&self) -> &Circuit {
+        match &self.circuits {
+            Circuits::One(circuit) | Circuits::Two { iroh: circuit, .. } => circuit,
+        }
+    }
+
+    /// The breaker of one transport; `None` where there is no choice between two.
+    pub fn circuit_of(&self, arm: Arm) -> Option<&Circuit> {
+        match (&self.circuits, arm) {
+            (Circuits::One(_), _) => None,
+            (Circuits::Two { iroh, .. }, Arm::Iroh) => Some(iroh),
+            (Circuits::Two { tcp, .. }, Arm::Tcp) => Some(tcp),
+        }
+    }
+
+    /// The selection: its policy to be swapped, what it decided and why; `None` where there is no choice between two transports.
+    pub fn select(&self) -> Option<&SelectHandle> {
+        match &self.circuits {
+            Circuits::One(_) => None,
+            Circuits::Two { select, .. } => Some(select),
+        }
+    }
+
+    /// The buffer: what waits in it, and what became of the rest.
+    pub fn buffer(&self) -> &BufferHandle {
+        &self.buffer
+    }
+
+    /// What may be spent on retries.
+    pub fn retry_budget(&self) -> &RetryBudget {
+        &self.budget
+    }
+}

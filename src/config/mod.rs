@@ -1,0 +1,57 @@
+//! What a program's transports are configured with: a file in TOML, which is followed while the program runs, or the same in code.
+//!
+//! ```
+//! use tower_iroh::config::{Config, Mode};
+//!
+//! let config = Config::reader()
+//!     .group("status", ["/cluster.v1.ClusterService/GetClusterStatus"])
+//!     .from_toml(r#"
+//! [transport]
+//! mode = "dual"
+//!
+//! [transport.migration]
+//! prefer_iroh_for = ["health", "status"]
+//! "#)?;
+//! assert_eq!(config.mode(), Mode::Dual);
+//! assert_eq!(config.failure_threshold(), 5, "what is not said has its default");
+//! # Ok::<(), tower_iroh::config::LoadError>(())
+//! ```
+//!
+//! Every key with its type, unit and default, and with what a reload does with it, is in `docs/configuration.md`.
+//!
+//! **Strict.** An unknown key or group, a value of another type or out of its range, and settings that contradict each other are errors. They are found all
+//! at once, and each names its line and column, the key, what was found, what is accepted, and the nearest valid name: [`Problem`].
+//!
+//! **Groups.** What the file says of services it says of groups of methods by name. `health` is built in; a program registers others with
+//! [`ConfigReader::group`], and the table `[transport.services]` has those that the operator makes. Of two with one name that of the file counts.
+
+mod contradictions;
+mod error;
+mod eyes;
+mod forms;
+mod found;
+mod keys;
+mod nearest;
+mod parts;
+mod peers;
+mod policy;
+mod read;
+mod reader;
+mod reload;
+mod settings;
+mod show;
+#[cfg(feature = "authorize")]
+mod transport;
+mod values;
+mod watch;
+
+pub use error::{LoadError, Problem};
+pub use reader::ConfigReader;
+#[cfg(feature = "authorize")]
+pub(crate) use reader::text_of;
+pub use reload::{Apply, Change, Commit, Next, Reload, ReloadError};
+pub use settings::{Config, ConfigBuilder};
+#[cfg(feature = "authorize")]
+pub use transport::{Transport, TransportBuilder, TransportError};
+pub use values::{Mode, RaftTransport, Require};
+pub use watch::{ConfigWatch, ConfigWatchBuilder, Followed};

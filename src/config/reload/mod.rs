@@ -1,0 +1,308 @@
+//! From one configuration to the next, while the program runs: what changes, what can be applied, and that all of it is or none.
+
+use std::{collections::BTreeMap, fmt, path::PathBuf, sync::Arc};
+
+use super::{
+    Config, ConfigReader, LoadError,
+    keys::{KEYS, PEERS, Reloads, SERVICES, key},
+    read::plain,
+    show::{group, shown},
+};
+use tower_iroh_layers::BoxError;
+
+/// A key whose value is another one now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Change {
+    key: String,
+    from: String,
+    to: String,
+}
+
+impl Change {
+    /// The key with its tables; a peer or a group is one key, such as `peers.node-1`.
+    pub fn key(&self) -> &str {
+        &self.key
+    }
+
+    /// What was in force, as TOML; empty for what was not there.
+    pub fn from(&self) -> &str {
+        &self.from
+    }
+
+    /// What the file says now, as TOML; empty for what is not there any more.
+    pub fn to(&self) -> &str {
+        &self.to
+    }
+}
+
+impl fmt::Display for Change {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let or_nothing = |value: &str| match value {
+            "" => "nothing".to_owned(),
+            value => value.to_owned(),
+        };
+        let (from, to) = (or_nothing(&self.from), or_nothing(&self.to));
+        write!(f, "{}: {from} -> {to}", self.key)
+    }
+}
+
+/// What a reload did, key by key.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Reload {
+    applied: Vec<Change>,
+    needs_restart: Vec<Change>,
+}
+
+impl Reload {
+    /// What is in force now.
+    pub fn applied(&self) -> &[Change] {
+        &self.applied
+    }
+
+    /// What the file says and is not in force before the next start: all of it, also what earlier reloads told of.
+    pub fn needs_restart(&self) -> &[Change] {
+        &self.needs_restart
+    }
+
+    /// Whether the file says what is in force.
+    pub fn is_empty(&self) -> bool {
+        self.applied.is_empty() && self.needs_restart.is_empty()
+    }
+}
+
+impl fmt::Display for Reload {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let list = |changes: &[Change]| match changes {
+            [] => "nothing".to_owned(),
+            changes => changes
+                .iter()
+                .map(Change::to_string)
+                .collect::<Vec<_>>()
+                .join(", "),
+        };
+        write!(f, "applied {}", list(&self.applied))?;
+        match &self.needs_restart[..] {
+            [] => Ok(()),
+            changes => write!(f, "; needs a restart: {}", list(changes)),
+        }
+    }
+}
+
+/// A reload that did nothing: what was in force still is.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ReloadError {
+    /// The file cannot be read, or it is no configuration.
+    #[error("the configuration was not reloaded")]
+    Load(#[from] LoadError),
+    /// The file says nothing at all. As a first configuration that is every default; in place of another it is a file that is being written.
+    #[error("the configuration {} was not reloaded: it is empty; [transport] alone is accepted for every default", path.display())]
+    Empty {
+        /// Which file.
+        path: PathBuf,
+    },
+    /// It is a configuration, and what runs cannot take it.
+    #[error("the configuration was not applied")]
+    Apply(#[source] BoxError),
+}
+
+/// A configuration that is about to be put in force.
+#[derive(Debug)]
+pub struct Next {
+    old: Arc<Config>,
+    new: Arc<Config>,
+    reload: Reload,
+}
+
+impl Next {
+    /// The configuration before this one.
+    pub fn before(&self) -> &Arc<Config> {
+        &self.old
+    }
+
+    /// The configuration that is to be in force. Its keys that need a restart are to be left alone.
+    pub fn config(&self) -> &Arc<Config> {
+        &self.new
+    }
+
+    /// What is to be applied.
+    pub fn applied(&self) -> &[Change] {
+        &self.reload.applied
+    }
+
+    /// Whether a key is to be applied, or a key in a table of this name.
+    pub fn changes(&self, name: &str) -> bool {
+        let is_within = |key: &str| {
+            key.strip_prefix(name)
+                .is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+        };
+        self.reload
+            .applied
+            .iter()
+            .any(|change| is_within(&change.key))
+    }
+
+    /// Says that what runs cannot take the new value of a key before a restart. A key that is not to be applied stays what it is.
+    pub fn needs_restart(&mut self, key: &str) {
+        let is_it = |change: &mut Change| change.key == key;
+        let taken = self.reload.applied.extract_if(.., is_it);
+        self.reload.needs_restart.extend(taken);
+    }
+}
+
+/// Puts configurations in force, in two steps, so that either all of one is or nothing.
+///
+/// A closure is one:
+///
+/// ```
+/// use tower_iroh::config::{Apply, Commit, Next};
+///
+/// fn takes(_: impl Apply) {}
+/// takes(|next: &mut Next| {
+///     let share = next.config().rollout_stages()[0];
+///     Ok(Box::new(move || println!("the first stage is {share} % now")) as Commit)
+/// });
+/// ```
+pub trait Apply: Send + 'static {
+    /// Makes ready what the next configuration needs, and refuses it where something fails. It changes nothing that is in force: the [`Commit`] does.
+    ///
+    /// It may read files: it is called where blocking is allowed.
+    ///
+    /// # Errors
+    /// Whatever makes the configuration unfit for what runs. The old one stays in force.
+    fn prepare(&mut self, next: &mut Next) -> Result<Commit, BoxError>;
+}
+
+impl<F> Apply for F
+where
+    F: FnMut(&mut Next) -> Result<Commit, BoxError> + Send + 'static,
+{
+    fn prepare(&mut self, next: &mut Next) -> Result<Commit, BoxError> {
+        self(next)
+    }
+}
+
+/// Puts in force what was made ready. It cannot fail.
+pub type Commit = Box<dyn FnOnce() + Send>;
+
+/// What is in force, and how the next is put in its place.
+pub(super) struct Reloader {
+    reader: ConfigReader,
+    path: PathBuf,
+    apply: Box<dyn Apply>,
+    current: Arc<Config>,
+    /// The value of each key that is in force: that of the last file, or an older one where it needs a restart.
+    in_force: BTreeMap<String, String>,
+}
+
+impl Reloader {
+    pub(super) fn new(
+        reader: ConfigReader,
+        path: PathBuf,
+        current: Arc<Config>,
+        apply: Box<dyn Apply>,
+    ) -> Self {
+        Self {
+            in_force: values(&current),
+            reader,
+            path,
+            apply,
+            current,
+        }
+    }
+
+    /// The last configuration that was accepted.
+    pub(super) fn current(&self) -> &Arc<Config> {
+        &self.current
+    }
+
+    /// Reads the file's text, which is to say something.
+    pub(super) fn read(&self, text: &str) -> Result<Config, ReloadError> {
+        let is_comment = |line: &str| line.is_empty() || line.starts_with('#');
+        if text.lines().all(|line| is_comment(line.trim())) {
+            let path = self.path.clone();
+            return Err(ReloadError::Empty { path });
+        }
+        Ok(self.reader.read_as(&self.path, text)?)
+    }
+
+    /// Puts a configuration in force; `policy` is whether the policy that it names has another text than the last time.
+    pub(super) fn take(&mut self, new: Config, policy: bool) -> Result<Reload, ReloadError> {
+        for warning in new.warnings() {
+            tracing::warn!(target: "tower_iroh::config", file = %self.path.display(), "{warning}");
+        }
+        let values = values(&new);
+        let mut next = Next {
+            old: self.current.clone(),
+            new: Arc::new(new),
+            reload: changes(&self.in_force, &values, policy),
+        };
+        if next.reload.applied.is_empty() {
+            self.current = next.new;
+            return Ok(next.reload);
+        }
+        let commit = self.apply.prepare(&mut next).map_err(ReloadError::Apply)?;
+        commit();
+        for Change { key, .. } in &next.reload.applied {
+            match values.get(key) {
+                Some(value) => self.in_force.insert(key.clone(), value.clone()),
+                None => self.in_force.remove(key),
+            };
+        }
+        self.current = next.new;
+        Ok(next.reload)
+    }
+}
+
+const POLICY: &str = "transport.authorization_file";
+
+fn changes(
+    in_force: &BTreeMap<String, String>,
+    values: &BTreeMap<String, String>,
+    policy: bool,
+) -> Reload {
+    let mut reload = Reload::default();
+    let new_keys = values.keys().filter(|key| !in_force.contains_key(*key));
+    for name in in_force.keys().chain(new_keys) {
+        let (from, to) = (in_force.get(name), values.get(name));
+        let is_new_policy = policy && name == POLICY && to.is_some();
+        if from == to && !is_new_policy {
+            continue;
+        }
+        let change = Change {
+            key: name.clone(),
+            from: from.cloned().unwrap_or_default(),
+            to: to.cloned().unwrap_or_default(),
+        };
+        match key(name).map_or(Reloads::Applied, |key| key.reloads) {
+            Reloads::Applied => reload.applied.push(change),
+            Reloads::Restart => reload.needs_restart.push(change),
+        }
+    }
+    reload
+}
+
+/// All keys with their values as TOML, groups and peers included.
+fn values(config: &Config) -> BTreeMap<String, String> {
+    let mut values = BTreeMap::new();
+    for key in KEYS {
+        if let Some(value) = (key.show)(config) {
+            values.insert(key.name.to_owned(), value);
+        }
+    }
+    for name in config.groups.keys() {
+        values.insert(format!("{SERVICES}.{}", plain(name)), group(config, name));
+    }
+    for (name, peer) in &config.peers {
+        let keys = shown(peer).into_iter();
+        let shown: Vec<_> = keys
+            .map(|(key, value)| format!("{key} = {value}"))
+            .collect();
+        let value = format!("{{ {} }}", shown.join(", "));
+        values.insert(format!("{PEERS}.{}", plain(name)), value);
+    }
+    values
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,214 @@
+use std::{fmt, sync::Arc};
+
+use iroh::{Endpoint, SecretKey, endpoint};
+use tower_iroh_layers::{
+    authorize::{Policy, PolicyHandle},
+    select,
+};
+
+use super::{
+    super::{Config, Mode, Require},
+    Transport, TransportError,
+    apply::begin_rollouts,
+    policy,
+};
+use crate::{
+    peer::{TransportKind, identity},
+    peers::{Peers, PeersBuilder},
+    server::{BindError, Require as Both, Server, ServerBuilder, ServerError},
+};
+
+/// What a [`Transport`] is made with beyond its configuration.
+#[must_use]
+pub struct TransportBuilder {
+    config: Arc<Config>,
+    key: Option<SecretKey>,
+    endpoint: Vec<Hook<endpoint::Builder>>,
+    peers: Vec<Hook<PeersBuilder>>,
+    server: Vec<Hook<ServerBuilder>>,
+}
+
+type Hook<B> = Box<dyn FnOnce(B) -> B + Send>;
+
+fn through<B>(hooks: Vec<Hook<B>>, builder: B) -> B {
+    hooks
+        .into_iter()
+        .fold(builder, |builder, hook| hook(builder))
+}
+
+impl TransportBuilder {
+    pub(super) fn new(config: Arc<Config>) -> Self {
+        Self {
+            config,
+            key: None,
+            endpoint: Vec::new(),
+            peers: Vec::new(),
+            server: Vec::new(),
+        }
+    }
+
+    /// The key that is proved. Default: that of `transport.identity_file`, and without one a new key with each start.
+    pub fn key(mut self, key: SecretKey) -> Self {
+        self.key = Some(key);
+        self
+    }
+
+    /// Any other setting of the endpoint: an address lookup, for example.
+    pub fn endpoint(
+        mut self,
+        configure: impl FnOnce(endpoint::Builder) -> endpoint::Builder + Send + 'static,
+    ) -> Self {
+        self.endpoint.push(Box::new(configure));
+        self
+    }
+
+    /// Any other setting of the peers: their channels' stacks, for example.
+    pub fn peers(
+        mut self,
+        configure: impl FnOnce(PeersBuilder) -> PeersBuilder + Send + 'static,
+    ) -> Self {
+        self.peers.push(Box::new(configure));
+        self
+    }
+
+    /// Any other setting of the server: further protocols of the endpoint, for example.
+    pub fn server(
+        mut self,
+        configure: impl FnOnce(ServerBuilder) -> ServerBuilder + Send + 'static,
+    ) -> Self {
+        self.server.push(Box::new(configure));
+        self
+    }
+
+    /// Binds the transport, and the server that is to serve.
+    ///
+    /// It reads the files that the configuration names, and blocks for as long as that takes.
+    ///
+    /// # Errors
+    /// [`TransportError`], naming what cannot be. Nothing stays bound.
+    pub async fn bind(mut self) -> Result<(Transport, Server), TransportError> {
+        let (config, key) = (self.config.clone(), self.take_key()?);
+        let policy = policy::read(&config)?;
+        let mode = config.effective_mode();
+        let on_tcp = config.clone();
+        let mut server = Server::builder()
+            .key(key.clone())
+            .acceptor(|_| config.acceptor())
+            .tcp_acceptor(move |acceptor| on_tcp.on_tcp(acceptor));
+        if mode != Mode::Grpc {
+            let endpoint = through(std::mem::take(&mut self.endpoint), config.endpoint()?);
+            server = server.iroh(endpoint);
+        }
+        if mode != Mode::Iroh {
+            server = server.tcp(config.grpc_bind_address());
+        }
+        let required = match config.require() {
+            Require::All => Both::Both,
+            Require::Any | Require::Grpc | Require::Iroh => Both::Any,
+        };
+        let server = through(std::mem::take(&mut self.server), server.require(required));
+        let mut server = server.bind().await?;
+        let is_required = |missing: &BindError| is_required(config.require(), missing);
+        if server.missing().is_some_and(is_required)
+            && let Some(missing) = server.take_missing()
+        {
+            if let Some(endpoint) = server.endpoint() {
+                endpoint.close().await;
+            }
+            return Err(TransportError::Server(ServerError::Bind(missing)));
+        }
+        let endpoint = server.endpoint().cloned();
+        let transport = self.finish(key, endpoint, policy)?;
+        Ok((transport, server))
+    }
+
+    /// Binds the transport of a program that only calls.
+    ///
+    /// It reads the files that the configuration names, and blocks for as long as that takes.
+    ///
+    /// # Errors
+    /// [`TransportError`], naming what cannot be. Nothing stays bound.
+    pub async fn connect(mut self) -> Result<Transport, TransportError> {
+        let (config, key) = (self.config.clone(), self.take_key()?);
+        let policy = policy::read(&config)?;
+        let endpoint = match config.effective_mode() {
+            Mode::Grpc => None,
+            Mode::Iroh | Mode::Dual => {
+                let builder = through(std::mem::take(&mut self.endpoint), config.endpoint()?);
+                let bound = builder.secret_key(key.clone()).bind().await;
+                let id = key.public().fmt_short();
+                Some(bound.map_err(|error| {
+                    TransportError::Bind(BindError::new(TransportKind::Iroh, id, error))
+                })?)
+            }
+        };
+        self.finish(key, endpoint, policy)
+    }
+
+    fn take_key(&mut self) -> Result<SecretKey, TransportError> {
+        match (self.key.take(), self.config.identity_file()) {
+            (Some(key), _) => Ok(key),
+            (None, Some(path)) => Ok(identity::load_or_create(path)?),
+            (None, None) => Ok(SecretKey::generate()),
+        }
+    }
+
+    fn finish(
+        self,
+        key: SecretKey,
+        endpoint: Option<Endpoint>,
+        (policy, policy_text): (Policy, Option<String>),
+    ) -> Result<Transport, TransportError> {
+        let config = self.config;
+        let id = key.public();
+        let mut calls = config.policy()?;
+        let mut peers = Peers::builder().breaker(config.breaker()?);
+        match &endpoint {
+            Some(endpoint) => peers = peers.iroh(config.links(endpoint.clone()).try_build()?),
+            // Not bound, and not required.
+            None => calls = select::Policy::from(select::Arm::Tcp),
+        }
+        if config.effective_mode() != Mode::Iroh {
+            peers = peers.tcp(config.tcp_links(key).try_build()?);
+        }
+        let buffer = config.buffer()?;
+        let peers = peers.policy(calls).channel(move |_, channel| {
+            let buffer = buffer.clone();
+            channel.stack(move |stack| stack.buffer(buffer))
+        });
+        let peers = through(self.peers, peers).build();
+        for (name, peer) in config.peers() {
+            peers.add(name, peer.clone());
+        }
+        let transport = Transport {
+            id,
+            endpoint,
+            peers,
+            policy: PolicyHandle::new(policy),
+            policy_text,
+            config,
+        };
+        if transport.endpoint.is_some() && transport.config.rolls_out() {
+            begin_rollouts(&transport, transport.config.clone());
+        }
+        Ok(transport)
+    }
+}
+
+/// Whether the server must not go on without the transport.
+fn is_required(require: Require, missing: &BindError) -> bool {
+    match require {
+        Require::All => true,
+        Require::Any => false,
+        Require::Grpc => missing.transport() == TransportKind::Tcp,
+        Require::Iroh => missing.transport() == TransportKind::Iroh,
+    }
+}
+
+impl fmt::Debug for TransportBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TransportBuilder")
+            .field("config", &self.config)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,31 @@
+//! Who may call what, from the file that a configuration names.
+
+use tower_iroh_layers::authorize::Policy;
+
+use super::{
+    super::{Config, text_of},
+    TransportError,
+};
+
+/// The policy of a configuration, and its text. Without a file that says so nobody is refused.
+pub(super) fn read(config: &Config) -> Result<(Policy, Option<String>), TransportError> {
+    let Some(path) = config.authorization_file() else {
+        let all = Policy::builder()
+            .role("all", ["*"])
+            .authenticated(["all"])
+            .anonymous(["all"]);
+        let all = all.try_build();
+        return match all {
+            Ok(all) => Ok((all, None)),
+            Err(source) => Err(TransportError::policy("".as_ref(), source)),
+        };
+    };
+    let text = text_of(path).map_err(|source| TransportError::ReadPolicy {
+        path: path.to_owned(),
+        source,
+    })?;
+    match Policy::from_toml_with(&text, crate::server::peer_name) {
+        Ok(policy) => Ok((policy, Some(text))),
+        Err(source) => Err(TransportError::policy(path, source)),
+    }
+}

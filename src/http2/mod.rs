@@ -1,0 +1,16 @@
+//! Lanes: a few long-lived HTTP/2 connections per peer, each on a byte stream of its own.
+//!
+//! Never a stream per call: a slow reader of small messages on a stream of its own makes QUIC give up the whole
+//! connection, while HTTP/2 inside a stream keeps reading (`docs/decisions/lanes-not-streams.md`).
+
+mod carries;
+mod connection;
+mod lanes;
+mod permits;
+mod set;
+
+pub use lanes::{LaneConfig, Lanes};
+
+pub(crate) use carries::Carries;
+pub(crate) use connection::{Explain, Http2, Ready};
+pub(crate) use set::{LaneSet, Opener, Ticket};

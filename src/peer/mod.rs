@@ -1,0 +1,300 @@
+//! Who a peer is and how to reach it.
+
+use std::{fmt, str::FromStr};
+
+use http::Uri;
+use iroh::{Endpoint, EndpointAddr, EndpointId, TransportAddr};
+use iroh_tickets::{Ticket, endpoint::EndpointTicket};
+
+pub mod identity;
+mod info;
+mod path;
+mod proof;
+mod tcp_addr;
+
+pub use info::PeerInfo;
+pub use path::Path;
+pub(crate) use proof::Proof;
+pub use tcp_addr::TcpAddr;
+/// What a peer is reached over: iroh's QUIC; or TCP, with TLS 1.3 between the same identities or, where a server allows it, without.
+pub use tower_iroh_layers::select::Arm as TransportKind;
+
+/// How to reach a peer: its identity, and the addresses that are known of it.
+///
+/// It is read from a ticket, a bare endpoint id, `iroh://<endpoint id>` or `http://<endpoint id>`, and shown as a ticket. Where it answers over
+/// TCP, [`tcp`](Self::tcp), is in none of them: tickets are iroh's.
+///
+/// ```
+/// use tower_iroh::Peer;
+///
+/// let id = iroh::SecretKey::from_bytes(&[7; 32]).public();
+/// let peer = Peer::from(iroh::EndpointAddr::new(id).with_ip_addr("192.0.2.1:4433".parse()?));
+/// assert_eq!(peer.ticket().parse::<Peer>()?, peer);
+/// assert_eq!(format!("iroh://{id}").parse::<Peer>()?.id(), id);
+/// assert!("https://example.com".parse::<Peer>().is_err());
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Peer {
+    addr: EndpointAddr,
+    tcp: Option<TcpAddr>,
+}
+
+impl Peer {
+    /// A peer of whom only the identity is known; its addresses come from the endpoint's address lookup.
+    pub fn new(id: EndpointId) -> Self {
+        EndpointAddr::new(id).into()
+    }
+
+    /// What others need to dial `endpoint`, with dialable addresses only: never `0.0.0.0`, never port 0.
+    ///
+    /// An endpoint that was bound a moment ago may not know all of its addresses yet; with a relay, wait for
+    /// [`Endpoint::online`] first.
+    ///
+    /// # Errors
+    /// [`PeerError::Closed`] for an endpoint that is closed, [`PeerError::NotDialable`] for one that has neither an
+    /// address nor a relay.
+    pub fn of(endpoint: &Endpoint) -> Result<Self, PeerError> {
+        if endpoint.is_closed() {
+            return Err(PeerError::Closed);
+        }
+        let known = endpoint.addr();
+        let bound = endpoint.bound_sockets().into_iter().map(TransportAddr::Ip);
+        let mut addrs: Vec<_> = known.addrs.into_iter().filter(is_dialable).collect();
+        if !addrs.iter().any(TransportAddr::is_ip) {
+            addrs.extend(bound.filter(is_dialable));
+        }
+        if addrs.is_empty() {
+            return Err(PeerError::NotDialable);
+        }
+        Ok(EndpointAddr::from_parts(known.id, addrs).into())
+    }
+
+    /// The peer's identity, which it proves in every handshake.
+    pub fn id(&self) -> EndpointId {
+        self.addr.id
+    }
+
+    /// The identity and the addresses, as iroh takes them.
+    pub fn addr(&self) -> &EndpointAddr {
+        &self.addr
+    }
+
+    /// The same peer, which answers over TCP too, and proves the same identity there.
+    ///
+    /// A ticket does not carry the address: who reads one adds it again.
+    ///
+    /// ```
+    /// use tower_iroh::{Peer, TcpAddr};
+    ///
+    /// let id = iroh::SecretKey::from_bytes(&[7; 32]).public();
+    /// let addr: TcpAddr = "db.example:7001".parse()?;
+    /// let peer = Peer::new(id).with_tcp(addr.clone());
+    /// assert_eq!(peer.tcp(), Some(&addr));
+    /// assert_eq!(peer.ticket().parse::<Peer>()?.tcp(), None);
+    /// # Ok::<(), tower_iroh::PeerError>(())
+    /// ```
+    pub fn with_tcp(mut self, addr: impl Into<TcpAddr>) -> Self {
+        self.tcp = Some(addr.into());
+        self
+    }
+
+    /// Where it answers over TCP, if that is known.
+    pub fn tcp(&self) -> Option<&TcpAddr> {
+        self.tcp.as_ref()
+    }
+
+    /// `iroh://<endpoint id>`: what [`tonic::transport::Endpoint`] is made from.
+    pub fn uri(&self) -> Uri {
+        uri("iroh", self.id())
+    }
+
+    /// The peer as a text that can be sent to somebody who is to dial it.
+    pub fn ticket(&self) -> String {
+        EndpointTicket::new(self.addr.clone()).encode_string()
+    }
+
+    /// Reads `iroh://<endpoint id>` or `http://<endpoint id>`.
+    ///
+    /// # Errors
+    /// [`PeerError::Scheme`] and [`PeerError::Id`], naming what was found.
+    pub fn from_uri(uri: &Uri) -> Result<Self, PeerError> {
+        match uri.scheme_str() {
+            Some("iroh" | "http") => {}
+            Some("https") => return Err(PeerError::Https),
+            other => return Err(PeerError::Scheme(other.unwrap_or("none").to_owned())),
+        }
+        let host = uri.host().unwrap_or_default();
+        let id = host.parse().map_err(|_| PeerError::Id(abridged(host)))?;
+        Ok(Self::new(id))
+    }
+}
+
+/// Builds a URI of which both parts are known to be valid.
+pub(crate) fn uri(scheme: &str, id: EndpointId) -> Uri {
+    Uri::builder()
+        .scheme(scheme)
+        .authority(id.to_string())
+        .path_and_query("/")
+        .build()
+        .unwrap_or_default()
+}
+
+fn is_dialable(addr: &TransportAddr) -> bool {
+    match addr {
+        TransportAddr::Ip(addr) => {
+            !addr.ip().is_unspecified() && !addr.ip().is_multicast() && addr.port() != 0
+        }
+        _ => true,
+    }
+}
+
+/// Errors name what they were given, and somebody may give them a megabyte.
+fn abridged(text: &str) -> String {
+    const MOST: usize = 80;
+    match text.char_indices().nth(MOST) {
+        Some((end, _)) => format!("{}...", &text[..end]),
+        None => text.to_owned(),
+    }
+}
+
+impl From<EndpointAddr> for Peer {
+    fn from(addr: EndpointAddr) -> Self {
+        Self { addr, tcp: None }
+    }
+}
+
+impl From<EndpointId> for Peer {
+    fn from(id: EndpointId) -> Self {
+        Self::new(id)
+    }
+}
+
+impl fmt::Display for Peer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.ticket())
+    }
+}
+
+impl FromStr for Peer {
+    type Err = PeerError;
+
+    fn from_str(text: &str) -> Result<Self, PeerError> {
+        let text = text.trim();
+        if text.contains("://") {
+            let uri = text
+                .parse::<Uri>()
+                .map_err(|_| PeerError::Id(abridged(text)))?;
+            return Self::from_uri(&uri);
+        }
+        if let Ok(id) = text.parse::<EndpointId>() {
+            return Ok(Self::new(id));
+        }
+        let ticket = EndpointTicket::decode_string(text).map_err(|source| PeerError::Ticket {
+            text: abridged(text),
+            source: source.into(),
+        })?;
+        Ok(ticket.endpoint_addr().clone().into())
+    }
+}
+
+/// Something that was to be a peer and is not one.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum PeerError {
+    /// The scheme is `https`.
+    #[error(
+        "https is not accepted: an iroh connection is encrypted and authenticated by the peers' own keys, and adding TLS \
+         to it would ask for a certificate that nobody has; write iroh://<endpoint id> or http://<endpoint id>"
+    )]
+    Https,
+    /// The scheme is another one.
+    #[error("scheme {0:?}: iroh://<endpoint id> and http://<endpoint id> are accepted")]
+    Scheme(String),
+    /// The host is not an endpoint id.
+    #[error(
+        "{0:?} is not an endpoint id: 64 hexadecimal digits or 52 base32 characters are accepted"
+    )]
+    Id(String),
+    /// The text is neither a ticket nor an endpoint id nor a URI.
+    #[error(
+        "{text:?} is not a peer: a ticket (endpoint...), an endpoint id, or iroh://<endpoint id> are accepted"
+    )]
+    Ticket {
+        /// What was given, abridged.
+        text: String,
+        /// What the ticket's parser said.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The text is no address on TCP that could be dialled.
+    #[error(
+        "{0:?} is not where somebody could be dialled over TCP: 192.0.2.1:7001, [2001:db8::1]:7001 and host.example:7001 are accepted, \
+         with a port above 0 and not 0.0.0.0 or [::]"
+    )]
+    TcpAddr(String),
+    /// The endpoint is closed.
+    #[error("the endpoint is closed: bind it before asking for its address")]
+    Closed,
+    /// The endpoint has no address that anybody could dial.
+    #[error(
+        "the endpoint has no dialable address: bind it to an interface, or give it a relay and wait for it to be online"
+    )]
+    NotDialable,
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn id() -> EndpointId {
+        iroh::SecretKey::from_bytes(&[3; 32]).public()
+    }
+
+    #[test]
+    fn every_spelling_names_the_same_peer() {
+        for text in [
+            id().to_string(),
+            format!("iroh://{}", id()),
+            format!("http://{}/", id()),
+            Peer::new(id()).ticket(),
+            format!("  {}\n", Peer::new(id()).ticket()),
+        ] {
+            assert_eq!(text.parse::<Peer>().expect("a peer").id(), id(), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_refused_is_named() {
+        let refusal = |text: &str| text.parse::<Peer>().expect_err("refused").to_string();
+        assert!(refusal("https://example.com").contains("iroh://"));
+        assert!(refusal("ftp://example.com").contains("\"ftp\""));
+        assert!(refusal("iroh://example.com").contains("\"example.com\""));
+        assert!(refusal("endpointgarbage").contains("\"endpointgarbage\""));
+        assert!(refusal("").contains("ticket"));
+        assert!(refusal(&"x".repeat(1 << 20)).len() < 300);
+    }
+
+    #[test]
+    fn nobody_is_told_to_dial_an_unspecified_address() {
+        for (text, dialable) in [
+            ("0.0.0.0:4433", false),
+            ("[::]:4433", false),
+            ("127.0.0.1:0", false),
+            ("224.0.0.1:5353", false),
+            ("127.0.0.1:4433", true),
+            ("[fe80::1]:4433", true),
+        ] {
+            let addr = TransportAddr::Ip(text.parse().expect("an address"));
+            assert_eq!(is_dialable(&addr), dialable, "{text}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_panics(text in ".{0,80}") {
+            let _ = text.parse::<Peer>();
+        }
+    }
+}

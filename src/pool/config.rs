@@ -1,0 +1,58 @@
+//! What a pool is configured with, over either transport.
+
+use std::time::Duration;
+
+use tower_iroh_layers::ConfigError;
+
+use super::Bounds;
+
+/// What links of either transport are configured with; see [`LinksBuilder`].
+#[derive(Clone, Debug)]
+pub(crate) struct Settings {
+    pub(crate) max_connections: usize,
+    pub(crate) dial_timeout: Duration,
+    pub(crate) backoff: Bounds,
+    pub(crate) idle_timeout: Duration,
+    pub(crate) health_interval: Duration,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            max_connections: 100,
+            dial_timeout: Duration::from_secs(10),
+            backoff: Bounds {
+                min: Duration::from_millis(100),
+                max: Duration::from_secs(30),
+            },
+            idle_timeout: Duration::from_secs(300),
+            health_interval: Duration::from_secs(30),
+        }
+    }
+}
+
+impl Settings {
+    /// Refuses what cannot be, by name.
+    pub(crate) fn validate(&self) -> Result<(), ConfigError> {
+        ConfigError::nonzero("links.max_connections", self.max_connections)?;
+        if self.max_connections > tokio::sync::Semaphore::MAX_PERMITS {
+            return Err(ConfigError::new(
+                "links.max_connections",
+                self.max_connections,
+                format!("at most {}", tokio::sync::Semaphore::MAX_PERMITS),
+            ));
+        }
+        ConfigError::lasting("links.dial_timeout", self.dial_timeout)?;
+        ConfigError::lasting("links.backoff.min", self.backoff.min)?;
+        ConfigError::lasting("links.idle_timeout", self.idle_timeout)?;
+        ConfigError::lasting("links.health_interval", self.health_interval)?;
+        if self.backoff.min > self.backoff.max {
+            return Err(ConfigError::new(
+                "links.backoff.min",
+                format_args!("{:?}", self.backoff.min),
+                format!("must not exceed links.backoff.max ({:?})", self.backoff.max),
+            ));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,164 @@
+//! Who uses a connection: a count, and when it was last above zero.
+
+use std::{
+    ops::Deref,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::{sync::Notify, time::Instant};
+
+/// Told when a connection that somebody waits for is not used any more.
+#[derive(Debug, Default)]
+pub(super) struct Freed {
+    pub(super) waiting: AtomicUsize,
+    pub(super) notify: Notify,
+}
+
+/// Counts a dial that waits for a slot.
+pub(super) struct Waiting<'a>(&'a Freed);
+
+impl<'a> Waiting<'a> {
+    pub(super) fn new(freed: &'a Freed) -> Self {
+        freed.waiting.fetch_add(1, Ordering::SeqCst);
+        Self(freed)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        // Another may wait for the news that this one was given and has no use for any more.
+        if self.0.waiting.fetch_sub(1, Ordering::SeqCst) > 1 {
+            self.0.notify.notify_one();
+        }
+    }
+}
+
+/// How much a connection is used. Clones count together.
+#[derive(Clone, Debug)]
+pub(crate) struct Uses(Arc<Count>);
+
+#[derive(Debug)]
+struct Count {
+    open: AtomicUsize,
+    total: AtomicU64,
+    since: Instant,
+    /// Microseconds after `since`.
+    last: AtomicU64,
+    freed: Arc<Freed>,
+}
+
+impl Uses {
+    pub(super) fn new(freed: Arc<Freed>) -> Self {
+        Self(Arc::new(Count {
+            open: AtomicUsize::new(0),
+            total: AtomicU64::new(0),
+            since: Instant::now(),
+            last: AtomicU64::new(0),
+            freed,
+        }))
+    }
+
+    /// The count of another connection to the same peer.
+    pub(crate) fn another(&self) -> Self {
+        Self::new(self.0.freed.clone())
+    }
+
+    /// How many use it now.
+    pub(crate) fn open(&self) -> usize {
+        self.0.open.load(Ordering::SeqCst)
+    }
+
+    /// How many have used it, those included that do.
+    pub(crate) fn total(&self) -> u64 {
+        self.0.total.load(Ordering::Relaxed)
+    }
+
+    /// When somebody last began or ended to use it.
+    pub(crate) fn last(&self) -> Instant {
+        self.0.since + Duration::from_micros(self.0.last.load(Ordering::Relaxed))
+    }
+}
+
+impl Count {
+    fn touch(&self) {
+        let micros = self.since.elapsed().as_micros();
+        self.last
+            .store(u64::try_from(micros).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+}
+
+/// Something that counts its uses.
+pub(crate) trait Used {
+    fn uses(&self) -> &Uses;
+}
+
+/// One use of a connection; it keeps the connection, and counts until it is dropped.
+#[derive(Debug)]
+pub(crate) struct Use<C: ?Sized> {
+    // Before the connection: the last use of one that is out of the pool ends with it.
+    _counted: Counted,
+    connection: Arc<C>,
+}
+
+/// A use of a connection over whichever transport.
+pub(crate) type AnyUse = Use<dyn Send + Sync>;
+
+impl<C: Used> Use<C> {
+    pub(super) fn new(connection: Arc<C>) -> Self {
+        Self {
+            _counted: Counted::new(connection.uses()),
+            connection,
+        }
+    }
+
+    /// The connection itself, to be compared or asked after this use.
+    pub(crate) fn connection(&self) -> &Arc<C> {
+        &self.connection
+    }
+}
+
+impl<C: Send + Sync + 'static> From<Use<C>> for AnyUse {
+    fn from(used: Use<C>) -> Self {
+        Self {
+            _counted: used._counted,
+            connection: used.connection,
+        }
+    }
+}
+
+impl<C> Deref for Use<C> {
+    type Target = C;
+
+    fn deref(&self) -> &C {
+        &self.connection
+    }
+}
+
+#[derive(Debug)]
+struct Counted(Uses);
+
+impl Counted {
+    fn new(uses: &Uses) -> Self {
+        let Uses(count) = uses;
+        count.open.fetch_add(1, Ordering::SeqCst);
+        count.total.fetch_add(1, Ordering::Relaxed);
+        count.touch();
+        Self(uses.clone())
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        let Uses(count) = &self.0;
+        count.touch();
+        // In one order with a dial that says it waits and then looks whether anybody is unused: one of the two sees the other.
+        let last = count.open.fetch_sub(1, Ordering::SeqCst) == 1;
+        if last && count.freed.waiting.load(Ordering::SeqCst) > 0 {
+            count.freed.notify.notify_one();
+        }
+    }
+}

@@ -1,0 +1,194 @@
+use std::time::Duration;
+
+#[cfg(feature = "authorize")]
+use tower_iroh_layers::authorize::PolicyHandle;
+use tower_iroh_layers::{ConfigError, MethodSet};
+
+use super::{super::Tuning, Acceptor, Incoming, Settings, early::EarlyData};
+use crate::wire::MAX_STREAM_WINDOW;
+
+/// Settings of an [`Acceptor`].
+///
+/// ```
+/// use tower_iroh::Acceptor;
+///
+/// let (acceptor, incoming) = Acceptor::builder().max_connections_per_peer(2).try_build()?;
+/// # drop((acceptor, incoming));
+/// let refused = Acceptor::builder().max_lanes_per_connection(0).try_build().unwrap_err();
+/// assert_eq!(refused.field(), "acceptor.max_lanes_per_connection");
+/// # Ok::<(), tower_iroh::ConfigError>(())
+/// ```
+#[derive(Clone, Debug)]
+#[must_use]
+pub struct AcceptorBuilder {
+    settings: Settings,
+    early_data: Vec<String>,
+    #[cfg(feature = "authorize")]
+    early_data_policy: Option<PolicyHandle>,
+}
+
+impl Default for AcceptorBuilder {
+    fn default() -> Self {
+        Self {
+            settings: Settings {
+                max_connections: 4096,
+                max_connections_per_peer: 16,
+                max_lanes_per_connection: 16,
+                max_handshakes: 256,
+                handshake_timeout: Duration::from_secs(10),
+                preamble_timeout: Duration::from_secs(5),
+                drain_timeout: Duration::from_secs(10),
+                copies: true,
+                tuning: Tuning::default(),
+                early_data: None,
+            },
+            early_data: Vec::new(),
+            #[cfg(feature = "authorize")]
+            early_data_policy: None,
+        }
+    }
+}
+
+impl AcceptorBuilder {
+    /// How many connections there may be, of all peers together: a key costs nothing. Default 4,096. The next is closed with a code that says so.
+    pub fn max_connections(mut self, connections: usize) -> Self {
+        self.settings.max_connections = connections;
+        self
+    }
+
+    /// How many connections one peer may have. Default 16. The next is closed with a code that says so.
+    pub fn max_connections_per_peer(mut self, connections: usize) -> Self {
+        self.settings.max_connections_per_peer = connections;
+        self
+    }
+
+    /// How many lanes a connection may have. Default 16, which is what [`Tuning::send_window`] carries: once that is full no
+    /// priority helps. The next is reset with a code that says so.
+    pub fn max_lanes_per_connection(mut self, lanes: usize) -> Self {
+        self.settings.max_lanes_per_connection = lanes;
+        self
+    }
+
+    /// How many handshakes may be in flight, of all peers. Default 256. Further connections are refused; with
+    /// [`Acceptor::incoming_filter`] before they cost anything.
+    pub fn max_handshakes(mut self, handshakes: usize) -> Self {
+        self.settings.max_handshakes = handshakes;
+        self
+    }
+
+    /// How long a handshake may take. Default 10 s. It bounds for how long a peer that proves nothing takes one of the places of
+    /// [`max_handshakes`](Self::max_handshakes).
+    pub fn handshake_timeout(mut self, timeout: Duration) -> Self {
+        self.settings.handshake_timeout = timeout;
+        self
+    }
+
+    /// Answers calls to these methods, `/pkg.Svc/Method`, and for all of a service `/pkg.Svc/*`, before the caller's handshake is complete: TLS 1.3's
+    /// early data, QUIC's 0-RTT. Default none. It saves a caller that [sends early](crate::LinksBuilder::early_data) a round trip.
+    ///
+    /// List a method only if all of this may be:
+    ///
+    /// - It may be done twice: somebody who recorded the caller's first packets may deliver them again.
+    /// - Anybody may call it: the handshake has proved nothing yet. [`PeerInfo::id`](crate::PeerInfo::id) is `None`, to
+    ///   an `authorize` layer the caller is anonymous, and neither iroh's hooks nor [`max_connections_per_peer`](Self::max_connections_per_peer) have
+    ///   been asked. With a policy see `early_data_policy`.
+    ///
+    /// Calls to any other method that arrive early wait for the handshake, and without it no service ever sees them. That is done beneath HTTP/2, on
+    /// the bytes that [`Incoming`] gives out: it needs no layer, and it does not go by what the caller says of its methods.
+    ///
+    /// ```
+    /// use tower_iroh::Acceptor;
+    ///
+    /// let (acceptor, incoming) = Acceptor::builder()
+    ///     .early_data(["/grpc.health.v1.Health/Check", "/shop.v1.Stock/Get"])
+    ///     .try_build()?;
+    /// # drop((acceptor, incoming));
+    /// # Ok::<(), tower_iroh::ConfigError>(())
+    /// ```
+    pub fn early_data<M: Into<String>>(mut self, methods: impl IntoIterator<Item = M>) -> Self {
+        self.early_data.extend(methods.into_iter().map(Into::into));
+        self
+    }
+
+    /// Of the methods of [`early_data`](Self::early_data) answers early only those that the policy in force gives to anonymous callers. The others wait for
+    /// the handshake, and are then judged by the identity that it proved; without this an [`authorize`](crate::authorize()) layer refuses them.
+    #[cfg(feature = "authorize")]
+    pub fn early_data_policy(mut self, policy: &PolicyHandle) -> Self {
+        self.early_data_policy = Some(policy.clone());
+        self
+    }
+
+    /// How long a stream's first bytes may take. Default 5 s.
+    pub fn preamble_timeout(mut self, timeout: Duration) -> Self {
+        self.settings.preamble_timeout = timeout;
+        self
+    }
+
+    /// How long what is in flight may take to finish once the shutdown has begun. Default 10 s.
+    pub fn drain_timeout(mut self, timeout: Duration) -> Self {
+        self.settings.drain_timeout = timeout;
+        self
+    }
+
+    /// Whether small writes of lanes above bulk are sent again, as QUIC datagrams, on paths that lose packets, and the copies that
+    /// clients send are taken; see [`LaneConfig::copies`](crate::LaneConfig::copies). Default true. Never under the ALPNs of
+    /// [`Acceptor::bare`], whose peers may not know of it.
+    pub fn copies(mut self, copies: bool) -> Self {
+        self.settings.copies = copies;
+        self
+    }
+
+    /// The windows of the connections that are accepted. Default [`Tuning::auto`]. What an endpoint fixes when it is bound,
+    /// congestion control and the send window first of all, comes from the preset that it was bound with: give it the same.
+    pub fn tuning(mut self, tuning: Tuning) -> Self {
+        self.settings.tuning = tuning;
+        self
+    }
+
+    /// Checks the settings and makes the acceptor.
+    ///
+    /// # Errors
+    /// [`ConfigError`], naming the setting, its value, and what is accepted.
+    pub fn try_build(mut self) -> Result<(Acceptor, Incoming), ConfigError> {
+        let early_data = MethodSet::try_new("acceptor.early_data", &self.early_data)?;
+        if !self.early_data.is_empty() {
+            self.settings.early_data = Some(EarlyData {
+                methods: early_data,
+                #[cfg(feature = "authorize")]
+                policy: self.early_data_policy.take(),
+            });
+        }
+        let settings = &self.settings;
+        ConfigError::nonzero("acceptor.max_connections", settings.max_connections)?;
+        ConfigError::nonzero(
+            "acceptor.max_connections_per_peer",
+            settings.max_connections_per_peer,
+        )?;
+        ConfigError::nonzero(
+            "acceptor.max_lanes_per_connection",
+            settings.max_lanes_per_connection,
+        )?;
+        ConfigError::nonzero("acceptor.max_handshakes", settings.max_handshakes)?;
+        ConfigError::lasting("acceptor.handshake_timeout", settings.handshake_timeout)?;
+        ConfigError::lasting("acceptor.preamble_timeout", settings.preamble_timeout)?;
+        ConfigError::lasting("acceptor.drain_timeout", settings.drain_timeout)?;
+        settings.tuning.validate()?;
+        let carries = settings.tuning.send_window_bytes() / MAX_STREAM_WINDOW;
+        if settings.max_lanes_per_connection as u64 > carries {
+            return Err(ConfigError::new(
+                "acceptor.max_lanes_per_connection",
+                settings.max_lanes_per_connection,
+                format!(
+                    "a send window of {} bytes carries {carries} lanes of {MAX_STREAM_WINDOW}; fewer lanes or a larger \
+                     Tuning::send_window are accepted",
+                    settings.tuning.send_window_bytes()
+                ),
+            ));
+        }
+        Ok(self.build_valid())
+    }
+
+    pub(super) fn build_valid(self) -> (Acceptor, Incoming) {
+        Acceptor::with(self.settings)
+    }
+}

@@ -1,0 +1,335 @@
+//! One bidirectional QUIC stream as an IO that hyper, tokio and tonic take.
+
+use std::{
+    io::{self, IoSlice},
+    pin::Pin,
+    task::{Context, Poll, ready},
+    time::Instant,
+};
+
+use bytes::{Bytes, BytesMut};
+use iroh::endpoint::{RecvStream, SendStream, VarInt};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tonic::transport::server::Connected;
+
+use super::copies::{Copies, LaneCopies};
+use crate::peer::PeerInfo;
+
+mod activity;
+mod gate;
+mod screen;
+mod standing;
+
+pub(crate) use activity::{Activities, Activity};
+pub(crate) use gate::Gate;
+pub(crate) use screen::Permits;
+
+use gate::Through;
+use standing::Standing;
+
+/// One bidirectional QUIC stream: what [`Incoming`](crate::Incoming) yields.
+///
+/// Dropping it ends the stream cleanly after what was written. Reading and writing are cancel safe, as with any
+/// [`AsyncRead`] and [`AsyncWrite`].
+#[derive(Debug)]
+pub struct QuicIo {
+    send: SendStream,
+    recv: RecvStream,
+    info: PeerInfo,
+    standing: Standing,
+    activity: std::sync::Arc<Activity>,
+    /// Told when the stream has been let go; the server's count of lanes hangs on it.
+    release: Option<Release>,
+    corking: Corking,
+    /// While the connection's handshake is not complete, on the server's side.
+    gate: Option<Box<Gate>>,
+    copies: Option<LaneCopies>,
+}
+
+/// Whether a small write lets the rest of the runtime have a turn first, so that what other calls have to say by then
+/// goes in the same packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Corking {
+    Never,
+    /// The next small write waits.
+    Armed,
+    /// It has waited; everything goes until the next flush.
+    Waited,
+}
+
+/// From here on a write fills most of a packet by itself.
+const SMALL_WRITE: usize = 1024;
+
+/// What is done with the sending side once nobody writes any more.
+///
+/// It is given the sending side where that ended well; what was reset has nothing more to be received.
+pub(crate) struct Release(pub(crate) Box<LetGo>);
+
+type LetGo = dyn FnOnce(Option<&SendStream>) + Send + Sync;
+
+impl std::fmt::Debug for Release {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Release")
+    }
+}
+
+impl QuicIo {
+    pub(crate) fn new(
+        (send, recv): (SendStream, RecvStream),
+        info: PeerInfo,
+        activities: &Activities,
+    ) -> Self {
+        let standing = Standing::new(info.urgency(), Instant::now());
+        // It fails on a stream that is closed already, which the first write says better.
+        let _ = send.set_priority(standing.priority());
+        Self {
+            send,
+            recv,
+            info,
+            standing,
+            activity: activities.add(),
+            release: None,
+            corking: Corking::Never,
+            gate: None,
+            copies: None,
+        }
+    }
+
+    /// Takes the peer's copies of what it writes on this stream, of which `read` bytes have been read, and sends copies of small
+    /// writes if `sends`. To be said before anything is written.
+    pub(crate) fn copied(mut self, copies: &Copies, read: u64, sends: bool) -> Self {
+        self.copies = Some(copies.lane(&self.send, read, sends));
+        self
+    }
+
+    /// Holds back what a replay must not reach, until the handshake is over.
+    pub(crate) fn behind(mut self, gate: Option<Gate>) -> Self {
+        self.gate = gate.map(Box::new);
+        self
+    }
+
+    pub(crate) fn on_release(mut self, release: Release) -> Self {
+        self.release = Some(release);
+        self
+    }
+
+    /// Makes small writes wait for one turn of the scheduler.
+    ///
+    /// For a writer that flushes after each call because it does not know of the others (hyper's client, whose calls come through
+    /// a task each). A write is a packet then, and a packet costs QUIC more than it costs TCP.
+    pub(crate) fn corked(mut self) -> Self {
+        self.corking = Corking::Armed;
+        self
+    }
+
+    /// Whether a write of so many bytes is to wait; if so the task has been woken already.
+    fn waits(&mut self, cx: &Context<'_>, bytes: usize) -> bool {
+        let waits = self.corking == Corking::Armed && bytes < SMALL_WRITE;
+        if waits {
+            self.corking = Corking::Waited;
+            cx.waker().wake_by_ref();
+        }
+        waits
+    }
+
+    pub(crate) fn activity(&self) -> std::sync::Arc<Activity> {
+        self.activity.clone()
+    }
+
+    /// Ends the stream in both directions with a code.
+    pub(crate) fn refuse(mut self, code: VarInt) {
+        // Each fails where the peer was faster, and then there is nothing to refuse.
+        let _ = self.send.reset(code);
+        let _ = self.recv.stop(code);
+        if let Some(Release(release)) = self.release.take() {
+            release(None);
+        }
+    }
+
+    /// Who is at the other end.
+    pub fn peer_info(&self) -> &PeerInfo {
+        &self.info
+    }
+
+    fn copies_wanted(&self, bytes: usize) -> bool {
+        let copies = self.copies.as_ref();
+        copies.is_some_and(|copies| copies.wanted(bytes))
+    }
+
+    /// Counts what the stream has taken, of which `copied` is to be sent again.
+    fn wrote(&mut self, bytes: usize, copied: Option<&[u8]>) {
+        if let Some(copies) = &mut self.copies {
+            copies.wrote(bytes, copied);
+        }
+        if let Some(priority) = self.standing.wrote(Instant::now(), bytes) {
+            let _ = self.send.set_priority(priority);
+        }
+    }
+
+    /// Reads the stream and its copies, through the gate where there is one.
+    fn poll_stream(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let mut source = Source {
+            recv: &mut self.recv,
+            copies: self.copies.as_mut(),
+        };
+        if let Some(gate) = &mut self.gate {
+            match ready!(gate.poll_read(cx, &mut source, buf))? {
+                Through::Read => return Poll::Ready(Ok(())),
+                Through::Open => self.gate = None,
+            }
+        }
+        Pin::new(&mut source).poll_read(cx, buf)
+    }
+
+    fn failed(&self, error: io::Error) -> io::Error {
+        self.activity.fail(&error);
+        error
+    }
+}
+
+/// The stream, and what came of it as copies.
+struct Source<'a> {
+    recv: &'a mut RecvStream,
+    copies: Option<&'a mut LaneCopies>,
+}
+
+impl AsyncRead for Source<'_> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let Self { recv, copies } = &mut *self;
+        match copies {
+            Some(copies) => copies.poll_read(recv, cx, buf),
+            None => AsyncRead::poll_read(Pin::new(*recv), cx, buf),
+        }
+    }
+}
+
+impl Drop for QuicIo {
+    fn drop(&mut self) {
+        // Nobody will read what is left, and whoever keeps the activity must not take that for a stall.
+        self.activity.waits();
+        if let Some(Release(release)) = self.release.take() {
+            // It fails where the stream was finished, reset or lost before: nothing is left to send then.
+            let _ = self.send.finish();
+            release(Some(&self.send));
+        }
+    }
+}
+
+impl AsyncRead for QuicIo {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        match self.poll_stream(cx, buf) {
+            Poll::Pending => {
+                self.activity.waits();
+                Poll::Pending
+            }
+            Poll::Ready(Ok(())) => {
+                match buf.filled().len() - before {
+                    // The end: nothing unread is left.
+                    0 => self.activity.waits(),
+                    _ => self.activity.read(),
+                }
+                Poll::Ready(Ok(()))
+            }
+            Poll::Ready(Err(error)) => Poll::Ready(Err(self.failed(error))),
+        }
+    }
+}
+
+impl AsyncWrite for QuicIo {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        if self.waits(cx, buf.len()) {
+            return Poll::Pending;
+        }
+        match AsyncWrite::poll_write(Pin::new(&mut self.send), cx, buf) {
+            Poll::Ready(Ok(bytes)) => {
+                let copied = self.copies_wanted(bytes).then(|| &buf[..bytes]);
+                self.wrote(bytes, copied);
+                Poll::Ready(Ok(bytes))
+            }
+            Poll::Ready(Err(error)) => Poll::Ready(Err(self.failed(error))),
+            Poll::Pending => Poll::Pending,
+        }
+    }
+
+    /// HTTP/2 writes a frame's head and its payload as two slices. Handing them over in one go takes the connection's
+    /// lock and wakes its driver once instead of twice; QUIC copies what it is given in any case.
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        const MOST: usize = 64 * 1024;
+        let mut filled = slices.iter().filter(|slice| !slice.is_empty());
+        let (Some(first), second) = (filled.next(), filled.next()) else {
+            return Poll::Ready(Ok(0));
+        };
+        if second.is_none() || first.len() >= MOST {
+            return self.poll_write(cx, first);
+        }
+        let total = slices.iter().map(|slice| slice.len()).sum::<usize>();
+        if self.waits(cx, total) {
+            return Poll::Pending;
+        }
+        let mut gathered = BytesMut::with_capacity(total.min(MOST));
+        for slice in slices {
+            let room = MOST - gathered.len();
+            gathered.extend_from_slice(&slice[..slice.len().min(room)]);
+        }
+        let gathered = gathered.freeze();
+        let copied = self.copies_wanted(gathered.len()).then(|| gathered.clone());
+        let mut chunks: &mut [Bytes] = &mut [gathered];
+        // Cancel safe: a write that does not resolve has written nothing.
+        let written = std::pin::pin!(self.send.write_many_chunks(&mut chunks)).poll(cx);
+        match written {
+            Poll::Ready(Ok(bytes)) => {
+                self.wrote(bytes, copied.as_ref().map(|copied| &copied[..bytes]));
+                Poll::Ready(Ok(bytes))
+            }
+            Poll::Ready(Err(error)) => Poll::Ready(Err(self.failed(error.into()))),
+            Poll::Pending => Poll::Pending,
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.corking == Corking::Waited {
+            self.corking = Corking::Armed;
+        }
+        // The connection's driver sends what was written; there is nothing to push.
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // QUIC gives the ids of streams whose early data was rejected to other streams, and `finish` does not ask which one it ends: dropping
+        // does, and comes right after.
+        if !self.recv.is_0rtt() {
+            // A stream that is closed already is as shut down as it gets.
+            let _ = self.send.finish();
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl Connected for QuicIo {
+    type ConnectInfo = PeerInfo;
+
+    fn connect_info(&self) -> PeerInfo {
+        self.info.clone()
+    }
+}

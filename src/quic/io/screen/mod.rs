@@ -1,0 +1,229 @@
+//! Reads what arrived on a lane before its peer has proved anything, and says how much of it may be served.
+//!
+//! It is an HTTP/2 server that answers nobody: h2 itself, the same that stands under tonic, is fed the same bytes, and what it makes of them is
+//! looked at before anybody else sees them. Each block of headers has to come out as a request to a method that is listed. Blocks are counted by a
+//! reader of frames that knows nothing but their nine-byte heads, so whatever h2 swallows, resets or takes for something else stops the lane too: what is
+//! not understood waits.
+
+use std::{
+    fmt,
+    future::Future,
+    io,
+    pin::Pin,
+    sync::{Arc, Mutex},
+    task::{Context, Poll, Waker},
+};
+
+use bytes::{Buf, Bytes, BytesMut};
+use h2::{
+    RecvStream,
+    server::{Connection, Handshake, SendResponse},
+};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use crate::lock::lock;
+
+/// Whether the method at a path may be served early.
+pub(crate) type Permits = Arc<dyn Fn(&str) -> bool + Send + Sync>;
+
+/// So much of a lane is read before the handshake is complete. A client that has not seen a server's settings may send no more than this in DATA
+/// frames (RFC 9113, section 6.9.2).
+pub(super) const MOST: usize = 64 * 1024;
+
+pub(super) struct Screen {
+    permits: Permits,
+    frames: Frames,
+    http2: Http2,
+    tape: Tape,
+    /// Kept, because h2 resets a stream that nobody holds and then takes its next frames for errors. Without their heads: a byte of a block may be a header of 72.
+    requests: Vec<(RecvStream, SendResponse<Bytes>)>,
+    seen: usize,
+}
+
+enum Http2 {
+    Preface(Pin<Box<Handshake<Tape, Bytes>>>),
+    Open(Box<Connection<Tape, Bytes>>),
+    Broken,
+}
+
+impl Screen {
+    pub(super) fn new(permits: Permits) -> Self {
+        let tape = Tape::default();
+        // Wider than any server that is configured: what this one refuses stops the lane, but for no reason.
+        let handshake = h2::server::Builder::new()
+            .max_frame_size((1 << 24) - 1)
+            .handshake(tape.clone());
+        Self {
+            permits,
+            frames: Frames::default(),
+            http2: Http2::Preface(Box::pin(handshake)),
+            tape,
+            requests: Vec::new(),
+            seen: 0,
+        }
+    }
+
+    /// How many of the bytes that follow those of the last call may be served. Fewer than all: this and what follows waits for the handshake, and
+    /// there is nothing more to ask.
+    pub(super) fn pass(&mut self, bytes: &[u8]) -> usize {
+        let mut passed = 0;
+        while passed < bytes.len() {
+            let part = self.frames.next_part(&bytes[passed..]);
+            let part = &bytes[passed..][..part];
+            self.seen += part.len();
+            self.tape.lock().extend_from_slice(part);
+            if self.seen > MOST || !self.is_permitted() {
+                self.http2 = Http2::Broken;
+                self.requests = Vec::new();
+                break;
+            }
+            passed += part.len();
+        }
+        passed
+    }
+
+    /// Whether all that has been read so far is calls to listed methods.
+    fn is_permitted(&mut self) -> bool {
+        // Nothing here waits for anybody: what there is to read is on the tape.
+        let mut cx = Context::from_waker(Waker::noop());
+        loop {
+            match &mut self.http2 {
+                Http2::Preface(handshake) => match handshake.as_mut().poll(&mut cx) {
+                    Poll::Ready(Ok(connection)) => self.http2 = Http2::Open(Box::new(connection)),
+                    Poll::Ready(Err(_)) => return false,
+                    Poll::Pending => break,
+                },
+                Http2::Open(connection) => match connection.poll_accept(&mut cx) {
+                    Poll::Ready(Some(Ok((request, respond)))) => {
+                        if !(self.permits)(request.uri().path()) {
+                            return false;
+                        }
+                        self.requests.push((request.into_body(), respond));
+                    }
+                    Poll::Ready(Some(Err(_)) | None) => return false,
+                    Poll::Pending => break,
+                },
+                Http2::Broken => return false,
+            }
+        }
+        self.requests.len() == self.frames.blocks
+    }
+}
+
+impl fmt::Debug for Screen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Screen")
+            .field("seen", &self.seen)
+            .field("calls", &self.requests.len())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Finds the ends of frames (RFC 9113, section 4.1).
+struct Frames {
+    /// What is left of the preface or of a frame's payload.
+    left: usize,
+    head: [u8; 9],
+    filled: usize,
+    /// Whether the end of this frame is the end of a block of headers.
+    ends_block: bool,
+    /// Blocks of headers that have ended.
+    blocks: usize,
+}
+
+impl Default for Frames {
+    fn default() -> Self {
+        const PREFACE: usize = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".len();
+        Self {
+            left: PREFACE,
+            head: [0; 9],
+            filled: 0,
+            ends_block: false,
+            blocks: 0,
+        }
+    }
+}
+
+impl Frames {
+    const HEADERS: u8 = 1;
+    const CONTINUATION: u8 = 9;
+    const END_HEADERS: u8 = 4;
+
+    /// How many of the bytes, which follow those of the last call, belong to the frame that goes on: all, where it does not end with them.
+    fn next_part(&mut self, bytes: &[u8]) -> usize {
+        let mut part = 0;
+        while part < bytes.len() {
+            if self.left > 0 {
+                let taken = self.left.min(bytes.len() - part);
+                self.left -= taken;
+                part += taken;
+            } else {
+                self.head[self.filled] = bytes[part];
+                self.filled += 1;
+                part += 1;
+                if self.filled < self.head.len() {
+                    continue;
+                }
+                let [a, b, c, kind, flags, ..] = self.head;
+                self.filled = 0;
+                self.left = u32::from_be_bytes([0, a, b, c]) as usize;
+                self.ends_block = matches!(kind, Self::HEADERS | Self::CONTINUATION)
+                    && flags & Self::END_HEADERS != 0;
+            }
+            if self.left == 0 {
+                self.blocks += usize::from(std::mem::take(&mut self.ends_block));
+                break;
+            }
+        }
+        part
+    }
+}
+
+/// What has been received and not been read; what is written to it goes nowhere.
+#[derive(Clone, Default)]
+struct Tape(Arc<Mutex<BytesMut>>);
+
+impl Tape {
+    fn lock(&self) -> std::sync::MutexGuard<'_, BytesMut> {
+        lock(&self.0)
+    }
+}
+
+impl AsyncRead for Tape {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let mut bytes = self.lock();
+        if bytes.is_empty() {
+            // Whoever appends polls.
+            return Poll::Pending;
+        }
+        let read = bytes.len().min(buf.remaining());
+        buf.put_slice(&bytes[..read]);
+        bytes.advance(read);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Tape {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Poll::Ready(Ok(buf.len()))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
+
+#[cfg(test)]
+pub(in crate::quic::io) mod tests;

@@ -1,0 +1,393 @@
+//! One QUIC connection to one peer, and its lanes.
+
+use std::{
+    sync::{
+        Arc, OnceLock, Weak,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::{Duration, SystemTime},
+};
+
+use iroh::{
+    EndpointId,
+    endpoint::{Connection, OutgoingZeroRttConnection, VarInt, ZeroRttStatus},
+};
+use tokio::time::{Instant, timeout};
+use tokio_util::task::AbortOnDropHandle;
+use tower_iroh_layers::{Incident, Urgency};
+
+use super::{
+    Tuning,
+    carrier::{Carrier, Complete},
+    copies::Copies,
+    driver::Driver,
+    io::{Activities, Activity, QuicIo},
+};
+use crate::{
+    error::{Error, ErrorKind},
+    http2::{Carries, Explain, Http2, LaneSet, Lanes, Opener},
+    peer::{Path, PeerInfo, Proof, TransportKind},
+    pool::{EarlyData, End, Gone, PeerStats, Pooled, Used, Uses},
+    wire::{self, Kind, Preamble, close, reset},
+};
+
+/// One QUIC connection to one peer.
+///
+/// Its driver is the only task that it owns; dropping the link ends it, the lanes, and the connection.
+#[derive(Debug)]
+pub(crate) struct Link {
+    peer: EndpointId,
+    carrier: Carrier,
+    proof: Proof,
+    uses: Uses,
+    lanes: LaneSet,
+    activities: Activities,
+    copies: Copies,
+    /// Takes no further call: the peer has said GOAWAY, or our pool has let it go.
+    retired: AtomicBool,
+    /// It was closed because no ping was answered.
+    unanswered: AtomicBool,
+    ping_micros: AtomicU64,
+    tuning: Tuning,
+    health_interval: Duration,
+    idle_timeout: Duration,
+    driver: OnceLock<AbortOnDropHandle<()>>,
+    /// Its loss, which is one failure however many calls it takes along.
+    loss: Incident,
+}
+
+/// What a link is made with.
+#[derive(Clone, Debug)]
+pub(super) struct LinkSettings {
+    pub(super) lanes: Lanes,
+    pub(super) tuning: Tuning,
+    pub(super) health_interval: Duration,
+    pub(super) idle_timeout: Duration,
+    /// Whether calls that may be done twice leave before the handshake is complete.
+    pub(super) early_data: bool,
+}
+
+impl Link {
+    pub(super) fn new(connection: Connection, uses: Uses, settings: LinkSettings) -> Arc<Self> {
+        let (peer, proof) = (connection.remote_id(), Proof::of(&connection));
+        Self::on(peer, Carrier::complete(connection), proof, uses, settings)
+    }
+
+    /// A link for calls that may be done twice, until [`completed`](Self::completed) makes it one for all. `peer` is who is being dialled: only it
+    /// can read what is sent, and nothing that comes back is believed before the handshake is complete.
+    pub(super) fn early(
+        peer: EndpointId,
+        connection: OutgoingZeroRttConnection,
+        uses: Uses,
+        settings: LinkSettings,
+    ) -> Arc<Self> {
+        let carrier = Carrier::early(connection);
+        Self::on(peer, carrier, Proof::default(), uses, settings)
+    }
+
+    fn on(
+        peer: EndpointId,
+        carrier: Carrier,
+        proof: Proof,
+        uses: Uses,
+        settings: LinkSettings,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            peer,
+            carrier,
+            proof,
+            uses,
+            lanes: LaneSet::new(settings.lanes),
+            activities: Activities::default(),
+            copies: Copies::new(),
+            retired: AtomicBool::new(false),
+            unanswered: AtomicBool::new(false),
+            ping_micros: AtomicU64::new(0),
+            tuning: settings.tuning,
+            health_interval: settings.health_interval,
+            idle_timeout: settings.idle_timeout,
+            driver: OnceLock::new(),
+            loss: Incident::new(),
+        })
+    }
+
+    /// The handshake of an early one is complete.
+    pub(super) fn completed(&self, status: ZeroRttStatus) {
+        self.carrier.completed(status);
+        let Some(complete) = self.carrier.get() else {
+            return;
+        };
+        self.proof.complete(&complete.connection);
+        if complete.early_data == Some(EarlyData::Rejected) {
+            // The streams are gone. Nobody but the early calls has been let in yet, so no other call can meet their remains.
+            self.lanes.renew();
+        }
+    }
+
+    pub(crate) fn peer(&self) -> EndpointId {
+        self.peer
+    }
+
+    /// Opens a stream of its own and says what it is for.
+    pub(crate) async fn open_stream(&self, preamble: Preamble) -> Result<QuicIo, Error> {
+        let stream = match timeout(OPENING, self.carrier.open_bi()).await {
+            Ok(opened) => opened.map_err(|_| self.why_lost())?,
+            Err(_) => {
+                let full = Error::new(ErrorKind::Exhausted, "the peer allows no further stream");
+                return Err(full.at(self.peer()));
+            }
+        };
+        let info = PeerInfo::new(self.proof.clone(), preamble.urgency);
+        let mut stream = QuicIo::new(stream, info, &self.activities);
+        if preamble.kind == Kind::Http2 && self.lanes.copies(preamble.urgency) {
+            stream = stream.copied(&self.copies, 0, true);
+        }
+        tokio::io::AsyncWriteExt::write_all(&mut stream, &preamble.encode())
+            .await
+            .map_err(|_| self.why_lost())?;
+        Ok(stream)
+    }
+
+    /// Why the connection is gone, as a caller is told.
+    fn why_lost(&self) -> Error {
+        self.own(match self.carrier.close_reason() {
+            Some(reason) => Error::from_connection(&reason),
+            None => Error::new(ErrorKind::Lost, "the lane was lost"),
+        })
+    }
+
+    /// Says of which connection an error tells.
+    fn own(&self, error: Error) -> Error {
+        let error = match error.kind() {
+            // We closed it, because the peer had gone.
+            ErrorKind::Closed if self.unanswered.load(Ordering::Acquire) => {
+                Error::new(ErrorKind::Lost, "the peer answered no ping").caused_by(error)
+            }
+            _ => error,
+        };
+        error.of(self.loss).at(self.peer())
+    }
+
+    /// What the end of a lane means for its calls, where the peer ended it with `code`.
+    pub(crate) fn meaning(&self, code: Option<VarInt>) -> Error {
+        match (self.carrier.close_reason(), refused(code)) {
+            (None, Some(refused)) => self.own(refused),
+            _ => self.why_lost(),
+        }
+    }
+
+    pub(crate) fn retire(&self) {
+        self.retired.store(true, Ordering::Release);
+    }
+
+    pub(super) fn end(&self, code: VarInt, reason: &str) {
+        self.retire();
+        if code == close::UNHEALTHY {
+            self.unanswered.store(true, Ordering::Release);
+        }
+        self.carrier.close(code, reason.as_bytes());
+    }
+
+    /// Measures the way to the peer's acceptor and back. Not a use.
+    pub(super) async fn ping(&self) -> Result<Duration, Error> {
+        let preamble = Preamble {
+            kind: Kind::Ping,
+            urgency: Urgency::HIGHEST,
+        };
+        let started = Instant::now();
+        let mut stream = self.open_stream(preamble).await?;
+        let sent: [u8; wire::PING_LEN] = rand::random();
+        let mut echoed = [0; wire::PING_LEN];
+        let exchange = async {
+            tokio::io::AsyncWriteExt::write_all(&mut stream, &sent).await?;
+            tokio::io::AsyncReadExt::read_exact(&mut stream, &mut echoed).await
+        };
+        let answered = exchange.await.is_ok() && echoed == sent;
+        // A peer that refuses the stream (it drains, or has no room) has answered as well.
+        if !answered && stream.activity().code().is_none() {
+            return Err(self.why_lost());
+        }
+        let took = started.elapsed();
+        let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+        self.ping_micros.store(micros.max(1), Ordering::Relaxed);
+        Ok(took)
+    }
+
+    /// The smoothed round trip of the path in use, as far as it is known.
+    pub(super) fn rtt(&self) -> Duration {
+        let path = self
+            .carrier
+            .get()
+            .and_then(|complete| Path::of(&complete.connection));
+        path.map_or(Duration::ZERO, |(_, rtt)| rtt)
+    }
+
+    /// Nothing while the handshake is under way.
+    pub(crate) fn stats(&self) -> Option<PeerStats> {
+        let Complete {
+            connection,
+            at,
+            early_data,
+        } = self.carrier.get()?;
+        let stats = connection.stats();
+        let path = Path::of(connection);
+        let ping = self.ping_micros.load(Ordering::Relaxed);
+        let (copies_sent, copies_used) = self.copies.counts();
+        Some(PeerStats {
+            transport: TransportKind::Iroh,
+            established_at: *at,
+            last_used: SystemTime::now() - self.uses.last().elapsed(),
+            bytes_sent: stats.udp_tx.bytes,
+            bytes_received: stats.udp_rx.bytes,
+            lost_packets: stats.lost_packets,
+            sent_packets: stats.sent_packets,
+            copies_sent,
+            copies_used,
+            rtt: path.as_ref().map(|(_, rtt)| *rtt),
+            path: path.map(|(path, _)| path),
+            ping: (ping > 0).then(|| Duration::from_micros(ping)),
+            early_data: *early_data,
+            open_calls: self.uses.open(),
+            calls: self.uses.total(),
+        })
+    }
+}
+
+/// How long a stream's opening may take. It sends nothing that has to be answered; what can take time is the peer's limit on
+/// streams.
+const OPENING: Duration = Duration::from_secs(10);
+
+/// What a lane was refused for.
+fn refused(code: Option<VarInt>) -> Option<Error> {
+    match code? {
+        wire::reset::TOO_MANY_LANES => Some(Error::new(
+            ErrorKind::Exhausted,
+            "the peer takes no further lane",
+        )),
+        wire::reset::DRAINING => Some(Error::new(ErrorKind::Draining, "the peer is shutting down")),
+        _ => None,
+    }
+}
+
+impl Opener for Link {
+    async fn open(self: &Arc<Self>, urgency: Urgency) -> Result<Http2, Error> {
+        let preamble = Preamble {
+            kind: Kind::Http2,
+            urgency,
+        };
+        let stream = self.open_stream(preamble).await?;
+        let lane = Lane {
+            link: Arc::downgrade(self),
+            activity: stream.activity(),
+        };
+        Http2::handshake(stream, Arc::new(lane))
+            .await
+            .map_err(|error| self.own(Error::from_h2(error, self.carrier.close_reason().as_ref())))
+    }
+}
+
+/// One lane's stream: what its end means.
+#[derive(Debug)]
+struct Lane {
+    /// Whoever has a call on the lane keeps the link.
+    link: Weak<Link>,
+    activity: Arc<Activity>,
+}
+
+impl Explain for Lane {
+    fn explain(&self, error: h2::Error) -> Error {
+        let Some(link) = self.link.upgrade() else {
+            return Error::from_h2(error, None);
+        };
+        let closed = link.carrier.close_reason();
+        let refused = refused(self.activity.code());
+        let error = link.own(match refused {
+            Some(refused) if closed.is_none() && !error.is_reset() => refused.caused_by(error),
+            _ => Error::from_h2(error, closed.as_ref()),
+        });
+        if error.kind() == ErrorKind::Draining {
+            link.retire();
+        }
+        error
+    }
+
+    fn is_refused(&self, _: &h2::Error) -> bool {
+        self.activity.code().is_some_and(reset::is_refusal)
+    }
+}
+
+impl Carries for Link {
+    fn lanes(&self) -> &LaneSet {
+        &self.lanes
+    }
+
+    fn retire(&self) {
+        Link::retire(self);
+    }
+
+    fn took_early_data(&self) -> bool {
+        let complete = self.carrier.get();
+        complete.and_then(|it| it.early_data) == Some(EarlyData::Accepted)
+    }
+}
+
+impl Used for Link {
+    fn uses(&self) -> &Uses {
+        &self.uses
+    }
+}
+
+impl Pooled for Link {
+    fn fate(&self) -> End {
+        match self.carrier.close_reason() {
+            // A connection on which nothing ever came back was refused, whatever the handshake said.
+            Some(reason) if !self.activities.alive() => {
+                End::Failed(self.own(Error::from_connection(&reason)))
+            }
+            _ => End::Closed,
+        }
+    }
+
+    fn usable(&self) -> bool {
+        !self.retired.load(Ordering::Acquire) && self.carrier.close_reason().is_none()
+    }
+
+    fn evict(&self) {
+        self.end(close::IDLE, "its place is needed");
+    }
+
+    fn close(&self) {
+        self.end(close::CLIENT_CLOSED, "closed by the client");
+    }
+
+    fn installed(self: &Arc<Self>, gone: Gone<Self>) {
+        // What is in the pool has its handshake behind it.
+        let Some(Complete { connection, .. }) = self.carrier.get() else {
+            return;
+        };
+        let driver = Driver {
+            link: Arc::downgrade(self),
+            connection: connection.clone(),
+            activities: self.activities.clone(),
+            copies: self.copies.clone(),
+            gone,
+            window: self.tuning.receive_window(),
+            health_interval: self.health_interval,
+            idle_timeout: self.idle_timeout,
+        };
+        let task = AbortOnDropHandle::new(tokio::spawn(driver.run()));
+        // Called once per link; a second driver would have nothing to do.
+        let _ = self.driver.set(task);
+    }
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        let (code, reason) = if *self.retired.get_mut() {
+            (close::RETIRED, "replaced")
+        } else {
+            (close::CLIENT_CLOSED, "closed by the client")
+        };
+        self.carrier.close(code, reason.as_bytes());
+    }
+}

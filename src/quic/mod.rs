@@ -1,0 +1,28 @@
+//! iroh's half of the transport: one QUIC connection per peer, with lanes on its streams, and what accepts them.
+//!
+//! [`Links`] finds or dials a peer's connection; a [`Link`](link::Link) is one connection with its lanes, its driver watches over window, health and
+//! idleness. [`Acceptor`] is the server's side. [`tcp`](crate::tcp) has the same parts under the same names.
+
+mod acceptor;
+mod builder;
+mod carrier;
+mod connector;
+mod copies;
+mod dial;
+mod driver;
+mod io;
+mod link;
+mod links;
+pub mod presets;
+mod silence;
+mod tuning;
+
+pub use acceptor::{Acceptor, AcceptorBuilder, BareAcceptor, Incoming};
+pub use builder::LinksBuilder;
+pub use connector::{Connector, ConnectorIo};
+pub use io::QuicIo;
+pub use links::Links;
+pub use tuning::Tuning;
+
+pub(crate) use dial::IrohDialer;
+pub(crate) use link::Link;

@@ -1,0 +1,234 @@
+//! Windows and congestion control of a QUIC connection, and why they are what they are: FACTS, and
+//! `docs/decisions/windows-follow-the-path.md`.
+
+use std::{sync::Arc, time::Duration};
+
+use iroh::endpoint::{Builder, QuicTransportConfig, VarInt, presets::Preset};
+use noq_proto::congestion::ControllerFactory;
+
+use crate::wire::MAX_STREAM_WINDOW;
+use tower_iroh_layers::ConfigError;
+
+mod bound;
+mod congestion;
+mod follow;
+mod losses;
+mod packets;
+mod reduction;
+mod spare;
+mod window;
+
+pub(crate) use follow::Follow;
+pub(crate) use packets::Side;
+pub(crate) use window::{PathSample, ReceiveWindow};
+
+/// How a QUIC connection uses the network: congestion control and windows.
+///
+/// It is an iroh [`Preset`], so that an endpoint that serves gets the same as one that dials:
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use iroh::{Endpoint, endpoint::presets};
+/// use tower_iroh::Tuning;
+///
+/// let endpoint = Endpoint::builder(presets::Minimal).preset(Tuning::auto()).bind().await?;
+/// # endpoint.close().await;
+/// # Ok(())
+/// # }
+/// ```
+///
+/// The connection's receive window is set while it runs: [`short_window`](Self::short_window) where the path is short,
+/// [`long_window`](Self::long_window) where it is not.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tuning {
+    /// The round trip from which on a path is BBR3's, and Cubic's below.
+    long_from: Duration,
+    stream_window: u64,
+    send_window: u64,
+    short_window: u64,
+    long_window: u64,
+}
+
+impl Tuning {
+    /// Follows the path: Cubic and a small window while its shortest round trip is under 2 ms, BBR3 and a large window
+    /// beyond; BBR3 also on a short path that loses more than one packet in 200. The default.
+    pub const fn auto() -> Self {
+        Self {
+            long_from: SHORT_PATH,
+            stream_window: MAX_STREAM_WINDOW,
+            send_window: 16 * MAX_STREAM_WINDOW,
+            short_window: 128 * 1024,
+            long_window: 16 * MAX_STREAM_WINDOW,
+        }
+    }
+
+    /// For machines in one room: Cubic and a small window, whatever the path looks like.
+    pub const fn lan() -> Self {
+        let auto = Self::auto();
+        Self {
+            long_from: Duration::MAX,
+            long_window: auto.short_window,
+            ..auto
+        }
+    }
+
+    /// For long or lossy paths: BBR3 and a large window, whatever the path looks like.
+    pub const fn wan() -> Self {
+        let auto = Self::auto();
+        Self {
+            long_from: Duration::ZERO,
+            short_window: auto.long_window,
+            ..auto
+        }
+    }
+
+    /// How many bytes each stream's peer may send ahead of its reader. Default and most: 1,250,000.
+    pub const fn stream_window(mut self, bytes: u64) -> Self {
+        self.stream_window = bytes;
+        self
+    }
+
+    /// How many bytes a connection holds for sending that the peer has not acknowledged. Default 20,000,000: sixteen
+    /// full streams.
+    pub const fn send_window(mut self, bytes: u64) -> Self {
+        self.send_window = bytes;
+        self
+    }
+
+    /// The connection's receive window while the path is short. Default 128 KiB.
+    pub const fn short_window(mut self, bytes: u64) -> Self {
+        self.short_window = bytes;
+        self
+    }
+
+    /// The connection's receive window while the path is long, and so the most that the peer's lanes together may make this side hold. Default
+    /// 20,000,000: sixteen full streams. One that is smaller than all bulk streams' windows lets bulk take the room of urgent calls.
+    pub const fn long_window(mut self, bytes: u64) -> Self {
+        self.long_window = bytes;
+        self
+    }
+
+    /// Checks the settings against each other and against the protocol.
+    ///
+    /// # Errors
+    /// [`ConfigError`] for a stream window above what the ALPN allows, one that is zero, a short window above the long one, or a
+    /// send window that does not hold one stream.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        if self.stream_window == 0 || self.stream_window > MAX_STREAM_WINDOW {
+            return Err(ConfigError::new(
+                "tuning.stream_window",
+                self.stream_window,
+                format!("1 to {MAX_STREAM_WINDOW} bytes are accepted, as the ALPN fixes it"),
+            ));
+        }
+        if self.send_window < MAX_STREAM_WINDOW {
+            return Err(ConfigError::new(
+                "tuning.send_window",
+                self.send_window,
+                format!("must hold one stream, {MAX_STREAM_WINDOW} bytes, at least"),
+            ));
+        }
+        if self.short_window == 0 || self.short_window > self.long_window {
+            return Err(ConfigError::new(
+                "tuning.short_window",
+                self.short_window,
+                format!(
+                    "1 to tuning.long_window ({}) bytes are accepted",
+                    self.long_window
+                ),
+            ));
+        }
+        // QUIC counts in integers of 62 bits.
+        for (field, bytes) in [
+            ("tuning.long_window", self.long_window),
+            ("tuning.send_window", self.send_window),
+        ] {
+            if VarInt::from_u64(bytes).is_err() {
+                return Err(ConfigError::new(field, bytes, "must be below 2^62"));
+            }
+        }
+        Ok(())
+    }
+
+    pub(crate) fn send_window_bytes(&self) -> u64 {
+        self.send_window
+    }
+
+    pub(crate) fn receive_window(&self) -> ReceiveWindow {
+        ReceiveWindow::new(self.short_window, self.long_window)
+    }
+
+    fn controller(&self) -> Arc<dyn ControllerFactory + Send + Sync> {
+        Arc::new(congestion::FollowsPathConfig {
+            long_from: self.long_from,
+        })
+    }
+
+    /// The transport configuration for iroh.
+    pub(crate) fn transport_config(&self) -> QuicTransportConfig {
+        let int = |value| VarInt::from_u64(value).unwrap_or(VarInt::MAX);
+        QuicTransportConfig::builder()
+            .stream_receive_window(int(self.stream_window))
+            // Until the first round trip is known nothing is known of the path; the window is set right after.
+            .receive_window(int(self
+                .long_window
+                .min(FIRST_WINDOW)
+                .max(self.short_window)))
+            .send_window(self.send_window)
+            .congestion_controller_factory(self.controller())
+            .build()
+    }
+}
+
+/// The receive window of a connection whose path is not known yet.
+const FIRST_WINDOW: u64 = 1024 * 1024;
+/// Below this shortest round trip a path counts as short.
+pub(crate) const SHORT_PATH: Duration = Duration::from_millis(2);
+
+impl Default for Tuning {
+    fn default() -> Self {
+        Self::auto()
+    }
+}
+
+impl Preset for Tuning {
+    fn apply(self, builder: Builder) -> Builder {
+        builder.transport_config(self.transport_config())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_presets_are_valid() {
+        for tuning in [Tuning::auto(), Tuning::lan(), Tuning::wan()] {
+            tuning.validate().expect("valid");
+        }
+    }
+
+    #[test]
+    fn what_breaks_a_rule_is_named() {
+        let error = Tuning::auto()
+            .stream_window(4 << 20)
+            .validate()
+            .expect_err("too large");
+        assert_eq!(error.field(), "tuning.stream_window");
+        assert_eq!(
+            error.to_string(),
+            "tuning.stream_window = 4194304: 1 to 1250000 bytes are accepted, as the ALPN fixes it"
+        );
+        for (tuning, field) in [
+            (Tuning::auto().stream_window(0), "tuning.stream_window"),
+            (Tuning::auto().send_window(1), "tuning.send_window"),
+            (Tuning::auto().short_window(0), "tuning.short_window"),
+            (Tuning::auto().long_window(1), "tuning.short_window"),
+            (Tuning::auto().long_window(u64::MAX), "tuning.long_window"),
+            (Tuning::auto().send_window(u64::MAX), "tuning.send_window"),
+        ] {
+            assert_eq!(tuning.validate().expect_err("invalid").field(), field);
+        }
+    }
+}
