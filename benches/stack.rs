@@ -121,7 +121,7 @@ fn stack(c: &mut Criterion) {
     group.bench_function("no layer", |b| b.iter(|| call(&mut bare)));
 
     let built = |settings: fn(StackBuilder) -> StackBuilder| {
-        let stack = settings(Stack::builder()).try_build().expect("valid");
+        let stack = settings(Stack::builder()).build().expect("valid");
         stack.layer(NoOp)
     };
     for (name, settings) in [

@@ -40,7 +40,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let policy = Policy::builder()
         .role("caller", ["/tower_iroh.echo.v1.Echo/Echo"])
         .peer(ours.id().to_string(), ["caller"])
-        .try_build()?;
+        .build()?;
     let policy = PolicyHandle::new(policy);
     let server = Server::builder()
         .layer(tower_iroh::authorize(&policy))
@@ -49,11 +49,11 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let serving = tokio::spawn(server.serve_with_incoming(incoming));
 
     // README: stack
-    let retry = RetryPolicy::builder().idempotent([ECHO]).try_build()?;
-    let buffer = BufferConfig::builder().max_calls(100).try_build()?;
+    let retry = RetryPolicy::builder().idempotent([ECHO]).build()?;
+    let buffer = BufferConfig::builder().max_calls(100).build()?;
     let priority = PriorityConfig::builder()
         .method(ECHO, Urgency::CONTROL)
-        .try_build()?;
+        .build()?;
     let channel = Channel::builder(ours.clone())
         .peer(peer)
         .timeout(Duration::from_secs(5))

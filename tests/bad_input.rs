@@ -180,7 +180,7 @@ async fn endpoint_that_is_closed() {
     assert!(error.to_string().contains("bind it"), "{error}");
     let id = closed.id().fmt_short().to_string();
     refused(
-        Links::builder(closed.clone()).try_build(),
+        Links::builder(closed.clone()).build(),
         "links.endpoint",
         &id,
         "an endpoint that is bound",
@@ -247,37 +247,37 @@ async fn zero_limits_are_refused_by_name() {
     let links = || async { Links::builder(endpoint().await) };
     let zero = Duration::ZERO;
     refused(
-        links().await.max_connections(0).try_build(),
+        links().await.max_connections(0).build(),
         "links.max_connections",
         "0",
         "at least 1",
     );
     refused(
-        links().await.max_connections(usize::MAX).try_build(),
+        links().await.max_connections(usize::MAX).build(),
         "links.max_connections",
         &usize::MAX.to_string(),
         "at most",
     );
     refused(
-        links().await.dial_timeout(zero).try_build(),
+        links().await.dial_timeout(zero).build(),
         "links.dial_timeout",
         "0ns",
         "longer than zero",
     );
     refused(
-        links().await.idle_timeout(zero).try_build(),
+        links().await.idle_timeout(zero).build(),
         "links.idle_timeout",
         "0ns",
         "longer than zero",
     );
     refused(
-        links().await.health_interval(zero).try_build(),
+        links().await.health_interval(zero).build(),
         "links.health_interval",
         "0ns",
         "longer than zero",
     );
     refused(
-        links().await.backoff(zero, zero).try_build(),
+        links().await.backoff(zero, zero).build(),
         "links.backoff.min",
         "0ns",
         "longer than zero",
@@ -285,31 +285,31 @@ async fn zero_limits_are_refused_by_name() {
 
     let acceptor = Acceptor::builder;
     refused(
-        acceptor().max_connections_per_peer(0).try_build(),
+        acceptor().max_connections_per_peer(0).build(),
         "acceptor.max_connections_per_peer",
         "0",
         "at least 1",
     );
     refused(
-        acceptor().max_lanes_per_connection(0).try_build(),
+        acceptor().max_lanes_per_connection(0).build(),
         "acceptor.max_lanes_per_connection",
         "0",
         "at least 1",
     );
     refused(
-        acceptor().max_handshakes(0).try_build(),
+        acceptor().max_handshakes(0).build(),
         "acceptor.max_handshakes",
         "0",
         "at least 1",
     );
     refused(
-        acceptor().preamble_timeout(zero).try_build(),
+        acceptor().preamble_timeout(zero).build(),
         "acceptor.preamble_timeout",
         "0ns",
         "longer than zero",
     );
     refused(
-        acceptor().drain_timeout(zero).try_build(),
+        acceptor().drain_timeout(zero).build(),
         "acceptor.drain_timeout",
         "0ns",
         "longer than zero",
@@ -330,7 +330,7 @@ async fn contradictory_settings_are_refused_by_name() {
     let second = Duration::from_secs(1);
     let links = Links::builder(endpoint.clone()).backoff(second * 2, second);
     refused(
-        links.try_build(),
+        links.build(),
         "links.backoff.min",
         "2s",
         "links.backoff.max (1s)",
@@ -377,7 +377,7 @@ async fn contradictory_settings_are_refused_by_name() {
 #[tokio::test]
 async fn windows_and_lanes_that_break_the_rule_are_refused_by_name() {
     let endpoint = endpoint().await;
-    let tuned = |tuning| Links::builder(endpoint.clone()).tuning(tuning).try_build();
+    let tuned = |tuning| Links::builder(endpoint.clone()).tuning(tuning).build();
     let auto = Tuning::auto;
     refused(
         tuned(auto().stream_window(0)),
@@ -418,7 +418,7 @@ async fn windows_and_lanes_that_break_the_rule_are_refused_by_name() {
     // The acceptor and the channel check the same.
     let acceptor = Acceptor::builder().tuning(auto().stream_window(0));
     refused(
-        acceptor.try_build(),
+        acceptor.build(),
         "tuning.stream_window",
         "0",
         "1 to 1250000",
@@ -439,7 +439,7 @@ async fn windows_and_lanes_that_break_the_rule_are_refused_by_name() {
     let laned = |lanes: Vec<LaneConfig>| {
         Links::builder(endpoint.clone())
             .lanes(Lanes::new(lanes))
-            .try_build()
+            .build()
     };
     let all = || LaneConfig::new(0..=7);
     refused(

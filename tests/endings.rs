@@ -64,7 +64,7 @@ async fn a_server_that_waits_for_the_drain_loses_no_answer() {
 async fn world(acceptor: AcceptorBuilder) -> (Router, oneshot::Sender<()>, Peer, Endpoint) {
     let server = Endpoint::bind(presets::Offline).await.expect("bound");
     let peer = Peer::of(&server).expect("dialable");
-    let (acceptor, incoming) = acceptor.try_build().expect("valid");
+    let (acceptor, incoming) = acceptor.build().expect("valid");
     let router = Router::builder(server)
         .accept(tower_iroh::ALPN, acceptor)
         .spawn();
@@ -187,7 +187,7 @@ async fn what_may_have_been_begun_is_told_from_what_was_not() {
 fn a_server_takes_no_more_lanes_than_its_send_window_carries() {
     let error = Acceptor::builder()
         .max_lanes_per_connection(17)
-        .try_build()
+        .build()
         .expect_err("16 fit");
     assert_eq!(error.field(), "acceptor.max_lanes_per_connection");
     assert!(error.accepted().contains("carries 16 lanes"), "{error}");

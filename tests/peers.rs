@@ -171,7 +171,7 @@ async fn a_name_that_is_given_to_another_leads_there() {
 async fn a_circuit_survives_its_channel() {
     let breaker = BreakerConfig::builder()
         .failure_threshold(2)
-        .try_build()
+        .build()
         .expect("valid");
     let peers = Peers::builder()
         .iroh(links().await)

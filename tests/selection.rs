@@ -67,7 +67,7 @@ impl Running {
 /// A channel that prefers iroh.
 async fn channel(peer: Peer, settle: impl FnOnce(ChannelBuilder) -> ChannelBuilder) -> Channel {
     let endpoint = Endpoint::bind(Offline).await.expect("bound");
-    let config = SelectConfig::builder().dwell(DWELL).try_build();
+    let config = SelectConfig::builder().dwell(DWELL).build();
     let prefer = Choice::Prefer(TransportKind::Iroh);
     let select = SelectHandle::with_config(prefer, config.expect("valid"));
     let builder = Channel::builder(endpoint).peer(peer).select(select);

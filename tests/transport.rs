@@ -226,7 +226,7 @@ async fn a_policy_that_cannot_be_read_opens_nothing() {
     let with = || {
         Config::builder()
             .authorization_file(&policy)
-            .try_build()
+            .build()
             .expect("valid")
     };
     let error = Transport::from_config(with()).await.expect_err("not there");
@@ -421,7 +421,7 @@ async fn a_reload_of_the_policy_ends_what_it_revokes() {
     let peers = Config::builder()
         .iroh_bind_ip(Some([127, 0, 0, 1].into()))
         .peer("server", server.peer.clone());
-    let client = Transport::builder(peers.try_build().expect("valid"))
+    let client = Transport::builder(peers.build().expect("valid"))
         .key(key)
         .connect()
         .await
@@ -520,7 +520,7 @@ async fn a_policy_that_was_seen_beside_a_mistake_is_not_missed() {
     let peers = Config::builder()
         .iroh_bind_ip(Some([127, 0, 0, 1].into()))
         .peer("server", guarded.server.peer.clone());
-    let client = Transport::builder(peers.try_build().expect("valid"))
+    let client = Transport::builder(peers.build().expect("valid"))
         .key(key)
         .connect()
         .await

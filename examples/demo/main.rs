@@ -87,7 +87,7 @@ async fn demo(options: Options, screen: &Screen) -> Result<(), Error> {
     let links = Links::builder(endpoint.clone())
         .dial_timeout(Duration::from_secs(2))
         .backoff(Duration::from_millis(50), Duration::from_millis(500))
-        .try_build()?;
+        .build()?;
     let (breaker, fail_fast) = outage::settings()?;
     let channel = Channel::with_links(links.clone())
         .peer(peer.clone())

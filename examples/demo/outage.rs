@@ -33,7 +33,7 @@ pub(crate) fn settings() -> Result<(BreakerConfig, FailFastConfig), Error> {
         .first_wait(Duration::from_millis(50))
         .recovery(Duration::from_millis(300));
     let fail_fast = FailFastConfig::builder().wait(Duration::from_millis(100));
-    Ok((breaker.try_build()?, fail_fast.try_build()?))
+    Ok((breaker.build()?, fail_fast.build()?))
 }
 
 /// Waits for the breaker to open, and asks like one who has no patience.

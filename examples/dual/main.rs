@@ -90,7 +90,7 @@ async fn dual(options: Options, screen: &Screen) -> Result<(), Error> {
         // So long the first calls wait for iroh's first dial.
         .head_start(Duration::from_millis(250))
         .dwell(DWELL)
-        .try_build()?;
+        .build()?;
     let select = SelectHandle::with_config(Choice::Prefer(TransportKind::Iroh), config);
     let channel = Channel::builder(endpoint.clone())
         .peer(peer)

@@ -48,7 +48,7 @@ impl Client {
             .dial_timeout(DIAL)
             .backoff(Duration::from_millis(50), Duration::from_secs(1))
             .health_interval(Duration::from_millis(500))
-            .try_build()?;
+            .build()?;
         let channels = all_channels(&links, hosts)?;
         Ok(Self {
             endpoint,
@@ -90,7 +90,7 @@ fn channels(links: &Links, host: &Host) -> Result<[Service; 3], Error> {
         ExactCodesLayer.layer(endpoint.connect_with_connector_lazy(connector))
     };
     let stack = Stack::builder().transport("iroh").breaker(breaker);
-    let stacked = stack.try_build()?.layer(tonic());
+    let stacked = stack.build()?.layer(tonic());
     Ok([
         Service::new(ours.map_err(status)),
         Service::new(stacked.map_response(|it| it.map(Body::new)).map_err(status)),
@@ -103,7 +103,7 @@ fn breaker() -> Result<BreakerConfig, Error> {
     let config = BreakerConfig::builder()
         .first_wait(Duration::from_millis(200))
         .recovery(Duration::from_secs(1));
-    Ok(config.try_build()?)
+    Ok(config.build()?)
 }
 
 /// What a generated client makes of an error.

@@ -187,7 +187,7 @@ async fn run(
     let builder = Endpoint::builder(Offline).secret_key(key);
     let endpoint = place(builder)?.bind().await?;
     let addr = endpoint.bound_sockets().into_iter().next();
-    let (acceptor, incoming) = Acceptor::builder().drain_timeout(DRAIN).try_build()?;
+    let (acceptor, incoming) = Acceptor::builder().drain_timeout(DRAIN).build()?;
     let router = Router::builder(endpoint)
         .accept(tower_iroh::ALPN, acceptor)
         .spawn();

@@ -131,7 +131,7 @@ type Others = Vec<Pin<Box<dyn Future<Output = Answer>>>>;
 /// A buffer in which `depth` calls of several urgencies stand all the time.
 fn standing(runtime: &Runtime, depth: u32) -> (Buffer<Nothing>, Nothing, Others) {
     let peer = Nothing::shut();
-    let config = BufferConfig::builder().max_calls(20_000).try_build();
+    let config = BufferConfig::builder().max_calls(20_000).build();
     let buffer = Buffer::new(config.expect("a configuration"), peer.clone());
     let mut others: Others = Vec::new();
     for n in 0..depth {

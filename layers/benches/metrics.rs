@@ -136,7 +136,7 @@ fn layers(criterion: &mut Criterion) {
         for peer in 0..1000 {
             policy = policy.peer(format!("peer {peer}"), ["caller"]);
         }
-        let policy = policy.try_build().expect("a policy");
+        let policy = policy.build().expect("a policy");
         let identity = Identity::from("the caller");
         let layer = AuthorizeLayer::new(PolicyHandle::new(policy), move |_: &http::Extensions| {
             Some(identity.clone())

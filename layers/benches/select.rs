@@ -176,14 +176,14 @@ impl Future for KeptReading {
 fn select(choice: Choice) -> Select<Reads, Reads> {
     let policy = Policy::builder(choice)
         .methods(["x.Y"], Choice::Fixed(Arm::Tcp))
-        .try_build()
+        .build()
         .expect("accepted");
     Select::new(Reads, Reads, SelectHandle::new(policy))
 }
 
 fn canary(share: u32) -> Choice {
     let canary = Canary::builder("bench", Arm::Iroh).share(share);
-    Choice::Canary(canary.try_build().expect("accepted"))
+    Choice::Canary(canary.build().expect("accepted"))
 }
 
 /// What a service adds to the bare call, from short slices in turn: a machine's other work then hits both alike.

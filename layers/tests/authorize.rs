@@ -58,12 +58,12 @@ fn base() -> PolicyBuilder {
 }
 
 fn permitting() -> PolicyHandle {
-    PolicyHandle::new(base().try_build().expect("a policy"))
+    PolicyHandle::new(base().build().expect("a policy"))
 }
 
 fn limited(limits: Limits) -> PolicyHandle {
     let policy = base().peer("bob", ["caller"]).limits(limits);
-    PolicyHandle::new(policy.try_build().expect("a policy"))
+    PolicyHandle::new(policy.build().expect("a policy"))
 }
 
 fn nothing() -> Policy {
@@ -338,11 +338,11 @@ async fn a_reload_that_keeps_the_permission_keeps_the_stream_and_the_next_still_
         {
             let mut next = task::spawn(body.frame());
             assert_pending!(next.poll());
-            handle.reload(base().role("more", ["*"]).try_build().expect("a policy"));
+            handle.reload(base().role("more", ["*"]).build().expect("a policy"));
             assert_pending!(next.poll());
             assert_pending!(next.poll());
             // The same task again: it is still registered.
-            handle.reload(base().try_build().expect("a policy"));
+            handle.reload(base().build().expect("a policy"));
             assert!(next.is_woken());
             assert_pending!(next.poll());
         }
@@ -456,7 +456,7 @@ async fn no_stream_misses_a_reload() {
             })
             .collect();
         for _ in 0..3 {
-            handle.reload(base().try_build().expect("a policy"));
+            handle.reload(base().build().expect("a policy"));
             tokio::task::yield_now().await;
         }
         handle.reload(nothing());
@@ -494,7 +494,7 @@ async fn the_rate_is_each_caller_s_own_and_a_refusal_says_when() {
     handle.reload(
         base()
             .limits(Limits::new().rate(2.0, 3))
-            .try_build()
+            .build()
             .expect("a policy"),
     );
     assert_eq!(
@@ -631,7 +631,7 @@ async fn a_place_is_held_to_the_end_of_the_stream_and_returns_on_every_way_out()
     handle.reload(
         base()
             .limits(Limits::new().concurrent(1))
-            .try_build()
+            .build()
             .expect("a policy"),
     );
     full(Code::Ok).await;
@@ -643,7 +643,7 @@ async fn anonymous_callers_are_one_caller() {
         .role("r", ["*"])
         .anonymous(["r"])
         .limits(Limits::new().rate(0.001, 2));
-    let handle = PolicyHandle::new(policy.try_build().expect("a policy"));
+    let handle = PolicyHandle::new(policy.build().expect("a policy"));
     let service = layer(&handle, service_fn(ok));
     let mut codes = Vec::new();
     for _ in 0..3 {
@@ -742,7 +742,7 @@ async fn a_reload_changes_the_size_that_an_open_stream_may_send() {
     handle.reload(
         base()
             .limits(Limits::new().max_message_bytes(10))
-            .try_build()
+            .build()
             .expect("a policy"),
     );
     assert!(body.frame().await.expect("a frame").is_err());
@@ -774,7 +774,7 @@ async fn a_limit_that_a_reload_sets_in_mid_message_finds_where_the_next_begins()
         handle.reload(
             base()
                 .limits(Limits::new().max_message_bytes(10))
-                .try_build()
+                .build()
                 .expect("a policy"),
         );
         let rest = body.frame().await.expect("a frame").expect("all small");
@@ -910,7 +910,7 @@ async fn a_flood_of_strangers_hides_no_event_about_a_peer() {
             .count()
     };
     let policy = || base().peer("outcast", [""; 0]);
-    let handle = PolicyHandle::new(policy().try_build().expect("a policy"));
+    let handle = PolicyHandle::new(policy().build().expect("a policy"));
     let service = layer(&handle, service_fn(ok));
     let (_feed, streaming) = fed();
     let open = layer(&handle, streaming)

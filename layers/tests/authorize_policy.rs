@@ -38,7 +38,7 @@ fn built() -> Policy {
         .peer("root", ["nothing", "admin"])
         .peer("outcast", [""; 0])
         .authenticated(["nothing"])
-        .try_build()
+        .build()
         .expect("a policy")
 }
 
@@ -93,7 +93,7 @@ fn a_listed_peer_has_what_its_entry_says_and_not_what_all_have() {
         .authenticated(["all"])
         .anonymous(["all"])
         .peer("outcast", [""; 0])
-        .try_build()
+        .build()
         .expect("a policy");
     assert_eq!(
         policy.decide(Some(&"outcast".into()), "/p.S/M"),
@@ -109,7 +109,7 @@ fn a_listed_peer_has_what_its_entry_says_and_not_what_all_have() {
 #[test]
 fn an_empty_identity_is_none() {
     let nobody = Identity::from("");
-    let policy = |builder: PolicyBuilder| builder.role("all", ["*"]).try_build().expect("a policy");
+    let policy = |builder: PolicyBuilder| builder.role("all", ["*"]).build().expect("a policy");
     let authenticated = policy(Policy::builder().authenticated(["all"]));
     assert_eq!(
         authenticated.decide(Some(&nobody), "/p.S/M"),
@@ -225,7 +225,7 @@ fn a_mistake_is_named_with_its_line_and_key() {
 #[test]
 fn code_has_the_same_checks() {
     let error = |builder: tower_iroh_layers::authorize::PolicyBuilder| {
-        builder.try_build().expect_err("a mistake")
+        builder.build().expect_err("a mistake")
     };
     let twice = error(Policy::builder().role("r", ["*"]).role("r", ["*"]));
     assert_eq!(twice.to_string(), "roles.r: this role is there twice");
@@ -342,7 +342,7 @@ proptest! {
         if let Some(roles) = &anonymous {
             builder = builder.anonymous(roles.clone());
         }
-        let policy = builder.try_build().expect("a policy");
+        let policy = builder.build().expect("a policy");
 
         let granted = match &who {
             None => anonymous.as_ref(),

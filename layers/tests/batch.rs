@@ -121,7 +121,7 @@ impl Service<Vec<u32>> for Doubler {
 }
 
 fn batch(inner: &Doubler, config: BatchConfigBuilder) -> Batch<Doubler, u32, u32> {
-    let config = config.try_build().expect("a configuration");
+    let config = config.build().expect("a configuration");
     // An item counts for as many bytes as its last digits say.
     BatchLayer::new(config, |item: &u32| (*item % 100) as usize).layer(inner.clone())
 }

@@ -221,7 +221,7 @@ fn config() -> BufferConfigBuilder {
 
 fn buffer(config: BufferConfigBuilder) -> (Peer, Buffer<Peer>, BufferHandle) {
     let peer = Peer::default();
-    let config = config.try_build().expect("a configuration");
+    let config = config.build().expect("a configuration");
     let buffer = Buffer::new(config, peer.clone());
     let handle = buffer.handle();
     (peer, buffer, handle)
@@ -437,7 +437,7 @@ async fn a_caller_who_does_not_poll_holds_no_permit_below() {
     let inner = ServiceBuilder::new()
         .concurrency_limit(1)
         .service(peer.clone());
-    let config = config().try_build().expect("a configuration");
+    let config = config().build().expect("a configuration");
     let buffer = Buffer::new(config, inner);
     let mut idle = Box::pin(buffer.clone().oneshot(request("idle", 1)));
     assert!(idle.as_mut().now_or_never().is_none());
@@ -458,7 +458,7 @@ async fn the_driver_keeps_no_permit_while_it_pauses() {
     let inner = ServiceBuilder::new()
         .concurrency_limit(1)
         .service(peer.clone());
-    let config = config().try_build().expect("a configuration");
+    let config = config().build().expect("a configuration");
     let buffer = Buffer::new(config, inner);
     // The first has the only permit and is refused; the driver, which waits for the permit for the second, has to wait then.
     let first = tokio::spawn(buffer.clone().oneshot(request("first", 1)));
@@ -626,7 +626,7 @@ async fn no_copy_is_kept_beyond_the_limits() {
         drop(request);
         std::future::pending::<Result<Response<Body>, BoxError>>().await
     });
-    let config = config().max_calls(2).try_build().expect("a configuration");
+    let config = config().max_calls(2).build().expect("a configuration");
     let buffer = Buffer::new(config, inner);
     let witnesses = [(); 4].map(|()| Arc::new(()));
     let mut calls = Vec::new();
@@ -787,7 +787,7 @@ async fn those_who_pass_by_may_have_a_way_of_their_own() {
         }
     }
     let peer = Peer::default();
-    let config = config().try_build().expect("a configuration");
+    let config = config().build().expect("a configuration");
     let layer = BufferLayer::new(config).passing(tower::layer::layer_fn(No));
     let buffer = layer.layer(peer.clone());
     let waits = tokio::spawn(buffer.clone().oneshot(request("waits", 1)));

@@ -171,7 +171,7 @@ async fn told(layer: DeadlineLayer, request: Request<Body>) -> Seen {
 fn default_of(limit: Duration) -> DeadlineLayer {
     DeadlineLayer::builder()
         .default_timeout(limit)
-        .try_build()
+        .build()
         .expect("valid")
 }
 
@@ -635,7 +635,7 @@ async fn a_server_s_default_and_maximum() {
             }
             ready(Ok::<_, Infallible>(response))
         });
-        let server = layer.try_build().expect("valid").layer(inner);
+        let server = layer.build().expect("valid").layer(inner);
         let response = server
             .oneshot(request(header.map(seconds)))
             .await
@@ -670,24 +670,24 @@ async fn a_server_s_handler_without_time_does_not_begin() {
 
 #[test]
 fn settings_that_cannot_be_are_refused() {
-    let client = |limit| DeadlineLayer::builder().default_timeout(limit).try_build();
+    let client = |limit| DeadlineLayer::builder().default_timeout(limit).build();
     assert!(client(Duration::from_nanos(1)).is_ok());
     let error = client(Duration::ZERO).expect_err("refused");
     assert_eq!(error.field(), "deadline.default_timeout");
     let server = ServerDeadlineLayer::builder();
-    assert!(server.max_timeout(Duration::ZERO).try_build().is_err());
-    assert!(server.default_timeout(Duration::ZERO).try_build().is_err());
+    assert!(server.max_timeout(Duration::ZERO).build().is_err());
+    assert!(server.default_timeout(Duration::ZERO).build().is_err());
     assert!(
         server
             .default_timeout(SECOND)
             .max_timeout(SECOND)
-            .try_build()
+            .build()
             .is_ok()
     );
     let error = server
         .default_timeout(seconds(2))
         .max_timeout(SECOND)
-        .try_build();
+        .build();
     assert_eq!(error.expect_err("refused").value(), "2s");
 }
 

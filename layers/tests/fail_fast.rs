@@ -95,7 +95,7 @@ fn client(is_ready: bool) -> (Client, Arc<Gate>) {
         gate: gate.clone(),
         was_ready: false,
     };
-    let client = FailFast::new(inner, config.try_build().expect("accepted"));
+    let client = FailFast::new(inner, config.build().expect("accepted"));
     (client, gate)
 }
 
@@ -345,13 +345,13 @@ mod over_a_breaker {
     async fn an_open_circuit_fails_fast_with_its_reason_and_the_next_caller_is_the_probe() {
         let (code, calls) = (Arc::new(AtomicU32::new(14)), Arc::new(AtomicU32::new(0)));
         let config = BreakerConfig::builder().first_wait(SECOND * 30);
-        let circuit = Circuit::new(config.try_build().expect("accepted"));
+        let circuit = Circuit::new(config.build().expect("accepted"));
         let why = circuit.clone();
         let config = FailFastConfig::builder()
             .wait(SECOND / 100)
             .reason(move || why.why());
         let breaker = Breaker::new(peer(code.clone(), calls.clone()), circuit.clone());
-        let mut client = FailFast::new(breaker, config.try_build().expect("accepted"));
+        let mut client = FailFast::new(breaker, config.build().expect("accepted"));
         for _ in 0..5 {
             let client = ServiceExt::<Request<()>>::ready(&mut client).await;
             let response = client.expect("ready").call(Request::new(())).await;

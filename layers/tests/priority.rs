@@ -40,7 +40,7 @@ fn layer() -> PriorityLayer {
         .method("/raft.Raft/Idle", Urgency::LOWEST)
         .method("/raft.Raft/Plain", Urgency::INTERACTIVE)
         .large(1000, Urgency::BULK)
-        .try_build();
+        .build();
     PriorityLayer::new(config.expect("a configuration"))
 }
 
@@ -167,7 +167,7 @@ async fn no_body_is_looked_at_in_vain() {
     assert!(polls(&layer(), "/a.B/C", None).await > 0);
     assert_eq!(polls(&layer(), "/a.B/C", Some(Urgency::CONTROL)).await, 0);
     assert_eq!(polls(&layer(), "/raft.Raft/Idle", None).await, 0);
-    let config = PriorityConfig::builder().ignore_size().try_build();
+    let config = PriorityConfig::builder().ignore_size().build();
     let sizeless = PriorityLayer::new(config.expect("a configuration"));
     assert_eq!(polls(&sizeless, "/a.B/C", None).await, 0);
 }

@@ -235,7 +235,7 @@ fn policy() -> RetryPolicyBuilder {
 }
 
 fn layer(policy: RetryPolicyBuilder) -> RetryLayer {
-    RetryLayer::new(policy.try_build().expect("valid"))
+    RetryLayer::new(policy.build().expect("valid"))
 }
 
 fn retry(peer: &Peer) -> Retry<Peer> {
@@ -943,7 +943,7 @@ mod over_tonic {
         let policy = RetryPolicy::builder()
             .idempotent(["tower_iroh.echo.v1.Echo"])
             .initial_backoff(Duration::from_millis(1))
-            .try_build();
+            .build();
         let layer = RetryLayer::new(policy.expect("valid"));
         // In a task, as users do: the call is Send, also through several layers.
         let channel = layer.layer(channel);

@@ -88,8 +88,8 @@ impl Drop for Load {
 
 fn policy(share: u32) -> Policy {
     let canary = Canary::builder("to-iroh", Arm::Iroh).share(share);
-    let canary = Choice::Canary(canary.try_build().expect("accepted"));
-    Policy::builder(canary).try_build().expect("accepted")
+    let canary = Choice::Canary(canary.build().expect("accepted"));
+    Policy::builder(canary).build().expect("accepted")
 }
 
 /// Two hundred calls a second, until it is dropped.
@@ -123,7 +123,7 @@ fn config() -> RolloutConfigBuilder {
 }
 
 fn start(config: RolloutConfigBuilder, load: &Load) -> Result<Rollout, RolloutError> {
-    let config = config.try_build().expect("accepted");
+    let config = config.build().expect("accepted");
     Rollout::start(config, load.handle.clone())
 }
 
@@ -266,7 +266,7 @@ async fn at_the_last_stage_it_is_compared_with_what_the_old_arm_was_like() {
 #[tokio::test(start_paused = true)]
 async fn it_holds_with_too_few_calls_and_while_it_is_paused() {
     let load = load(0);
-    let gates = Gates::builder().min_samples(100_000).try_build();
+    let gates = Gates::builder().min_samples(100_000).build();
     let few = config().gates(gates.expect("accepted"));
     let rollout = start(few, &load).expect("started");
     sleep(SECOND * 600).await;
@@ -462,9 +462,7 @@ async fn nothing_is_left_beside_the_file_and_a_canary_is_needed() {
     assert_eq!(files.len(), 1, "{files:?}");
     drop(rollout);
 
-    let other = RolloutConfig::builder("other")
-        .try_build()
-        .expect("accepted");
+    let other = RolloutConfig::builder("other").build().expect("accepted");
     let error = Rollout::start(other, load.handle.clone()).expect_err("none");
     let RolloutError::NoCanary(why) = &error else {
         panic!("{error}");
@@ -475,7 +473,7 @@ async fn nothing_is_left_beside_the_file_and_a_canary_is_needed() {
 #[test]
 fn without_a_runtime_it_says_so() {
     let handle = SelectHandle::new(policy(5000));
-    let config = config().try_build().expect("accepted");
+    let config = config().build().expect("accepted");
     let error = Rollout::start(config, handle.clone()).expect_err("none");
     assert!(matches!(error, RolloutError::NoRuntime));
     let seen = handle.canary("to-iroh").expect("there");

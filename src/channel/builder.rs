@@ -106,7 +106,7 @@ impl ChannelBuilder {
     ///
     /// let policy = Policy::builder(Choice::Prefer(Arm::Iroh))
     ///     .methods(["/shop.v1.Orders/*"], Choice::Fixed(Arm::Tcp))
-    ///     .try_build()?;
+    ///     .build()?;
     /// let select = SelectHandle::new(policy);
     /// let channel = tower_iroh::Channel::builder(endpoint).peer(peer).select(select.clone()).build()?;
     /// // Later, and for the calls from then on:
@@ -153,8 +153,8 @@ impl ChannelBuilder {
     /// # async fn example(endpoint: iroh::Endpoint, peer: tower_iroh::Peer) -> Result<(), Box<dyn std::error::Error>> {
     /// use tower_iroh::layers::{buffer::BufferConfig, retry::RetryPolicy};
     ///
-    /// let retry = RetryPolicy::builder().idempotent(["/shop.v1.Stock/Get"]).try_build()?;
-    /// let buffer = BufferConfig::builder().serve(["/shop.v1.Orders/*"]).try_build()?;
+    /// let retry = RetryPolicy::builder().idempotent(["/shop.v1.Stock/Get"]).build()?;
+    /// let buffer = BufferConfig::builder().serve(["/shop.v1.Orders/*"]).build()?;
     /// let channel = tower_iroh::Channel::builder(endpoint)
     ///     .peer(peer)
     ///     .stack(|stack| stack.retry(retry).buffer(buffer).without_fail_fast())
@@ -192,7 +192,7 @@ impl ChannelBuilder {
     /// # async fn example(endpoint: iroh::Endpoint, peer: tower_iroh::Peer) -> Result<(), Box<dyn std::error::Error>> {
     /// use tower_iroh::layers::retry::RetryPolicy;
     ///
-    /// let retry = RetryPolicy::builder().idempotent(["/shop.v1.Stock/Get"]).try_build()?;
+    /// let retry = RetryPolicy::builder().idempotent(["/shop.v1.Stock/Get"]).build()?;
     /// let channel = tower_iroh::Channel::builder(endpoint)
     ///     .peer(peer)
     ///     .stack(|stack| stack.retry(retry))
@@ -353,11 +353,11 @@ impl ChannelBuilder {
         let stacked = match (iroh.transpose()?, tcp.transpose()?, select) {
             (Some((iroh, to)), Some((tcp, and_to)), Some(select)) => {
                 let (iroh, tcp) = ((iroh.waiting(), to), (tcp.waiting(), and_to));
-                stack.try_build()?.between(iroh, tcp, select)
+                stack.build()?.between(iroh, tcp, select)
             }
             (Some((only, to)), ..) | (None, Some((only, to)), _) => {
                 stack = stack.connection(to.state).rtt(move || (to.rtt)());
-                stack.try_build()?.layer(only)
+                stack.build()?.layer(only)
             }
             (None, None, _) => return Err(unfit()),
         };
@@ -405,12 +405,12 @@ impl ChannelBuilder {
             self.tcp = self.key().map(|key| Given::Own(self.new_tcp(key)));
         }
         let iroh = match self.iroh.take() {
-            Some(Given::Own(links)) => Some(links.try_build()?),
+            Some(Given::Own(links)) => Some(links.build()?),
             Some(Given::Shared(links)) => Some(links),
             None => None,
         };
         let tcp = match self.tcp.take() {
-            Some(Given::Own(links)) => Some(links.try_build()?),
+            Some(Given::Own(links)) => Some(links.build()?),
             Some(Given::Shared(links)) => Some(links),
             None => None,
         };

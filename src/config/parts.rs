@@ -82,7 +82,7 @@ impl Config {
             .failure_threshold(self.failure_threshold())
             .first_wait(first_wait)
             .recovery(recovery)
-            .try_build()
+            .build()
     }
 
     /// What waits for a peer that is not there, and how much of it.
@@ -95,7 +95,7 @@ impl Config {
             .ttl(self.buffer_ttl())
             .max_calls(self.buffer_max_calls())
             .max_bytes(self.buffer_max_bytes())
-            .try_build()
+            .build()
     }
 
     /// The settings of the server's connections over iroh.
@@ -150,9 +150,9 @@ mod tests {
                 .buffer_ttl(time)
                 .failure_threshold(threshold)
                 .drain_timeout(time)
-                .try_build()
+                .build()
                 .expect("valid");
-            prop_assert!(config.breaker().is_ok() && config.buffer().is_ok() && config.acceptor().try_build().is_ok());
+            prop_assert!(config.breaker().is_ok() && config.buffer().is_ok() && config.acceptor().build().is_ok());
         }
     }
 }

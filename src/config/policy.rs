@@ -36,7 +36,7 @@ impl Config {
             .max_p99_ratio(self.rollout_max_p99_ratio())
             .max_p99_difference(self.rollout_max_p99_difference())
             .min_samples(u64::from(self.rollout_min_samples()))
-            .try_build()?;
+            .build()?;
         // Whole basis points: the stages were checked.
         let stages = self
             .rollout_stages()
@@ -52,7 +52,7 @@ impl Config {
             Some(folder) => rollout.state_file(folder.join(format!("{peer}.rollout"))),
             None => rollout,
         }
-        .try_build()
+        .build()
     }
 
     /// Which of this program's calls go over which transport. A rollout begins at nothing; its share is for its controller to set.
@@ -61,10 +61,10 @@ impl Config {
     /// [`ConfigError`], which no configuration leads to.
     pub fn policy(&self) -> Result<Policy, ConfigError> {
         match self.effective_mode() {
-            Mode::Grpc => return Policy::builder(Choice::Fixed(Arm::Tcp)).try_build(),
-            Mode::Iroh => return Policy::builder(Choice::Fixed(Arm::Iroh)).try_build(),
+            Mode::Grpc => return Policy::builder(Choice::Fixed(Arm::Tcp)).build(),
+            Mode::Iroh => return Policy::builder(Choice::Fixed(Arm::Iroh)).build(),
             Mode::Dual if !self.enable_peer_connector() => {
-                return Policy::builder(Choice::Fixed(Arm::Tcp)).try_build();
+                return Policy::builder(Choice::Fixed(Arm::Tcp)).build();
             }
             Mode::Dual => {}
         }
@@ -75,7 +75,7 @@ impl Config {
                     Some(name) => canary.key_header(name),
                     None => canary,
                 };
-                let canary = canary.window(self.rollout_window()).try_build()?;
+                let canary = canary.window(self.rollout_window()).build()?;
                 Some(Choice::Canary(canary))
             }
             false => None,
@@ -96,7 +96,7 @@ impl Config {
                 Adaptive::builder()
                     .prefer(Arm::Iroh)
                     .latency_threshold(latency_threshold)
-                    .try_build()?,
+                    .build()?,
             ),
         };
         let mut builder = Policy::builder(default);
@@ -118,7 +118,7 @@ impl Config {
                 builder = builder.methods(methods, choice);
             }
         }
-        builder.try_build()
+        builder.build()
     }
 }
 
@@ -196,7 +196,7 @@ mod tests {
         let lines =
             "transport.migration.raft_transport = { adaptive = { latency_threshold_ms = 20 } }";
         let threshold = std::time::Duration::from_millis(20);
-        let adaptive = Adaptive::builder().latency_threshold(threshold).try_build();
+        let adaptive = Adaptive::builder().latency_threshold(threshold).build();
         assert_eq!(
             choice(lines, RAFT),
             Choice::Adaptive(adaptive.expect("valid"))
@@ -226,7 +226,7 @@ mod tests {
         let rollout = config.rollout(peer).expect("valid");
         assert_eq!(rollout.stages(), [1, 3333, 10_000]);
         assert!(format!("{rollout:?}").contains(&format!("kept/{peer}.rollout")));
-        let theirs = RolloutConfig::builder(Config::ROLLOUT).try_build();
+        let theirs = RolloutConfig::builder(Config::ROLLOUT).build();
         let ours = Config::default().rollout(peer).expect("valid");
         assert_eq!(format!("{ours:?}"), format!("{:?}", theirs.expect("valid")));
         for (lines, rolls) in [

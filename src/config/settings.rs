@@ -266,7 +266,7 @@ impl Config {
 ///     .mode(Mode::Dual)
 ///     .group("vm_ops", ["/cluster.v1.ClusterService/CreateVm"])
 ///     .prefer_iroh_for(["health", "vm_ops"])
-///     .try_build()?;
+///     .build()?;
 /// let read = Config::from_toml(r#"
 ///     transport.mode = "dual"
 ///     transport.services.vm_ops = ["/cluster.v1.ClusterService/CreateVm"]
@@ -274,7 +274,7 @@ impl Config {
 /// "#)?;
 /// assert_eq!(built, read);
 ///
-/// let error = Config::builder().max_connections(0).try_build().unwrap_err();
+/// let error = Config::builder().max_connections(0).build().unwrap_err();
 /// assert_eq!(error.field(), "cluster.peer.max_connections");
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
@@ -306,7 +306,7 @@ impl ConfigBuilder {
     ///
     /// # Errors
     /// [`ConfigError`], naming the key as a file has it, its value, and what is accepted.
-    pub fn try_build(self) -> Result<Config, ConfigError> {
+    pub fn build(self) -> Result<Config, ConfigError> {
         let config = self.config;
         for key in KEYS {
             key.check(&config)?;

@@ -80,7 +80,7 @@ impl PeersBuilder {
 
     /// Makes the directory.
     pub fn build(self) -> Peers {
-        let prefer_iroh = || match Policy::builder(Choice::Prefer(Arm::Iroh)).try_build() {
+        let prefer_iroh = || match Policy::builder(Choice::Prefer(Arm::Iroh)).build() {
             Ok(policy) => policy,
             // A policy without a rule has none that could be wrong.
             Err(_) => Policy::from(Arm::Iroh),

@@ -88,11 +88,11 @@ async fn a_channel_that_is_made_does_not_say_again_where_its_peer_was() {
 /// Whoever begins a rollout waits for the lock when the peer is taken out: it must have been seen before, or not begin.
 #[tokio::test]
 async fn a_peer_that_is_taken_out_while_its_rollout_begins_leaves_none() {
-    let canary = Canary::builder("it", Arm::Iroh).share(100).try_build();
+    let canary = Canary::builder("it", Arm::Iroh).share(100).build();
     let canary = Choice::Canary(canary.expect("valid"));
-    let policy = Policy::builder(canary).try_build().expect("valid");
+    let policy = Policy::builder(canary).build().expect("valid");
     let peers = Peers::builder().policy(policy).build();
-    peers.begin_rollouts(|_| RolloutConfig::builder("it").try_build());
+    peers.begin_rollouts(|_| RolloutConfig::builder("it").build());
     let runtime = tokio::runtime::Handle::current();
     for _ in 0..50 {
         peers.add("it", peer(1));

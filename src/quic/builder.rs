@@ -21,8 +21,8 @@ use tower_iroh_layers::ConfigError;
 /// let links = Links::builder(endpoint)
 ///     .max_connections(20)
 ///     .dial_timeout(Duration::from_secs(3))
-///     .try_build()?;
-/// assert!(Links::builder(links.endpoint().clone()).max_connections(0).try_build().is_err());
+///     .build()?;
+/// assert!(Links::builder(links.endpoint().clone()).max_connections(0).build().is_err());
 /// # Ok(())
 /// # }
 /// ```
@@ -113,7 +113,7 @@ impl LinksBuilder {
     ///
     /// # Errors
     /// [`ConfigError`], naming the setting, its value, and what is accepted.
-    pub fn try_build(self) -> Result<Links, ConfigError> {
+    pub fn build(self) -> Result<Links, ConfigError> {
         if self.endpoint.is_closed() {
             return Err(ConfigError::new(
                 "links.endpoint",

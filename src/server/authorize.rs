@@ -20,7 +20,7 @@ use crate::peer::PeerInfo;
 /// let policy = Policy::builder()
 ///     .role("caller", ["/tower_iroh.echo.v1.Echo/*"])
 ///     .peer(friend.to_string(), ["caller"])
-///     .try_build()?;
+///     .build()?;
 /// let policy = PolicyHandle::new(policy);
 /// let server = tonic::transport::Server::builder()
 ///     .layer(tower_iroh::authorize(&policy))

@@ -149,7 +149,7 @@ impl ServerBuilder {
     pub async fn bind(self) -> Result<Server, ServerError> {
         let key = self.checked_key()?;
         let id = key.public();
-        let (acceptor, incoming) = self.acceptor.try_build()?;
+        let (acceptor, incoming) = self.acceptor.build()?;
         let mut tcp_acceptor = TcpAcceptor::builder(key.clone());
         for configure in self.tcp_acceptor {
             tcp_acceptor = configure(tcp_acceptor);
@@ -159,7 +159,7 @@ impl ServerBuilder {
         let mut tcp = None;
         if let Some(arm) = self.tcp {
             match arm.bind().await {
-                Ok(listener) => tcp = Some(tcp_acceptor.try_build(listener)?),
+                Ok(listener) => tcp = Some(tcp_acceptor.build(listener)?),
                 Err(error) => missing = Some(error),
             }
         }

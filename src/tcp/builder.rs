@@ -19,9 +19,9 @@ use tower_iroh_layers::ConfigError;
 /// use tower_iroh::tcp::TcpLinks;
 ///
 /// let key = iroh::SecretKey::from_bytes(&[7; 32]);
-/// let links = TcpLinks::builder(key.clone()).dial_timeout(Duration::from_secs(3)).try_build()?;
+/// let links = TcpLinks::builder(key.clone()).dial_timeout(Duration::from_secs(3)).build()?;
 /// assert_eq!(links.id(), key.public());
-/// let refused = TcpLinks::builder(key).max_connections(0).try_build().unwrap_err();
+/// let refused = TcpLinks::builder(key).max_connections(0).build().unwrap_err();
 /// assert_eq!(refused.field(), "links.max_connections");
 /// # Ok::<(), tower_iroh::ConfigError>(())
 /// ```
@@ -105,7 +105,7 @@ impl TcpLinksBuilder {
     ///
     /// # Errors
     /// [`ConfigError`], naming the setting, its value, and what is accepted.
-    pub fn try_build(self) -> Result<TcpLinks, ConfigError> {
+    pub fn build(self) -> Result<TcpLinks, ConfigError> {
         self.settings.validate()?;
         check_keep_alive(self.keep_alive)?;
         // No window of QUIC's bounds them here.

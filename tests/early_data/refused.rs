@@ -96,7 +96,7 @@ fn policy(peers: &[(EndpointId, &str)], anybody: bool) -> Policy {
     if anybody {
         policy = policy.anonymous(["reader"]).authenticated(["reader"]);
     }
-    policy.try_build().expect("a policy")
+    policy.build().expect("a policy")
 }
 
 /// The caller has the permission and has not proved to be the one who has it.

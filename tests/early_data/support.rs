@@ -103,7 +103,7 @@ impl Server {
         acceptor: AcceptorBuilder,
         policy: Option<&PolicyHandle>,
     ) -> Self {
-        let (acceptor, incoming) = acceptor.try_build().expect("valid settings");
+        let (acceptor, incoming) = acceptor.build().expect("valid settings");
         let router = Router::builder(endpoint.clone())
             .accept(tower_iroh::ALPN, acceptor.clone())
             .spawn();
@@ -187,13 +187,13 @@ impl Client {
         let builder = builder.bind_addr("[::1]:0").expect("an address");
         let endpoint = builder.bind().await.expect("these tests need ::1");
         let links = links(Links::builder(endpoint.clone()));
-        let links = links.try_build().expect("valid");
+        let links = links.build().expect("valid");
         let relay = Relay::to(server.endpoint.bound_sockets()[0]).await;
         let id = server.endpoint.id();
         let retry = RetryPolicy::builder().idempotent([READ]);
         let channel = Channel::with_links(links.clone())
             .peer(Peer::from(at(id, &relay)))
-            .stack(|stack| stack.retry(retry.try_build().expect("valid")))
+            .stack(|stack| stack.retry(retry.build().expect("valid")))
             .build()
             .expect("valid");
         Self {

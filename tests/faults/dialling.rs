@@ -21,7 +21,7 @@ async fn one_connection() -> Links {
     let links = Links::builder(offline().await)
         .max_connections(1)
         .dial_timeout(FULL);
-    links.try_build().expect("valid")
+    links.build().expect("valid")
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -121,7 +121,7 @@ async fn pool_evicts_the_least_recently_used(arm: Arm) {
         Server::start().await,
     ];
     let links = Links::builder(offline().await).max_connections(2);
-    let links = links.try_build().expect("valid");
+    let links = links.build().expect("valid");
     // Over tonic a channel uses its connection as long as it lives, so each call has a channel of its own there.
     let call = async |server: &Server| {
         let caller = Caller::over(arm, &server.peer, None, links.clone());

@@ -282,7 +282,7 @@ impl Server {
         acceptor: AcceptorBuilder,
         route: impl FnOnce(iroh::protocol::RouterBuilder, &Acceptor) -> iroh::protocol::RouterBuilder,
     ) -> Self {
-        let (acceptor, incoming) = acceptor.try_build().expect("valid settings");
+        let (acceptor, incoming) = acceptor.build().expect("valid settings");
         let peer = Peer::of(&endpoint).expect("dialable");
         let router = route(Router::builder(endpoint.clone()), &acceptor).spawn();
         let stage = Stage::default();
@@ -420,7 +420,7 @@ impl Caller {
     ) -> Self {
         let endpoint = offline().await;
         let links = settings(Links::builder(endpoint.clone()));
-        Self::over(arm, peer, timeout, links.try_build().expect("valid"))
+        Self::over(arm, peer, timeout, links.build().expect("valid"))
     }
 
     pub fn over(arm: Arm, peer: &Peer, timeout: Option<Duration>, links: Links) -> Self {

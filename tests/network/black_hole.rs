@@ -50,7 +50,7 @@ async fn one_black_hole(network: Network, good_for: Option<Duration>) {
     let mut parties = Vec::new();
     let links = Links::builder(bind(everywhere()).await)
         .max_connections(3)
-        .try_build()
+        .build()
         .expect("valid");
     for name in SERVERS {
         network

@@ -65,10 +65,7 @@ async fn serve(host: &Host) -> (Desk, Peer) {
 
 /// A client that prefers a transport. A deadline is each call's own: the streams have none.
 async fn caller(peer: &Peer, preferred: TransportKind) -> (Caller, Channel) {
-    let config = SelectConfig::builder()
-        .dwell(DWELL)
-        .try_build()
-        .expect("valid");
+    let config = SelectConfig::builder().dwell(DWELL).build().expect("valid");
     let channel = Channel::builder(bind(everywhere()).await)
         .peer(peer.clone())
         .select(SelectHandle::with_config(Choice::Prefer(preferred), config))

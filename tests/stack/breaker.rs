@@ -13,14 +13,14 @@ fn quick(breaker: Duration) -> BreakerConfig {
     BreakerConfig::builder()
         .first_wait(breaker)
         .recovery(breaker)
-        .try_build()
+        .build()
         .expect("valid")
 }
 
 fn impatient() -> FailFastConfig {
     FailFastConfig::builder()
         .wait(Duration::from_millis(50))
-        .try_build()
+        .build()
         .expect("valid")
 }
 

@@ -18,14 +18,14 @@ fn breaker() -> BreakerConfig {
     BreakerConfig::builder()
         .first_wait(Duration::from_millis(100))
         .recovery(Duration::from_millis(200))
-        .try_build()
+        .build()
         .expect("valid")
 }
 
 fn served() -> BufferConfig {
     BufferConfig::builder()
         .serve([ECHO])
-        .try_build()
+        .build()
         .expect("valid")
 }
 
@@ -190,10 +190,7 @@ async fn who_leaves_is_not_delivered(arm: Arm) {
 
 async fn a_deadline_ends_the_wait_and_limits_are_told(arm: Arm) {
     let mut server = Server::start(arm).await;
-    let small = BufferConfig::builder()
-        .max_calls(1)
-        .try_build()
-        .expect("valid");
+    let small = BufferConfig::builder().max_calls(1).build().expect("valid");
     let caller = server
         .client(|stack| stack.buffer(small).breaker(breaker()))
         .await;

@@ -63,7 +63,7 @@ async fn a_listed_method_is_tried_again_and_says_so(arm: Arm) {
     let policy = RetryPolicy::builder()
         .idempotent([ECHO])
         .initial_backoff(Duration::from_millis(5))
-        .try_build()
+        .build()
         .expect("valid");
     let caller = server.client(|stack| stack.retry(policy)).await;
     server.desk.set(Mood::Refuse(Code::Unavailable));
@@ -98,7 +98,7 @@ async fn urgency_reaches_the_peer(arm: Arm) {
     let server = Server::start(arm).await;
     let table = PriorityConfig::builder()
         .method(ECHO, Urgency::CONTROL)
-        .try_build()
+        .build()
         .expect("valid");
     let caller = server.client(|stack| stack.priority(table)).await;
     caller.echo("by method").await.expect("answered");

@@ -143,7 +143,7 @@ impl Service<Request<Body>> for Peer {
 }
 
 fn stacked(peer: &Peer, settings: impl FnOnce(StackBuilder) -> StackBuilder) -> Stacked<Peer> {
-    let stack = settings(Stack::builder().without_retry()).try_build();
+    let stack = settings(Stack::builder().without_retry()).build();
     stack.expect("valid").layer(peer.clone())
 }
 
@@ -200,7 +200,7 @@ async fn polls_stay_bounded_while_it_is_open() {
     let peer = Peer::new([Part::Trailers(Code::Internal)]);
     let breaker = BreakerConfig::builder()
         .first_wait(Duration::from_secs(30))
-        .try_build()
+        .build()
         .expect("valid");
     let service = stacked(&peer, |stack| stack.breaker(breaker));
     for _ in 0..5 {
@@ -229,7 +229,7 @@ async fn after_many_successes_half_failing_opens_within_the_window() {
     let peer = Peer::new([Part::Trailers(Code::Ok)]);
     let breaker = BreakerConfig::builder()
         .failure_threshold(None)
-        .try_build()
+        .build()
         .expect("valid");
     let service = stacked(&peer, |stack| stack.breaker(breaker));
     for _ in 0..20_000 {

@@ -285,7 +285,7 @@ impl Server {
             Place::Tcp(addr) => {
                 let endpoint = tonic::transport::Endpoint::from_shared(format!("http://{addr}"));
                 let channel = endpoint.expect("a URI").connect_lazy();
-                let stack = settings(Stack::builder()).try_build().expect("valid");
+                let stack = settings(Stack::builder()).build().expect("valid");
                 let stacked = stack.layer(ExactCodesLayer.layer(channel));
                 Caller {
                     stack: stacked.handle().clone(),

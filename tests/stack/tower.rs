@@ -54,11 +54,11 @@ async fn a_balancer_keeps_an_endpoint_that_was_gone(arm: Arm) {
     let breaker = BreakerConfig::builder()
         .first_wait(Duration::from_millis(50))
         .recovery(Duration::from_millis(100))
-        .try_build()
+        .build()
         .expect("valid");
     let patience = FailFastConfig::builder()
         .wait(Duration::from_millis(20))
-        .try_build()
+        .build()
         .expect("valid");
     let mut services = Vec::new();
     for server in [&flaky, &steady] {

@@ -48,12 +48,12 @@ async fn a_client_that_the_policy_does_not_know_is_refused_and_the_one_that_it_k
     let policy = Policy::builder()
         .role("caller", ["/tower_iroh.echo.v1.Echo/*"])
         .peer(friend.public().to_string(), ["caller"])
-        .try_build()
+        .build()
         .expect("valid");
     let policy = PolicyHandle::new(policy);
     let (acceptor, incoming) = TcpAcceptor::builder(key.clone())
         .plaintext(true)
-        .try_build(listener().await)
+        .build(listener().await)
         .expect("valid");
     let layer = tower_iroh::authorize(&policy);
     let server = Server::serving(acceptor, incoming, &key, |server| server.layer(layer));

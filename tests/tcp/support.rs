@@ -85,7 +85,7 @@ impl Server {
         settings: impl FnOnce(TcpAcceptorBuilder) -> TcpAcceptorBuilder,
     ) -> Self {
         let acceptor = settings(TcpAcceptor::builder(key.clone()));
-        let (acceptor, incoming) = acceptor.try_build(listener).expect("valid settings");
+        let (acceptor, incoming) = acceptor.build(listener).expect("valid settings");
         Self::serving(acceptor, incoming, key, |server| server)
     }
 
@@ -168,7 +168,7 @@ impl Caller {
         settings: impl FnOnce(TcpLinksBuilder) -> TcpLinksBuilder,
     ) -> Self {
         let links = settings(TcpLinks::builder(key.clone()));
-        let links = links.try_build().expect("valid");
+        let links = links.build().expect("valid");
         links.add_peer(peer.clone());
         let service = match kind {
             Kind::Channel => {

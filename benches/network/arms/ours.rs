@@ -84,7 +84,7 @@ impl Ours {
         let (acceptor, incoming) = Acceptor::builder()
             .tuning(self.tuning.clone())
             .early_data(early.iter().copied())
-            .try_build()?;
+            .build()?;
         let (carried, seen) = (Arc::default(), Arc::default());
         let services = service::router(Server::builder(), &carried, &seen);
         let (router, task) = bed.server().block_on(async move {

@@ -134,7 +134,7 @@ impl PolicyBuilder {
     /// # Errors
     /// [`PolicyError`]: for a role that is not there or is there twice, a peer that is listed twice or has whitespace around its name, a method that is none, a limit that
     /// nothing could meet.
-    pub fn try_build(self) -> Result<Policy, PolicyError> {
+    pub fn build(self) -> Result<Policy, PolicyError> {
         let mut roles = HashMap::new();
         for role in &self.roles {
             let key = format!("roles.{}", role.name);

@@ -100,7 +100,7 @@ impl Policy {
         text: &str,
         name: impl FnMut(&str) -> Result<String, String>,
     ) -> Result<Self, PolicyError> {
-        super::file::read(text, name)?.try_build()
+        super::file::read(text, name)?.build()
     }
 
     /// What it says of a call to `path`, such as `/package.Service/Method`. Limits are not part of that. An empty identity is none.

@@ -71,7 +71,7 @@ impl BatchConfigBuilder {
     ///
     /// # Errors
     /// A limit of zero, a window above 10 ms, or fewer items that may wait than a batch has.
-    pub fn try_build(self) -> Result<BatchConfig, ConfigError> {
+    pub fn build(self) -> Result<BatchConfig, ConfigError> {
         let config = self.config;
         ConfigError::nonzero("batch.max_items", config.max_items)?;
         ConfigError::nonzero("batch.max_bytes", config.max_bytes)?;
@@ -103,12 +103,12 @@ mod tests {
     #[test]
     fn edges_are_refused_and_named() {
         let field = |builder: BatchConfigBuilder| {
-            let error = builder.try_build().expect_err("refused");
+            let error = builder.build().expect_err("refused");
             error.field()
         };
         let builder = BatchConfig::builder;
-        assert_eq!(builder().try_build(), Ok(BatchConfig::default()));
-        assert!(builder().window(LONGEST_WINDOW).try_build().is_ok());
+        assert_eq!(builder().build(), Ok(BatchConfig::default()));
+        assert!(builder().window(LONGEST_WINDOW).build().is_ok());
         let long = builder().window(LONGEST_WINDOW + Duration::from_nanos(1));
         assert_eq!(field(long), "batch.window");
         assert_eq!(field(builder().max_items(0)), "batch.max_items");

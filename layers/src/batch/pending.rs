@@ -96,7 +96,7 @@ mod tests {
         let config = BatchConfig::builder()
             .max_items(max_items)
             .max_bytes(max_bytes);
-        Pending::new(config.try_build().expect("a configuration"))
+        Pending::new(config.build().expect("a configuration"))
     }
 
     fn values(batch: Vec<(u64, usize)>) -> Vec<usize> {

@@ -116,7 +116,7 @@ impl BreakerConfigBuilder {
     ///
     /// # Errors
     /// When a setting is zero, no number, out of its range, or contradicts another.
-    pub fn try_build(self) -> Result<BreakerConfig, ConfigError> {
+    pub fn build(self) -> Result<BreakerConfig, ConfigError> {
         let config = self.0;
         ConfigError::nonzero(
             "breaker.failure_threshold",
@@ -174,7 +174,7 @@ mod tests {
 
     #[test]
     fn the_defaults_are_accepted_and_are_the_mission_s() {
-        let config = BreakerConfig::builder().try_build().expect("defaults");
+        let config = BreakerConfig::builder().build().expect("defaults");
         assert_eq!(config, BreakerConfig::default());
         assert_eq!(
             (config.run, config.recovery),
@@ -207,10 +207,10 @@ mod tests {
                 new().first_wait(Duration::from_secs(31)),
             ),
         ] {
-            let error = builder.try_build().expect_err(field);
+            let error = builder.build().expect_err(field);
             assert_eq!(error.field(), field);
         }
-        let off = new().failure_threshold(None).try_build();
+        let off = new().failure_threshold(None).build();
         assert_eq!(off.expect("the rule can be off").run, None);
     }
 }

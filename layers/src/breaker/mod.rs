@@ -29,7 +29,7 @@
 //! use tower_iroh_layers::breaker::{BreakerConfig, BreakerLayer, Circuit};
 //! use tower_iroh_proto::echo::{EchoRequest, echo_client::EchoClient};
 //!
-//! let config = BreakerConfig::builder().link_threshold(1).try_build()?;
+//! let config = BreakerConfig::builder().link_threshold(1).build()?;
 //! let circuit = Circuit::new(config);
 //! let nobody = tonic::transport::Endpoint::from_static("http://127.0.0.1:1").connect_lazy();
 //! let channel = ServiceBuilder::new()

@@ -111,7 +111,7 @@ impl BufferConfigBuilder {
     ///
     /// # Errors
     /// A limit or a time of zero, a time that no clock can show, a sweep longer than the time to live, or a pattern that names no method.
-    pub fn try_build(self) -> Result<BufferConfig, ConfigError> {
+    pub fn build(self) -> Result<BufferConfig, ConfigError> {
         let mut config = self.config;
         let Limits {
             calls, bytes, ttl, ..
@@ -148,20 +148,20 @@ mod tests {
     use super::*;
 
     fn field(builder: BufferConfigBuilder) -> &'static str {
-        builder.try_build().expect_err("refused").field()
+        builder.build().expect_err("refused").field()
     }
 
     #[test]
     fn edges_are_refused_and_named() {
         let builder = BufferConfig::builder;
-        assert!(builder().try_build().is_ok());
+        assert!(builder().build().is_ok());
         assert_eq!(field(builder().max_calls(0)), "buffer.max_calls");
         assert_eq!(field(builder().max_bytes(0)), "buffer.max_bytes");
         assert_eq!(field(builder().ttl(Duration::ZERO)), "buffer.ttl");
         assert_eq!(field(builder().ttl(Duration::MAX)), "buffer.ttl");
         assert_eq!(field(builder().sweep(Duration::ZERO)), "buffer.sweep");
         let second = Duration::from_secs(1);
-        assert!(builder().ttl(second).try_build().is_ok());
+        assert!(builder().ttl(second).build().is_ok());
         let contradiction = builder().ttl(second).sweep(second * 2);
         assert_eq!(field(contradiction), "buffer.sweep");
         assert_eq!(field(builder().serve(["nothing/"])), "buffer.serve");

@@ -37,7 +37,7 @@
 //! let address = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?;
 //! let channel = tonic::transport::Endpoint::new(format!("http://{address}"))?.connect_lazy();
 //!
-//! let config = BufferConfig::builder().serve(["tower_iroh.echo.v1.Echo"]).try_build()?;
+//! let config = BufferConfig::builder().serve(["tower_iroh.echo.v1.Echo"]).build()?;
 //! let buffer = Buffer::new(config, channel);
 //! let handle = buffer.handle();
 //! // `ServiceBuilder::new().layer(BufferLayer::new(config)).service(channel)` is the same.

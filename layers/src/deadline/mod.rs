@@ -33,7 +33,7 @@
 //! let silent = std::net::TcpListener::bind("127.0.0.1:0")?;
 //! let uri = format!("http://{}", silent.local_addr()?);
 //! let channel = ServiceBuilder::new()
-//!     .layer(DeadlineLayer::builder().default_timeout(Duration::from_millis(20)).try_build()?)
+//!     .layer(DeadlineLayer::builder().default_timeout(Duration::from_millis(20)).build()?)
 //!     .service(tonic::transport::Endpoint::new(uri)?.connect_lazy());
 //! let status = EchoClient::new(channel).echo(EchoRequest::default()).await.unwrap_err();
 //! assert_eq!(status.code(), tonic::Code::DeadlineExceeded);

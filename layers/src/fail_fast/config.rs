@@ -83,7 +83,7 @@ impl FailFastConfigBuilder {
     ///
     /// # Errors
     /// When the wait is zero or longer than an hour.
-    pub fn try_build(self) -> Result<FailFastConfig, ConfigError> {
+    pub fn build(self) -> Result<FailFastConfig, ConfigError> {
         let wait = self.0.wait;
         ConfigError::lasting("fail_fast.wait", wait)?;
         if wait > LONGEST {
@@ -103,7 +103,7 @@ mod tests {
 
     #[test]
     fn nothing_and_for_ever_are_refused() {
-        let build = |wait| FailFastConfig::builder().wait(wait).try_build();
+        let build = |wait| FailFastConfig::builder().wait(wait).build();
         for wait in [Duration::ZERO, Duration::MAX] {
             assert_eq!(build(wait).expect_err("refused").field(), "fail_fast.wait");
         }

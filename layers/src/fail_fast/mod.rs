@@ -17,7 +17,7 @@
 //!
 //! let config = FailFastConfig::builder()
 //!     .reason(|| "all of its calls are taken".into())
-//!     .try_build()?;
+//!     .build()?;
 //! let nobody = tonic::transport::Endpoint::from_static("http://127.0.0.1:1").connect_lazy();
 //! let channel = ServiceBuilder::new()
 //!     .layer(FailFastLayer::new(config))

@@ -92,7 +92,7 @@ impl PriorityConfigBuilder {
     ///
     /// # Errors
     /// A size that is 0 or longer than any gRPC message, or a pattern that names no method.
-    pub fn try_build(self) -> Result<PriorityConfig, ConfigError> {
+    pub fn build(self) -> Result<PriorityConfig, ConfigError> {
         let mut config = self.config;
         if let Some((bytes, _)) = config.size {
             ConfigError::nonzero("priority.large", bytes)?;
@@ -115,11 +115,11 @@ mod tests {
     #[test]
     fn edges_are_refused_and_named() {
         let field = |builder: PriorityConfigBuilder| {
-            let error = builder.try_build().expect_err("refused");
+            let error = builder.build().expect_err("refused");
             error.field()
         };
         let builder = PriorityConfig::builder;
-        assert!(builder().try_build().is_ok());
+        assert!(builder().build().is_ok());
         assert_eq!(field(builder().large(0, Urgency::BULK)), "priority.large");
         let endless = builder().large(usize::MAX, Urgency::BULK);
         assert_eq!(field(endless), "priority.large");

@@ -32,7 +32,7 @@
 //! let config = PriorityConfig::builder()
 //!     .method("/raft.v1.Raft/Vote", Urgency::HIGHEST)
 //!     .method("/raft.v1.Raft/*", Urgency::CONTROL)
-//!     .try_build()?;
+//!     .build()?;
 //! let channel = ServiceBuilder::new()
 //!     .layer(PriorityLayer::new(config))
 //!     .service(tonic::transport::Endpoint::new(address)?.connect_lazy());

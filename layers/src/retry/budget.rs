@@ -153,7 +153,7 @@ mod tests {
 
     #[test]
     fn threads_lose_no_token() {
-        let policy = RetryPolicy::builder().max_tokens(1000).try_build();
+        let policy = RetryPolicy::builder().max_tokens(1000).build();
         let budget = RetryBudget::new(&policy.expect("valid"));
         std::thread::scope(|scope| {
             for _ in 0..4 {

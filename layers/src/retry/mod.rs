@@ -35,7 +35,7 @@
 //! let policy = RetryPolicy::builder()
 //!     .idempotent(["/tower_iroh.echo.v1.Echo/Echo"])
 //!     .initial_backoff(std::time::Duration::from_millis(1))
-//!     .try_build()?;
+//!     .build()?;
 //! let nobody = tonic::transport::Endpoint::from_static("http://127.0.0.1:1").connect_lazy();
 //! let channel = ServiceBuilder::new().layer(RetryLayer::new(policy)).service(nobody);
 //! // Dials three times, and says what the last one said.

@@ -164,7 +164,7 @@ impl RetryPolicyBuilder {
     /// # Errors
     /// When a number is zero where something must be, NaN, or out of its range, the initial backoff is above the maximum, OK is in the list of
     /// codes, or a method is none.
-    pub fn try_build(self) -> Result<RetryPolicy, ConfigError> {
+    pub fn build(self) -> Result<RetryPolicy, ConfigError> {
         let mut policy = self.policy;
         ConfigError::nonzero("retry.max_attempts", policy.max_attempts as usize)?;
         let Backoff {
@@ -249,7 +249,7 @@ mod tests {
 
     #[test]
     fn settings_that_cannot_be_are_refused() {
-        let field = |builder: RetryPolicyBuilder| builder.try_build().expect_err("refused").field();
+        let field = |builder: RetryPolicyBuilder| builder.build().expect_err("refused").field();
         let new = RetryPolicy::builder;
         assert_eq!(field(new().max_attempts(0)), "retry.max_attempts");
         assert_eq!(
@@ -276,6 +276,6 @@ mod tests {
         assert_eq!(field(new().max_tokens(0)), "retry.max_tokens");
         assert_eq!(field(new().codes([Code::Ok])), "retry.codes");
         assert_eq!(field(new().idempotent(["Svc/"])), "retry.idempotent");
-        assert!(new().codes([]).max_buffered(0).try_build().is_ok());
+        assert!(new().codes([]).max_buffered(0).build().is_ok());
     }
 }

@@ -123,7 +123,7 @@ impl CanaryBuilder {
     /// # Errors
     /// When the name is empty or longer than 100 bytes or has control characters, the share is above 10,000, the header is no header's name, or the window is out of its
     /// range.
-    pub fn try_build(self) -> Result<Canary, ConfigError> {
+    pub fn build(self) -> Result<Canary, ConfigError> {
         let Self { name, share, .. } = &self;
         if name.is_empty() || name.len() > 100 || name.chars().any(char::is_control) {
             let accepted = "1 to 100 bytes without control characters are accepted";
@@ -179,7 +179,7 @@ mod tests {
 
     fn canary(share: u32) -> Canary {
         let canary = Canary::builder("to-iroh", Arm::Iroh).share(share);
-        canary.key_header("x-tenant").try_build().expect("accepted")
+        canary.key_header("x-tenant").build().expect("accepted")
     }
 
     #[test]
@@ -195,7 +195,7 @@ mod tests {
 
     #[test]
     fn what_cannot_be_is_refused_by_name() {
-        let field = |builder: CanaryBuilder| builder.try_build().expect_err("refused").field();
+        let field = |builder: CanaryBuilder| builder.build().expect_err("refused").field();
         let new = || Canary::builder("n", Arm::Iroh);
         assert_eq!(field(Canary::builder("", Arm::Iroh)), "select.canary.name");
         assert_eq!(field(new().share(10_001)), "select.canary.share");

@@ -120,7 +120,7 @@ impl SelectConfigBuilder {
     ///
     /// # Errors
     /// When a time that must not be is zero, one is longer than an hour, or the head start is not below the wait.
-    pub fn try_build(self) -> Result<SelectConfig, ConfigError> {
+    pub fn build(self) -> Result<SelectConfig, ConfigError> {
         let built = self.0;
         let wait = built.wait.unwrap_or(LONGEST);
         ConfigError::lasting("select.wait", wait)?;
@@ -152,8 +152,7 @@ mod tests {
     #[test]
     fn settings_that_cannot_be_are_refused() {
         let new = SelectConfig::builder;
-        let field =
-            |builder: SelectConfigBuilder| builder.try_build().expect_err("refused").field();
+        let field = |builder: SelectConfigBuilder| builder.build().expect_err("refused").field();
         assert_eq!(field(new().wait(Duration::ZERO)), "select.wait");
         assert_eq!(field(new().wait(Duration::MAX)), "select.wait");
         assert_eq!(field(new().dwell(Duration::MAX)), "select.dwell");
@@ -163,7 +162,7 @@ mod tests {
         );
         let two = Duration::from_secs(2);
         assert_eq!(field(new().head_start(two)), "select.head_start");
-        assert!(new().head_start(two).wait(None).try_build().is_ok());
-        assert!(new().dwell(Duration::ZERO).try_build().is_ok());
+        assert!(new().head_start(two).wait(None).build().is_ok());
+        assert!(new().dwell(Duration::ZERO).build().is_ok());
     }
 }

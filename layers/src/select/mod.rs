@@ -50,7 +50,7 @@
 //! let tcp = Endpoint::new(uri)?.connect_lazy();
 //! let policy = Policy::builder(Choice::Prefer(Arm::Iroh))
 //!     .methods(["grpc.health.v1.Health"], Choice::Fixed(Arm::Tcp))
-//!     .try_build()?;
+//!     .build()?;
 //! let handle = SelectHandle::new(policy);
 //! let mut client = EchoClient::new(Select::new(iroh, tcp, handle.clone()));
 //!

@@ -45,12 +45,12 @@ impl Choice {
 /// ```
 /// use tower_iroh_layers::{Urgency, select::{Arm, Canary, Choice, Policy}};
 ///
-/// let canary = Canary::builder("shop-to-iroh", Arm::Iroh).share(500).try_build()?;
+/// let canary = Canary::builder("shop-to-iroh", Arm::Iroh).share(500).build()?;
 /// let policy = Policy::builder(Choice::Prefer(Arm::Tcp))
 ///     .methods(["grpc.health.v1.Health", "/shop.v1.Stock/Watch"], Choice::Prefer(Arm::Iroh))
 ///     .methods(["shop.v1.Stock"], Choice::Canary(canary))
 ///     .urgency(..=Urgency::CONTROL, Choice::Fixed(Arm::Tcp))
-///     .try_build()?;
+///     .build()?;
 /// assert_eq!(policy.choice("/shop.v1.Stock/Watch", Urgency::default()), &Choice::Prefer(Arm::Iroh));
 /// assert_eq!(policy.choice("/shop.v1.Cart/Add", Urgency::CONTROL), &Choice::Fixed(Arm::Tcp));
 /// # Ok::<(), tower_iroh_layers::ConfigError>(())
@@ -218,7 +218,7 @@ impl PolicyBuilder {
     ///
     /// # Errors
     /// When a pattern names no method, a method or an urgency has two rules, a list or a range is empty, or two canaries have one name.
-    pub fn try_build(self) -> Result<Policy, ConfigError> {
+    pub fn build(self) -> Result<Policy, ConfigError> {
         let mut policy = Policy {
             rules: vec![Rule {
                 kind: Kind::Default,
@@ -298,7 +298,7 @@ mod tests {
             .methods(["a.B"], IROH)
             .methods(["/a.B/C"], TCP)
             .urgency(Urgency::BULK.., Choice::Prefer(Arm::Iroh))
-            .try_build()
+            .build()
             .expect("accepted");
         let choice = |path, urgency| policy.choice(path, urgency).clone();
         assert_eq!(choice("/a.B/C", Urgency::BULK), TCP);
@@ -311,14 +311,9 @@ mod tests {
     fn only_the_arms_that_may_be_needed_are() {
         let canary = |share| {
             let canary = Canary::builder("n", Arm::Iroh).share(share);
-            Choice::Canary(canary.try_build().expect("accepted"))
+            Choice::Canary(canary.build().expect("accepted"))
         };
-        let arms = |choice| {
-            Policy::builder(choice)
-                .try_build()
-                .expect("accepted")
-                .arms()
-        };
+        let arms = |choice| Policy::builder(choice).build().expect("accepted").arms();
         assert_eq!(arms(TCP), Arm::Tcp.bit());
         assert_eq!(arms(canary(0)), Arm::Tcp.bit());
         assert_eq!(arms(canary(1)), 3);
@@ -328,11 +323,11 @@ mod tests {
 
     #[test]
     fn what_contradicts_itself_is_refused() {
-        let field = |builder: PolicyBuilder| builder.try_build().expect_err("refused").field();
+        let field = |builder: PolicyBuilder| builder.build().expect_err("refused").field();
         let new = || Policy::builder(TCP);
         let canary = || {
             let canary = Canary::builder("n", Arm::Iroh);
-            Choice::Canary(canary.try_build().expect("accepted"))
+            Choice::Canary(canary.build().expect("accepted"))
         };
         assert_eq!(field(new().methods(["a"; 0], IROH)), "select.methods");
         assert_eq!(field(new().methods(["/a.B/"], IROH)), "select.methods");
@@ -340,7 +335,7 @@ mod tests {
             field(new().methods(["a.B"], IROH).methods(["/a.B/*"], TCP)),
             "select.methods"
         );
-        assert!(new().methods(["a.B", "/a.B/*"], IROH).try_build().is_ok());
+        assert!(new().methods(["a.B", "/a.B/*"], IROH).build().is_ok());
         let (low, high) = (Urgency::BULK, Urgency::CONTROL);
         assert_eq!(field(new().urgency(low..high, IROH)), "select.urgency");
         assert_eq!(
@@ -351,7 +346,7 @@ mod tests {
             field(new().methods(["a.B"], canary()).urgency(.., canary())),
             "select.canary.name"
         );
-        let none = new().try_build().expect("accepted").with_share("n", 1);
+        let none = new().build().expect("accepted").with_share("n", 1);
         assert!(none.expect_err("refused").accepted().contains("no canary"));
     }
 }

@@ -186,7 +186,7 @@ impl Body for Script {
 pub(crate) type Client = Breaker<Peer>;
 
 pub(crate) fn client(peer: &Peer, config: BreakerConfigBuilder) -> Client {
-    let config = config.try_build().expect("accepted");
+    let config = config.build().expect("accepted");
     Breaker::new(peer.clone(), Circuit::new(config))
 }
 

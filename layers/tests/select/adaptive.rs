@@ -7,7 +7,7 @@ use crate::arm::{MS, Stage, call, stage};
 
 fn adaptive(adaptive: Adaptive) -> Policy {
     let policy = Policy::builder(Choice::Adaptive(adaptive));
-    policy.try_build().expect("accepted")
+    policy.build().expect("accepted")
 }
 
 /// A hundred calls a second for so long; the arms' shares of the last second, and how often the arm in use changed.
@@ -55,7 +55,7 @@ async fn it_leaves_an_arm_that_became_slow_probes_it_and_returns() {
 #[tokio::test(start_paused = true)]
 async fn below_its_threshold_the_preferred_arm_keeps_the_calls() {
     let config = Adaptive::builder().latency_threshold(MS * 20);
-    let mut stage = stage(adaptive(config.try_build().expect("accepted")));
+    let mut stage = stage(adaptive(config.build().expect("accepted")));
     stage.iroh.takes(MS * 15);
     stage.tcp.takes(MS);
     let (share, switches) = run(&mut stage, 20).await;

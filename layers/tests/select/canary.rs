@@ -8,9 +8,9 @@ use crate::arm::{MS, Stage, call_to, request, settle, stage, stage_with};
 
 fn policy(share: u32) -> Policy {
     let canary = Canary::builder("to-iroh", Arm::Iroh).share(share);
-    let canary = canary.key_header("x-tenant").try_build().expect("accepted");
+    let canary = canary.key_header("x-tenant").build().expect("accepted");
     let policy = Policy::builder(Choice::Canary(canary));
-    policy.try_build().expect("accepted")
+    policy.build().expect("accepted")
 }
 
 /// Where each of the tenants goes now.
@@ -80,7 +80,7 @@ async fn calls_without_a_key_have_the_share_or_the_channel_s_key() {
     for n in 0..50u32 {
         let key = StickyKey::new(n.to_be_bytes());
         let config = SelectConfig::builder().sticky_key(key);
-        let mut channel = stage_with(policy(2500), config.try_build().expect("accepted"));
+        let mut channel = stage_with(policy(2500), config.build().expect("accepted"));
         for _ in 0..10 {
             let call = call_to(&mut channel.client, request("/a.B/C")).await;
             call.expect("answered");

@@ -26,7 +26,7 @@ impl Wake for Count {
 fn prefer_iroh() -> Policy {
     let policy =
         Policy::builder(Choice::Prefer(Arm::Iroh)).methods(["x.Y"], Choice::Fixed(Arm::Iroh));
-    policy.try_build().expect("accepted")
+    policy.build().expect("accepted")
 }
 
 /// Polls a call so often, then drops it. Returns whether it was over before.

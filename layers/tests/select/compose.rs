@@ -14,7 +14,7 @@ use crate::arm::{MS, Part, SECOND, request, stage};
 
 fn policy(default: Choice) -> Policy {
     let policy = Policy::builder(default).methods(["x.Y"], Choice::Fixed(Arm::Iroh));
-    policy.try_build().expect("accepted")
+    policy.build().expect("accepted")
 }
 
 /// Each arm has a circuit of its own, and a fail-fast stands above both.
@@ -35,11 +35,11 @@ macro_rules! stacked {
 async fn an_open_breaker_falls_back_and_the_half_open_one_is_probed_and_returned_to() {
     let stage = stage(policy(Choice::Prefer(Arm::Iroh)));
     let config = BreakerConfig::builder().first_wait(SECOND * 30);
-    let config = config.try_build().expect("accepted");
+    let config = config.build().expect("accepted");
     let circuits = [(); 2].map(|()| Circuit::new(config.clone()));
     let why = circuits.clone();
     let config = SelectConfig::builder().why(move |arm| why[arm as usize].why());
-    let config = config.try_build().expect("accepted");
+    let config = config.build().expect("accepted");
     let handle = SelectHandle::with_config(policy(Choice::Prefer(Arm::Iroh)), config);
     let mut client = stacked!(stage, &circuits, handle.clone());
 

@@ -17,7 +17,7 @@ use crate::arm::{MS, Part, SECOND, call, call_to, request, stage, stage_with};
 fn prefer_iroh() -> Policy {
     let policy =
         Policy::builder(Choice::Prefer(Arm::Iroh)).methods(["x.Y"], Choice::Fixed(Arm::Iroh));
-    policy.try_build().expect("accepted")
+    policy.build().expect("accepted")
 }
 
 #[tokio::test(start_paused = true)]
@@ -129,7 +129,7 @@ fn streaming(frames: usize) -> Request<Body> {
 #[tokio::test(start_paused = true)]
 async fn a_stream_of_requests_falls_back_too_as_long_as_all_of_it_is_there() {
     let config = SelectConfig::builder().max_buffered(2000);
-    let mut stage = stage_with(prefer_iroh(), config.try_build().expect("accepted"));
+    let mut stage = stage_with(prefer_iroh(), config.build().expect("accepted"));
     stage.iroh.plays(Part::Unreached);
     let over = call_to(&mut stage.client, streaming(10)).await;
     assert_eq!(over.expect("answered").0, Arm::Tcp);
@@ -142,9 +142,9 @@ async fn adaptive_and_canary_fall_back_as_well_but_not_onto_what_is_tried_out() 
     use tower_iroh_layers::select::Canary;
     let policy = |share| {
         let canary = Canary::builder("n", Arm::Iroh).share(share);
-        let canary = Choice::Canary(canary.try_build().expect("accepted"));
+        let canary = Choice::Canary(canary.build().expect("accepted"));
         let policy = Policy::builder(canary).methods(["x.Y"], Choice::Adaptive(Default::default()));
-        policy.try_build().expect("accepted")
+        policy.build().expect("accepted")
     };
     let mut stage = stage(policy(10_000));
     stage.iroh.plays(Part::Unreached);

@@ -16,7 +16,7 @@ async fn each_rule_has_its_calls_and_its_reason() {
     let policy = Policy::builder(Choice::Prefer(Arm::Tcp))
         .methods(["/a.B/C"], IROH)
         .urgency(..=Urgency::CONTROL, IROH);
-    let mut stage = stage(policy.try_build().expect("accepted"));
+    let mut stage = stage(policy.build().expect("accepted"));
     let client = &mut stage.client;
     let mut urgent = request("/x.Y/Z");
     urgent.extensions_mut().insert(Urgency::CONTROL);
@@ -59,7 +59,7 @@ async fn the_header_is_there_only_if_it_is_asked_for() {
     assert_eq!(response.extensions().get(), Some(&selected));
 
     let config = SelectConfig::builder().response_header(true);
-    let mut tells = stage_with(Arm::Tcp, config.try_build().expect("accepted"));
+    let mut tells = stage_with(Arm::Tcp, config.build().expect("accepted"));
     let response = send(&mut tells.client, request("/a.B/C")).await;
     let headers = response.expect("answered").headers().clone();
     assert_eq!(headers["tower-iroh-selected"], "tcp; reason=fixed");
@@ -120,7 +120,7 @@ async fn policies_are_swapped_under_load() {
             3 => Choice::Prefer(Arm::Tcp),
             _ => IROH,
         };
-        let policy = Policy::builder(choice).try_build().expect("accepted");
+        let policy = Policy::builder(choice).build().expect("accepted");
         stage.handle.swap(policy);
     }
     let mut answered = 0;
@@ -136,7 +136,7 @@ async fn policies_are_swapped_under_load() {
 async fn a_rule_that_stays_keeps_what_it_has_measured() {
     let policy = |tcp| {
         let policy = Policy::builder(tcp).methods(["a.B"], Choice::Prefer(Arm::Iroh));
-        policy.try_build().expect("accepted")
+        policy.build().expect("accepted")
     };
     let mut stage = stage(policy(TCP));
     call(&mut stage.client).await.expect("answered");

@@ -15,7 +15,7 @@ use crate::arm::{
 fn prefer_iroh() -> Policy {
     let policy =
         Policy::builder(Choice::Prefer(Arm::Iroh)).methods(["x.Y"], Choice::Fixed(Arm::Iroh));
-    policy.try_build().expect("accepted")
+    policy.build().expect("accepted")
 }
 
 #[tokio::test(start_paused = true)]
@@ -130,7 +130,7 @@ async fn an_arm_that_comes_and_goes_is_used_at_most_once_per_dwell() {
 #[tokio::test(start_paused = true)]
 async fn a_fixed_arm_that_is_away_is_waited_for_and_then_fails_fast() {
     let config = SelectConfig::builder().why(|arm| format!("{arm} has gone fishing"));
-    let mut stage = stage_with(prefer_iroh(), config.try_build().expect("accepted"));
+    let mut stage = stage_with(prefer_iroh(), config.build().expect("accepted"));
     stage.iroh.ready(false);
     let start = Instant::now();
     let error = call_to(&mut stage.client, request("/x.Y/Z")).await;
@@ -260,7 +260,7 @@ async fn who_waits_for_an_arm_is_woken_by_a_policy_with_another() {
 #[tokio::test(start_paused = true)]
 async fn a_dial_may_have_a_head_start() {
     let config = SelectConfig::builder().head_start(MS * 100);
-    let mut stage = stage_with(prefer_iroh(), config.try_build().expect("accepted"));
+    let mut stage = stage_with(prefer_iroh(), config.build().expect("accepted"));
     stage.iroh.ready(false);
     let mut client = stage.client.clone();
     let first = tokio::spawn(async move { call(&mut client).await });

@@ -21,11 +21,11 @@ use crate::arm::{Part, call, call_to, request, stage};
 
 fn prefer_iroh() -> Policy {
     let canary = Canary::builder("n", Arm::Iroh).share(2500);
-    let canary = canary.try_build().expect("accepted");
+    let canary = canary.build().expect("accepted");
     let policy = Policy::builder(Choice::Prefer(Arm::Iroh))
         .methods(["x.Y"], Choice::Fixed(Arm::Iroh))
         .methods(["c.D"], Choice::Canary(canary));
-    policy.try_build().expect("accepted")
+    policy.build().expect("accepted")
 }
 
 #[tokio::test(start_paused = true)]

@@ -166,7 +166,7 @@ mod tests {
         drop(listener);
         let links = TcpLinks::builder(SecretKey::generate());
         let hour = Duration::from_secs(3600);
-        let links = links.backoff(hour, hour).try_build().expect("valid");
+        let links = links.backoff(hour, hour).build().expect("valid");
         let mut arm = arm(&links, &peer);
         ready(&mut arm).await;
         for _ in 0..3 {
@@ -227,7 +227,7 @@ mod tests {
         // The server lets go of connections on which nothing begins.
         let patience = Duration::from_millis(1500);
         let acceptor = TcpAcceptor::builder(key).handshake_timeout(patience);
-        let (acceptor, incoming) = acceptor.try_build(listener).expect("valid");
+        let (acceptor, incoming) = acceptor.build(listener).expect("valid");
         let service = tower::service_fn(|_: Request<Body>| async {
             Ok::<_, std::convert::Infallible>(http::Response::new(Body::empty()))
         });

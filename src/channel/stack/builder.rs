@@ -215,13 +215,11 @@ impl StackBuilder {
     ///
     /// # Errors
     /// [`ConfigError`], naming the setting, its value, and what is accepted.
-    pub fn try_build(self) -> Result<Stack, ConfigError> {
+    pub fn build(self) -> Result<Stack, ConfigError> {
         let deadline = match self.timeout {
             Some(timeout) => {
                 ConfigError::lasting("stack.timeout", timeout)?;
-                DeadlineLayer::builder()
-                    .default_timeout(timeout)
-                    .try_build()?
+                DeadlineLayer::builder().default_timeout(timeout).build()?
             }
             None => DeadlineLayer::new(),
         };

@@ -63,7 +63,7 @@ use on_use::OnUse;
 /// use tower_iroh::{ExactCodesLayer, Stack};
 ///
 /// let channel = tonic::transport::Endpoint::from_static("http://127.0.0.1:1").connect_lazy();
-/// let stack = Stack::builder().transport("tcp").try_build()?;
+/// let stack = Stack::builder().transport("tcp").build()?;
 /// // tonic calls a lost connection Unknown; the layer beneath says what it was.
 /// let service = ServiceBuilder::new().layer(stack).layer(ExactCodesLayer).service(channel);
 /// let handle = service.handle().clone();

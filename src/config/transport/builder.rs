@@ -164,12 +164,12 @@ impl TransportBuilder {
         let mut calls = config.policy()?;
         let mut peers = Peers::builder().breaker(config.breaker()?);
         match &endpoint {
-            Some(endpoint) => peers = peers.iroh(config.links(endpoint.clone()).try_build()?),
+            Some(endpoint) => peers = peers.iroh(config.links(endpoint.clone()).build()?),
             // Not bound, and not required.
             None => calls = select::Policy::from(select::Arm::Tcp),
         }
         if config.effective_mode() != Mode::Iroh {
-            peers = peers.tcp(config.tcp_links(key).try_build()?);
+            peers = peers.tcp(config.tcp_links(key).build()?);
         }
         let buffer = config.buffer()?;
         let peers = peers.policy(calls).channel(move |_, channel| {

@@ -47,7 +47,7 @@ pub use builder::TransportBuilder;
 /// let serving = tokio::spawn(server.serve(|incoming, stopped| services.serve_with_incoming_shutdown(incoming, stopped)));
 ///
 /// // Another program, which has no server.
-/// let config = Config::builder().iroh_bind_ip(Some([127, 0, 0, 1].into())).peer("node-1", addresses).try_build()?;
+/// let config = Config::builder().iroh_bind_ip(Some([127, 0, 0, 1].into())).peer("node-1", addresses).build()?;
 /// let theirs = Transport::builder(config).connect().await?;
 /// let mut client = EchoClient::new(theirs.peers().channel("node-1")?);
 /// client.echo(EchoRequest { payload: "hello".into() }).await?;

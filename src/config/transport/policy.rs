@@ -14,7 +14,7 @@ pub(super) fn read(config: &Config) -> Result<(Policy, Option<String>), Transpor
             .role("all", ["*"])
             .authenticated(["all"])
             .anonymous(["all"]);
-        let all = all.try_build();
+        let all = all.build();
         return match all {
             Ok(all) => Ok((all, None)),
             Err(source) => Err(TransportError::policy("".as_ref(), source)),

@@ -12,9 +12,9 @@ use crate::wire::MAX_STREAM_WINDOW;
 /// ```
 /// use tower_iroh::Acceptor;
 ///
-/// let (acceptor, incoming) = Acceptor::builder().max_connections_per_peer(2).try_build()?;
+/// let (acceptor, incoming) = Acceptor::builder().max_connections_per_peer(2).build()?;
 /// # drop((acceptor, incoming));
-/// let refused = Acceptor::builder().max_lanes_per_connection(0).try_build().unwrap_err();
+/// let refused = Acceptor::builder().max_lanes_per_connection(0).build().unwrap_err();
 /// assert_eq!(refused.field(), "acceptor.max_lanes_per_connection");
 /// # Ok::<(), tower_iroh::ConfigError>(())
 /// ```
@@ -101,7 +101,7 @@ impl AcceptorBuilder {
     ///
     /// let (acceptor, incoming) = Acceptor::builder()
     ///     .early_data(["/grpc.health.v1.Health/Check", "/shop.v1.Stock/Get"])
-    ///     .try_build()?;
+    ///     .build()?;
     /// # drop((acceptor, incoming));
     /// # Ok::<(), tower_iroh::ConfigError>(())
     /// ```
@@ -149,7 +149,7 @@ impl AcceptorBuilder {
     ///
     /// # Errors
     /// [`ConfigError`], naming the setting, its value, and what is accepted.
-    pub fn try_build(mut self) -> Result<(Acceptor, Incoming), ConfigError> {
+    pub fn build(mut self) -> Result<(Acceptor, Incoming), ConfigError> {
         let early_data = MethodSet::try_new("acceptor.early_data", &self.early_data)?;
         if !self.early_data.is_empty() {
             self.settings.early_data = Some(EarlyData {

@@ -18,10 +18,10 @@ use tower_iroh_layers::ConfigError;
 ///
 /// let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
 /// let key = iroh::SecretKey::generate();
-/// let (acceptor, incoming) = TcpAcceptor::builder(key.clone()).max_connections_per_peer(8).try_build(listener)?;
+/// let (acceptor, incoming) = TcpAcceptor::builder(key.clone()).max_connections_per_peer(8).build(listener)?;
 /// # drop((acceptor, incoming));
 /// let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
-/// let refused = TcpAcceptor::builder(key).max_handshakes(0).try_build(listener).unwrap_err();
+/// let refused = TcpAcceptor::builder(key).max_handshakes(0).build(listener).unwrap_err();
 /// assert_eq!(refused.field(), "tcp.max_handshakes");
 /// # Ok(())
 /// # }
@@ -110,10 +110,7 @@ impl TcpAcceptorBuilder {
     ///
     /// # Errors
     /// [`ConfigError`], naming the setting, its value, and what is accepted.
-    pub fn try_build(
-        self,
-        listener: TcpListener,
-    ) -> Result<(TcpAcceptor, TcpIncoming), ConfigError> {
+    pub fn build(self, listener: TcpListener) -> Result<(TcpAcceptor, TcpIncoming), ConfigError> {
         let settings = self.settings;
         ConfigError::nonzero("tcp.max_connections", settings.max_connections)?;
         ConfigError::nonzero(

@@ -72,7 +72,7 @@ impl TcpAcceptor {
     /// # Errors
     /// [`ConfigError`], where the listener has no address.
     pub fn new(listener: TcpListener, key: SecretKey) -> Result<(Self, TcpIncoming), ConfigError> {
-        Self::builder(key).try_build(listener)
+        Self::builder(key).build(listener)
     }
 
     /// An acceptor with other settings.

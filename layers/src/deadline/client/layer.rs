@@ -43,7 +43,7 @@ impl DeadlineBuilder {
     ///
     /// # Errors
     /// When the default time-out is zero: no call could be made.
-    pub fn try_build(self) -> Result<DeadlineLayer, ConfigError> {
+    pub fn build(self) -> Result<DeadlineLayer, ConfigError> {
         if let Some(limit) = self.default_timeout {
             ConfigError::lasting("deadline.default_timeout", limit)?;
         }

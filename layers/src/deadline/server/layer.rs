@@ -48,7 +48,7 @@ impl ServerDeadlineBuilder {
     ///
     /// # Errors
     /// When a time-out is zero, or the default is above the maximum.
-    pub fn try_build(self) -> Result<ServerDeadlineLayer, ConfigError> {
+    pub fn build(self) -> Result<ServerDeadlineLayer, ConfigError> {
         const DEFAULT: &str = "deadline.default_timeout";
         if let Some(limit) = self.default_timeout {
             ConfigError::lasting(DEFAULT, limit)?;

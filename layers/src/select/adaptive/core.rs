@@ -213,7 +213,7 @@ mod tests {
     #[test]
     fn a_threshold_keeps_the_preferred_arm_below_it() {
         let config = Adaptive::builder().latency_threshold(MS * 50);
-        let config = config.try_build().expect("accepted");
+        let config = config.build().expect("accepted");
         let (mut core, mut now) = (Core::new(&config), Instant::now());
         let mut look = |iroh, tcp| look(&mut core, &mut now, &config, iroh, tcp);
         assert_eq!(look(view(49), view(1)), None);

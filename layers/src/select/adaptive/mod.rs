@@ -144,7 +144,7 @@ impl AdaptiveBuilder {
     /// # Errors
     /// When the quantile or a share is not within 0 to 1, the window not within 1 s to 1 h, the dwell or the time between probes longer than an hour, or something
     /// zero that must not be.
-    pub fn try_build(self) -> Result<Adaptive, ConfigError> {
+    pub fn build(self) -> Result<Adaptive, ConfigError> {
         const LONGEST: Duration = Duration::from_secs(3600);
         let built = self.0;
         ConfigError::share("select.adaptive.quantile", built.quantile)?;
@@ -187,7 +187,7 @@ mod tests {
     #[test]
     fn settings_that_cannot_be_are_refused() {
         let new = Adaptive::builder;
-        let field = |builder: AdaptiveBuilder| builder.try_build().expect_err("refused").field();
+        let field = |builder: AdaptiveBuilder| builder.build().expect_err("refused").field();
         assert_eq!(field(new().quantile(1.1)), "select.adaptive.quantile");
         assert_eq!(field(new().quantile(f64::NAN)), "select.adaptive.quantile");
         assert_eq!(
@@ -217,6 +217,6 @@ mod tests {
             field(new().latency_threshold(Duration::ZERO)),
             "select.adaptive.latency_threshold"
         );
-        assert_eq!(new().try_build(), Ok(Adaptive::default()));
+        assert_eq!(new().build(), Ok(Adaptive::default()));
     }
 }

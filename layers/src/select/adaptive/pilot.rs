@@ -221,7 +221,7 @@ mod tests {
     #[test]
     fn the_time_alone_makes_probes_too() {
         let config = Adaptive::builder().probe_share(0);
-        let (_, _, calls) = run(config.try_build().expect("accepted"), 100, |_, _| 1);
+        let (_, _, calls) = run(config.build().expect("accepted"), 100, |_, _| 1);
         assert!((95..=100).contains(&calls[1]), "{calls:?}");
     }
 }

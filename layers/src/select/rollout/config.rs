@@ -82,7 +82,7 @@ impl RolloutConfigBuilder {
     /// # Errors
     /// When there is no stage, one is 0, above 10,000 or not above the one before, the dwell or the tick is zero or too long, or the tick is longer than the
     /// dwell.
-    pub fn try_build(self) -> Result<RolloutConfig, ConfigError> {
+    pub fn build(self) -> Result<RolloutConfig, ConfigError> {
         let built = self.0;
         let stages = &built.stages;
         let rising = stages.windows(2).all(|pair| pair[0] < pair[1]);
@@ -119,8 +119,7 @@ mod tests {
     #[test]
     fn settings_that_cannot_be_are_refused() {
         let new = || RolloutConfig::builder("n");
-        let field =
-            |builder: RolloutConfigBuilder| builder.try_build().expect_err("refused").field();
+        let field = |builder: RolloutConfigBuilder| builder.build().expect_err("refused").field();
         for bad in [&[][..], &[0], &[10_001], &[5, 5], &[500, 400]] {
             assert_eq!(field(new().stages(bad.iter().copied())), "rollout.stages");
         }
@@ -128,6 +127,6 @@ mod tests {
         assert_eq!(field(new().dwell(Duration::MAX)), "rollout.dwell");
         assert_eq!(field(new().tick(Duration::ZERO)), "rollout.tick");
         assert_eq!(field(new().tick(Duration::from_secs(301))), "rollout.tick");
-        assert!(new().try_build().is_ok());
+        assert!(new().build().is_ok());
     }
 }

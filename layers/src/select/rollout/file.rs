@@ -274,11 +274,11 @@ mod tests {
 
     fn canary() -> Canary {
         let canary = Canary::builder("shop \"7\" \\ x", Arm::Iroh);
-        canary.try_build().expect("accepted")
+        canary.build().expect("accepted")
     }
 
     fn machine(note: &str, baseline: bool) -> Machine {
-        let config = RolloutConfig::builder(canary().name()).try_build();
+        let config = RolloutConfig::builder(canary().name()).build();
         let config = Arc::new(config.expect("accepted"));
         let now = SystemTime::UNIX_EPOCH + Duration::from_millis(1_700_000_000_123);
         let mut machine = Machine::new(config, now);

@@ -71,7 +71,7 @@ impl GatesBuilder {
     ///
     /// # Errors
     /// When the error difference is not within 0 to 1, the ratio below 1 or above 1000, or the samples are 0.
-    pub fn try_build(self) -> Result<Gates, ConfigError> {
+    pub fn build(self) -> Result<Gates, ConfigError> {
         let built = self.0;
         ConfigError::share("rollout.max_error_difference", built.max_error_difference)?;
         if !(1.0..=1000.0).contains(&built.max_p99_ratio) {
@@ -265,7 +265,7 @@ mod tests {
 
     #[test]
     fn settings_that_cannot_be_are_refused() {
-        let field = |builder: GatesBuilder| builder.try_build().expect_err("refused").field();
+        let field = |builder: GatesBuilder| builder.build().expect_err("refused").field();
         let new = Gates::builder;
         for bad in [-0.1, 1.1, f64::NAN] {
             let refused = field(new().max_error_difference(bad));
@@ -275,7 +275,7 @@ mod tests {
             assert_eq!(field(new().max_p99_ratio(bad)), "rollout.max_p99_ratio");
         }
         assert_eq!(field(new().min_samples(0)), "rollout.min_samples");
-        assert_eq!(new().try_build(), Ok(Gates::default()));
+        assert_eq!(new().build(), Ok(Gates::default()));
     }
 
     proptest! {

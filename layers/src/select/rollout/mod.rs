@@ -20,17 +20,17 @@
 //!     rollout::{Gates, Phase, Rollout, RolloutConfig},
 //! };
 //!
-//! let canary = Canary::builder("shop-to-iroh", Arm::Iroh).key_header("x-tenant").try_build()?;
-//! let select = SelectHandle::new(Policy::builder(Choice::Canary(canary)).try_build()?);
+//! let canary = Canary::builder("shop-to-iroh", Arm::Iroh).key_header("x-tenant").build()?;
+//! let select = SelectHandle::new(Policy::builder(Choice::Canary(canary)).build()?);
 //! # let file = std::env::temp_dir().join(format!("tower-iroh-doc-{}.toml", std::process::id()));
 //!
-//! let gates = Gates::builder().max_error_difference(0.005).try_build()?;
+//! let gates = Gates::builder().max_error_difference(0.005).build()?;
 //! let config = RolloutConfig::builder("shop-to-iroh")
 //!     .stages([500, 2_500, 5_000, 10_000])
 //!     .dwell(Duration::from_secs(600))
 //!     .gates(gates)
 //!     .state_file(&file)
-//!     .try_build()?;
+//!     .build()?;
 //! let rollout = Rollout::start(config, select.clone())?;
 //! assert_eq!(rollout.state().share, 500);
 //!

@@ -7,7 +7,7 @@ const SECOND: Duration = Duration::from_secs(1);
 
 fn machine(dwell: u32) -> Machine {
     let config = RolloutConfig::builder("n").dwell(SECOND * dwell);
-    let config = config.try_build().expect("accepted");
+    let config = config.build().expect("accepted");
     Machine::new(Arc::new(config), SystemTime::UNIX_EPOCH)
 }
 
@@ -21,7 +21,7 @@ fn arm(calls: u64, failures: u64) -> ArmStatistics {
 }
 
 fn seen(new: ArmStatistics, old: ArmStatistics) -> CanaryStatistics {
-    let canary = Canary::builder("n", Arm::Iroh).try_build();
+    let canary = Canary::builder("n", Arm::Iroh).build();
     CanaryStatistics {
         canary: canary.expect("accepted"),
         new,
