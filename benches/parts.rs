@@ -22,7 +22,7 @@ use tower_iroh_layers::{Urgency, peek, peek::Peeked};
 mod lock;
 #[allow(dead_code, unused_imports, reason = "its tests stay where they are")]
 #[path = "../src/http2/permits.rs"]
-mod room;
+mod permits;
 
 fn urgency(c: &mut Criterion) {
     let mut group = c.benchmark_group("urgency");
@@ -89,19 +89,19 @@ fn peek(c: &mut Criterion) {
 fn room(c: &mut Criterion) {
     let mut group = c.benchmark_group("room");
     let mut cx = Context::from_waker(Waker::noop());
-    let free = room::Room::new(64, 64);
+    let free = permits::Permits::new(64, 64);
     group.bench_function("a place that is free", |b| {
         b.iter(|| {
-            let entered = pin!(free.enter(Urgency::INTERACTIVE)).poll(&mut cx);
+            let entered = pin!(free.acquire(Urgency::INTERACTIVE)).poll(&mut cx);
             assert!(matches!(black_box(entered), Poll::Ready(Ok(_))));
         });
     });
     let mut cx = Context::from_waker(Waker::noop());
-    let full = room::Room::new(1, 1024);
+    let full = permits::Permits::new(1, 1024);
     group.bench_function("a place handed on to one of 256 who wait", |b| {
         let mut place = Some(take(&full, &mut cx));
         let mut waiting: Vec<_> = (0..256)
-            .map(|_| Box::pin(full.enter(Urgency::BULK)))
+            .map(|_| Box::pin(full.acquire(Urgency::BULK)))
             .collect();
         for waiter in &mut waiting {
             assert!(waiter.as_mut().poll(&mut cx).is_pending());
@@ -114,7 +114,7 @@ fn room(c: &mut Criterion) {
                 panic!("the place was handed to somebody else");
             };
             place = Some(given);
-            waiting[next] = Box::pin(full.enter(Urgency::BULK));
+            waiting[next] = Box::pin(full.acquire(Urgency::BULK));
             assert!(waiting[next].as_mut().poll(&mut cx).is_pending());
             next = (next + 1) % waiting.len();
         });
@@ -122,8 +122,8 @@ fn room(c: &mut Criterion) {
     });
 }
 
-fn take(room: &room::Room, cx: &mut Context<'_>) -> room::Place {
-    match pin!(room.enter(Urgency::BULK)).poll(cx) {
+fn take(room: &permits::Permits, cx: &mut Context<'_>) -> permits::Permit {
+    match pin!(room.acquire(Urgency::BULK)).poll(cx) {
         Poll::Ready(Ok(place)) => place,
         _ => panic!("an empty room has a place"),
     }

@@ -8,7 +8,7 @@ use std::{
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 
-use super::arm::Held;
+use super::arm::InFlight;
 use crate::error::Error;
 
 /// The body of a response. It ends, and gives up the call's place, with its trailers or an error; dropped before that it resets the
@@ -16,22 +16,22 @@ use crate::error::Error;
 pub(super) struct ResponseBody {
     /// Gone once the body has ended, so that a call which the deadline ended is reset and not just unread.
     stream: Option<h2::RecvStream>,
-    state: State,
-    held: Option<Held>,
+    state: Part,
+    held: Option<InFlight>,
 }
 
-enum State {
+enum Part {
     Data,
     Trailers,
 }
 
 impl ResponseBody {
-    pub(super) fn new(stream: h2::RecvStream, held: Held) -> Self {
+    pub(super) fn new(stream: h2::RecvStream, held: InFlight) -> Self {
         Self {
             // A response that is only headers is over; its place is free at once.
             held: (!stream.is_end_stream()).then_some(held),
             stream: Some(stream),
-            state: State::Data,
+            state: Part::Data,
         }
     }
 
@@ -53,7 +53,7 @@ impl ResponseBody {
         let Some(stream) = &mut self.stream else {
             return Poll::Ready(None);
         };
-        if let State::Data = self.state {
+        if let Part::Data = self.state {
             match ready!(stream.poll_data(cx)) {
                 Some(Ok(data)) => {
                     // It fails only for more than was received.
@@ -61,7 +61,7 @@ impl ResponseBody {
                     return Poll::Ready(Some(Ok(Frame::data(data))));
                 }
                 Some(Err(error)) => return Poll::Ready(Some(Err(self.fail(error)))),
-                None => self.state = State::Trailers,
+                None => self.state = Part::Trailers,
             }
         }
         let trailers = match ready!(stream.poll_trailers(cx)) {

@@ -5,7 +5,7 @@ use iroh::{Endpoint, SecretKey};
 use tower::Layer as _;
 use tower_iroh_layers::{ConfigError, Urgency, select::SelectHandle};
 
-use super::{Arm, Channel, Leads, Stack, StackBuilder, Way, way};
+use super::{Arm, ArmContext, Channel, EitherArm, Stack, StackBuilder, transport};
 use crate::{
     http2::Lanes,
     peer::{Peer, TransportKind},
@@ -305,7 +305,7 @@ impl ChannelBuilder {
             return Err(ConfigError::new(
                 "channel.peer",
                 "nothing",
-                "a peer is required: a ticket, an endpoint id or an address",
+                "a peer is required: a permit, an endpoint id or an address",
             ));
         };
         let ours = concat!("tower-iroh/", env!("CARGO_PKG_VERSION"));
@@ -336,18 +336,18 @@ impl ChannelBuilder {
         let unfit = || ConfigError::new("channel.peer", id, "an endpoint id that fits a URI");
         let iroh = source.iroh.as_ref().map(|links| {
             let arm = Arm::new(links.pool.clone(), id, user_agent.clone(), &policy);
-            let arm = arm.map(Way::Iroh).ok_or_else(unfit)?;
+            let arm = arm.map(EitherArm::Iroh).ok_or_else(unfit)?;
             Ok((
                 arm,
-                Leads::new(&source, links.state(id), TransportKind::Iroh, id),
+                ArmContext::new(&source, links.state(id), TransportKind::Iroh, id),
             ))
         });
         let tcp = source.tcp.as_ref().map(|links| {
             let arm = Arm::new(links.pool().clone(), id, user_agent.clone(), &policy);
-            let arm = arm.map(Way::Tcp).ok_or_else(unfit)?;
+            let arm = arm.map(EitherArm::Tcp).ok_or_else(unfit)?;
             Ok((
                 arm,
-                Leads::new(&source, links.state(id), TransportKind::Tcp, id),
+                ArmContext::new(&source, links.state(id), TransportKind::Tcp, id),
             ))
         });
         let stacked = match (iroh.transpose()?, tcp.transpose()?, select) {
@@ -369,7 +369,7 @@ impl ChannelBuilder {
     }
 
     /// The links, as far as they fit together.
-    fn ends(&mut self, selects: bool) -> Result<way::Source, ConfigError> {
+    fn ends(&mut self, selects: bool) -> Result<transport::ChannelLinks, ConfigError> {
         if let Some((setting, why)) = self.contradiction {
             let (value, accepted) = match why {
                 Why::OtherTransport => (
@@ -414,6 +414,6 @@ impl ChannelBuilder {
             Some(Given::Shared(links)) => Some(links),
             None => None,
         };
-        Ok(way::Source { iroh, tcp })
+        Ok(transport::ChannelLinks { iroh, tcp })
     }
 }

@@ -43,14 +43,14 @@ pub(super) async fn attempt<L: Carries>(
 ) -> Outcome<L> {
     let len = tower_iroh_layers::peek::message_len(&message);
     let answer = async {
-        let ticket = link.lanes().enter(urgency, len).await?;
-        let http2 = ticket.http2(link).await?;
+        let permit = link.lanes().acquire(urgency, len).await?;
+        let http2 = permit.http2(link).await?;
         if let Some(deadline) = Deadline::of(&head) {
             deadline.stamp(head.headers_mut());
         }
         let ready = http2.ready().map_err(|error| http2.explain(error))?;
         let body = Peeked::single(message);
-        let (response, sent) = arm::send(ready, head, body, ticket, &http2)
+        let (response, sent) = arm::send(ready, head, body, permit, &http2)
             .await
             .map_err(|error| http2.explain(error))?;
         match response.await {

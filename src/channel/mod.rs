@@ -26,16 +26,16 @@ mod body;
 mod builder;
 mod early;
 mod exact_codes;
-mod revived;
 mod stack;
-mod way;
+mod transport;
+mod wake_on_reconnect;
 
 use arm::Arm;
 pub use builder::ChannelBuilder;
 pub use exact_codes::{ExactCodes, ExactCodesLayer};
-use stack::Leads;
+use stack::ArmContext;
 pub use stack::{Stack, StackBuilder, StackHandle, Stacked};
-use way::{Source, Way};
+use transport::{ChannelLinks, EitherArm};
 
 /// A channel to one peer, for generated clients: `EchoClient::new(channel)`.
 ///
@@ -78,8 +78,8 @@ use way::{Source, Way};
 /// `priority` header (RFC 9218).
 #[derive(Clone)]
 pub struct Channel {
-    stacked: Stacked<Way>,
-    source: Source,
+    stacked: Stacked<EitherArm>,
+    source: ChannelLinks,
     peer: EndpointId,
 }
 
@@ -201,7 +201,7 @@ impl fmt::Debug for Channel {
 /// The response of a [`Channel`]: headers, and a body that streams.
 #[must_use = "futures do nothing unless polled"]
 pub struct ResponseFuture {
-    inner: Pin<Box<<Stacked<Way> as Service<Request<Body>>>::Future>>,
+    inner: Pin<Box<<Stacked<EitherArm> as Service<Request<Body>>>::Future>>,
     peer: EndpointId,
 }
 

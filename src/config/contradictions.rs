@@ -4,10 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
     Config, Mode,
-    found::quote,
     keys::{PEERS, PREFER_IROH, SERVICES, key},
     nearest::nearest,
     settings::RAFT,
+    value::quote,
 };
 
 /// Something that cannot be, though each value is one.

@@ -4,11 +4,11 @@
 
 use super::{
     Config,
-    forms::{
+    codecs::{
         Address, Between, Count, File, Flag, Form, Interface, MILLISECONDS, Metadata, Names,
         Number, Raft, Relay, SECONDS, Stages, Time, Word,
     },
-    found::{Found, Refusal},
+    value::{Found, Refusal},
 };
 use tower_iroh_layers::ConfigError;
 

@@ -25,11 +25,10 @@
 //! **Groups.** What the file says of services it says of groups of methods by name. `health` is built in; a program registers others with
 //! [`ConfigReader::group`], and the table `[transport.services]` has those that the operator makes. Of two with one name that of the file counts.
 
+mod codecs;
 mod contradictions;
 mod error;
-mod eyes;
-mod forms;
-mod found;
+mod file_watcher;
 mod keys;
 mod nearest;
 mod parts;
@@ -42,6 +41,7 @@ mod settings;
 mod show;
 #[cfg(feature = "authorize")]
 mod transport;
+mod value;
 mod values;
 mod watch;
 

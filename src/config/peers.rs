@@ -5,10 +5,10 @@ use std::net::SocketAddr;
 use iroh::{EndpointAddr, EndpointId, RelayUrl, TransportAddr};
 
 use super::{
-    found::{Found, Refusal},
     keys::PEERS,
     nearest::nearest,
     read::{Draft, plain},
+    value::{Found, Refusal},
 };
 use crate::peer::{Peer, TcpAddr};
 

@@ -6,13 +6,13 @@ use toml::de::DeTable;
 
 use super::{
     Config, LoadError, Problem,
+    codecs::{Form, Names},
     contradictions::contradictions,
-    forms::{Form, Names},
-    found::{Found, Refusal, place, quote},
     keys::{KEYS, PEERS, PREFER_IROH, ROLLOUT, SERVICES, key},
     nearest::nearest,
     peers,
     settings::Groups,
+    value::{Found, Refusal, place, quote},
 };
 use tower_iroh_layers::MethodSet;
 

@@ -6,9 +6,9 @@ use iroh::TransportAddr;
 
 use super::{
     Config,
-    found::quote,
     keys::{KEYS, PEERS, SERVICES},
     read::plain,
+    value::quote,
 };
 use crate::peer::Peer;
 

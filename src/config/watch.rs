@@ -14,8 +14,8 @@ use tokio::{
 };
 
 use super::{
-    Apply, Config, ConfigReader, LoadError, Reload, ReloadError, eyes::Eyes, reader::text_of,
-    reload::Reloader,
+    Apply, Config, ConfigReader, LoadError, Reload, ReloadError, file_watcher::FileWatcher,
+    reader::text_of, reload::Reloader,
 };
 use tower_iroh_layers::ConfigError;
 
@@ -168,7 +168,7 @@ impl ConfigWatchBuilder {
         let reloader = Reloader::new(self.reader, self.path.clone(), self.config, Box::new(apply));
         let follower = Follower {
             reloader,
-            eyes: Eyes::new(told.clone()),
+            file_watcher: FileWatcher::new(told.clone()),
             path: self.path,
             policy: None,
             policy_in_force: self.policy.map(Ok),
@@ -283,29 +283,29 @@ async fn settled(told: &Notify, quiet: Duration) {
 
 /// What one saw of the files: their texts, or why there are none.
 #[derive(PartialEq)]
-struct Seen {
+struct Snapshot {
     text: Result<String, io::ErrorKind>,
     policy: Option<Result<String, io::ErrorKind>>,
 }
 
 struct Follower {
     reloader: Reloader,
-    eyes: Eyes,
+    file_watcher: FileWatcher,
     path: PathBuf,
     /// The policy that the text names which was taken last.
     policy: Option<PathBuf>,
     /// The text of the policy that is in force, as far as that is known: what was seen and refused is not.
     policy_in_force: Option<Result<String, io::ErrorKind>>,
     /// What was taken last, and whether it was refused.
-    last: Option<(Seen, bool)>,
+    last: Option<(Snapshot, bool)>,
     /// What was found by looking, and may be half written.
-    unsure: Option<Seen>,
+    unsure: Option<Snapshot>,
 }
 
 impl Follower {
     /// Looks at the file; `None` where there is nothing new to tell.
     fn look(&mut self, how: How) -> Option<Followed> {
-        self.eyes.watch(&self.path);
+        self.file_watcher.watch(&self.path);
         let kind = |error: io::Error| error.kind();
         let (text, read) = match text_of(&self.path) {
             Ok(text) => {
@@ -322,7 +322,7 @@ impl Follower {
             Err(_) => self.policy.clone(),
         };
         // Before it is applied: what is written to the policy from now on is found by the next look.
-        let seen = Seen {
+        let seen = Snapshot {
             text,
             policy: policy
                 .as_deref()
@@ -344,7 +344,7 @@ impl Follower {
         }
         self.unsure = None;
         if self.last.is_some() && how == How::Looking {
-            self.eyes.open_again();
+            self.file_watcher.open_again();
         }
         let taken = read.and_then(|config| self.reloader.take(config, other_policy));
         if taken.is_ok() {

@@ -13,4 +13,4 @@ pub use lanes::{LaneConfig, Lanes};
 
 pub(crate) use carries::Carries;
 pub(crate) use connection::{Explain, Http2, Ready};
-pub(crate) use set::{LaneSet, Opener, Ticket};
+pub(crate) use set::{LanePermit, LaneSet, Opener};

@@ -16,7 +16,7 @@ use tower_iroh_layers::Urgency;
 use crate::lock::lock;
 /// The places of one lane.
 #[derive(Clone, Debug)]
-pub(crate) struct Room {
+pub(crate) struct Permits {
     shared: Arc<Shared>,
 }
 
@@ -36,7 +36,7 @@ struct State {
     next: u64,
 }
 
-impl Room {
+impl Permits {
     pub(crate) fn new(places: usize, max_waiting: usize) -> Self {
         Self {
             shared: Arc::new(Shared {
@@ -52,8 +52,8 @@ impl Room {
     }
 
     /// Waits for a place.
-    pub(crate) fn enter(&self, urgency: Urgency) -> Enter {
-        Enter {
+    pub(crate) fn acquire(&self, urgency: Urgency) -> Acquire {
+        Acquire {
             shared: self.shared.clone(),
             urgency,
             ticket: None,
@@ -80,11 +80,11 @@ impl Shared {
 
 /// A place in a lane; dropping it gives it up.
 #[derive(Debug)]
-pub(crate) struct Place {
+pub(crate) struct Permit {
     shared: Arc<Shared>,
 }
 
-impl Drop for Place {
+impl Drop for Permit {
     fn drop(&mut self) {
         self.shared.leave();
     }
@@ -92,19 +92,19 @@ impl Drop for Place {
 
 /// Too many wait already.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Crowded;
+pub(crate) struct QueueFull;
 
 /// The wait for a place.
 #[derive(Debug)]
-pub(crate) struct Enter {
+pub(crate) struct Acquire {
     shared: Arc<Shared>,
     urgency: Urgency,
     /// The number in the queue, from the first poll that found no place until the place is taken.
     ticket: Option<u64>,
 }
 
-impl Future for Enter {
-    type Output = Result<Place, Crowded>;
+impl Future for Acquire {
+    type Output = Result<Permit, QueueFull>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = &mut *self;
@@ -116,7 +116,7 @@ impl Future for Enter {
             }
             None => {
                 if state.waiting.len() >= this.shared.max_waiting {
-                    return Poll::Ready(Err(Crowded));
+                    return Poll::Ready(Err(QueueFull));
                 }
                 let ticket = state.next;
                 state.next += 1;
@@ -139,13 +139,13 @@ impl Future for Enter {
             }
         }
         drop(state);
-        Poll::Ready(Ok(Place {
+        Poll::Ready(Ok(Permit {
             shared: this.shared.clone(),
         }))
     }
 }
 
-impl Drop for Enter {
+impl Drop for Acquire {
     fn drop(&mut self) {
         let Some(ticket) = self.ticket else { return };
         let mut state = self.shared.lock();
@@ -172,43 +172,45 @@ mod tests {
 
     #[test]
     fn the_more_urgent_goes_first_and_equals_by_arrival() {
-        let room = Room::new(1, 10);
-        let place = assert_ready!(task::spawn(room.enter(Urgency::BULK)).poll()).expect("a place");
-        let mut bulk = task::spawn(room.enter(Urgency::BULK));
-        let mut first = task::spawn(room.enter(Urgency::INTERACTIVE));
-        let mut second = task::spawn(room.enter(Urgency::INTERACTIVE));
+        let permits = Permits::new(1, 10);
+        let permit =
+            assert_ready!(task::spawn(permits.acquire(Urgency::BULK)).poll()).expect("a permit");
+        let mut bulk = task::spawn(permits.acquire(Urgency::BULK));
+        let mut first = task::spawn(permits.acquire(Urgency::INTERACTIVE));
+        let mut second = task::spawn(permits.acquire(Urgency::INTERACTIVE));
         for waiting in [&mut bulk, &mut first, &mut second] {
             assert_pending!(waiting.poll());
         }
-        drop(place);
+        drop(permit);
         assert!(first.is_woken() && !bulk.is_woken() && !second.is_woken());
-        drop(assert_ready!(first.poll()).expect("a place"));
-        drop(assert_ready!(second.poll()).expect("a place"));
-        assert_ready!(bulk.poll()).expect("a place");
+        drop(assert_ready!(first.poll()).expect("a permit"));
+        drop(assert_ready!(second.poll()).expect("a permit"));
+        assert_ready!(bulk.poll()).expect("a permit");
     }
 
     #[test]
     fn a_waiter_who_leaves_with_an_unseen_place_passes_it_on() {
-        let room = Room::new(1, 10);
-        let place = assert_ready!(task::spawn(room.enter(Urgency::BULK)).poll()).expect("a place");
-        let mut gone = task::spawn(room.enter(Urgency::CONTROL));
-        let mut next = task::spawn(room.enter(Urgency::BULK));
+        let permits = Permits::new(1, 10);
+        let permit =
+            assert_ready!(task::spawn(permits.acquire(Urgency::BULK)).poll()).expect("a permit");
+        let mut gone = task::spawn(permits.acquire(Urgency::CONTROL));
+        let mut next = task::spawn(permits.acquire(Urgency::BULK));
         assert_pending!(gone.poll());
         assert_pending!(next.poll());
-        drop(place);
+        drop(permit);
         drop(gone);
         assert!(next.is_woken());
-        assert_ready!(next.poll()).expect("a place");
+        assert_ready!(next.poll()).expect("a permit");
     }
 
     #[test]
     fn a_full_queue_refuses() {
-        let room = Room::new(1, 1);
-        let _place = assert_ready!(task::spawn(room.enter(Urgency::BULK)).poll());
-        let mut waiting = task::spawn(room.enter(Urgency::BULK));
+        let permits = Permits::new(1, 1);
+        let _permit = assert_ready!(task::spawn(permits.acquire(Urgency::BULK)).poll());
+        let mut waiting = task::spawn(permits.acquire(Urgency::BULK));
         assert_pending!(waiting.poll());
-        let refused = assert_ready!(task::spawn(room.enter(Urgency::HIGHEST)).poll());
-        assert_eq!(refused.expect_err("crowded"), Crowded);
+        let refused = assert_ready!(task::spawn(permits.acquire(Urgency::HIGHEST)).poll());
+        assert_eq!(refused.expect_err("crowded"), QueueFull);
     }
 
     proptest! {
@@ -218,49 +220,49 @@ mod tests {
             places in 1usize..4,
             steps in proptest::collection::vec((0u8..3, any::<prop::sample::Index>(), 0u8..=7), 0..200),
         ) {
-            let room = Room::new(places, 1000);
-            let mut entering = Vec::new();
+            let permits = Permits::new(places, 1000);
+            let mut acquiring = Vec::new();
             let mut held = Vec::new();
             for (step, which, urgency) in steps {
                 match step {
                     0 => {
                         let urgency = Urgency::new(urgency).expect("in range");
-                        let mut enter = task::spawn(room.enter(urgency));
-                        match enter.poll() {
-                            Poll::Ready(place) => held.push(place.expect("a place")),
-                            Poll::Pending => entering.push(enter),
+                        let mut acquire = task::spawn(permits.acquire(urgency));
+                        match acquire.poll() {
+                            Poll::Ready(permit) => held.push(permit.expect("a permit")),
+                            Poll::Pending => acquiring.push(acquire),
                         }
                     }
                     1 if !held.is_empty() => drop(held.swap_remove(which.index(held.len()))),
-                    _ if !entering.is_empty() => {
+                    _ if !acquiring.is_empty() => {
                         // Polled, or dropped in whatever state it is.
-                        let mut enter = entering.swap_remove(which.index(entering.len()));
-                        if urgency > 3 && let Poll::Ready(place) = enter.poll() {
-                            held.push(place.expect("a place"));
+                        let mut acquire = acquiring.swap_remove(which.index(acquiring.len()));
+                        if urgency > 3 && let Poll::Ready(permit) = acquire.poll() {
+                            held.push(permit.expect("a permit"));
                         }
                     }
                     _ => {}
                 }
-                let state = room.shared.lock();
+                let state = permits.shared.lock();
                 prop_assert_eq!(state.free + held.len() + state.given.len(), places);
-                prop_assert!(state.free == 0 || state.waiting.is_empty(), "nobody waits beside a free place");
-                prop_assert_eq!(state.waiting.len() + state.given.len(), entering.len());
+                prop_assert!(state.free == 0 || state.waiting.is_empty(), "nobody waits beside a free permit");
+                prop_assert_eq!(state.waiting.len() + state.given.len(), acquiring.len());
             }
-            drop((entering, held));
-            prop_assert_eq!(room.shared.lock().free, places);
+            drop((acquiring, held));
+            prop_assert_eq!(permits.shared.lock().free, places);
         }
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
     async fn threads_never_exceed_the_places_and_all_get_one() {
-        let room = Room::new(3, 10_000);
+        let permits = Permits::new(3, 10_000);
         let inside = Arc::new(AtomicUsize::new(0));
         let calls: Vec<_> = (0..2_000u32)
             .map(|n| {
-                let (room, inside) = (room.clone(), inside.clone());
+                let (permits, inside) = (permits.clone(), inside.clone());
                 tokio::spawn(async move {
                     let urgency = Urgency::new((n % 8) as u8).expect("in range");
-                    let _place = room.enter(urgency).await.expect("a place");
+                    let _permit = permits.acquire(urgency).await.expect("a permit");
                     assert!(inside.fetch_add(1, Ordering::SeqCst) < 3);
                     tokio::task::yield_now().await;
                     inside.fetch_sub(1, Ordering::SeqCst);
@@ -270,6 +272,6 @@ mod tests {
         for call in calls {
             call.await.expect("no panic");
         }
-        assert_eq!(room.shared.lock().free, 3);
+        assert_eq!(permits.shared.lock().free, 3);
     }
 }

@@ -10,7 +10,7 @@ use tower_iroh_layers::Urgency;
 
 use super::{
     Http2, Lanes,
-    permits::{Place, Room},
+    permits::{Permit, Permits},
 };
 use crate::{
     error::{Error, ErrorKind},
@@ -36,7 +36,7 @@ pub(crate) struct LaneSet {
 
 #[derive(Debug)]
 struct Lane {
-    room: Room,
+    permits: Permits,
     streams: Arc<[Slot]>,
     calls_per_stream: usize,
     spread: bool,
@@ -58,7 +58,7 @@ impl LaneSet {
             .lanes
             .iter()
             .map(|lane| Lane {
-                room: Room::new(
+                permits: Permits::new(
                     lane.max_streams.saturating_mul(lane.calls_per_stream),
                     lane.max_waiting,
                 ),
@@ -96,13 +96,13 @@ impl LaneSet {
     ///
     /// # Errors
     /// [`ErrorKind::Exhausted`] when too many wait already.
-    pub(crate) async fn enter(
+    pub(crate) async fn acquire(
         &self,
         urgency: Urgency,
         message_len: Option<u32>,
-    ) -> Result<Ticket, Error> {
+    ) -> Result<LanePermit, Error> {
         let lane = &self.lanes[self.config.index(urgency, message_len)];
-        let Ok(place) = lane.room.enter(urgency).await else {
+        let Ok(permit) = lane.permits.acquire(urgency).await else {
             return Err(Error::new(
                 ErrorKind::Exhausted,
                 "the lane is full and as many calls wait for it as may",
@@ -114,13 +114,13 @@ impl LaneSet {
                 "a lane gave out more places than it has",
             ));
         };
-        Ok(Ticket {
-            seat: Seat {
+        Ok(LanePermit {
+            stream: StreamPermit {
                 streams: lane.streams.clone(),
                 index,
             },
             urgency: lane.urgency,
-            _place: place,
+            _permit: permit,
         })
     }
 }
@@ -160,20 +160,20 @@ fn middle(urgencies: std::ops::RangeInclusive<u8>) -> Urgency {
 
 /// A call's place in a lane and on one of its streams; dropping it gives both up.
 #[derive(Debug)]
-pub(crate) struct Ticket {
+pub(crate) struct LanePermit {
     // Before the place: whoever gets the place next must find room on a stream.
-    seat: Seat,
+    stream: StreamPermit,
     urgency: Urgency,
-    _place: Place,
+    _permit: Permit,
 }
 
 #[derive(Debug)]
-struct Seat {
+struct StreamPermit {
     streams: Arc<[Slot]>,
     index: usize,
 }
 
-impl Drop for Seat {
+impl Drop for StreamPermit {
     fn drop(&mut self) {
         self.streams[self.index]
             .calls
@@ -181,9 +181,9 @@ impl Drop for Seat {
     }
 }
 
-impl Ticket {
+impl LanePermit {
     fn slot(&self) -> &Slot {
-        &self.seat.streams[self.seat.index]
+        &self.stream.streams[self.stream.index]
     }
 
     /// The HTTP/2 connection that the call goes on, opened by whoever needs it first. Cancel safe: the next who needs
@@ -262,7 +262,7 @@ mod tests {
         let opener = Arc::new(Counting::default());
         let mut tickets = Vec::new();
         for _ in 0..6 {
-            tickets.push(lanes.enter(Urgency::BULK, None).await.expect("a place"));
+            tickets.push(lanes.acquire(Urgency::BULK, None).await.expect("a permit"));
         }
         let opened = tickets[..3].iter().map(|ticket| ticket.http2(&opener));
         let opened = futures_util::future::join_all(opened).await;
@@ -275,10 +275,10 @@ mod tests {
         assert!(!Arc::ptr_eq(opened[0].as_ref().expect("open"), &second));
         assert_eq!(opener.0.load(Ordering::SeqCst), 2);
         // A seventh waits until somebody leaves, and takes the room that became free.
-        let mut seventh = tokio_test::task::spawn(lanes.enter(Urgency::HIGHEST, None));
+        let mut seventh = tokio_test::task::spawn(lanes.acquire(Urgency::HIGHEST, None));
         tokio_test::assert_pending!(seventh.poll());
         tickets.remove(0);
-        let seventh = tokio_test::assert_ready!(seventh.poll()).expect("a place");
+        let seventh = tokio_test::assert_ready!(seventh.poll()).expect("a permit");
         let again = seventh.http2(&opener).await.expect("open");
         assert!(Arc::ptr_eq(opened[1].as_ref().expect("open"), &again));
     }
@@ -287,28 +287,28 @@ mod tests {
     async fn on_a_long_path_calls_are_spread_over_the_streams() {
         let lane = LaneConfig::new(0..=7).max_streams(3).calls_per_stream(2);
         let lanes = LaneSet::new(Lanes::new([lane.spread(true)]));
-        let enter = async || lanes.enter(Urgency::BULK, None).await.expect("a place");
-        let near = [enter().await, enter().await];
-        assert_eq!(near.each_ref().map(|ticket| ticket.seat.index), [0, 0]);
+        let acquire = async || lanes.acquire(Urgency::BULK, None).await.expect("a permit");
+        let near = [acquire().await, acquire().await];
+        assert_eq!(near.each_ref().map(|ticket| ticket.stream.index), [0, 0]);
         drop(near);
         lanes.spread(true);
         let mut far = Vec::new();
         for _ in 0..6 {
-            far.push(enter().await);
+            far.push(acquire().await);
         }
-        let seats: Vec<_> = far.iter().map(|ticket| ticket.seat.index).collect();
+        let seats: Vec<_> = far.iter().map(|ticket| ticket.stream.index).collect();
         assert_eq!(seats, [0, 1, 2, 0, 1, 2]);
         // And where there are fewest.
         far.remove(4);
-        assert_eq!(enter().await.seat.index, 1);
+        assert_eq!(acquire().await.stream.index, 1);
     }
 
     #[tokio::test]
     async fn an_ended_stream_is_replaced_once() {
         let lanes = lanes(1, 10);
         let opener = Arc::new(Counting::default());
-        let one = lanes.enter(Urgency::BULK, None).await.expect("a place");
-        let two = lanes.enter(Urgency::BULK, None).await.expect("a place");
+        let one = lanes.acquire(Urgency::BULK, None).await.expect("a permit");
+        let two = lanes.acquire(Urgency::BULK, None).await.expect("a permit");
         let ended = one.http2(&opener).await.expect("open");
         one.replace(&ended);
         let fresh = one.http2(&opener).await.expect("open");
@@ -325,7 +325,7 @@ mod tests {
     async fn an_opening_that_is_dropped_leaves_the_next_to_open() {
         let lanes = lanes(1, 10);
         let opener = Arc::new(Counting::default());
-        let ticket = lanes.enter(Urgency::BULK, None).await.expect("a place");
+        let ticket = lanes.acquire(Urgency::BULK, None).await.expect("a permit");
         {
             let mut dropped = tokio_test::task::spawn(ticket.http2(&opener));
             tokio_test::assert_pending!(dropped.poll());

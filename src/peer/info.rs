@@ -26,12 +26,12 @@ use super::{Path, Proof, TransportKind};
 /// ```
 #[derive(Clone, Debug)]
 pub struct PeerInfo {
-    way: Way,
+    via: Via,
     urgency: Urgency,
 }
 
 #[derive(Clone, Debug)]
-enum Way {
+enum Via {
     Iroh(Proof),
     Tcp {
         id: Option<EndpointId>,
@@ -42,7 +42,7 @@ enum Way {
 impl PeerInfo {
     pub(crate) fn new(proof: Proof, urgency: Urgency) -> Self {
         Self {
-            way: Way::Iroh(proof),
+            via: Via::Iroh(proof),
             urgency,
         }
     }
@@ -50,7 +50,7 @@ impl PeerInfo {
     /// Of a TCP connection; without an id nothing was proved and nothing will be.
     pub(crate) fn tcp(id: Option<EndpointId>, remote: SocketAddr) -> Self {
         Self {
-            way: Way::Tcp { id, remote },
+            via: Via::Tcp { id, remote },
             urgency: Urgency::default(),
         }
     }
@@ -62,17 +62,17 @@ impl PeerInfo {
     /// the same handle has the identity. Over TCP it is `None` for a caller without TLS, where
     /// [`plaintext`](crate::tcp::TcpAcceptorBuilder::plaintext) lets those in, and stays so.
     pub fn id(&self) -> Option<EndpointId> {
-        match &self.way {
-            Way::Iroh(proof) => proof.id(),
-            Way::Tcp { id, .. } => *id,
+        match &self.via {
+            Via::Iroh(proof) => proof.id(),
+            Via::Tcp { id, .. } => *id,
         }
     }
 
     /// What the call came over.
     pub fn transport(&self) -> TransportKind {
-        match &self.way {
-            Way::Iroh(_) => TransportKind::Iroh,
-            Way::Tcp { .. } => TransportKind::Tcp,
+        match &self.via {
+            Via::Iroh(_) => TransportKind::Iroh,
+            Via::Tcp { .. } => TransportKind::Tcp,
         }
     }
 
@@ -82,18 +82,18 @@ impl PeerInfo {
     }
 
     fn connection(&self) -> Option<iroh::endpoint::Connection> {
-        match &self.way {
-            Way::Iroh(proof) => proof.connection(),
-            Way::Tcp { .. } => None,
+        match &self.via {
+            Via::Iroh(proof) => proof.connection(),
+            Via::Tcp { .. } => None,
         }
     }
 
     /// The path of this moment; `None` before the handshake is complete, and once the connection is gone. Over TCP it is always
     /// [`Path::Direct`], from the address that the connection came from.
     pub fn path(&self) -> Option<Path> {
-        match &self.way {
-            Way::Iroh(_) => Path::of(&self.connection()?).map(|(path, _)| path),
-            Way::Tcp { remote, .. } => Some(Path::Direct(*remote)),
+        match &self.via {
+            Via::Iroh(_) => Path::of(&self.connection()?).map(|(path, _)| path),
+            Via::Tcp { remote, .. } => Some(Path::Direct(*remote)),
         }
     }
 

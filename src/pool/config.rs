@@ -8,7 +8,7 @@ use super::Bounds;
 
 /// What links of either transport are configured with; see [`LinksBuilder`].
 #[derive(Clone, Debug)]
-pub(crate) struct Settings {
+pub(crate) struct PoolConfig {
     pub(crate) max_connections: usize,
     pub(crate) dial_timeout: Duration,
     pub(crate) backoff: Bounds,
@@ -16,7 +16,7 @@ pub(crate) struct Settings {
     pub(crate) health_interval: Duration,
 }
 
-impl Default for Settings {
+impl Default for PoolConfig {
     fn default() -> Self {
         Self {
             max_connections: 100,
@@ -31,7 +31,7 @@ impl Default for Settings {
     }
 }
 
-impl Settings {
+impl PoolConfig {
     /// Refuses what cannot be, by name.
     pub(crate) fn validate(&self) -> Result<(), ConfigError> {
         ConfigError::nonzero("links.max_connections", self.max_connections)?;

@@ -40,10 +40,10 @@ pub use state::State;
 pub use stats::{EarlyData, PeerStats};
 
 pub(crate) use backoff::Bounds;
-pub(crate) use config::Settings;
+pub(crate) use config::PoolConfig;
 pub(crate) use entry::Announce;
 use entry::{Dial, Dialling, Entry, Inner};
-pub(crate) use pooled::{Dialer, End, Gone, Pooled};
+pub(crate) use pooled::{Dialer, End, PoolHandle, Pooled};
 pub(crate) use uses::{AnyUse, Use, Used, Uses};
 
 pub(crate) struct Pool<D: Dialer> {
@@ -52,7 +52,7 @@ pub(crate) struct Pool<D: Dialer> {
 
 struct Shared<D: Dialer> {
     dialer: D,
-    settings: Settings,
+    settings: PoolConfig,
     slots: Arc<Semaphore>,
     freed: Arc<Freed>,
     peers: Mutex<HashMap<EndpointId, Arc<Entry<D::Connection>>>>,
@@ -62,7 +62,7 @@ struct Shared<D: Dialer> {
 const REMEMBERED: usize = 1024;
 
 impl<D: Dialer> Pool<D> {
-    pub(crate) fn new(dialer: D, settings: Settings) -> Self {
+    pub(crate) fn new(dialer: D, settings: PoolConfig) -> Self {
         Self {
             shared: Arc::new(Shared {
                 dialer,
@@ -252,7 +252,7 @@ impl<D: Dialer> Shared<D> {
         };
         match self.dial_once(id, &dialling).await {
             Ok(connection) => {
-                let gone = self.gone_of(id);
+                let gone = self.handle_of(id);
                 dialling.succeeded(connection.clone(), slot);
                 connection.installed(gone);
                 Ok(())
@@ -336,16 +336,16 @@ impl<D: Dialer> Shared<D> {
         }
     }
 
-    fn gone_of(self: &Arc<Self>, id: EndpointId) -> Gone<D::Connection> {
+    fn handle_of(self: &Arc<Self>, id: EndpointId) -> PoolHandle<D::Connection> {
         let pool: Weak<Self> = Arc::downgrade(self);
         let same = pool.clone();
-        Gone {
+        PoolHandle {
             state: Box::new(move |connection, state| {
                 if let Some(pool) = same.upgrade() {
                     pool.stands(id, connection, state);
                 }
             }),
-            tell: Box::new(move |connection, end| match pool.upgrade() {
+            report: Box::new(move |connection, end| match pool.upgrade() {
                 Some(pool) => pool.ended(id, connection, end),
                 None => true,
             }),

@@ -41,12 +41,12 @@ pub(crate) trait Pooled: Used + fmt::Debug + Send + Sync + Sized + 'static {
     /// Ends it, because its user says so.
     fn close(&self);
     /// It is in the pool now; `gone` is how it says that it is good for nothing any more.
-    fn installed(self: &Arc<Self>, gone: Gone<Self>);
+    fn installed(self: &Arc<Self>, gone: PoolHandle<Self>);
 }
 
 /// How a connection tells its pool of its end, and whether its peer is heard.
-pub(crate) struct Gone<C: Pooled> {
-    pub(super) tell: Box<Tell<C>>,
+pub(crate) struct PoolHandle<C: Pooled> {
+    pub(super) report: Box<Tell<C>>,
     pub(super) state: Box<TellState<C>>,
 }
 
@@ -63,10 +63,10 @@ pub(crate) enum End {
     Idle,
 }
 
-impl<C: Pooled> Gone<C> {
+impl<C: Pooled> PoolHandle<C> {
     /// Whether the connection is out of the pool now. Only an idle one that has found a new user stays.
-    pub(crate) fn tell(&self, connection: &Arc<C>, end: End) -> bool {
-        (self.tell)(connection, end)
+    pub(crate) fn report(&self, connection: &Arc<C>, end: End) -> bool {
+        (self.report)(connection, end)
     }
 
     /// The peer does not answer, while calls wait.

@@ -44,7 +44,7 @@ impl Pooled for Fake {
     fn close(&self) {
         self.closed.store(true, Ordering::SeqCst);
     }
-    fn installed(self: &Arc<Self>, _: Gone<Self>) {}
+    fn installed(self: &Arc<Self>, _: PoolHandle<Self>) {}
 }
 
 /// What the next dials do.
@@ -119,7 +119,7 @@ fn pool(max_connections: usize, plan: Plan) -> Pool<FakeDialer> {
         dials: Arc::default(),
         dialling: Arc::default(),
     };
-    let settings = Settings {
+    let settings = PoolConfig {
         max_connections,
         dial_timeout: Duration::from_secs(10),
         backoff: Bounds {

@@ -5,7 +5,7 @@ use iroh::Endpoint;
 use super::{Links, Tuning, dial::IrohDialer, link::LinkSettings};
 use crate::{
     http2::Lanes,
-    pool::{Bounds, Pool, Settings},
+    pool::{Bounds, Pool, PoolConfig},
 };
 use tower_iroh_layers::ConfigError;
 
@@ -30,7 +30,7 @@ use tower_iroh_layers::ConfigError;
 #[must_use]
 pub struct LinksBuilder {
     endpoint: Endpoint,
-    settings: Settings,
+    settings: PoolConfig,
     lanes: Lanes,
     tuning: Tuning,
     early_data: bool,
@@ -45,7 +45,7 @@ impl LinksBuilder {
     pub(super) fn new(endpoint: Endpoint) -> Self {
         Self {
             endpoint,
-            settings: Settings::default(),
+            settings: PoolConfig::default(),
             lanes: Lanes::default(),
             tuning: Tuning::default(),
             early_data: false,

@@ -21,12 +21,12 @@ use crate::{
 pub(crate) struct IrohDialer {
     endpoint: Endpoint,
     settings: LinkSettings,
-    known: Arc<Known>,
+    known: Arc<AddressBook>,
 }
 
 /// Where peers are, as far as we were told. What an address lookup finds is iroh's business.
 #[derive(Default)]
-struct Known {
+struct AddressBook {
     addrs: Mutex<HashMap<EndpointId, EndpointAddr>>,
     /// Told of every change, for the dials in flight.
     changed: Notify,
@@ -51,7 +51,7 @@ impl IrohDialer {
     }
 }
 
-impl Known {
+impl AddressBook {
     fn of(&self, id: EndpointId) -> EndpointAddr {
         let known = self.lock().get(&id).cloned();
         known.unwrap_or_else(|| EndpointAddr::new(id))

@@ -15,7 +15,7 @@ use super::{
 use crate::{
     error::{Error, ErrorKind},
     http2::Carries,
-    pool::{End, Gone, Pooled, Used},
+    pool::{End, PoolHandle, Pooled, Used},
     wire::close,
 };
 
@@ -32,7 +32,7 @@ pub(super) struct Driver {
     pub(super) connection: Connection,
     pub(super) activities: Activities,
     pub(super) copies: Copies,
-    pub(super) gone: Gone<Link>,
+    pub(super) gone: PoolHandle<Link>,
     pub(super) window: ReceiveWindow,
     pub(super) health_interval: Duration,
     pub(super) idle_timeout: Duration,
@@ -60,7 +60,7 @@ impl Driver {
             tokio::select! {
                 _ = &mut closed => {
                     if let Some(link) = self.link.upgrade() {
-                        self.gone.tell(&link, link.fate());
+                        self.gone.report(&link, link.fate());
                     }
                     return;
                 }
@@ -92,7 +92,7 @@ impl Driver {
             return true;
         };
         let idle = link.uses().open() == 0 && link.uses().last().elapsed() >= self.idle_timeout;
-        if idle && self.gone.tell(&link, End::Idle) {
+        if idle && self.gone.report(&link, End::Idle) {
             link.end(close::IDLE, "idle");
             return true;
         }
@@ -149,7 +149,7 @@ impl Driver {
                 } else {
                     End::Failed(Error::new(ErrorKind::Lost, "the peer answers no ping"))
                 };
-                self.gone.tell(&link, end);
+                self.gone.report(&link, end);
                 link.end(close::UNHEALTHY, "no answer to pings");
                 return;
             }

@@ -27,7 +27,7 @@ use crate::{
     error::{Error, ErrorKind},
     http2::{Carries, Explain, Http2, LaneSet, Lanes, Opener},
     peer::{Path, PeerInfo, Proof, TransportKind},
-    pool::{EarlyData, End, Gone, PeerStats, Pooled, Used, Uses},
+    pool::{EarlyData, End, PeerStats, PoolHandle, Pooled, Used, Uses},
     wire::{self, Kind, Preamble, close, reset},
 };
 
@@ -360,7 +360,7 @@ impl Pooled for Link {
         self.end(close::CLIENT_CLOSED, "closed by the client");
     }
 
-    fn installed(self: &Arc<Self>, gone: Gone<Self>) {
+    fn installed(self: &Arc<Self>, gone: PoolHandle<Self>) {
         // What is in the pool has its handshake behind it.
         let Some(Complete { connection, .. }) = self.carrier.get() else {
             return;

@@ -5,10 +5,10 @@ use std::{
 
 use iroh::SecretKey;
 
-use super::{TcpLinks, dial::Dialling, dialer::TcpDialer, link::LinkSettings, tls::Identity};
+use super::{TcpLinks, dial::DialConfig, dialer::TcpDialer, link::LinkSettings, tls::TlsIdentity};
 use crate::{
     http2::Lanes,
-    pool::{Bounds, Pool, Settings},
+    pool::{Bounds, Pool, PoolConfig},
 };
 use tower_iroh_layers::ConfigError;
 
@@ -29,7 +29,7 @@ use tower_iroh_layers::ConfigError;
 #[must_use]
 pub struct TcpLinksBuilder {
     key: SecretKey,
-    settings: Settings,
+    settings: PoolConfig,
     lanes: Lanes,
     keep_alive: Duration,
     insecure_plaintext_fallback: bool,
@@ -39,7 +39,7 @@ impl TcpLinksBuilder {
     pub(super) fn new(key: SecretKey) -> Self {
         Self {
             key,
-            settings: Settings::default(),
+            settings: PoolConfig::default(),
             lanes: Lanes::default(),
             keep_alive: Duration::from_secs(10),
             insecure_plaintext_fallback: false,
@@ -116,8 +116,8 @@ impl TcpLinksBuilder {
     /// Makes the links with settings that are known to be valid: the defaults, or checked ones.
     pub(super) fn build_valid(self) -> TcpLinks {
         let link = LinkSettings {
-            dialling: Dialling {
-                identity: Identity::new(self.key),
+            dial: DialConfig {
+                identity: TlsIdentity::new(self.key),
                 keep_alive: self.keep_alive,
                 insecure_plaintext_fallback: self.insecure_plaintext_fallback,
                 warned: Arc::new(AtomicBool::new(false)),

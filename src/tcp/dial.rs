@@ -21,9 +21,9 @@ use tokio::{
 use tokio_rustls::TlsConnector;
 
 use super::{
+    error,
     io::Stream,
-    meaning,
-    tls::{self, Identity},
+    tls::{self, TlsIdentity},
 };
 use crate::{
     error::{Error, ErrorKind},
@@ -35,8 +35,8 @@ const STAGGER: Duration = Duration::from_millis(250);
 
 /// What connections are made with. Clones share.
 #[derive(Clone, Debug)]
-pub(super) struct Dialling {
-    pub(super) identity: Identity,
+pub(super) struct DialConfig {
+    pub(super) identity: TlsIdentity,
     pub(super) keep_alive: Duration,
     /// Whether to go on in the clear where the peer speaks no TLS.
     pub(super) insecure_plaintext_fallback: bool,
@@ -54,7 +54,7 @@ pub(super) struct Dialled {
     pub(super) rtt: Duration,
 }
 
-impl Dialling {
+impl DialConfig {
     /// Dials. Dropped, it leaves nothing behind. It takes as long as it takes: the time is the caller's to bound.
     pub(super) async fn dial(&self, peer: EndpointId, addr: &TcpAddr) -> Result<Dialled, Error> {
         let addrs = addr.resolve().await.map_err(|error| {
@@ -67,7 +67,7 @@ impl Dialling {
         }
         let (stream, remote, rtt) = race(&addrs)
             .await
-            .map_err(|error| meaning::unreachable(error, addr))?;
+            .map_err(|error| error::unreachable(error, addr))?;
         match self.prove(stream, peer, remote).await {
             Ok(stream) => Ok(Dialled {
                 stream,
@@ -75,10 +75,10 @@ impl Dialling {
                 id: Some(peer),
                 rtt,
             }),
-            Err(error) if self.insecure_plaintext_fallback && meaning::speaks_no_tls(&error) => {
+            Err(error) if self.insecure_plaintext_fallback && error::speaks_no_tls(&error) => {
                 self.in_the_clear(peer, remote).await
             }
-            Err(error) => Err(meaning::handshake(error, remote)),
+            Err(error) => Err(error::handshake(error, remote)),
         }
     }
 
@@ -114,7 +114,7 @@ impl Dialling {
                  this is said once"
             );
         }
-        let failed = |error| meaning::unreachable(error, &remote);
+        let failed = |error| error::unreachable(error, &remote);
         let (stream, remote, rtt) = race(&[remote]).await.map_err(failed)?;
         prepare(&stream, self.keep_alive).map_err(failed)?;
         Ok(Dialled {

@@ -20,12 +20,12 @@ use crate::{
 
 pub(crate) struct TcpDialer {
     settings: LinkSettings,
-    known: Arc<Known>,
+    known: Arc<AddressBook>,
 }
 
 /// Where peers are, as far as we were told.
 #[derive(Default)]
-struct Known {
+struct AddressBook {
     addrs: Mutex<HashMap<EndpointId, TcpAddr>>,
     /// Told of every change, for the dials in flight.
     changed: Notify,
@@ -40,7 +40,7 @@ impl TcpDialer {
     }
 
     pub(super) fn id(&self) -> EndpointId {
-        self.settings.dialling.identity.id()
+        self.settings.dial.identity.id()
     }
 
     /// Says where a peer is; whether it was said to be elsewhere.
@@ -56,7 +56,7 @@ impl TcpDialer {
     }
 }
 
-impl Known {
+impl AddressBook {
     fn of(&self, id: EndpointId) -> Option<TcpAddr> {
         lock(&self.addrs).get(&id).cloned()
     }
@@ -93,7 +93,7 @@ impl Dialer for TcpDialer {
                 };
                 // A dial to where the peer was until now would take all its time for nothing.
                 let dialled = tokio::select! {
-                    dialled = settings.dialling.dial(id, &addr) => dialled?,
+                    dialled = settings.dial.dial(id, &addr) => dialled?,
                     () = known.moved(id, &addr) => continue,
                 };
                 return Ok(TcpLink::new(id, addr, dialled, uses, settings));

@@ -13,11 +13,10 @@ use tokio::{
 use tokio_rustls::TlsAcceptor;
 
 use super::{
-    acceptor::{Place, Shared},
+    acceptor::{Permit, Shared},
     dial::prepare,
-    farewell,
     io::{Stream, TcpIo},
-    tls,
+    refusal, tls,
 };
 
 /// A TLS record that holds a handshake: RFC 8446, section 5.1.
@@ -60,7 +59,7 @@ async fn admit(
         HTTP2 if shared.settings.plaintext => plain(shared, stream, remote).await,
         HTTP2 => {
             let said = "this port takes TLS 1.3 with raw public keys";
-            farewell::say(stream, h2::Reason::INADEQUATE_SECURITY, said).await;
+            refusal::say(stream, h2::Reason::INADEQUATE_SECURITY, said).await;
             Err(Refused::Plaintext)
         }
         other => Err(Refused::Garbage(other)),
@@ -79,11 +78,11 @@ async fn encrypted(
         return Err(Refused::NoAlpn);
     }
     let id = tls::proved(session).ok_or(Refused::NoKey)?;
-    let place = match Place::take(shared, Some(id)) {
+    let place = match Permit::take(shared, Some(id)) {
         Ok(place) => place,
         Err(full) => {
             tracing::warn!(peer = %id.fmt_short(), "refusing a TCP connection: {full}");
-            farewell::say(stream, h2::Reason::ENHANCE_YOUR_CALM, &full).await;
+            refusal::say(stream, h2::Reason::ENHANCE_YOUR_CALM, &full).await;
             return Err(Refused::Limit);
         }
     };
@@ -103,10 +102,10 @@ async fn plain(
             "serving a caller without TLS, as plaintext is allowed: it has no identity, and who is in between reads and changes its calls; this is said once"
         );
     }
-    let place = match Place::take(shared, None) {
+    let place = match Permit::take(shared, None) {
         Ok(place) => place,
         Err(full) => {
-            farewell::say(stream, h2::Reason::ENHANCE_YOUR_CALM, &full).await;
+            refusal::say(stream, h2::Reason::ENHANCE_YOUR_CALM, &full).await;
             return Err(Refused::Limit);
         }
     };

@@ -18,9 +18,9 @@ use tokio_rustls::TlsStream;
 use tonic::transport::server::Connected;
 
 use super::{
-    acceptor::Place,
-    farewell::{Heard, Listener},
-    seen::Seen,
+    acceptor::Permit,
+    health::LinkHealth,
+    refusal::{Heard, Listener},
 };
 use crate::peer::PeerInfo;
 
@@ -33,13 +33,13 @@ pub struct TcpIo {
     /// What ends the connection from outside.
     ended: Ended,
     /// Who watches over it on the client's side.
-    seen: Option<Arc<Seen>>,
+    health: Option<Arc<LinkHealth>>,
     /// Until the first bytes have come, there.
     listener: Option<Listener>,
     /// Until the caller has begun to speak HTTP/2.
     preface: Option<Preface>,
     /// What it takes of the server's bounds, until it is dropped.
-    place: Option<Place>,
+    place: Option<Permit>,
 }
 
 /// A caller's first bytes, and how long they may take.
@@ -84,7 +84,7 @@ impl TcpIo {
             stream,
             info: PeerInfo::tcp(id, remote),
             ended: Ended::Never,
-            seen: None,
+            health: None,
             listener: None,
             preface: None,
             place: None,
@@ -96,8 +96,8 @@ impl TcpIo {
         self
     }
 
-    pub(super) fn seen_by(mut self, seen: Arc<Seen>) -> Self {
-        self.seen = Some(seen);
+    pub(super) fn seen_by(mut self, health: Arc<LinkHealth>) -> Self {
+        self.health = Some(health);
         self.listener = Some(Listener::default());
         self
     }
@@ -111,7 +111,7 @@ impl TcpIo {
         self
     }
 
-    pub(super) fn at(mut self, place: Place) -> Self {
+    pub(super) fn at(mut self, place: Permit) -> Self {
         self.place = Some(place);
         self
     }
@@ -147,10 +147,10 @@ impl TcpIo {
     }
 
     fn wrote(&mut self, written: &Poll<io::Result<usize>>) {
-        let Some(seen) = &self.seen else { return };
+        let Some(health) = &self.health else { return };
         match written {
-            Poll::Ready(Ok(bytes)) => seen.sent(*bytes),
-            Poll::Ready(Err(error)) => seen.failed(error),
+            Poll::Ready(Ok(bytes)) => health.sent(*bytes),
+            Poll::Ready(Err(error)) => health.failed(error),
             Poll::Pending => {}
         }
     }
@@ -176,22 +176,24 @@ impl AsyncRead for TcpIo {
             }
         }
         let read = self.or_over(cx, read);
-        let Self { seen, listener, .. } = &mut *self;
-        if let Some(seen) = seen {
+        let Self {
+            health, listener, ..
+        } = &mut *self;
+        if let Some(health) = health {
             match &read {
                 Poll::Ready(Ok(())) if buf.filled().len() > before => {
                     let came = &buf.filled()[before..];
-                    seen.received(came.len());
+                    health.received(came.len());
                     if let Some(first) = listener {
                         let heard = first.hear(came);
                         if heard != Heard::NotYet {
                             *listener = None;
                         }
-                        seen.heard(heard);
+                        health.heard(heard);
                     }
                 }
-                Poll::Ready(Ok(())) if asked => seen.finished(),
-                Poll::Ready(Err(error)) => seen.failed(error),
+                Poll::Ready(Ok(())) if asked => health.finished(),
+                Poll::Ready(Err(error)) => health.failed(error),
                 Poll::Ready(Ok(())) | Poll::Pending => {}
             }
         }

@@ -18,16 +18,16 @@ use tokio_util::task::AbortOnDropHandle;
 use tower_iroh_layers::{Incident, Urgency};
 
 use super::{
-    dial::{Dialled, Dialling},
+    dial::{DialConfig, Dialled},
+    health::LinkHealth,
     io::TcpIo,
-    seen::Seen,
 };
 use crate::{
     error::{Error, ErrorKind},
     http2::{Carries, Explain, Http2, LaneSet, Lanes, Opener},
     lock::lock,
     peer::{Path, TcpAddr, TransportKind},
-    pool::{End, Gone, PeerStats, Pooled, Used, Uses},
+    pool::{End, PeerStats, PoolHandle, Pooled, Used, Uses},
 };
 
 /// How often idleness is looked at, at most.
@@ -56,7 +56,7 @@ pub(crate) struct TcpLink {
     settings: LinkSettings,
     uses: Uses,
     lanes: LaneSet,
-    seen: Arc<Seen>,
+    health: Arc<LinkHealth>,
     /// Takes no further call: the peer has said GOAWAY, or our pool has let it go.
     retired: AtomicBool,
     established_at: SystemTime,
@@ -68,7 +68,7 @@ pub(crate) struct TcpLink {
 /// What a link is made with.
 #[derive(Clone, Debug)]
 pub(super) struct LinkSettings {
-    pub(super) dialling: Dialling,
+    pub(super) dial: DialConfig,
     pub(super) dial_timeout: Duration,
     pub(super) lanes: Lanes,
     pub(super) health_interval: Duration,
@@ -89,7 +89,7 @@ impl TcpLink {
             remote: first.remote,
             uses,
             lanes: LaneSet::new(settings.lanes.clone()),
-            seen: Arc::new(Seen::new(first.rtt)),
+            health: Arc::new(LinkHealth::new(first.rtt)),
             first: Mutex::new(Some(first)),
             begun: Mutex::default(),
             settings,
@@ -108,20 +108,20 @@ impl TcpLink {
             Some(first) => first,
             None => self.dial().await.inspect_err(|error| {
                 // Whoever is next dials as the pool sees fit.
-                self.seen.end(error.clone());
+                self.health.end(error.clone());
             })?,
         };
         Ok(self.watched(dialled))
     }
 
     fn watched(&self, dialled: Dialled) -> TcpIo {
-        let closing = self.seen.closing();
+        let closing = self.health.closing();
         let end = async move {
             closing.cancelled().await;
             std::io::Error::new(std::io::ErrorKind::ConnectionAborted, "closed on this side")
         };
         TcpIo::new(dialled.stream, dialled.id, dialled.remote)
-            .seen_by(self.seen.clone())
+            .seen_by(self.health.clone())
             .until(Box::pin(end))
     }
 
@@ -150,7 +150,7 @@ impl TcpLink {
     }
 
     async fn dial(&self) -> Result<Dialled, Error> {
-        let dial = self.settings.dialling.dial(self.peer, &self.addr);
+        let dial = self.settings.dial.dial(self.peer, &self.addr);
         let dialled = match timeout(self.settings.dial_timeout, dial).await {
             Ok(dialled) => dialled,
             Err(_) => Err(late(self.settings.dial_timeout)),
@@ -159,11 +159,11 @@ impl TcpLink {
     }
 
     pub(super) fn rtt(&self) -> Duration {
-        self.seen.rtt()
+        self.health.rtt()
     }
 
     pub(super) fn stats(&self) -> PeerStats {
-        let (bytes_sent, bytes_received) = self.seen.bytes();
+        let (bytes_sent, bytes_received) = self.health.bytes();
         PeerStats {
             transport: TransportKind::Tcp,
             established_at: self.established_at,
@@ -175,8 +175,8 @@ impl TcpLink {
             copies_sent: 0,
             copies_used: 0,
             path: Some(Path::Direct(self.remote)),
-            rtt: Some(self.seen.rtt()),
-            ping: self.seen.ping(),
+            rtt: Some(self.health.rtt()),
+            ping: self.health.ping(),
             early_data: None,
             open_calls: self.uses.open(),
             calls: self.uses.total(),
@@ -185,12 +185,12 @@ impl TcpLink {
 
     /// Whether the peer has said that it takes no connection.
     pub(super) fn is_refused(&self) -> bool {
-        self.seen.refused()
+        self.health.refused()
     }
 
     /// What the end of a connection means for who used it.
     pub(super) fn why_lost(&self) -> Error {
-        let why = self.seen.why().cloned();
+        let why = self.health.why().cloned();
         self.own(why.unwrap_or_else(|| Error::new(ErrorKind::Lost, "the connection was lost")))
     }
 
@@ -201,7 +201,7 @@ impl TcpLink {
 
     fn end(&self, why: Error) {
         self.retire();
-        self.seen.close(why);
+        self.health.close(why);
     }
 
     fn retire(&self) {
@@ -210,7 +210,7 @@ impl TcpLink {
 
     /// Watches over a lane: whether its peer answers, and how fast.
     fn watch(&self, mut pings: PingPong) {
-        let (seen, interval) = (self.seen.clone(), self.settings.health_interval);
+        let (health, interval) = (self.health.clone(), self.settings.health_interval);
         let mut tasks = lock(&self.pings);
         while tasks.try_join_next().is_some() {}
         tasks.spawn(async move {
@@ -218,13 +218,13 @@ impl TcpLink {
                 sleep(interval).await;
                 let asked = Instant::now();
                 match timeout(PING_TIMEOUT.min(interval * 2), pings.ping(Ping::opaque())).await {
-                    Ok(Ok(_)) => seen.answered(asked.elapsed()),
+                    Ok(Ok(_)) => health.answered(asked.elapsed()),
                     // The lane is gone, and its stream has said why.
                     Ok(Err(_)) => return,
                     Err(_) => {
                         tracing::info!("closing a connection that answers no ping");
                         let silent = Error::new(ErrorKind::Lost, "the peer answers no ping");
-                        return seen.close(silent);
+                        return health.close(silent);
                     }
                 }
             }
@@ -283,7 +283,7 @@ impl Explain for Lane {
 
     fn is_refused(&self, error: &h2::Error) -> bool {
         let link = self.link.upgrade();
-        error.is_go_away() && error.is_remote() && link.is_some_and(|link| link.seen.refused())
+        error.is_go_away() && error.is_remote() && link.is_some_and(|link| link.health.refused())
     }
 }
 
@@ -295,13 +295,13 @@ impl Used for TcpLink {
 
 impl Pooled for TcpLink {
     fn usable(&self) -> bool {
-        !self.retired.load(Ordering::Acquire) && !self.seen.is_over()
+        !self.retired.load(Ordering::Acquire) && !self.health.is_over()
     }
 
     fn fate(&self) -> End {
-        match self.seen.why() {
+        match self.health.why() {
             // A connection on which nothing ever came back was refused, whatever the handshake said.
-            Some(_) if !self.seen.alive() => End::Failed(self.why_lost()),
+            Some(_) if !self.health.alive() => End::Failed(self.why_lost()),
             _ => End::Closed,
         }
     }
@@ -320,10 +320,10 @@ impl Pooled for TcpLink {
         ));
     }
 
-    fn installed(self: &Arc<Self>, gone: Gone<Self>) {
+    fn installed(self: &Arc<Self>, gone: PoolHandle<Self>) {
         let driver = drive(
             Arc::downgrade(self),
-            self.seen.clone(),
+            self.health.clone(),
             gone,
             self.settings.idle_timeout,
         );
@@ -334,21 +334,26 @@ impl Pooled for TcpLink {
 }
 
 /// Says when a link is over, and ends it when it is idle. Holds the link weakly: the link owns this task.
-async fn drive(link: Weak<TcpLink>, seen: Arc<Seen>, gone: Gone<TcpLink>, idle_timeout: Duration) {
-    if timeout(UNCLAIMED, seen.over()).await.is_err() {
+async fn drive(
+    link: Weak<TcpLink>,
+    health: Arc<LinkHealth>,
+    gone: PoolHandle<TcpLink>,
+    idle_timeout: Duration,
+) {
+    if timeout(UNCLAIMED, health.over()).await.is_err() {
         let Some(link) = link.upgrade() else { return };
         link.begin().await;
     }
     let every = LOOK.min(idle_timeout / 4).max(Duration::from_millis(1));
     loop {
-        let over = timeout(every, seen.over()).await.is_ok();
+        let over = timeout(every, health.over()).await.is_ok();
         let Some(link) = link.upgrade() else { return };
         if over {
-            gone.tell(&link, link.fate());
+            gone.report(&link, link.fate());
             return;
         }
         let idle = link.uses.open() == 0 && link.uses.last().elapsed() >= idle_timeout;
-        if idle && gone.tell(&link, End::Idle) {
+        if idle && gone.report(&link, End::Idle) {
             link.evict();
             return;
         }

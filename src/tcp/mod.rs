@@ -39,14 +39,14 @@ mod builder;
 mod connector;
 mod dial;
 mod dialer;
-mod farewell;
+mod error;
 mod handshake;
+mod health;
 mod incoming;
 mod io;
 mod link;
 mod links;
-mod meaning;
-mod seen;
+mod refusal;
 mod tls;
 
 pub use acceptor::{TcpAcceptor, TcpAcceptorBuilder};

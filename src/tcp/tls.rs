@@ -28,13 +28,13 @@ pub(super) const ALPN: &[u8] = b"h2";
 
 /// A key, ready to be proved.
 #[derive(Clone)]
-pub(super) struct Identity {
+pub(super) struct TlsIdentity {
     id: EndpointId,
     certified: Arc<CertifiedKey>,
     provider: Arc<CryptoProvider>,
 }
 
-impl Identity {
+impl TlsIdentity {
     pub(super) fn new(key: SecretKey) -> Self {
         let id = key.public();
         let spki = CertificateDer::from(spki(id).to_vec());
@@ -81,9 +81,9 @@ impl Identity {
     }
 }
 
-impl fmt::Debug for Identity {
+impl fmt::Debug for TlsIdentity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Identity").field(&self.id).finish()
+        f.debug_tuple("TlsIdentity").field(&self.id).finish()
     }
 }
 

@@ -24,25 +24,25 @@ use super::{
 };
 use crate::{
     error::{Error, ErrorKind},
-    http2::{Carries, Http2, Ready, Ticket},
+    http2::{Carries, Http2, LanePermit, Ready},
     peer,
     pool::{AnyUse, Dialer, Pool, State, Use},
 };
 
-mod readying;
+mod connection_ready;
 
-use readying::Readying;
+use connection_ready::ConnectionReady;
 
 /// How often a request that has not left is offered to another stream or connection.
 const OFFERS: usize = 4;
 
 /// What a call holds until its response has ended. Dropped earlier, the request's body stops and the call is reset.
-pub(super) struct Held {
+pub(super) struct InFlight {
     sent: Sent,
     _link: AnyUse,
 }
 
-impl Held {
+impl InFlight {
     fn new<L: Carries>(sent: Sent, link: Use<L>) -> Self {
         let _link = link.into();
         Self { sent, _link }
@@ -56,7 +56,7 @@ impl Held {
 /// A call that has left, and its place.
 pub(super) struct Sent {
     _pump: Option<AbortOnDropHandle<()>>,
-    _ticket: Ticket,
+    _permit: LanePermit,
     http2: Arc<Http2>,
     /// What the request's body failed with.
     body_failure: Arc<OnceLock<Status>>,
@@ -67,7 +67,7 @@ pub(super) async fn send(
     ready: Ready,
     head: Request<()>,
     body: Peeked<Body>,
-    ticket: Ticket,
+    permit: LanePermit,
     http2: &Arc<Http2>,
 ) -> Result<(h2::client::ResponseFuture, Sent), h2::Error> {
     let sent = ready.send(head, body)?;
@@ -76,7 +76,7 @@ pub(super) async fn send(
             Some(pump) => pump.start().await,
             None => None,
         },
-        _ticket: ticket,
+        _permit: permit,
         http2: http2.clone(),
         body_failure: sent.body_failure,
     };
@@ -107,7 +107,7 @@ pub(super) struct Arm<D: Dialer> {
     inner: Arc<Inner<D>>,
     waits: bool,
     /// Only while it waits.
-    readying: Option<Readying>,
+    readying: Option<ConnectionReady>,
 }
 
 impl<D: Dialer> Clone for Arm<D> {
@@ -209,7 +209,7 @@ async fn call<D: Dialer<Connection: Carries>>(
                     // Boxed, so that the calls that do not leave early have no room for it.
                     match Box::pin(attempt).await {
                         Outcome::Answered(response, sent, link) => {
-                            return Ok(answer(response, Held::new(sent, link)));
+                            return Ok(answer(response, InFlight::new(sent, link)));
                         }
                         Outcome::Failed(error) => return Err(error),
                         Outcome::Again(link) => {
@@ -225,11 +225,11 @@ async fn call<D: Dialer<Connection: Carries>>(
             None => return Err(arm.links.late(arm.peer).at(arm.peer)),
         };
         let ready = async {
-            let ticket = link.lanes().enter(urgency, message_len).await?;
-            let http2 = ticket.http2(link.connection()).await?;
-            Ok::<_, Error>((ticket, http2))
+            let permit = link.lanes().acquire(urgency, message_len).await?;
+            let http2 = permit.http2(link.connection()).await?;
+            Ok::<_, Error>((permit, http2))
         };
-        let (ticket, http2) = match within(deadline, ready).await {
+        let (permit, http2) = match within(deadline, ready).await {
             Some(Ok(ready)) => ready,
             // Nothing has left, and a new connection may be better.
             Some(Err(error)) if error.kind() == ErrorKind::Lost => {
@@ -260,15 +260,15 @@ async fn call<D: Dialer<Connection: Carries>>(
                     link.retire();
                     arm.links.gone(arm.peer, link.connection(), None);
                 } else {
-                    ticket.replace(&http2);
+                    permit.replace(&http2);
                 }
                 continue;
             }
         };
-        let (response, sent) = send(sender, head, body, ticket, &http2)
+        let (response, sent) = send(sender, head, body, permit, &http2)
             .await
             .map_err(|error| http2.explain(error))?;
-        let held = Held::new(sent, link);
+        let held = InFlight::new(sent, link);
         // From here on the deadline is the layer's that stands above: it drops what it no longer waits for.
         return match response.await {
             Ok(response) => Ok(answer(response, held)),
@@ -278,7 +278,7 @@ async fn call<D: Dialer<Connection: Carries>>(
     Err(last.unwrap_or_else(|| Error::new(ErrorKind::Lost, "no connection took the call")))
 }
 
-fn answer(response: Response<h2::RecvStream>, held: Held) -> Response<ResponseBody> {
+fn answer(response: Response<h2::RecvStream>, held: InFlight) -> Response<ResponseBody> {
     response.map(|stream| ResponseBody::new(stream, held))
 }
 

@@ -27,18 +27,18 @@ use tower_iroh_layers::{
 };
 
 use super::{
-    revived::{Revived, Signs},
-    way::Source,
+    ChannelLinks,
+    wake_on_reconnect::{Reconnects, WakeOnReconnect},
 };
 use crate::pool::State;
 
 mod builder;
-mod chosen;
-mod on_use;
+mod lazy_clone;
+mod one_or_selected;
 
 pub use builder::StackBuilder;
-use chosen::Chosen;
-use on_use::OnUse;
+use lazy_clone::LazyClone;
+use one_or_selected::OneOrSelected;
 
 /// The layers of a client in their order, for a service that leads to one peer.
 ///
@@ -101,15 +101,15 @@ pub struct Stack {
 }
 
 /// What is known of where an arm leads.
-pub(super) struct Leads {
+pub(super) struct ArmContext {
     pub(super) arm: Arm,
     pub(super) state: watch::Receiver<State>,
     pub(super) rtt: Rtt,
 }
 
-impl Leads {
+impl ArmContext {
     pub(super) fn new(
-        source: &Source,
+        source: &ChannelLinks,
         state: watch::Receiver<State>,
         arm: Arm,
         peer: EndpointId,
@@ -138,17 +138,17 @@ impl Stack {
 }
 
 /// One arm, with what watches it.
-type Watched<S> = Revived<Metrics<Breaker<S>>>;
+type Watched<S> = WakeOnReconnect<Metrics<Breaker<S>>>;
 /// The way to the peer: the arm that there is, or two and the choice between them.
-type Way<S> = OnUse<Chosen<Watched<S>>>;
+type Selected<S> = LazyClone<OneOrSelected<Watched<S>>>;
 /// All ways to a peer: that of calls that wait, and that of those that pass by.
-type Ways<S> = OnUse<Buffer<Way<S>, FailFast<Way<S>>>>;
+type Buffered<S> = LazyClone<Buffer<Selected<S>, FailFast<Selected<S>>>>;
 /// All calls, from the outermost layer inwards.
-type Calls<S> = Trace<Metrics<ClientDeadline<Priority<Retry<Ways<S>>>>>>;
+type Calls<S> = Trace<Metrics<ClientDeadline<Priority<Retry<Buffered<S>>>>>>;
 
 impl<S> Layer<S> for Stack
 where
-    Way<S>: Served,
+    Selected<S>: Served,
     S: Clone,
 {
     type Service = Stacked<S>;
@@ -162,7 +162,7 @@ where
         let one = self.watched(inner, &circuit, self.new_circuit.transport, state);
         let known = circuit.clone();
         let fail_fast = self.fail_fast.clone().or_reason(move || known.why());
-        self.over(Chosen::One(one), fail_fast, Circuits::One(circuit))
+        self.over(OneOrSelected::One(one), fail_fast, Circuits::One(circuit))
     }
 }
 
@@ -170,26 +170,26 @@ impl Stack {
     /// Puts the layers over two services, and the choice between them.
     pub(super) fn between<S>(
         &self,
-        iroh: (S, Leads),
-        tcp: (S, Leads),
+        iroh: (S, ArmContext),
+        tcp: (S, ArmContext),
         select: SelectHandle,
     ) -> Stacked<S>
     where
-        Way<S>: Served,
+        Selected<S>: Served,
         S: Clone,
     {
-        let arm = |(inner, leads): (S, Leads)| {
-            let transport = leads.arm.as_str();
-            let circuit = match &self.arm_circuits[leads.arm as usize] {
+        let arm = |(inner, context): (S, ArmContext)| {
+            let transport = context.arm.as_str();
+            let circuit = match &self.arm_circuits[context.arm as usize] {
                 Some(circuit) => circuit.clone(),
                 None => NewCircuit {
                     transport,
-                    rtt: Some(leads.rtt),
+                    rtt: Some(context.rtt),
                     ..self.new_circuit.clone()
                 }
                 .make(),
             };
-            let watched = self.watched(inner, &circuit, transport, Some(leads.state));
+            let watched = self.watched(inner, &circuit, transport, Some(context.state));
             (watched, circuit)
         };
         let ((iroh, over_iroh), (tcp, over_tcp)) = (arm(iroh), arm(tcp));
@@ -202,7 +202,7 @@ impl Stack {
             select: select.clone(),
         };
         self.over(
-            Chosen::Two(Select::new(iroh, tcp, select)),
+            OneOrSelected::Two(Select::new(iroh, tcp, select)),
             fail_fast,
             circuits,
         )
@@ -221,24 +221,24 @@ impl Stack {
         };
         let signs = state.map(|state| {
             let circuit = circuit.clone();
-            Arc::new(Signs { circuit, state })
+            Arc::new(Reconnects { circuit, state })
         });
         let breaker = BreakerLayer::new(circuit.clone()).layer(inner);
-        Revived::new(attempts.layer(breaker), signs)
+        WakeOnReconnect::new(attempts.layer(breaker), signs)
     }
 
     fn over<S>(
         &self,
-        way: Chosen<Watched<S>>,
+        attempts: OneOrSelected<Watched<S>>,
         fail_fast: FailFastConfig,
         circuits: Circuits,
     ) -> Stacked<S>
     where
-        Way<S>: Served,
+        Selected<S>: Served,
     {
         let buffer = BufferLayer::new(self.buffer.clone())
             .passing(FailFastLayer::new(fail_fast))
-            .layer(OnUse::new(way));
+            .layer(LazyClone::new(attempts));
         let mut retry = RetryLayer::new(self.retry.clone());
         if let Some(budget) = &self.budget {
             retry = retry.with_budget(budget.clone());
@@ -248,7 +248,7 @@ impl Stack {
             buffer: buffer.handle(),
             budget: retry.budget(),
         };
-        let calls = self.priority.layer(retry.layer(OnUse::new(buffer)));
+        let calls = self.priority.layer(retry.layer(LazyClone::new(buffer)));
         let calls = self.calls.layer(self.deadline.layer(calls));
         Stacked {
             calls: self.trace.layer(calls),
@@ -285,7 +285,7 @@ impl fmt::Debug for NewCircuit {
 #[derive(Clone)]
 pub struct Stacked<S>
 where
-    Way<S>: Served,
+    Selected<S>: Served,
 {
     calls: Calls<S>,
     handle: StackHandle,
@@ -293,7 +293,7 @@ where
 
 impl<S> Stacked<S>
 where
-    Way<S>: Served,
+    Selected<S>: Served,
 {
     /// The handles of the layers.
     pub fn handle(&self) -> &StackHandle {
@@ -303,7 +303,7 @@ where
 
 impl<S> Service<Request<Body>> for Stacked<S>
 where
-    Way<S>: Served,
+    Selected<S>: Served,
     Calls<S>: Service<Request<Body>>,
 {
     type Response = <Calls<S> as Service<Request<Body>>>::Response;
@@ -321,7 +321,7 @@ where
 
 impl<S> fmt::Debug for Stacked<S>
 where
-    Way<S>: Served,
+    Selected<S>: Served,
 {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("Stacked").field(&self.handle).finish()

@@ -4,7 +4,7 @@ use std::time::Duration;
 use tower_iroh_layers::authorize::PolicyHandle;
 use tower_iroh_layers::{ConfigError, MethodSet};
 
-use super::{super::Tuning, Acceptor, Incoming, Settings, early::EarlyData};
+use super::{super::Tuning, Acceptor, AcceptorConfig, Incoming, early::EarlyData};
 use crate::wire::MAX_STREAM_WINDOW;
 
 /// Settings of an [`Acceptor`].
@@ -21,7 +21,7 @@ use crate::wire::MAX_STREAM_WINDOW;
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct AcceptorBuilder {
-    settings: Settings,
+    settings: AcceptorConfig,
     early_data: Vec<String>,
     #[cfg(feature = "authorize")]
     early_data_policy: Option<PolicyHandle>,
@@ -30,7 +30,7 @@ pub struct AcceptorBuilder {
 impl Default for AcceptorBuilder {
     fn default() -> Self {
         Self {
-            settings: Settings {
+            settings: AcceptorConfig {
                 max_connections: 4096,
                 max_connections_per_peer: 16,
                 max_lanes_per_connection: 16,

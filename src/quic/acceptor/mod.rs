@@ -81,7 +81,7 @@ pub struct Acceptor {
 
 #[derive(Debug)]
 struct Shared {
-    settings: Settings,
+    settings: AcceptorConfig,
     lanes: mpsc::Sender<QuicIo>,
     /// Set when `Incoming` is gone.
     draining: CancellationToken,
@@ -91,7 +91,7 @@ struct Shared {
 }
 
 #[derive(Clone, Debug)]
-struct Settings {
+struct AcceptorConfig {
     max_connections: usize,
     max_connections_per_peer: usize,
     max_lanes_per_connection: usize,
@@ -115,7 +115,7 @@ impl Acceptor {
         AcceptorBuilder::default()
     }
 
-    fn with(settings: Settings) -> (Self, Incoming) {
+    fn with(settings: AcceptorConfig) -> (Self, Incoming) {
         // Lanes wait here until tonic takes them, which it does as fast as it can spawn tasks.
         let (lanes, incoming) = mpsc::channel(64);
         let draining = CancellationToken::new();
@@ -339,7 +339,7 @@ struct Admitted<'a> {
 impl<'a> Admitted<'a> {
     /// One more; else what the peer is told.
     fn new(shared: &'a Shared, id: EndpointId) -> Result<Self, String> {
-        let Settings {
+        let AcceptorConfig {
             max_connections,
             max_connections_per_peer,
             ..

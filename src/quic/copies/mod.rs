@@ -31,16 +31,16 @@ use tokio::{
 
 use crate::{lock::lock, wire::StreamCopy};
 
-mod outbox;
+mod loss_history;
 mod reader;
+mod schedule;
 mod store;
-mod worth;
 
-pub(crate) use worth::LossSample;
+pub(crate) use loss_history::LossSample;
 
-use outbox::Outbox;
+use loss_history::LossHistory;
 use reader::{Inbox, Reader};
-use worth::Worth;
+use schedule::CopySchedule;
 
 /// The largest write that is copied, in bytes. With its head it fits into a datagram of any path that QUIC runs over.
 const LARGEST: usize = 1000;
@@ -57,8 +57,8 @@ pub(crate) struct Copies {
 struct Shared {
     /// Microseconds between copies; zero while none are to be sent, which is all that a write looks at then.
     delay: AtomicU64,
-    worth: Mutex<Worth>,
-    outbox: Mutex<Outbox>,
+    history: Mutex<LossHistory>,
+    schedule: Mutex<CopySchedule>,
     /// Told when a copy is due before all others.
     sooner: Notify,
     inboxes: Mutex<HashMap<u64, Arc<Inbox>>>,
@@ -71,8 +71,8 @@ impl Copies {
         Self {
             shared: Arc::new(Shared {
                 delay: AtomicU64::new(0),
-                worth: Mutex::default(),
-                outbox: Mutex::new(Outbox::new(Instant::now())),
+                history: Mutex::default(),
+                schedule: Mutex::new(CopySchedule::new(Instant::now())),
                 sooner: Notify::new(),
                 inboxes: Mutex::default(),
                 sent: AtomicU64::new(0),
@@ -91,7 +91,7 @@ impl Copies {
 
     /// Decides, from what is seen of the path now, whether copies are sent.
     pub(crate) fn follow(&self, sample: LossSample) {
-        let delay = lock(&self.shared.worth).update(StdInstant::now(), sample);
+        let delay = lock(&self.shared.history).update(StdInstant::now(), sample);
         let micros = delay.map_or(0, |delay| u64::try_from(delay.as_micros()).unwrap_or(0));
         self.shared.delay.store(micros, Relaxed);
     }
@@ -115,7 +115,7 @@ impl Copies {
     pub(crate) async fn run(&self, connection: &Connection) -> Infallible {
         let mut received = [const { Bytes::new() }; BATCH];
         loop {
-            let next = lock(&self.shared.outbox).next();
+            let next = lock(&self.shared.schedule).next();
             let due = async {
                 match next {
                     Some(due) => sleep_until(due).await,
@@ -153,7 +153,7 @@ impl Copies {
     fn send_due(&self, connection: &Connection) {
         let now = Instant::now();
         loop {
-            let due = lock(&self.shared.outbox).due(now);
+            let due = lock(&self.shared.schedule).due(now);
             let Some(copy) = due else {
                 return;
             };
@@ -189,7 +189,7 @@ impl LaneCopies {
             && !copied.is_empty()
         {
             let delay = Duration::from_micros(self.shared.delay.load(Relaxed));
-            let sooner = lock(&self.shared.outbox).plan(
+            let sooner = lock(&self.shared.schedule).plan(
                 Instant::now(),
                 delay,
                 (self.stream, offset),

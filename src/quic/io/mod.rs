@@ -18,14 +18,14 @@ use crate::peer::PeerInfo;
 mod activity;
 mod gate;
 mod screen;
-mod standing;
+mod stream_priority;
 
 pub(crate) use activity::{Activities, Activity};
 pub(crate) use gate::Gate;
 pub(crate) use screen::Permits;
 
 use gate::Through;
-use standing::Standing;
+use stream_priority::StreamPriority;
 
 /// One bidirectional QUIC stream: what [`Incoming`](crate::Incoming) yields.
 ///
@@ -36,7 +36,7 @@ pub struct QuicIo {
     send: SendStream,
     recv: RecvStream,
     info: PeerInfo,
-    standing: Standing,
+    priority: StreamPriority,
     activity: std::sync::Arc<Activity>,
     /// Told when the stream has been let go; the server's count of lanes hangs on it.
     release: Option<Release>,
@@ -79,14 +79,14 @@ impl QuicIo {
         info: PeerInfo,
         activities: &Activities,
     ) -> Self {
-        let standing = Standing::new(info.urgency(), Instant::now());
+        let priority = StreamPriority::new(info.urgency(), Instant::now());
         // It fails on a stream that is closed already, which the first write says better.
-        let _ = send.set_priority(standing.priority());
+        let _ = send.set_priority(priority.priority());
         Self {
             send,
             recv,
             info,
-            standing,
+            priority,
             activity: activities.add(),
             release: None,
             corking: Corking::Never,
@@ -161,7 +161,7 @@ impl QuicIo {
         if let Some(copies) = &mut self.copies {
             copies.wrote(bytes, copied);
         }
-        if let Some(priority) = self.standing.wrote(Instant::now(), bytes) {
+        if let Some(priority) = self.priority.wrote(Instant::now(), bytes) {
             let _ = self.send.set_priority(priority);
         }
     }

@@ -39,7 +39,7 @@ struct Early {
 
 /// What is known of the path.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Known {
+pub(super) struct PathEstimate {
     /// Its shortest round trip, and the smoothed one.
     pub(super) shortest: Duration,
     pub(super) smoothed: Duration,
@@ -61,7 +61,7 @@ impl Default for Bound {
 
 impl Bound {
     /// `acked` bytes were acknowledged.
-    pub(super) fn acknowledged(&mut self, now: Instant, acked: u64, known: Known) {
+    pub(super) fn acknowledged(&mut self, now: Instant, acked: u64, known: PathEstimate) {
         let Some(bits) = known.bandwidth else {
             return;
         };
@@ -125,8 +125,8 @@ mod tests {
 
     const ROUND_TRIP: Duration = Duration::from_millis(40);
 
-    fn known(bytes_a_second: u64) -> Known {
-        Known {
+    fn known(bytes_a_second: u64) -> PathEstimate {
+        PathEstimate {
             shortest: ROUND_TRIP,
             smoothed: ROUND_TRIP,
             mtu: 1200,

@@ -21,10 +21,10 @@ use noq_proto::congestion::{
 };
 
 use super::{
-    bound::{Bound, Known},
+    bound::{Bound, PathEstimate},
+    keep_probing::KeepProbing,
     losses::Losses,
     reduction::Reduction,
-    spare::Spare,
 };
 
 /// RFC 9002, section 7.2: ten packets of the size that every path carries.
@@ -55,7 +55,7 @@ impl ControllerFactory for FollowsPathConfig {
             reduction: Reduction::default(),
             mtu: current_mtu,
             acked: 0,
-            spare: Spare::new(),
+            spare: KeepProbing::new(),
         })
     }
 }
@@ -79,7 +79,7 @@ struct FollowsPath {
     mtu: u16,
     /// Acknowledged, and not yet told to those who want to know it of a whole acknowledgement.
     acked: u64,
-    spare: Spare,
+    spare: KeepProbing,
 }
 
 impl FollowsPath {
@@ -169,7 +169,7 @@ impl Controller for FollowsPath {
     ) {
         self.each(|c| c.on_end_acks(now, in_flight, app_limited, largest_packet_num_acked));
         let acked = std::mem::take(&mut self.acked);
-        let known = Known {
+        let known = PathEstimate {
             shortest: self.shortest,
             smoothed: self.smoothed,
             mtu: self.mtu,
@@ -286,7 +286,7 @@ mod tests {
             reduction: Reduction::default(),
             mtu: 1200,
             acked: 0,
-            spare: Spare::new(),
+            spare: KeepProbing::new(),
         }
     }
 

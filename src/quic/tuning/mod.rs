@@ -12,10 +12,10 @@ use tower_iroh_layers::ConfigError;
 mod bound;
 mod congestion;
 mod follow;
+mod keep_probing;
 mod losses;
 mod packets;
 mod reduction;
-mod spare;
 mod window;
 
 pub(crate) use follow::Follow;

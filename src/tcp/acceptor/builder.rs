@@ -4,8 +4,8 @@ use iroh::SecretKey;
 use tokio::net::TcpListener;
 
 use super::{
-    super::{TcpIncoming, tls::Identity},
-    Settings, Shared, TcpAcceptor,
+    super::{TcpIncoming, tls::TlsIdentity},
+    AcceptorConfig, Shared, TcpAcceptor,
 };
 use tower_iroh_layers::ConfigError;
 
@@ -30,14 +30,14 @@ use tower_iroh_layers::ConfigError;
 #[must_use]
 pub struct TcpAcceptorBuilder {
     key: SecretKey,
-    settings: Settings,
+    settings: AcceptorConfig,
 }
 
 impl TcpAcceptorBuilder {
     pub(super) fn new(key: SecretKey) -> Self {
         Self {
             key,
-            settings: Settings {
+            settings: AcceptorConfig {
                 max_connections: 4096,
                 max_connections_per_peer: 64,
                 max_plaintext_connections: 1024,
@@ -132,7 +132,7 @@ impl TcpAcceptorBuilder {
                 "a listener that is bound is accepted",
             )
         })?;
-        let tls = Identity::new(self.key).server().map_err(|error| {
+        let tls = TlsIdentity::new(self.key).server().map_err(|error| {
             ConfigError::new("tcp.key", error, "a key that TLS can sign with is accepted")
         })?;
         Ok(TcpAcceptor::with(

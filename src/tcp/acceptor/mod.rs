@@ -43,7 +43,7 @@ pub struct TcpAcceptor {
 }
 
 pub(super) struct Shared {
-    pub(super) settings: Settings,
+    pub(super) settings: AcceptorConfig,
     pub(super) local_addr: SocketAddr,
     pub(super) tls: Arc<ServerConfig>,
     /// Set when `TcpIncoming` is gone.
@@ -55,7 +55,7 @@ pub(super) struct Shared {
 }
 
 #[derive(Clone, Debug)]
-pub(super) struct Settings {
+pub(super) struct AcceptorConfig {
     pub(super) max_connections: usize,
     pub(super) max_connections_per_peer: usize,
     pub(super) max_plaintext_connections: usize,
@@ -122,7 +122,7 @@ impl fmt::Debug for Shared {
 }
 
 impl Shared {
-    pub(super) fn new(settings: Settings, local_addr: SocketAddr, tls: ServerConfig) -> Self {
+    pub(super) fn new(settings: AcceptorConfig, local_addr: SocketAddr, tls: ServerConfig) -> Self {
         Self {
             settings,
             local_addr,
@@ -136,16 +136,16 @@ impl Shared {
 }
 
 /// A connection's part of what is bounded.
-pub(super) struct Place {
+pub(super) struct Permit {
     shared: Arc<Shared>,
     who: Option<EndpointId>,
     _open: TaskTrackerToken,
 }
 
-impl Place {
+impl Permit {
     /// For a peer, or for somebody without an identity; else what the caller is told.
     pub(super) fn take(shared: &Arc<Shared>, who: Option<EndpointId>) -> Result<Self, String> {
-        let Settings {
+        let AcceptorConfig {
             max_connections,
             max_connections_per_peer,
             max_plaintext_connections,
@@ -176,7 +176,7 @@ impl Place {
     }
 }
 
-impl Drop for Place {
+impl Drop for Permit {
     fn drop(&mut self) {
         let mut open = lock(&self.shared.open);
         if let Some(count) = open.get_mut(&self.who) {

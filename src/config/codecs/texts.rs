@@ -8,7 +8,7 @@ use std::{
 use iroh::RelayUrl;
 
 use super::{
-    super::found::{Found, Refusal, quote},
+    super::value::{Found, Refusal, quote},
     Form,
 };
 

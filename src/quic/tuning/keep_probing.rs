@@ -9,14 +9,14 @@ const PATIENCE: Duration = Duration::from_millis(500);
 
 /// What may be sent beyond the window.
 #[derive(Clone, Debug)]
-pub(super) struct Spare {
+pub(super) struct KeepProbing {
     bytes: u64,
     patience: Duration,
     /// When the window was found full, or room was made last; `None` since the last acknowledgement.
     from: Option<Instant>,
 }
 
-impl Spare {
+impl KeepProbing {
     pub(super) fn new() -> Self {
         Self {
             bytes: 0,
@@ -52,7 +52,7 @@ mod tests {
 
     #[test]
     fn a_packet_every_half_second_of_silence_and_nothing_else() {
-        let mut spare = Spare::new();
+        let mut spare = KeepProbing::new();
         let began = Instant::now();
         for ms in 0..=1600 {
             spare.full(began + Duration::from_millis(ms), 1200);
@@ -72,7 +72,7 @@ mod tests {
 
     #[test]
     fn a_long_path_has_time_for_two_round_trips() {
-        let mut spare = Spare::new();
+        let mut spare = KeepProbing::new();
         spare.heard(Duration::from_millis(600));
         let began = Instant::now();
         spare.full(began, 1200);

@@ -2,8 +2,8 @@
 
 use super::{
     super::{
-        found::{Found, Refusal, quote},
         nearest::nearest,
+        value::{Found, Refusal, quote},
         values::RaftTransport,
     },
     Form, MILLISECONDS, Time, Word,

@@ -19,7 +19,7 @@ use tower_iroh_layers::{
 
 /// One service, or the choice between two. Readiness is the service's, or the choice's.
 #[derive(Clone)]
-pub enum Chosen<S> {
+pub enum OneOrSelected<S> {
     One(S),
     Two(Select<S, S>),
 }
@@ -36,7 +36,7 @@ pin_project! {
     }
 }
 
-impl<S, R> Service<Request<Body>> for Chosen<S>
+impl<S, R> Service<Request<Body>> for OneOrSelected<S>
 where
     S: Service<Request<Body>, Response = Response<R>, Error = BoxError> + Clone + Send + 'static,
     S::Future: Send,

@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// One wait for readiness.
-pub(super) type Readying = Pin<Box<dyn Future<Output = ()> + Send + Sync>>;
+pub(super) type ConnectionReady = Pin<Box<dyn Future<Output = ()> + Send + Sync>>;
 
 impl<D: Dialer<Connection: Carries>> Arm<D> {
     /// The same arm, but that its readiness is the connection's: asked for it, it dials, and is `Pending` until the connection is there or the dial

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{
-    super::found::{Found, Refusal, whole},
+    super::value::{Found, Refusal, whole},
     Form,
 };
 

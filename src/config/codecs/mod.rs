@@ -1,8 +1,8 @@
 //! How each kind of value is written, read and checked. The check is the same for what a file says and what a program says.
 
 use super::{
-    found::{Found, Refusal, quote},
     nearest::nearest,
+    value::{Found, Refusal, quote},
     values::Words,
 };
 

@@ -23,12 +23,12 @@ use crate::{
 
 /// The arm that a channel has.
 #[derive(Clone)]
-pub(super) enum Way {
+pub(super) enum EitherArm {
     Iroh(Arm<IrohDialer>),
     Tcp(Arm<TcpDialer>),
 }
 
-impl Way {
+impl EitherArm {
     /// The same, ready when its connection is there.
     pub(super) fn waiting(self) -> Self {
         match self {
@@ -38,7 +38,7 @@ impl Way {
     }
 }
 
-impl Service<Request<Body>> for Way {
+impl Service<Request<Body>> for EitherArm {
     type Response = Response<ResponseBody>;
     type Error = Error;
     type Future = BoxFuture<'static, Result<Response<ResponseBody>, Error>>;
@@ -60,12 +60,12 @@ impl Service<Request<Body>> for Way {
 
 /// What a channel's connections come from: one of the two at least.
 #[derive(Clone)]
-pub(super) struct Source {
+pub(super) struct ChannelLinks {
     pub(super) iroh: Option<Links>,
     pub(super) tcp: Option<TcpLinks>,
 }
 
-impl Source {
+impl ChannelLinks {
     /// What it leads over; iroh where it may lead over both.
     pub(super) fn transport(&self) -> TransportKind {
         match self.iroh {

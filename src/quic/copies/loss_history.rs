@@ -23,13 +23,13 @@ pub(crate) struct LossSample {
 
 /// Remembers when a packet was lost last.
 #[derive(Debug, Default)]
-pub(super) struct Worth {
+pub(super) struct LossHistory {
     /// The path, and the packets lost on it when it was last looked at.
     seen: Option<(u64, u64)>,
     last_loss: Option<Instant>,
 }
 
-impl Worth {
+impl LossHistory {
     /// The delay of copies from now on; `None` while none are worth it: the path is short, or loses nothing.
     pub(super) fn update(&mut self, now: Instant, sample: LossSample) -> Option<Duration> {
         match self.seen.replace((sample.path, sample.lost)) {
@@ -63,40 +63,40 @@ mod tests {
 
     #[test]
     fn copies_pay_for_a_while_after_a_loss_on_a_long_path() {
-        let mut worth = Worth::default();
+        let mut history = LossHistory::default();
         let start = Instant::now();
         assert_eq!(
-            worth.update(start, sample(0, 40, 3)),
+            history.update(start, sample(0, 40, 3)),
             None,
             "lost before we looked"
         );
-        assert_eq!(worth.update(start, sample(0, 40, 3)), None);
+        assert_eq!(history.update(start, sample(0, 40, 3)), None);
         let delay = Some(Duration::from_millis(5));
-        assert_eq!(worth.update(start, sample(0, 40, 4)), delay);
+        assert_eq!(history.update(start, sample(0, 40, 4)), delay);
         let just = start + AFTER_LOSS - Duration::from_millis(1);
-        assert_eq!(worth.update(just, sample(0, 40, 4)), delay);
-        assert_eq!(worth.update(start + AFTER_LOSS, sample(0, 40, 4)), None);
-        assert_eq!(worth.update(start + AFTER_LOSS, sample(0, 40, 5)), delay);
+        assert_eq!(history.update(just, sample(0, 40, 4)), delay);
+        assert_eq!(history.update(start + AFTER_LOSS, sample(0, 40, 4)), None);
+        assert_eq!(history.update(start + AFTER_LOSS, sample(0, 40, 5)), delay);
     }
 
     #[test]
     fn a_short_path_and_a_new_one_have_none() {
-        let mut worth = Worth::default();
+        let mut history = LossHistory::default();
         let start = Instant::now();
-        worth.update(start, sample(0, 1, 0));
-        assert_eq!(worth.update(start, sample(0, 1, 100)), None);
-        worth.update(start, sample(1, 40, 0));
-        assert!(worth.update(start, sample(1, 40, 1)).is_some());
-        assert_eq!(worth.update(start, sample(2, 40, 7)), None);
+        history.update(start, sample(0, 1, 0));
+        assert_eq!(history.update(start, sample(0, 1, 100)), None);
+        history.update(start, sample(1, 40, 0));
+        assert!(history.update(start, sample(1, 40, 1)).is_some());
+        assert_eq!(history.update(start, sample(2, 40, 7)), None);
     }
 
     #[test]
     fn the_delay_follows_the_round_trip() {
         for (rtt_ms, delay_us) in [(2, 1000), (16, 2000), (40, 5000), (400, 5000)] {
-            let mut worth = Worth::default();
+            let mut history = LossHistory::default();
             let now = Instant::now();
-            worth.update(now, sample(0, rtt_ms, 0));
-            let delay = worth.update(now, sample(0, rtt_ms, 1));
+            history.update(now, sample(0, rtt_ms, 0));
+            let delay = history.update(now, sample(0, rtt_ms, 1));
             assert_eq!(delay, Some(Duration::from_micros(delay_us)), "{rtt_ms} ms");
         }
     }

@@ -112,8 +112,8 @@ pub(super) fn lost(error: &io::Error) -> Error {
     Error::new(kind, message).caused_by(io::Error::new(error.kind(), error.to_string()))
 }
 
-/// What a server means that takes no connection: see `farewell`.
-pub(super) fn farewell(reason: h2::Reason, said: &str) -> Error {
+/// What a server means that takes no connection: see `refusal`.
+pub(super) fn refusal(reason: h2::Reason, said: &str) -> Error {
     match reason {
         h2::Reason::NO_ERROR => Error::new(ErrorKind::Draining, "the peer is shutting down"),
         h2::Reason::ENHANCE_YOUR_CALM => {

@@ -35,7 +35,7 @@ pub(super) async fn say<IO>(mut io: IO, reason: h2::Reason, text: &str)
 where
     IO: AsyncRead + AsyncWrite + Unpin,
 {
-    let farewell = async {
+    let refusal = async {
         io.write_all(&encode(reason, text)).await?;
         io.shutdown().await?;
         let mut rest = [0; 1024];
@@ -43,7 +43,7 @@ where
         std::io::Result::Ok(())
     };
     // Whoever does not listen has missed it.
-    let _ = timeout(PATIENCE, farewell).await;
+    let _ = timeout(PATIENCE, refusal).await;
 }
 
 /// Looks at the first bytes of a connection, on the client's side.
@@ -57,7 +57,7 @@ pub(super) struct Listener {
 pub(super) enum Heard {
     NotYet,
     /// The server does not take the connection, for this reason.
-    Farewell(h2::Reason, String),
+    Refusal(h2::Reason, String),
     /// It does.
     Welcome,
 }
@@ -82,7 +82,7 @@ impl Listener {
             return Heard::NotYet;
         };
         let reason = u32::from_be_bytes([head[22], head[23], head[24], head[25]]);
-        Heard::Farewell(reason.into(), String::from_utf8_lossy(text).into_owned())
+        Heard::Refusal(reason.into(), String::from_utf8_lossy(text).into_owned())
     }
 }
 
@@ -107,7 +107,7 @@ mod tests {
                 prop_assert_eq!(&heard, &Heard::NotYet);
                 heard = listener.hear(piece);
             }
-            prop_assert_eq!(heard, Heard::Farewell(h2::Reason::ENHANCE_YOUR_CALM, text));
+            prop_assert_eq!(heard, Heard::Refusal(h2::Reason::ENHANCE_YOUR_CALM, text));
             prop_assume!(other[..SETTINGS.len()] != SETTINGS);
             prop_assert_eq!(Listener::default().hear(&other), Heard::Welcome);
         }

@@ -18,7 +18,7 @@ const COPIES: u32 = 2;
 
 /// Copies that wait for their time.
 #[derive(Debug)]
-pub(super) struct Outbox {
+pub(super) struct CopySchedule {
     left: f64,
     at: Instant,
     /// The budget was used up, and half of it has not come back yet.
@@ -27,7 +27,7 @@ pub(super) struct Outbox {
     number: u64,
 }
 
-impl Outbox {
+impl CopySchedule {
     pub(super) fn new(now: Instant) -> Self {
         Self {
             left: BUDGET,
@@ -95,46 +95,46 @@ mod tests {
 
     const DELAY: Duration = Duration::from_millis(5);
 
-    fn sent(outbox: &mut Outbox, now: Instant) -> Vec<Bytes> {
-        std::iter::from_fn(|| outbox.due(now)).collect()
+    fn sent(schedule: &mut CopySchedule, now: Instant) -> Vec<Bytes> {
+        std::iter::from_fn(|| schedule.due(now)).collect()
     }
 
     #[test]
     fn a_write_is_copied_twice_each_after_its_delay() {
         let start = Instant::now();
-        let mut outbox = Outbox::new(start);
-        assert_eq!(outbox.next(), None);
+        let mut schedule = CopySchedule::new(start);
+        assert_eq!(schedule.next(), None);
         assert!(
-            outbox.plan(start, DELAY, (4, 7), b"abc"),
+            schedule.plan(start, DELAY, (4, 7), b"abc"),
             "the first is due first"
         );
         let later = start + DELAY / 2;
         assert!(
-            !outbox.plan(later, DELAY, (4, 10), b"de"),
+            !schedule.plan(later, DELAY, (4, 10), b"de"),
             "somebody is before it"
         );
         let (abc, de) = (
             StreamCopy::encode(4, 7, b"abc"),
             StreamCopy::encode(4, 10, b"de"),
         );
-        assert_eq!(outbox.next(), Some(start + DELAY));
-        assert!(sent(&mut outbox, later).is_empty());
-        assert_eq!(sent(&mut outbox, start + DELAY), vec![abc.clone()]);
-        assert_eq!(sent(&mut outbox, start + 2 * DELAY), [de.clone(), abc]);
-        assert_eq!(sent(&mut outbox, start + 3 * DELAY), [de]);
-        assert_eq!(outbox.next(), None);
+        assert_eq!(schedule.next(), Some(start + DELAY));
+        assert!(sent(&mut schedule, later).is_empty());
+        assert_eq!(sent(&mut schedule, start + DELAY), vec![abc.clone()]);
+        assert_eq!(sent(&mut schedule, start + 2 * DELAY), [de.clone(), abc]);
+        assert_eq!(sent(&mut schedule, start + 3 * DELAY), [de]);
+        assert_eq!(schedule.next(), None);
     }
 
     #[test]
     fn small_calls_stay_within_the_budget() {
         let mut now = Instant::now();
-        let mut outbox = Outbox::new(now);
+        let mut schedule = CopySchedule::new(now);
         for n in 0..10_000 {
             // 200 calls a second of 100 bytes.
             now += Duration::from_millis(5);
-            outbox.plan(now, DELAY, (0, 100 * n), &[0; 100]);
-            assert!(!outbox.dry);
-            sent(&mut outbox, now);
+            schedule.plan(now, DELAY, (0, 100 * n), &[0; 100]);
+            assert!(!schedule.dry);
+            sent(&mut schedule, now);
         }
     }
 
@@ -142,14 +142,17 @@ mod tests {
     fn a_lane_that_writes_much_is_copied_in_runs() {
         let start = Instant::now();
         let mut now = start;
-        let mut outbox = Outbox::new(now);
+        let mut schedule = CopySchedule::new(now);
         let (mut copied, mut changes, mut last) = (0, 0, true);
         for n in 0..10_000 {
             now += Duration::from_millis(1);
-            outbox.plan(now, DELAY, (0, 1000 * n), &[0; 1000]);
-            changes += u32::from(outbox.dry == last);
-            last = !outbox.dry;
-            copied += sent(&mut outbox, now).iter().map(Bytes::len).sum::<usize>();
+            schedule.plan(now, DELAY, (0, 1000 * n), &[0; 1000]);
+            changes += u32::from(schedule.dry == last);
+            last = !schedule.dry;
+            copied += sent(&mut schedule, now)
+                .iter()
+                .map(Bytes::len)
+                .sum::<usize>();
         }
         let allowed = BUDGET * (1.0 + (now - start).as_secs_f64());
         // The budget counts a write's bytes, not the few of the copy's head.
@@ -165,26 +168,26 @@ mod tests {
         ) {
             let start = Instant::now();
             let mut now = start;
-            let mut outbox = Outbox::new(now);
+            let mut schedule = CopySchedule::new(now);
             let mut copies: BTreeMap<Bytes, u32> = BTreeMap::new();
             let mut cost = 0;
             for (n, (micros, len)) in writes.into_iter().enumerate() {
                 now += Duration::from_micros(micros);
-                outbox.plan(now, DELAY, (n as u64, 0), &vec![0; len]);
-                for copy in sent(&mut outbox, now) {
+                schedule.plan(now, DELAY, (n as u64, 0), &vec![0; len]);
+                for copy in sent(&mut schedule, now) {
                     cost += copy.len().max(LEAST);
                     *copies.entry(copy).or_default() += 1;
                 }
-                prop_assert!(outbox.next().is_none_or(|next| next > now));
-                prop_assert!(outbox.waiting.len() <= MOST_WAITING + 1);
+                prop_assert!(schedule.next().is_none_or(|next| next > now));
+                prop_assert!(schedule.waiting.len() <= MOST_WAITING + 1);
             }
             let allowed = BUDGET * (1.0 + (now - start).as_secs_f64());
             prop_assert!(cost as f64 <= allowed * 1.1);
-            for copy in sent(&mut outbox, now + 2 * DELAY) {
+            for copy in sent(&mut schedule, now + 2 * DELAY) {
                 *copies.entry(copy).or_default() += 1;
             }
             prop_assert!(copies.values().all(|&times| times == COPIES));
-            prop_assert_eq!(outbox.next(), None);
+            prop_assert_eq!(schedule.next(), None);
         }
     }
 }

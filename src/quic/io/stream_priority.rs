@@ -19,7 +19,7 @@ const HUMBLE: u64 = CYCLE / 16;
 
 /// The priority of a stream, by what it has written.
 #[derive(Debug)]
-pub(crate) struct Standing {
+pub(crate) struct StreamPriority {
     urgency: Urgency,
     rule: Rule,
     lowered: bool,
@@ -38,7 +38,7 @@ enum Rule {
     },
 }
 
-impl Standing {
+impl StreamPriority {
     pub(crate) fn new(urgency: Urgency, now: Instant) -> Self {
         let rule = if urgency >= Urgency::BULK {
             Rule::None
@@ -107,7 +107,7 @@ mod tests {
     #[test]
     fn urgent_streams_go_first() {
         let now = Instant::now();
-        let of = |urgency| Standing::new(urgency, now).priority();
+        let of = |urgency| StreamPriority::new(urgency, now).priority();
         assert!(of(Urgency::HIGHEST) > of(Urgency::CONTROL));
         assert!(of(Urgency::CONTROL) > of(Urgency::INTERACTIVE));
         assert!(of(Urgency::INTERACTIVE) > of(Urgency::BULK));
@@ -117,7 +117,7 @@ mod tests {
     #[test]
     fn heartbeats_keep_their_priority_and_a_flood_loses_it_for_a_while() {
         let mut now = Instant::now();
-        let mut control = Standing::new(Urgency::CONTROL, now);
+        let mut control = StreamPriority::new(Urgency::CONTROL, now);
         let native = control.priority();
         for _ in 0..10_000 {
             now += Duration::from_millis(10);
@@ -127,7 +127,10 @@ mod tests {
         for _ in 0..64 {
             lowered = control.wrote(now, 16 * 1024).or(lowered);
         }
-        assert_eq!(lowered, Some(Standing::new(Urgency::BULK, now).priority()));
+        assert_eq!(
+            lowered,
+            Some(StreamPriority::new(Urgency::BULK, now).priority())
+        );
         now += Duration::from_secs(1);
         assert_eq!(control.wrote(now, 200), None, "the debt is not paid yet");
         now += Duration::from_secs(1);
@@ -137,8 +140,8 @@ mod tests {
     #[test]
     fn an_interactive_stream_sends_a_sixteenth_at_the_level_of_bulk() {
         let now = Instant::now();
-        let mut stream = Standing::new(Urgency::INTERACTIVE, now);
-        let bulk = Standing::new(Urgency::BULK, now).priority();
+        let mut stream = StreamPriority::new(Urgency::INTERACTIVE, now);
+        let bulk = StreamPriority::new(Urgency::BULK, now).priority();
         let mut humble = 0;
         const CHUNK: usize = 4096;
         for _ in 0..100_000 {
@@ -157,22 +160,22 @@ mod tests {
         ) {
             let urgency = Urgency::new(urgency).expect("in range");
             let mut now = Instant::now();
-            let mut standing = Standing::new(urgency, now);
-            let native = standing.priority();
-            let bulk = Standing::new(Urgency::BULK, now).priority();
+            let mut priority = StreamPriority::new(urgency, now);
+            let native = priority.priority();
+            let bulk = StreamPriority::new(Urgency::BULK, now).priority();
             for (bytes, pause) in writes {
                 now += Duration::from_millis(pause);
-                let before = standing.priority();
-                match standing.wrote(now, bytes) {
+                let before = priority.priority();
+                match priority.wrote(now, bytes) {
                     Some(changed) => prop_assert_ne!(changed, before),
-                    None => prop_assert_eq!(standing.priority(), before),
+                    None => prop_assert_eq!(priority.priority(), before),
                 }
-                prop_assert!([native, bulk].contains(&standing.priority()));
+                prop_assert!([native, bulk].contains(&priority.priority()));
             }
             // Whoever has been quiet gets its priority back with the next small write, or never lost it.
             if urgency <= Urgency::CONTROL {
-                standing.wrote(now + Duration::from_secs(60), 1);
-                prop_assert_eq!(standing.priority(), native);
+                priority.wrote(now + Duration::from_secs(60), 1);
+                prop_assert_eq!(priority.priority(), native);
             }
         }
     }

@@ -11,13 +11,13 @@ use tower::Service;
 ///
 /// Each layer above takes a clone of all that is below for each call, be it only for the case that the call has to be made again. A clone of
 /// this is one reference. Its response future is in a box, since what is above moves it from state to state.
-pub struct OnUse<S> {
+pub struct LazyClone<S> {
     template: Arc<S>,
     /// Made with the first look at readiness, which is its own.
     used: Option<S>,
 }
 
-impl<S> OnUse<S> {
+impl<S> LazyClone<S> {
     pub(super) fn new(service: S) -> Self {
         Self {
             template: Arc::new(service),
@@ -26,7 +26,7 @@ impl<S> OnUse<S> {
     }
 }
 
-impl<S> Clone for OnUse<S> {
+impl<S> Clone for LazyClone<S> {
     /// A clone carries no readiness.
     fn clone(&self) -> Self {
         Self {
@@ -36,7 +36,7 @@ impl<S> Clone for OnUse<S> {
     }
 }
 
-impl<S: Service<R> + Clone, R> Service<R> for OnUse<S> {
+impl<S: Service<R> + Clone, R> Service<R> for LazyClone<S> {
     type Response = S::Response;
     type Error = S::Error;
     type Future = Pin<Box<S::Future>>;
@@ -54,8 +54,8 @@ impl<S: Service<R> + Clone, R> Service<R> for OnUse<S> {
     }
 }
 
-impl<S: fmt::Debug> fmt::Debug for OnUse<S> {
+impl<S: fmt::Debug> fmt::Debug for LazyClone<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("OnUse").field(&self.template).finish()
+        f.debug_tuple("LazyClone").field(&self.template).finish()
     }
 }

@@ -13,14 +13,14 @@ use notify::{
 use tokio::sync::Notify;
 
 /// Watches the folders in which a file can be replaced. Where the system watches nothing, somebody else has to look.
-pub(super) struct Eyes {
+pub(super) struct FileWatcher {
     told: Arc<Notify>,
     watcher: Option<RecommendedWatcher>,
     folders: BTreeSet<PathBuf>,
     has_failed: bool,
 }
 
-impl Eyes {
+impl FileWatcher {
     pub(super) fn new(told: Arc<Notify>) -> Self {
         Self {
             told,

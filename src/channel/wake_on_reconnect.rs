@@ -17,22 +17,22 @@ use crate::pool::State;
 
 /// Where signs of life are seen, and who wants to know of them.
 #[derive(Clone)]
-pub(super) struct Signs {
+pub(super) struct Reconnects {
     pub(super) circuit: Circuit,
     pub(super) state: watch::Receiver<State>,
 }
 
 /// Passes readiness and calls on. While the breaker beneath lets it wait, it watches the connection's state; the circuit wakes whoever
 /// waits.
-pub struct Revived<S> {
+pub struct WakeOnReconnect<S> {
     inner: S,
-    signs: Option<Arc<Signs>>,
+    signs: Option<Arc<Reconnects>>,
     /// The wait for the next change. Only there while the inner service is not ready, and never in a clone.
     change: Option<Pin<Box<dyn Future<Output = ()> + Send + Sync>>>,
 }
 
-impl<S> Revived<S> {
-    pub(super) fn new(inner: S, signs: Option<Arc<Signs>>) -> Self {
+impl<S> WakeOnReconnect<S> {
+    pub(super) fn new(inner: S, signs: Option<Arc<Reconnects>>) -> Self {
         Self {
             inner,
             signs,
@@ -41,7 +41,7 @@ impl<S> Revived<S> {
     }
 }
 
-impl Signs {
+impl Reconnects {
     /// Reports each connection that comes to be, each that is heard again, and that the peer is said to be elsewhere; ends when nothing can
     /// come any more.
     async fn report(mut self) {
@@ -65,7 +65,7 @@ impl Signs {
     }
 }
 
-impl<S, R> Service<R> for Revived<S>
+impl<S, R> Service<R> for WakeOnReconnect<S>
 where
     S: Service<R>,
 {
@@ -84,7 +84,7 @@ where
         };
         let change = self
             .change
-            .get_or_insert_with(|| Box::pin(Signs::clone(signs).report()));
+            .get_or_insert_with(|| Box::pin(Reconnects::clone(signs).report()));
         if change.as_mut().poll(cx).is_ready() {
             // The links are gone, and the breaker's own time is what is left.
             self.signs = None;
@@ -99,14 +99,14 @@ where
     }
 }
 
-impl<S: Clone> Clone for Revived<S> {
+impl<S: Clone> Clone for WakeOnReconnect<S> {
     fn clone(&self) -> Self {
         Self::new(self.inner.clone(), self.signs.clone())
     }
 }
 
-impl<S: fmt::Debug> fmt::Debug for Revived<S> {
+impl<S: fmt::Debug> fmt::Debug for WakeOnReconnect<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Revived").field(&self.inner).finish()
+        f.debug_tuple("WakeOnReconnect").field(&self.inner).finish()
     }
 }

@@ -11,12 +11,12 @@ use std::{
 
 use tokio_util::sync::CancellationToken;
 
-use super::{farewell::Heard, meaning};
+use super::{error, refusal::Heard};
 use crate::error::{Error, ErrorKind};
 
 /// Shared by a link and its lanes.
 #[derive(Debug)]
-pub(super) struct Seen {
+pub(super) struct LinkHealth {
     sent: AtomicU64,
     received: AtomicU64,
     /// The peer has taken a connection of these.
@@ -35,7 +35,7 @@ pub(super) struct Seen {
     closed: CancellationToken,
 }
 
-impl Seen {
+impl LinkHealth {
     /// Of a peer whose first answer took `rtt`.
     pub(super) fn new(rtt: Duration) -> Self {
         Self {
@@ -69,9 +69,9 @@ impl Seen {
         match heard {
             Heard::NotYet => {}
             Heard::Welcome => self.alive.store(true, Relaxed),
-            Heard::Farewell(reason, said) => {
+            Heard::Refusal(reason, said) => {
                 self.refused.store(true, Relaxed);
-                self.end(meaning::farewell(reason, &said));
+                self.end(error::refusal(reason, &said));
             }
         }
     }
@@ -96,7 +96,7 @@ impl Seen {
 
     /// A lane is broken.
     pub(super) fn failed(&self, error: &io::Error) {
-        self.end(meaning::lost(error));
+        self.end(error::lost(error));
     }
 
     pub(super) fn end(&self, why: Error) {
