@@ -15,6 +15,7 @@ use super::{
 use crate::{
     error::{Error, ErrorKind},
     lock::lock,
+    pool::Runtime,
 };
 
 /// Who opens a lane's streams.
@@ -32,6 +33,7 @@ pub(crate) struct LaneSet {
     lanes: Vec<Lane>,
     /// Whether lanes that spread their calls do so.
     spreads: AtomicBool,
+    _runtime: Runtime,
 }
 
 #[derive(Debug)]
@@ -53,7 +55,7 @@ struct Slot {
 
 impl LaneSet {
     /// Lanes as configured; the configuration has been validated.
-    pub(crate) fn new(config: Lanes) -> Self {
+    pub(crate) fn new(config: Lanes, runtime: Runtime) -> Self {
         let lanes = config
             .lanes
             .iter()
@@ -72,6 +74,7 @@ impl LaneSet {
             config,
             lanes,
             spreads: AtomicBool::new(false),
+            _runtime: runtime,
         }
     }
 
@@ -253,7 +256,7 @@ mod tests {
         let lane = LaneConfig::new(0..=7)
             .max_streams(streams)
             .calls_per_stream(calls);
-        LaneSet::new(Lanes::new([lane]))
+        LaneSet::new(Lanes::new([lane]), Runtime::new(None))
     }
 
     #[tokio::test]
@@ -286,7 +289,7 @@ mod tests {
     #[tokio::test]
     async fn on_a_long_path_calls_are_spread_over_the_streams() {
         let lane = LaneConfig::new(0..=7).max_streams(3).calls_per_stream(2);
-        let lanes = LaneSet::new(Lanes::new([lane.spread(true)]));
+        let lanes = LaneSet::new(Lanes::new([lane.spread(true)]), Runtime::new(None));
         let acquire = async || lanes.acquire(Urgency::BULK, None).await.expect("a permit");
         let near = [acquire().await, acquire().await];
         assert_eq!(near.each_ref().map(|ticket| ticket.stream.index), [0, 0]);

@@ -32,6 +32,7 @@ mod backoff;
 mod config;
 mod entry;
 mod pooled;
+mod runtime;
 mod state;
 mod stats;
 mod uses;
@@ -44,6 +45,7 @@ pub(crate) use config::PoolConfig;
 pub(crate) use entry::Announce;
 use entry::{Dial, Dialling, Entry, Inner};
 pub(crate) use pooled::{Dialer, End, PoolHandle, Pooled};
+pub(crate) use runtime::Runtime;
 pub(crate) use uses::{AnyUse, Use, Used, Uses};
 
 pub(crate) struct Pool<D: Dialer> {
@@ -53,6 +55,7 @@ pub(crate) struct Pool<D: Dialer> {
 struct Shared<D: Dialer> {
     dialer: D,
     settings: PoolConfig,
+    runtime: Runtime,
     slots: Arc<Semaphore>,
     freed: Arc<Freed>,
     peers: Mutex<HashMap<EndpointId, Arc<Entry<D::Connection>>>>,
@@ -62,7 +65,7 @@ struct Shared<D: Dialer> {
 const REMEMBERED: usize = 1024;
 
 impl<D: Dialer> Pool<D> {
-    pub(crate) fn new(dialer: D, settings: PoolConfig) -> Self {
+    pub(crate) fn new(dialer: D, settings: PoolConfig, runtime: Runtime) -> Self {
         Self {
             shared: Arc::new(Shared {
                 dialer,
@@ -70,6 +73,7 @@ impl<D: Dialer> Pool<D> {
                 freed: Arc::default(),
                 peers: Mutex::default(),
                 settings,
+                runtime,
             }),
         }
     }

@@ -129,7 +129,7 @@ fn pool(max_connections: usize, plan: Plan) -> Pool<FakeDialer> {
         idle_timeout: Duration::from_secs(300),
         health_interval: Duration::from_secs(30),
     };
-    Pool::new(dialer, settings)
+    Pool::new(dialer, settings, Runtime::new(None))
 }
 
 impl Pool<FakeDialer> {

@@ -1,11 +1,12 @@
 use std::time::Duration;
 
 use iroh::Endpoint;
+use tokio::runtime::Handle;
 
 use super::{Links, Tuning, dial::IrohDialer, link::LinkSettings};
 use crate::{
     http2::Lanes,
-    pool::{Bounds, Pool, PoolConfig},
+    pool::{Bounds, Pool, PoolConfig, Runtime},
 };
 use tower_iroh_layers::ConfigError;
 
@@ -31,6 +32,7 @@ use tower_iroh_layers::ConfigError;
 pub struct LinksBuilder {
     endpoint: Endpoint,
     settings: PoolConfig,
+    runtime: Option<Handle>,
     lanes: Lanes,
     tuning: Tuning,
     early_data: bool,
@@ -46,6 +48,7 @@ impl LinksBuilder {
         Self {
             endpoint,
             settings: PoolConfig::default(),
+            runtime: None,
             lanes: Lanes::default(),
             tuning: Tuning::default(),
             early_data: false,
@@ -109,6 +112,15 @@ impl LinksBuilder {
         self
     }
 
+    /// The runtime that dials and connections live on. Default: the one that is current when the links are built; outside of any, that of the first call.
+    ///
+    /// It has to be one that is driven: a current-thread runtime moves only while somebody blocks on it. When it ends, its connections are gone at
+    /// once, and the next call dials on the caller's own runtime.
+    pub fn runtime(mut self, runtime: Handle) -> Self {
+        self.runtime = Some(runtime);
+        self
+    }
+
     /// Checks the settings and makes the links. Nothing is dialled.
     ///
     /// # Errors
@@ -129,7 +141,9 @@ impl LinksBuilder {
 
     /// Makes the links with settings that are known to be valid: the defaults, or checked ones.
     pub(super) fn build_valid(self) -> Links {
+        let runtime = Runtime::new(self.runtime);
         let link = LinkSettings {
+            runtime: runtime.clone(),
             lanes: self.lanes,
             tuning: self.tuning,
             health_interval: self.settings.health_interval,
@@ -137,7 +151,7 @@ impl LinksBuilder {
             early_data: self.early_data,
         };
         Links {
-            pool: Pool::new(IrohDialer::new(self.endpoint, link), self.settings),
+            pool: Pool::new(IrohDialer::new(self.endpoint, link), self.settings, runtime),
         }
     }
 }

@@ -27,7 +27,7 @@ use crate::{
     error::{Error, ErrorKind},
     http2::{Carries, Explain, Http2, LaneSet, Lanes, Opener},
     peer::{Path, PeerInfo, Proof, TransportKind},
-    pool::{EarlyData, End, PeerStats, PoolHandle, Pooled, Used, Uses},
+    pool::{EarlyData, End, PeerStats, PoolHandle, Pooled, Runtime, Used, Uses},
     wire::{self, Kind, Preamble, close, reset},
 };
 
@@ -48,6 +48,7 @@ pub(crate) struct Link {
     /// It was closed because no ping was answered.
     unanswered: AtomicBool,
     ping_micros: AtomicU64,
+    runtime: Runtime,
     tuning: Tuning,
     health_interval: Duration,
     idle_timeout: Duration,
@@ -59,6 +60,7 @@ pub(crate) struct Link {
 /// What a link is made with.
 #[derive(Clone, Debug)]
 pub(super) struct LinkSettings {
+    pub(super) runtime: Runtime,
     pub(super) lanes: Lanes,
     pub(super) tuning: Tuning,
     pub(super) health_interval: Duration,
@@ -97,12 +99,13 @@ impl Link {
             carrier,
             proof,
             uses,
-            lanes: LaneSet::new(settings.lanes),
+            lanes: LaneSet::new(settings.lanes, settings.runtime.clone()),
             activities: Activities::default(),
             copies: Copies::new(),
             retired: AtomicBool::new(false),
             unanswered: AtomicBool::new(false),
             ping_micros: AtomicU64::new(0),
+            runtime: settings.runtime,
             tuning: settings.tuning,
             health_interval: settings.health_interval,
             idle_timeout: settings.idle_timeout,
@@ -375,9 +378,11 @@ impl Pooled for Link {
             health_interval: self.health_interval,
             idle_timeout: self.idle_timeout,
         };
-        let task = AbortOnDropHandle::new(tokio::spawn(driver.run()));
-        // Called once per link; a second driver would have nothing to do.
-        let _ = self.driver.set(task);
+        // Without a runtime nothing that it would watch moves either.
+        if let Ok(task) = self.runtime.spawn(driver.run()) {
+            // Called once per link; a second driver would have nothing to do.
+            let _ = self.driver.set(task);
+        }
     }
 }
 

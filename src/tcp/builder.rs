@@ -4,11 +4,12 @@ use std::{
 };
 
 use iroh::SecretKey;
+use tokio::runtime::Handle;
 
 use super::{TcpLinks, dial::DialConfig, dialer::TcpDialer, link::LinkSettings, tls::TlsIdentity};
 use crate::{
     http2::Lanes,
-    pool::{Bounds, Pool, PoolConfig},
+    pool::{Bounds, Pool, PoolConfig, Runtime},
 };
 use tower_iroh_layers::ConfigError;
 
@@ -30,6 +31,7 @@ use tower_iroh_layers::ConfigError;
 pub struct TcpLinksBuilder {
     key: SecretKey,
     settings: PoolConfig,
+    runtime: Option<Handle>,
     lanes: Lanes,
     keep_alive: Duration,
     insecure_plaintext_fallback: bool,
@@ -40,6 +42,7 @@ impl TcpLinksBuilder {
         Self {
             key,
             settings: PoolConfig::default(),
+            runtime: None,
             lanes: Lanes::default(),
             keep_alive: Duration::from_secs(10),
             insecure_plaintext_fallback: false,
@@ -101,6 +104,15 @@ impl TcpLinksBuilder {
         self
     }
 
+    /// The runtime that dials and connections live on. Default: the one that is current when the links are built; outside of any, that of the first call.
+    ///
+    /// It has to be one that is driven: a current-thread runtime moves only while somebody blocks on it. When it ends, its connections are gone at
+    /// once, and the next call dials on the caller's own runtime.
+    pub fn runtime(mut self, runtime: Handle) -> Self {
+        self.runtime = Some(runtime);
+        self
+    }
+
     /// Checks the settings and makes the links. Nothing is dialled.
     ///
     /// # Errors
@@ -115,7 +127,9 @@ impl TcpLinksBuilder {
 
     /// Makes the links with settings that are known to be valid: the defaults, or checked ones.
     pub(super) fn build_valid(self) -> TcpLinks {
+        let runtime = Runtime::new(self.runtime);
         let link = LinkSettings {
+            runtime: runtime.clone(),
             dial: DialConfig {
                 identity: TlsIdentity::new(self.key),
                 keep_alive: self.keep_alive,
@@ -127,7 +141,7 @@ impl TcpLinksBuilder {
             health_interval: self.settings.health_interval,
             idle_timeout: self.settings.idle_timeout,
         };
-        TcpLinks::on(Pool::new(TcpDialer::new(link), self.settings))
+        TcpLinks::on(Pool::new(TcpDialer::new(link), self.settings, runtime))
     }
 }
 

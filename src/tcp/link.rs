@@ -27,7 +27,7 @@ use crate::{
     http2::{Carries, Explain, Http2, LaneSet, Lanes, Opener},
     lock::lock,
     peer::{Path, TcpAddr, TransportKind},
-    pool::{End, PeerStats, PoolHandle, Pooled, Used, Uses},
+    pool::{End, PeerStats, PoolHandle, Pooled, Runtime, Used, Uses},
 };
 
 /// How often idleness is looked at, at most.
@@ -70,6 +70,7 @@ pub(crate) struct TcpLink {
 pub(super) struct LinkSettings {
     pub(super) dial: DialConfig,
     pub(super) dial_timeout: Duration,
+    pub(super) runtime: Runtime,
     pub(super) lanes: Lanes,
     pub(super) health_interval: Duration,
     pub(super) idle_timeout: Duration,
@@ -88,7 +89,7 @@ impl TcpLink {
             addr,
             remote: first.remote,
             uses,
-            lanes: LaneSet::new(settings.lanes.clone()),
+            lanes: LaneSet::new(settings.lanes.clone(), settings.runtime.clone()),
             health: Arc::new(LinkHealth::new(first.rtt)),
             first: Mutex::new(Some(first)),
             begun: Mutex::default(),
@@ -327,9 +328,11 @@ impl Pooled for TcpLink {
             gone,
             self.settings.idle_timeout,
         );
-        let task = AbortOnDropHandle::new(tokio::spawn(driver));
-        // Called once per link; a second driver would have nothing to do.
-        let _ = self.driver.set(task);
+        // Without a runtime nothing that it would watch moves either.
+        if let Ok(task) = self.settings.runtime.spawn(driver) {
+            // Called once per link; a second driver would have nothing to do.
+            let _ = self.driver.set(task);
+        }
     }
 }
 
