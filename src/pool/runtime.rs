@@ -85,6 +85,13 @@ mod tests {
         { runtime }.worker_threads(1).build().expect("a runtime")
     }
 
+    /// Ends a runtime, and waits until all of its tasks are gone.
+    fn end(runtime: tokio::runtime::Runtime) {
+        std::thread::spawn(move || drop(runtime))
+            .join()
+            .expect("no panic");
+    }
+
     async fn id_of_runtime(runtime: &Runtime) -> tokio::runtime::Id {
         let task = runtime.spawn(async { Handle::current().id() });
         task.expect("a runtime").await.expect("no panic")
@@ -99,7 +106,7 @@ mod tests {
         let task = runtime
             .spawn(std::future::pending::<()>())
             .expect("a runtime");
-        first.shutdown_background();
+        end(first);
         assert!(
             task.await
                 .expect_err("ended with its runtime")
@@ -112,7 +119,7 @@ mod tests {
     async fn a_runtime_that_has_ended_already_is_not_used() {
         let ended = other();
         let handle = ended.handle().clone();
-        ended.shutdown_background();
+        end(ended);
         let runtime = Runtime::new(Some(handle));
         assert_eq!(id_of_runtime(&runtime).await, Handle::current().id());
     }
