@@ -126,7 +126,7 @@ pub(crate) async fn trouble(
                 let client = rng.random_range(0..clients.len());
                 log.note(Fault::Close, format!("{name}, by client {client}"));
                 if let Some(links) = clients.get(client) {
-                    links.close(&host.peer().id());
+                    links.close(host.peer().id());
                 }
             }
         }

@@ -107,7 +107,7 @@ impl Soak {
         report::summary(&self.ledger, &self.log, &seen.rows);
         for (number, client) in clients.iter().enumerate() {
             for host in &hosts {
-                if let Some(stats) = client.links.stats(&host.peer().id()) {
+                if let Some(stats) = client.links.stats(host.peer().id()) {
                     println!("client {number} to {}: {stats}", host.name);
                 }
             }
@@ -241,7 +241,7 @@ impl Soak {
         for client in clients.iter() {
             for host in hosts {
                 let Some(way) = &host.way else { continue };
-                let path = client.links.stats(&host.peer().id()).and_then(|it| it.path);
+                let path = client.links.stats(host.peer().id()).and_then(|it| it.path);
                 if path
                     .as_ref()
                     .is_some_and(|path| *path != Path::Direct(way.addr()))

@@ -335,7 +335,7 @@ impl ChannelBuilder {
         let policy = stack.declared().clone();
         let unfit = || ConfigError::new("channel.peer", id, "an endpoint id that fits a URI");
         let iroh = source.iroh.as_ref().map(|links| {
-            let arm = Arm::new(links.pool.clone(), id, user_agent.clone(), &policy);
+            let arm = Arm::new(links.pool().clone(), id, user_agent.clone(), &policy);
             let arm = arm.map(EitherArm::Iroh).ok_or_else(unfit)?;
             Ok((
                 arm,

@@ -148,7 +148,7 @@ impl Channel {
 
     /// What is known of the connection over one transport; `None` while there is none.
     pub fn stats_of(&self, transport: TransportKind) -> Option<PeerStats> {
-        self.source.stats(transport, &self.peer)
+        self.source.stats(transport, self.peer)
     }
 
     /// The stack's handles: breaker, buffer, retry budget.
@@ -168,7 +168,7 @@ impl Channel {
 
     /// Closes the connection, or both. Calls in flight end with UNAVAILABLE; a later call dials again.
     pub fn close(&self) {
-        self.source.close(&self.peer);
+        self.source.close(self.peer);
     }
 }
 

@@ -1,8 +1,8 @@
 //! Over what a channel leads to its peer.
 
 use std::{
+    sync::Arc,
     task::{Context, Poll},
-    time::Duration,
 };
 
 use futures_util::future::BoxFuture;
@@ -12,19 +12,19 @@ use tokio::sync::watch;
 use tonic::body::Body;
 use tower::Service;
 
-use super::{arm::Arm, body::ResponseBody};
+use super::{arm::Arm, body::ResponseBody, stack::Rtt};
 use crate::{
     error::Error,
     peer::TransportKind,
     pool::{PeerStats, State},
-    quic::{IrohDialer, Links},
+    quic::{Links, QuicDialer},
     tcp::{TcpDialer, TcpLinks},
 };
 
 /// The arm that a channel has.
 #[derive(Clone)]
 pub(super) enum EitherArm {
-    Iroh(Arm<IrohDialer>),
+    Iroh(Arm<QuicDialer>),
     Tcp(Arm<TcpDialer>),
 }
 
@@ -85,21 +85,27 @@ impl ChannelLinks {
         }
     }
 
-    pub(super) fn stats(&self, transport: TransportKind, peer: &EndpointId) -> Option<PeerStats> {
+    pub(super) fn stats(&self, transport: TransportKind, peer: EndpointId) -> Option<PeerStats> {
         match transport {
             TransportKind::Iroh => self.iroh.as_ref()?.stats(peer),
             TransportKind::Tcp => self.tcp.as_ref()?.stats(peer),
         }
     }
 
-    pub(super) fn rtt(&self, transport: TransportKind, peer: &EndpointId) -> Option<Duration> {
-        match transport {
-            TransportKind::Iroh => self.iroh.as_ref()?.stats(peer)?.rtt,
-            TransportKind::Tcp => self.tcp.as_ref()?.rtt(peer),
-        }
+    /// Asks for the round trip to the peer, without keeping the links: a breaker's handle may outlive its channel.
+    pub(super) fn rtt(&self, transport: TransportKind, peer: EndpointId) -> Rtt {
+        let (iroh, tcp) = match transport {
+            TransportKind::Iroh => (self.iroh.as_ref().map(Links::downgrade), None),
+            TransportKind::Tcp => (None, self.tcp.as_ref().map(TcpLinks::downgrade)),
+        };
+        Arc::new(move || match (&iroh, &tcp) {
+            (Some(links), _) => links.upgrade()?.rtt(peer),
+            (None, Some(links)) => links.upgrade()?.rtt(peer),
+            (None, None) => None,
+        })
     }
 
-    pub(super) fn close(&self, peer: &EndpointId) {
+    pub(super) fn close(&self, peer: EndpointId) {
         if let Some(links) = &self.iroh {
             links.close(peer);
         }

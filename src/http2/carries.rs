@@ -7,9 +7,6 @@ use crate::pool::Pooled;
 pub(crate) trait Carries: Pooled + Opener {
     fn lanes(&self) -> &LaneSet;
 
-    /// It takes no further call, and is good for those that it has.
-    fn retire(&self);
-
     /// Whether the peer has what was sent before the handshake was complete.
     fn took_early_data(&self) -> bool {
         false

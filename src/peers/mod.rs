@@ -296,8 +296,8 @@ impl Peers {
         self.shared.circuits.circuit_or(&(id, over), |config| {
             let circuit = Circuit::builder(config).transport(over.as_str());
             let rtt = move || match over {
-                TransportKind::Iroh => links.as_ref()?.stats(&id)?.rtt,
-                TransportKind::Tcp => tcp.as_ref()?.rtt(&id),
+                TransportKind::Iroh => links.as_ref()?.rtt(id),
+                TransportKind::Tcp => tcp.as_ref()?.rtt(id),
             };
             circuit.rtt(rtt).build()
         })

@@ -2,18 +2,20 @@
 
 use std::time::Duration;
 
+use tokio::runtime::Handle;
 use tower_iroh_layers::ConfigError;
 
-use super::Bounds;
+use super::backoff::Bounds;
 
-/// What links of either transport are configured with; see [`LinksBuilder`].
+/// Settings of a pool; each is documented at its setter on [`LinksBuilder`](super::LinksBuilder).
 #[derive(Clone, Debug)]
 pub(crate) struct PoolConfig {
-    pub(crate) max_connections: usize,
+    pub(super) max_connections: usize,
     pub(crate) dial_timeout: Duration,
-    pub(crate) backoff: Bounds,
+    pub(super) backoff: Bounds,
     pub(crate) idle_timeout: Duration,
     pub(crate) health_interval: Duration,
+    pub(super) runtime: Option<Handle>,
 }
 
 impl Default for PoolConfig {
@@ -27,11 +29,17 @@ impl Default for PoolConfig {
             },
             idle_timeout: Duration::from_secs(300),
             health_interval: Duration::from_secs(30),
+            runtime: None,
         }
     }
 }
 
 impl PoolConfig {
+    /// The runtime that was given.
+    pub(crate) fn runtime(&self) -> Option<Handle> {
+        self.runtime.clone()
+    }
+
     /// Refuses what cannot be, by name.
     pub(crate) fn validate(&self) -> Result<(), ConfigError> {
         ConfigError::nonzero("links.max_connections", self.max_connections)?;
@@ -44,6 +52,7 @@ impl PoolConfig {
         }
         ConfigError::lasting("links.dial_timeout", self.dial_timeout)?;
         ConfigError::lasting("links.backoff.min", self.backoff.min)?;
+        ConfigError::lasting("links.backoff.max", self.backoff.max)?;
         ConfigError::lasting("links.idle_timeout", self.idle_timeout)?;
         ConfigError::lasting("links.health_interval", self.health_interval)?;
         if self.backoff.min > self.backoff.max {

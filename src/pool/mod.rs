@@ -1,36 +1,38 @@
-//! Which connection a call gets: the peer's own, dialled once for everybody who asks, within a bounded number.
+//! One connection per peer, over any transport.
 //!
-//! Who owns readiness: nobody before a call; [`Pool::get`] waits inside the caller's future. What a dropped future
-//! leaves behind: a dial ends with its last waiter, its slot and its entry are free again. Who wakes whom: the dial wakes its
-//! waiters; whoever frees a slot wakes the first dial that waits for one.
+//! [`Pool::get`] finds a peer's connection, or begins a dial and waits for it. The pool owns its dials: each is a task with a bound on its time, which
+//! goes on when its callers leave and ends with the last handle to the pool. A [`Dialer`] makes connections, a [`Pooled`] is one, and [`Links`] is what a program
+//! holds of all this. The pool knows no transport and is tested under virtual time.
+//!
+//! Readiness: a caller waits inside the future of `get`. A dropped future leaves nothing behind but the dial, whose outcome is there for the next caller.
 
 use std::{
     collections::HashMap,
     fmt,
-    panic::AssertUnwindSafe,
-    pin::pin,
-    sync::{Arc, Mutex, Weak},
+    sync::{
+        Arc, Mutex, Weak,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
-use futures_util::{
-    FutureExt,
-    future::{Shared as SharedFuture, WeakShared},
-};
 use iroh::EndpointId;
 use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore, watch},
-    time::{Instant, sleep_until, timeout},
+    sync::{Semaphore, watch},
+    time::Instant,
 };
 
 use crate::{
     error::{Error, ErrorKind},
     lock::lock,
 };
-use uses::{Freed, Waiting};
 
+mod address_book;
 mod backoff;
+mod builder;
 mod config;
+mod dial;
 mod entry;
+mod links;
 mod pooled;
 mod runtime;
 mod state;
@@ -40,40 +42,51 @@ mod uses;
 pub use state::State;
 pub use stats::{EarlyData, PeerStats};
 
-pub(crate) use backoff::Bounds;
+pub(crate) use address_book::AddressBook;
+pub(crate) use builder::LinksBuilder;
 pub(crate) use config::PoolConfig;
 pub(crate) use entry::Announce;
-use entry::{Dial, Dialling, Entry, Inner};
-pub(crate) use pooled::{Dialer, End, PoolHandle, Pooled};
+pub(crate) use links::Links;
+pub(crate) use pooled::{Dialer, End, Known, PoolHandle, Pooled};
 pub(crate) use runtime::Runtime;
 pub(crate) use uses::{AnyUse, Use, Used, Uses};
 
+use dial::Dialling;
+use entry::{Dial, Entry};
+use uses::Freed;
+
+/// How many peers without a connection are remembered beside those with one.
+const REMEMBERED: usize = 1024;
+/// How many dials of one call may be lost with the runtime that they ran on.
+const LOST_DIALS: usize = 3;
+
+/// The connections of one dialer. Clones share.
 pub(crate) struct Pool<D: Dialer> {
     shared: Arc<Shared<D>>,
 }
 
 struct Shared<D: Dialer> {
     dialer: D,
-    settings: PoolConfig,
+    config: PoolConfig,
     runtime: Runtime,
     slots: Arc<Semaphore>,
     freed: Arc<Freed>,
     peers: Mutex<HashMap<EndpointId, Arc<Entry<D::Connection>>>>,
+    /// Takes no further call.
+    is_shut_down: AtomicBool,
 }
 
-/// How many peers without a connection are remembered beside those with one.
-const REMEMBERED: usize = 1024;
-
 impl<D: Dialer> Pool<D> {
-    pub(crate) fn new(dialer: D, settings: PoolConfig, runtime: Runtime) -> Self {
+    pub(crate) fn new(dialer: D, config: PoolConfig, runtime: Runtime) -> Self {
         Self {
             shared: Arc::new(Shared {
                 dialer,
-                slots: Arc::new(Semaphore::new(settings.max_connections)),
+                slots: Arc::new(Semaphore::new(config.max_connections)),
                 freed: Arc::default(),
                 peers: Mutex::default(),
-                settings,
+                config,
                 runtime,
+                is_shut_down: AtomicBool::new(false),
             }),
         }
     }
@@ -82,33 +95,37 @@ impl<D: Dialer> Pool<D> {
         &self.shared.dialer
     }
 
+    /// The connection to a peer, dialled where there is none. Cancel safe: the dial goes on.
     pub(crate) async fn get(&self, id: EndpointId) -> Result<Use<D::Connection>, Error> {
         let entry = self.shared.entry(id);
+        let mut lost = 0;
         loop {
-            let dial = {
-                let mut inner = entry.lock();
-                if let Some((connection, _)) = &inner.connection {
-                    if connection.usable() {
-                        // Counted under the lock, so that nobody evicts it in between.
-                        return Ok(Use::new(connection.clone()));
-                    }
-                    // Its own driver may be about to say the same, and will find it gone.
-                    let fate = connection.fate();
-                    inner.connection = None;
-                    entry.settle(&mut inner, fate);
-                }
-                match inner.dial.as_ref().and_then(WeakShared::upgrade) {
-                    Some(dial) => dial,
-                    None => self.shared.begin(id, &entry, &mut inner)?,
-                }
+            let mut outcome = match self.shared.find(id, &entry)? {
+                Found::Connection(used) => return Ok(used),
+                Found::Dial(outcome) => outcome,
             };
-            dial.await?;
+            let ended = match outcome.wait_for(Option::is_some).await {
+                Ok(ended) => ended.clone(),
+                Err(_) => None,
+            };
+            match ended {
+                Some(outcome) => outcome?,
+                // The dial's runtime has ended; the next dial is on this one.
+                None if lost < LOST_DIALS => {
+                    lost += 1;
+                    tokio::task::yield_now().await;
+                }
+                None => {
+                    let message = "the runtime that the dial ran on has ended";
+                    return Err(Error::new(ErrorKind::Internal, message));
+                }
+            }
         }
     }
 
-    /// The connection of a dial that goes on, as soon as calls that may be done twice may leave on it: before its handshake is complete. It comes only
-    /// while somebody polls [`get`](Self::get), and only where the dialer tells of one. Whoever uses it does not count as a use, and believes nothing that it
-    /// says before `get` has given the same connection.
+    /// The connection of a dial under way, as soon as calls that may be done twice may leave on it: before its handshake is complete, and only
+    /// where the dialer tells of one. Using it is not counted as a use. Discard anything it returns unless [`get`](Self::get) later yields the same
+    /// connection.
     pub(crate) async fn early(&self, id: EndpointId) -> Arc<D::Connection> {
         // Held, so that the entry is not forgotten meanwhile.
         let entry = self.shared.entry(id);
@@ -122,26 +139,21 @@ impl<D: Dialer> Pool<D> {
         }
     }
 
-    /// What somebody is told whose time was over while [`get`](Self::get) was still at work.
+    /// The error for a caller whose deadline passed while [`get`](Self::get) was still at work.
     pub(crate) fn late(&self, id: EndpointId) -> Error {
-        let waiting = self.shared.entry(id).lock().waiting_for_slot;
-        if waiting {
-            pool_full(self.shared.settings.max_connections)
-        } else {
-            Error::new(
+        let entry = self.shared.entry(id);
+        let waits = entry.lock().dial.as_ref().map(|dial| dial.waits_for_slot);
+        match waits {
+            Some(true) => pool_full(self.shared.config.max_connections),
+            _ => Error::new(
                 ErrorKind::Deadline,
                 "the deadline passed while the peer was being dialled",
-            )
+            ),
         }
     }
 
-    pub(crate) fn peek(&self, id: &EndpointId) -> Option<Arc<D::Connection>> {
-        let entry = lock(&self.shared.peers).get(id).cloned()?;
-        let inner = entry.lock();
-        inner
-            .connection
-            .as_ref()
-            .map(|(connection, _)| connection.clone())
+    pub(crate) fn peek(&self, id: EndpointId) -> Option<Arc<D::Connection>> {
+        self.shared.known(id)?.connection()
     }
 
     pub(crate) fn watch(&self, id: EndpointId) -> watch::Receiver<State> {
@@ -149,174 +161,155 @@ impl<D: Dialer> Pool<D> {
     }
 
     pub(crate) fn slots_taken(&self) -> usize {
-        self.shared
-            .settings
-            .max_connections
-            .saturating_sub(self.shared.slots.available_permits())
+        let free = self.shared.slots.available_permits();
+        self.shared.config.max_connections.saturating_sub(free)
     }
 
-    /// Something new is known of the peer: the next dial is due. Where there is no connection and no dial, whoever watches the state is told of
+    /// Something new is known of the peer: the next dial is due. Where there is no connection and no dial, watchers of the state are told of
     /// [`State::Idle`], also where it was that before.
     pub(crate) fn forgive(&self, id: EndpointId) {
-        let known = lock(&self.shared.peers).get(&id).cloned();
-        if let Some(entry) = known {
-            entry.lock().backoff.reset();
-            entry.state.send_if_modified(|state| {
-                let waits = matches!(state, State::Idle | State::TransientFailure);
-                if waits {
-                    *state = State::Idle;
-                }
-                waits
-            });
-        }
+        let Some(entry) = self.shared.known(id) else {
+            return;
+        };
+        entry.lock().backoff.reset();
+        entry.state.send_if_modified(|state| {
+            let waits = matches!(state, State::Idle | State::TransientFailure);
+            if waits {
+                *state = State::Idle;
+            }
+            waits
+        });
     }
 
-    /// Somebody asks who paces himself: the next dial is due, however often the last ones failed.
+    /// A caller asks that paces itself: the next dial is due, however often the last ones failed.
     pub(crate) fn hurry(&self, id: EndpointId) {
-        let known = lock(&self.shared.peers).get(&id).cloned();
-        if let Some(entry) = known {
+        if let Some(entry) = self.shared.known(id) {
             entry.lock().backoff.hurry();
         }
     }
 
-    pub(crate) fn close(&self, id: &EndpointId) {
-        let known = lock(&self.shared.peers).get(id).cloned();
+    pub(crate) fn close(&self, id: EndpointId) {
+        let known = self.shared.known(id);
         if let Some(connection) = known.and_then(|entry| entry.take(|_| true, D::Connection::fate))
         {
             connection.close();
         }
     }
 
-    /// A connection is of no use for new calls.
-    pub(crate) fn gone(
-        &self,
-        id: EndpointId,
-        connection: &Arc<D::Connection>,
-        error: Option<Error>,
-    ) {
-        let end = error.map_or(End::Closed, End::Failed);
-        self.shared.ended(id, connection, end);
+    /// The connection takes no further call, and the calls that it has go on.
+    pub(crate) fn retire(&self, id: EndpointId, connection: &Arc<D::Connection>) {
+        connection.retire();
+        self.shared.ended(id, connection, End::Closed);
+    }
+
+    /// Closes the connection to a peer, ends a dial to it, and forgets how dials fared.
+    pub(crate) fn remove(&self, id: EndpointId) {
+        self.close(id);
+        let Some(entry) = self.shared.known(id) else {
+            return;
+        };
+        let mut inner = entry.lock();
+        let dial = inner.dial.take();
+        inner.last_error = None;
+        inner.backoff.reset();
+        drop(inner);
+        drop(dial);
+        let mut peers = lock(&self.shared.peers);
+        // A watcher, and a caller that waits, keep theirs.
+        if Arc::strong_count(&entry) == 2 && !entry.is_worth_keeping(Instant::now()) {
+            peers.remove(&id);
+        }
+    }
+
+    fn downgrade(&self) -> Weak<Shared<D>> {
+        Arc::downgrade(&self.shared)
+    }
+
+    /// All connections that there are.
+    pub(crate) fn connections(&self) -> Vec<(EndpointId, Arc<D::Connection>)> {
+        let peers = lock(&self.shared.peers);
+        let there = peers
+            .iter()
+            .filter_map(|(id, entry)| Some((*id, entry.connection()?)));
+        there.collect()
+    }
+
+    /// Refuses further calls, waits until the connections have no user any more, and closes each then. Cancel safe; asked again, it goes on.
+    pub(crate) async fn shut_down(&self) {
+        self.shared.is_shut_down.store(true, Ordering::SeqCst);
+        let entries: Vec<_> = lock(&self.shared.peers).values().cloned().collect();
+        for entry in entries {
+            let dial = entry.lock().dial.take();
+            drop(dial);
+            if let Some(connection) = entry.connection() {
+                connection.uses().unused().await;
+                let same = |current: &Arc<_>| Arc::ptr_eq(current, &connection);
+                entry.take(same, D::Connection::fate);
+                connection.close();
+            }
+        }
     }
 }
 
+/// What there is for a caller.
+enum Found<C> {
+    Connection(Use<C>),
+    /// The outcome of a dial, to be waited for.
+    Dial(watch::Receiver<Option<Result<(), Error>>>),
+}
+
 impl<D: Dialer> Shared<D> {
+    fn known(&self, id: EndpointId) -> Option<Arc<Entry<D::Connection>>> {
+        lock(&self.peers).get(&id).cloned()
+    }
+
     fn entry(&self, id: EndpointId) -> Arc<Entry<D::Connection>> {
         let mut peers = lock(&self.peers);
         if let Some(entry) = peers.get(&id) {
             return entry.clone();
         }
         // Names come from callers, so they are bounded: what says nothing any more goes first.
-        if peers.len() >= self.settings.max_connections.saturating_add(REMEMBERED) {
+        if peers.len() >= self.config.max_connections.saturating_add(REMEMBERED) {
             let now = Instant::now();
             peers.retain(|_, entry| Arc::strong_count(entry) > 1 || entry.is_worth_keeping(now));
         }
-        let entry = Arc::new(Entry::new(self.settings.backoff));
+        let entry = Arc::new(Entry::new(self.config.backoff));
         peers.insert(id, entry.clone());
         entry
     }
 
-    /// Begins a dial, where one is due.
-    fn begin(
+    /// The peer's connection, or the dial to it: the one under way, or another where that is due.
+    fn find(
         self: &Arc<Self>,
         id: EndpointId,
         entry: &Arc<Entry<D::Connection>>,
-        inner: &mut Inner<D::Connection>,
-    ) -> Result<SharedFuture<Dial>, Error> {
-        let now = Instant::now();
-        if let (Some(wait), Some(last)) = (inner.backoff.wait(now), &inner.last_error) {
+    ) -> Result<Found<D::Connection>, Error> {
+        if self.is_shut_down.load(Ordering::SeqCst) {
+            return Err(Error::new(ErrorKind::Closed, "the links are shut down"));
+        }
+        let mut inner = entry.lock();
+        if let Some(used) = entry.using(&mut inner) {
+            return Ok(Found::Connection(used));
+        }
+        if let Some(dial) = &inner.dial {
+            return Ok(Found::Dial(dial.outcome.clone()));
+        }
+        if let (Some(wait), Some(last)) = (inner.backoff.wait(Instant::now()), &inner.last_error) {
             return Err(Error::backoff(wait, last));
         }
-        // A dial that nobody waited for to its end has not failed, but dials do not follow each other faster than failed ones.
-        let earliest = match inner.last_dial {
-            Some(last) => last + self.settings.backoff.min,
-            None => now,
-        };
-        inner.dials += 1;
-        entry.early.send_replace(None);
-        let dialling = Dialling::new(entry.clone(), inner.dials);
-        let dial = self.clone().dial(id, dialling, earliest).boxed().shared();
-        inner.dial = dial.downgrade();
-        entry.state.send_replace(State::Connecting);
-        Ok(dial)
-    }
-
-    async fn dial(
-        self: Arc<Self>,
-        id: EndpointId,
-        dialling: Dialling<D::Connection>,
-        earliest: Instant,
-    ) -> Result<(), Error> {
-        // Even a sleep that is over takes up to a millisecond of tokio's timer.
-        if earliest > Instant::now() {
-            sleep_until(earliest).await;
+        let (dialling, dial) = Dialling::begin(entry);
+        let outcome = dial.outcome.clone();
+        inner.dial = Some(dial);
+        // A runtime that has ended drops the dial at once, which takes this lock.
+        drop(inner);
+        let task = Self::dial(Arc::downgrade(self), id, dialling);
+        let task = self.runtime.spawn(task)?;
+        let mut inner = entry.lock();
+        let same = |dial: &&mut Dial| dial.outcome.same_channel(&outcome);
+        if let Some(dial) = inner.dial.as_mut().filter(same) {
+            dial.task = Some(task);
         }
-        let Some(slot) = self.place(&dialling).await else {
-            dialling.crowded();
-            return Err(pool_full(self.settings.max_connections));
-        };
-        match self.dial_once(id, &dialling).await {
-            Ok(connection) => {
-                let gone = self.handle_of(id);
-                dialling.succeeded(connection.clone(), slot);
-                connection.installed(gone);
-                Ok(())
-            }
-            Err(error) => {
-                dialling.failed(&error);
-                Err(error)
-            }
-        }
-    }
-
-    /// A slot, waited for as long as a dial may take.
-    async fn place(&self, dialling: &Dialling<D::Connection>) -> Option<OwnedSemaphorePermit> {
-        dialling.entry.lock().waiting_for_slot = true;
-        let slot = timeout(self.settings.dial_timeout, self.slot()).await;
-        dialling.entry.lock().waiting_for_slot = false;
-        slot.ok()?.ok()
-    }
-
-    async fn dial_once(
-        &self,
-        id: EndpointId,
-        dialling: &Dialling<D::Connection>,
-    ) -> Result<Arc<D::Connection>, Error> {
-        dialling.entry.lock().last_dial = Some(Instant::now());
-        let uses = Uses::new(self.freed.clone());
-        // A panic must not poison everybody who waits for this dial.
-        let early = Announce::new(&dialling.entry);
-        let dial = AssertUnwindSafe(self.dialer.dial(id, uses, early)).catch_unwind();
-        match timeout(self.settings.dial_timeout, dial).await {
-            Ok(Ok(result)) => result,
-            Ok(Err(_)) => Err(Error::new(ErrorKind::Internal, "the dial panicked")),
-            Err(_) => Err(Error::new(
-                ErrorKind::DialTimeout,
-                format!(
-                    "the peer did not answer within {:?}",
-                    self.settings.dial_timeout
-                ),
-            )),
-        }
-    }
-
-    /// A place for one more connection, taken from whoever uses one least where there is none.
-    async fn slot(&self) -> Result<OwnedSemaphorePermit, tokio::sync::AcquireError> {
-        if let Ok(slot) = self.slots.clone().try_acquire_owned() {
-            return Ok(slot);
-        }
-        let _waiting = Waiting::new(&self.freed);
-        // Kept through all turns of the loop: it holds the place in the queue.
-        let mut acquire = pin!(self.slots.clone().acquire_owned());
-        loop {
-            let mut freed = pin!(self.freed.notify.notified());
-            // Registered before the look around, so that whoever is freed in between is not missed.
-            freed.as_mut().enable();
-            self.evict_one();
-            tokio::select! {
-                slot = &mut acquire => return slot,
-                () = freed => {}
-            }
-        }
+        Ok(Found::Dial(outcome))
     }
 
     /// Ends the least recently used connection that nobody uses.
@@ -356,9 +349,9 @@ impl<D: Dialer> Shared<D> {
         }
     }
 
-    /// Tells whoever watches how a connection does that is there.
+    /// Tells watchers how a connection does that is there.
     fn stands(&self, id: EndpointId, connection: &Arc<D::Connection>, state: State) {
-        let Some(entry) = lock(&self.peers).get(&id).cloned() else {
+        let Some(entry) = self.known(id) else {
             return;
         };
         let inner = entry.lock();
@@ -369,7 +362,7 @@ impl<D: Dialer> Shared<D> {
     }
 
     fn ended(&self, id: EndpointId, connection: &Arc<D::Connection>, end: End) -> bool {
-        let Some(entry) = lock(&self.peers).get(&id).cloned() else {
+        let Some(entry) = self.known(id) else {
             return true;
         };
         let unused_only = matches!(end, End::Idle);
@@ -380,6 +373,17 @@ impl<D: Dialer> Shared<D> {
         };
         let taken = entry.take(which, |_| end);
         taken.is_some() || is_other
+    }
+}
+
+impl<D: Dialer> Drop for Shared<D> {
+    fn drop(&mut self) {
+        // A dial holds its entry, and the entry the dial's task.
+        let peers = std::mem::take(&mut *lock(&self.peers));
+        for entry in peers.into_values() {
+            let dial = entry.lock().dial.take();
+            drop(dial);
+        }
     }
 }
 
@@ -402,7 +406,7 @@ impl<D: Dialer> fmt::Debug for Pool<D> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Pool")
             .field("connections", &self.slots_taken())
-            .field("settings", &self.shared.settings)
+            .field("config", &self.shared.config)
             .finish_non_exhaustive()
     }
 }

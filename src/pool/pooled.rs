@@ -1,18 +1,16 @@
-//! What the pool asks of whoever dials and of a connection, and what a connection tells the pool.
+//! What the pool asks of a transport and of a connection, and what a connection tells the pool.
 
-use std::{fmt, sync::Arc};
+use std::{fmt, sync::Arc, time::Duration};
 
 use futures_util::future::BoxFuture;
 use iroh::EndpointId;
 
-use super::{
-    Announce, State,
-    uses::{Used, Uses},
-};
-use crate::error::Error;
+use super::{Announce, PeerStats, State, Used, Uses};
+use crate::{error::Error, peer::Peer};
 
-/// Makes connections.
-pub(crate) trait Dialer: Send + Sync + 'static {
+/// Makes the connections of one transport.
+pub trait Dialer: Send + Sync + 'static {
+    /// What it makes.
     type Connection: Pooled;
 
     /// Whether it may tell of connections that are not complete yet.
@@ -20,8 +18,14 @@ pub(crate) trait Dialer: Send + Sync + 'static {
         false
     }
 
-    /// Dials. The future is dropped when nobody waits for it any more, or when its time is over. Where calls that may be done twice can leave on a
-    /// connection before it is complete, `early` is told of it.
+    /// Takes note of where a peer is. Whether the peer says so for this transport, and whether its connection leads elsewhere now.
+    fn know(&self, peer: &Peer) -> Known;
+
+    /// Forgets where a peer is.
+    fn forget(&self, id: EndpointId);
+
+    /// Dials. The pool bounds its time, and drops it with the pool. Where calls that may be done twice can leave on a connection before it is
+    /// complete, `early` is told of it.
     fn dial(
         &self,
         id: EndpointId,
@@ -30,31 +34,55 @@ pub(crate) trait Dialer: Send + Sync + 'static {
     ) -> BoxFuture<'static, Result<Arc<Self::Connection>, Error>>;
 }
 
+/// What a [`Dialer`] has learned of a peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Known {
+    /// Nothing that concerns this transport.
+    Nothing,
+    /// Where it is.
+    Addr,
+    /// That it is elsewhere than its connection leads to.
+    Moved,
+}
+
 /// A connection as the pool sees it.
-pub(crate) trait Pooled: Used + fmt::Debug + Send + Sync + Sized + 'static {
+pub trait Pooled: Used + fmt::Debug + Send + Sync + Sized + 'static {
     /// Whether it takes another call.
     fn usable(&self) -> bool;
     /// What became of a connection that takes no further call.
     fn fate(&self) -> End;
+    /// It takes no further call, and is good for those that it has.
+    fn retire(&self);
     /// Ends it, because its place is needed.
     fn evict(&self);
     /// Ends it, because its user says so.
     fn close(&self);
-    /// It is in the pool now; `gone` is how it says that it is good for nothing any more.
-    fn installed(self: &Arc<Self>, gone: PoolHandle<Self>);
+    /// What is known of it; nothing while it is not complete.
+    fn stats(&self) -> Option<PeerStats>;
+    /// The smoothed round trip to the peer, as far as it is known.
+    fn rtt(&self) -> Option<Duration>;
+    /// It is in the pool now; `pool` is how it says that it is good for nothing any more.
+    fn installed(self: &Arc<Self>, pool: PoolHandle<Self>);
 }
 
 /// How a connection tells its pool of its end, and whether its peer is heard.
-pub(crate) struct PoolHandle<C: Pooled> {
-    pub(super) report: Box<Tell<C>>,
-    pub(super) state: Box<TellState<C>>,
+pub struct PoolHandle<C: Pooled> {
+    pub(super) report: Box<Report<C>>,
+    pub(super) state: Box<ReportState<C>>,
 }
 
-type Tell<C> = dyn Fn(&Arc<C>, End) -> bool + Send + Sync;
-type TellState<C> = dyn Fn(&Arc<C>, State) + Send + Sync;
+type Report<C> = dyn Fn(&Arc<C>, End) -> bool + Send + Sync;
+type ReportState<C> = dyn Fn(&Arc<C>, State) + Send + Sync;
 
-/// What a connection has to tell.
-pub(crate) enum End {
+impl<C: Pooled> fmt::Debug for PoolHandle<C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("PoolHandle")
+    }
+}
+
+/// How a connection ended.
+#[derive(Debug)]
+pub enum End {
     /// It was good and is over.
     Closed,
     /// It never came to life; counts as a failed dial.
@@ -74,7 +102,7 @@ impl<C: Pooled> PoolHandle<C> {
         (self.state)(connection, State::Silent);
     }
 
-    /// It did not, and has been heard again.
+    /// The peer did not answer, and has been heard again.
     pub(crate) fn heard(&self, connection: &Arc<C>) {
         (self.state)(connection, State::Ready);
     }

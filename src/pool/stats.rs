@@ -9,7 +9,7 @@ use crate::peer::{Path, TransportKind};
 ///
 /// Each side counts what it sends: the server's own figures are in [`PeerInfo`](crate::PeerInfo). Of all connections together, sent and lost
 /// packets are metrics too, on either side: see [`Links`](crate::Links) and [`Acceptor`](crate::Acceptor).
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct PeerStats {
     /// What the connection is. Over TCP its rules differ: see [`TcpLinks`](crate::tcp::TcpLinks).

@@ -8,11 +8,15 @@ use std::{
     time::Duration,
 };
 
-use futures_util::future::{BoxFuture, join_all};
-use tokio::time::{advance, sleep};
+use futures_util::{
+    FutureExt,
+    future::{BoxFuture, join_all},
+};
+use tokio::time::{advance, sleep, timeout};
 use tokio_test::{assert_pending, assert_ready, task};
 
-use super::{backoff::Bounds, *};
+use super::*;
+use crate::peer::Peer;
 
 #[derive(Debug)]
 struct Fake {
@@ -37,6 +41,15 @@ impl Pooled for Fake {
             true => End::Failed(Error::new(ErrorKind::Forbidden, "refused")),
             false => End::Closed,
         }
+    }
+    fn retire(&self) {
+        self.closed.store(true, Ordering::SeqCst);
+    }
+    fn stats(&self) -> Option<PeerStats> {
+        None
+    }
+    fn rtt(&self) -> Option<Duration> {
+        None
     }
     fn evict(&self) {
         self.closed.store(true, Ordering::SeqCst);
@@ -76,6 +89,12 @@ impl Drop for Count {
 impl Dialer for FakeDialer {
     type Connection = Fake;
 
+    fn know(&self, _: &Peer) -> Known {
+        Known::Addr
+    }
+
+    fn forget(&self, _: EndpointId) {}
+
     fn dial(
         &self,
         _: EndpointId,
@@ -89,7 +108,11 @@ impl Dialer for FakeDialer {
         let takes = self.takes;
         async move {
             let _count = count;
-            sleep(takes).await;
+            // Even a sleep of no time takes a millisecond of tokio's timer.
+            match takes.is_zero() {
+                true => tokio::task::yield_now().await,
+                false => sleep(takes).await,
+            }
             match plan {
                 Plan::Succeed => Ok(Arc::new(Fake {
                     uses,
@@ -113,23 +136,25 @@ impl Dialer for FakeDialer {
 }
 
 fn pool(max_connections: usize, plan: Plan) -> Pool<FakeDialer> {
+    pool_that_takes(max_connections, plan, Duration::from_millis(5))
+}
+
+fn pool_that_takes(max_connections: usize, plan: Plan, takes: Duration) -> Pool<FakeDialer> {
+    on(Runtime::new(None), max_connections, plan, takes)
+}
+
+fn on(runtime: Runtime, max_connections: usize, plan: Plan, takes: Duration) -> Pool<FakeDialer> {
     let dialer = FakeDialer {
         plan: Mutex::new(plan),
-        takes: Duration::from_millis(5),
+        takes,
         dials: Arc::default(),
         dialling: Arc::default(),
     };
-    let settings = PoolConfig {
+    let config = PoolConfig {
         max_connections,
-        dial_timeout: Duration::from_secs(10),
-        backoff: Bounds {
-            min: Duration::from_millis(100),
-            max: Duration::from_secs(30),
-        },
-        idle_timeout: Duration::from_secs(300),
-        health_interval: Duration::from_secs(30),
+        ..PoolConfig::default()
     };
-    Pool::new(dialer, settings, Runtime::new(None))
+    Pool::new(dialer, config, runtime)
 }
 
 impl Pool<FakeDialer> {
@@ -158,9 +183,9 @@ async fn all_who_ask_at_once_share_one_dial() {
     assert!(uses.iter().all(Result::is_ok));
     assert_eq!(pool.dials(), 1);
     assert_eq!(pool.slots_taken(), 1);
-    assert_eq!(pool.peek(&id(1)).expect("there").uses.open(), 1000);
+    assert_eq!(pool.peek(id(1)).expect("there").uses.open(), 1000);
     drop(uses);
-    let connection = pool.peek(&id(1)).expect("there");
+    let connection = pool.peek(id(1)).expect("there");
     assert_eq!((connection.uses.open(), connection.uses.total()), (0, 1000));
 }
 
@@ -238,37 +263,159 @@ async fn who_paces_himself_does_not_wait_and_nothing_is_forgotten() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_dial_ends_with_its_last_waiter_and_leaves_nothing() {
-    let pool = pool(1, Plan::Hang);
-    let mut first = task::spawn(pool.get(id(1)));
-    let mut second = task::spawn(pool.get(id(1)));
-    assert_pending!(first.poll());
-    assert_pending!(second.poll());
-    advance(Duration::from_millis(1)).await;
-    assert_pending!(first.poll());
-    assert_eq!((pool.dialling(), pool.slots_taken()), (1, 1));
-    assert_eq!(pool.state(id(1)), State::Connecting);
-    drop(first);
-    assert_eq!(pool.dialling(), 1, "the second still waits");
-    drop(second);
-    assert_eq!((pool.dialling(), pool.slots_taken()), (0, 0));
-    assert_eq!(pool.state(id(1)), State::Idle);
-    // The next is not held up by what was abandoned for longer than dials are apart.
-    pool.plan(Plan::Succeed);
-    let start = Instant::now();
-    pool.get(id(1)).await.expect("dialled");
-    assert!(start.elapsed() <= Duration::from_millis(110));
-    assert_eq!(pool.dials(), 2);
+async fn calls_shorter_than_the_dial_find_the_connection_later() {
+    let pool = pool_that_takes(10, Plan::Succeed, Duration::from_millis(200));
+    let mut succeeded = Vec::new();
+    for n in 0..10 {
+        if let Ok(used) = timeout(Duration::from_millis(50), pool.get(id(1))).await {
+            used.expect("dialled");
+            succeeded.push(n);
+        }
+        sleep(Duration::from_secs(1)).await;
+    }
+    assert_eq!(succeeded, (1..10).collect::<Vec<_>>());
+    assert_eq!(pool.dials(), 1);
 }
 
 #[tokio::test(start_paused = true)]
-async fn calls_that_give_up_early_do_not_make_a_dial_each() {
+async fn a_dial_outlives_its_callers_and_ends_with_the_pool() {
+    let pool = pool(1, Plan::Hang);
+    let mut first = task::spawn(pool.get(id(1)));
+    assert_pending!(first.poll());
+    sleep(Duration::from_millis(10)).await;
+    drop(first);
+    sleep(Duration::from_secs(1)).await;
+    assert_eq!((pool.dialling(), pool.slots_taken()), (1, 1));
+    assert_eq!(pool.state(id(1)), State::Connecting);
+    let (dialling, clone) = (pool.dialer().dialling.clone(), pool.clone());
+    drop(pool);
+    tokio::task::yield_now().await;
+    assert_eq!(dialling.load(Ordering::SeqCst), 1, "a handle is left");
+    drop(clone);
+    tokio::task::yield_now().await;
+    assert_eq!(dialling.load(Ordering::SeqCst), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dial_that_nobody_waits_for_ends_in_time_and_counts() {
     let pool = pool(1, Plan::Hang);
     let start = Instant::now();
-    while start.elapsed() < Duration::from_secs(1) {
+    while start.elapsed() < Duration::from_secs(5) {
         let _ = timeout(Duration::from_millis(10), pool.get(id(1))).await;
     }
-    assert!(pool.dials() <= 11, "{} dials in a second", pool.dials());
+    assert_eq!(pool.dials(), 1);
+    sleep(Duration::from_secs(6)).await;
+    assert_eq!((pool.dialling(), pool.slots_taken()), (0, 0));
+    assert_eq!(pool.state(id(1)), State::TransientFailure);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_is_removed_is_forgotten_and_its_dial_ends() {
+    let pool = pool(2, Plan::Fail);
+    pool.get(id(1)).await.expect_err("dead");
+    pool.remove(id(1));
+    assert_eq!(lock(&pool.shared.peers).len(), 0);
+    // No backoff is left, nor is the dial.
+    pool.plan(Plan::Hang);
+    let mut waiting = task::spawn(pool.get(id(1)));
+    assert_pending!(waiting.poll());
+    sleep(Duration::from_millis(10)).await;
+    assert_eq!(pool.dialling(), 1);
+    let watched = pool.watch(id(1));
+    pool.plan(Plan::Succeed);
+    pool.remove(id(1));
+    // Whoever waits dials anew, and a watcher still sees it.
+    drop(waiting.await.expect("dialled"));
+    assert_eq!(pool.dialling(), 0);
+    assert_eq!(*watched.borrow(), State::Ready);
+    let connection = pool.peek(id(1)).expect("there");
+    pool.remove(id(1));
+    assert!(!connection.usable() && pool.peek(id(1)).is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_shutdown_waits_for_calls_and_refuses_new_ones() {
+    let pool = pool(3, Plan::Succeed);
+    let used = pool.get(id(1)).await.expect("dialled");
+    drop(pool.get(id(2)).await.expect("dialled"));
+    let mut shutdown = task::spawn(pool.shut_down());
+    assert_pending!(shutdown.poll());
+    let refused = pool.get(id(1)).await.expect_err("shut down");
+    assert_eq!(refused.kind(), ErrorKind::Closed);
+    assert!(used.usable(), "a call is on it");
+    // Cancelled and asked again it goes on.
+    drop(shutdown);
+    let mut shutdown = task::spawn(pool.shut_down());
+    assert_pending!(shutdown.poll());
+    drop(used);
+    assert!(shutdown.is_woken());
+    assert_ready!(shutdown.poll());
+    assert_eq!(pool.slots_taken(), 0);
+}
+
+/// A runtime in a thread of its own, and what ends it.
+fn elsewhere() -> (tokio::runtime::Handle, impl FnOnce()) {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()
+        .expect("a runtime");
+    let end = std::thread::spawn;
+    (runtime.handle().clone(), move || {
+        end(move || drop(runtime)).join().expect("no panic");
+    })
+}
+
+#[tokio::test]
+async fn a_runtime_that_ends_takes_its_dials_along_and_callers_elsewhere_go_on() {
+    let (handle, end) = elsewhere();
+    let takes = Duration::from_millis(5);
+    let pool = on(Runtime::new(Some(handle)), 2, Plan::Hang, takes);
+    let mut waiting = task::spawn(pool.get(id(1)));
+    assert_pending!(waiting.poll());
+    while pool.dialling() == 0 {
+        tokio::task::yield_now().await;
+    }
+    pool.plan(Plan::Succeed);
+    end();
+    let used = timeout(Duration::from_secs(5), waiting).await;
+    drop(used.expect("in time").expect("dialled here"));
+    assert_eq!((pool.dials(), pool.dialling()), (2, 0));
+}
+
+/// A first poll that is dropped must not take along the wake of others: https://github.com/rust-lang/futures-rs/issues/2706.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_caller_that_leaves_takes_nobodys_wake_along() {
+    for _ in 0..20_000 {
+        let pool = pool_that_takes(1, Plan::Succeed, Duration::ZERO);
+        let leaves = pool.clone();
+        let leaves = tokio::spawn(async move { drop(pool_get_once(&leaves)) });
+        let used = timeout(Duration::from_secs(1), pool.get(id(1))).await;
+        used.expect("in time").expect("dialled");
+        leaves.await.expect("no panic");
+    }
+}
+
+fn pool_get_once(pool: &Pool<FakeDialer>) -> Option<Result<Use<Fake>, Error>> {
+    pool.get(id(1)).now_or_never()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_pool_of_idle_connections_never_refuses() {
+    let pool = pool_that_takes(2, Plan::Succeed, Duration::ZERO);
+    for round in 0..10_000_u32 {
+        let get = |n: u32| {
+            let pool = pool.clone();
+            let peer = id(u8::try_from((round * 2 + n) % 4).expect("small"));
+            tokio::spawn(async move { timeout(Duration::from_secs(1), pool.get(peer)).await })
+        };
+        // Held until both are there: nothing that falls unused helps.
+        let (first, second) = tokio::join!(get(0), get(1));
+        for got in [first, second] {
+            let used = got.expect("no panic").expect("within a second");
+            used.expect("a place");
+        }
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -304,11 +451,8 @@ async fn the_least_recently_used_makes_room_and_the_used_stay() {
     }
     assert_eq!(pool.dials(), 3);
     let fourth = pool.get(id(4)).await.expect("dialled");
-    assert!(
-        pool.peek(&id(3)).is_none(),
-        "the least recently used is out"
-    );
-    assert!(pool.peek(&id(1)).is_some() && pool.peek(&id(2)).is_some());
+    assert!(pool.peek(id(3)).is_none(), "the least recently used is out");
+    assert!(pool.peek(id(1)).is_some() && pool.peek(id(2)).is_some());
     assert!(used.usable());
     assert_eq!(pool.slots_taken(), 3);
     drop((used, fourth));
@@ -326,15 +470,14 @@ async fn a_full_pool_lets_a_dial_wait_and_then_says_so() {
 
     let mut waiting = task::spawn(pool.get(id(2)));
     assert_pending!(waiting.poll());
-    advance(Duration::from_millis(1)).await;
+    sleep(Duration::from_millis(1)).await;
     assert_pending!(waiting.poll());
     assert_eq!(pool.late(id(2)).kind(), ErrorKind::Exhausted);
     drop(used);
+    sleep(Duration::from_millis(10)).await;
     assert!(waiting.is_woken());
-    assert_pending!(waiting.poll());
-    advance(Duration::from_millis(10)).await;
     drop(assert_ready!(waiting.poll()).expect("dialled"));
-    assert!(pool.peek(&id(1)).is_none());
+    assert!(pool.peek(id(1)).is_none());
     assert_eq!(pool.slots_taken(), 1);
 }
 
@@ -362,12 +505,13 @@ async fn a_connection_that_ended_is_dialled_again_and_late_news_of_it_change_not
     let pool = pool(2, Plan::Succeed);
     let first = pool.get(id(1)).await.expect("dialled").connection().clone();
     first.close();
-    pool.gone(id(1), &first, None);
+    pool.shared.ended(id(1), &first, End::Closed);
     assert_eq!((pool.slots_taken(), pool.state(id(1))), (0, State::Idle));
     let second = pool.get(id(1)).await.expect("dialled").connection().clone();
     assert_eq!((first.number, second.number), (0, 1));
-    pool.gone(id(1), &first, Some(Error::new(ErrorKind::Lost, "late")));
-    assert!(Arc::ptr_eq(&pool.peek(&id(1)).expect("there"), &second));
+    let late = End::Failed(Error::new(ErrorKind::Lost, "late"));
+    pool.shared.ended(id(1), &first, late);
+    assert!(Arc::ptr_eq(&pool.peek(id(1)).expect("there"), &second));
 }
 
 #[tokio::test(start_paused = true)]
@@ -375,7 +519,7 @@ async fn a_connection_that_never_came_to_life_counts_as_a_failed_dial() {
     let pool = pool(2, Plan::Succeed);
     let connection = pool.get(id(1)).await.expect("dialled").connection().clone();
     let refused = Error::new(ErrorKind::Forbidden, "no");
-    pool.gone(id(1), &connection, Some(refused));
+    pool.shared.ended(id(1), &connection, End::Failed(refused));
     let error = pool.get(id(1)).await.expect_err("backing off");
     assert_eq!(error.kind(), ErrorKind::Backoff);
     assert_eq!(error.status().code(), tonic::Code::PermissionDenied);
@@ -393,7 +537,7 @@ async fn what_failed_before_a_connection_that_we_ended_is_forgotten() {
         drop(pool.get(id(1)).await.expect("dialled"));
         match evicted {
             true => drop(pool.get(id(2)).await.expect("in its place")),
-            false => pool.close(&id(1)),
+            false => pool.close(id(1)),
         }
         pool.plan(Plan::Fail);
         pool.get(id(1)).await.expect_err("as planned");

@@ -2,9 +2,10 @@
 
 use std::{
     ops::Deref,
+    pin::pin,
     sync::{
         Arc,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -39,7 +40,7 @@ impl Drop for Waiting<'_> {
 
 /// How much a connection is used. Clones count together.
 #[derive(Clone, Debug)]
-pub(crate) struct Uses(Arc<Count>);
+pub struct Uses(Arc<Count>);
 
 #[derive(Debug)]
 struct Count {
@@ -49,6 +50,9 @@ struct Count {
     /// Microseconds after `since`.
     last: AtomicU64,
     freed: Arc<Freed>,
+    /// Set with the first who waits for [`Uses::unused`].
+    is_awaited: AtomicBool,
+    unused: Notify,
 }
 
 impl Uses {
@@ -59,6 +63,8 @@ impl Uses {
             since: Instant::now(),
             last: AtomicU64::new(0),
             freed,
+            is_awaited: AtomicBool::new(false),
+            unused: Notify::new(),
         }))
     }
 
@@ -70,6 +76,20 @@ impl Uses {
     /// How many use it now.
     pub(crate) fn open(&self) -> usize {
         self.0.open.load(Ordering::SeqCst)
+    }
+
+    /// Waits until nobody uses it. Cancel safe.
+    pub(super) async fn unused(&self) {
+        let Self(count) = self;
+        count.is_awaited.store(true, Ordering::SeqCst);
+        loop {
+            let mut unused = pin!(count.unused.notified());
+            unused.as_mut().enable();
+            if self.open() == 0 {
+                return;
+            }
+            unused.await;
+        }
     }
 
     /// How many have used it, those included that do.
@@ -92,7 +112,8 @@ impl Count {
 }
 
 /// Something that counts its uses.
-pub(crate) trait Used {
+pub trait Used {
+    /// The count.
     fn uses(&self) -> &Uses;
 }
 
@@ -159,6 +180,9 @@ impl Drop for Counted {
         let last = count.open.fetch_sub(1, Ordering::SeqCst) == 1;
         if last && count.freed.waiting.load(Ordering::SeqCst) > 0 {
             count.freed.notify.notify_one();
+        }
+        if last && count.is_awaited.load(Ordering::SeqCst) {
+            count.unused.notify_waiters();
         }
     }
 }

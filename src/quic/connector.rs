@@ -15,7 +15,7 @@ use iroh::{Endpoint, EndpointId};
 use tower::Service;
 use tower_iroh_layers::Urgency;
 
-use super::{Link, Links, QuicIo, io::Activity};
+use super::{Links, QuicIo, io::Activity, link::Link};
 use crate::{
     error::{Error, ErrorKind},
     peer::Peer,
@@ -139,7 +139,7 @@ impl ConnectorIo {
             return result;
         };
         if self.activity.code() == Some(reset::DRAINING) {
-            self.links.retire(self.id, self.link.connection());
+            self.links.pool().retire(self.id, self.link.connection());
         }
         let meaning = self.link.meaning(self.activity.code());
         Poll::Ready(Err(meaning.to_io(error.kind())))

@@ -112,7 +112,7 @@ impl Driver {
                 now: std::time::Instant::now(),
                 sent: stats.udp_tx.datagrams,
                 received: stats.udp_rx.datagrams,
-                rtt: link.rtt(),
+                rtt: link.rtt().unwrap_or_default(),
                 waiting: link.uses().open() > 0,
             };
             match silence.look(look) {

@@ -35,7 +35,7 @@ use crate::{
 ///
 /// Its driver is the only task that it owns; dropping the link ends it, the lanes, and the connection.
 #[derive(Debug)]
-pub(crate) struct Link {
+pub struct Link {
     peer: EndpointId,
     carrier: Carrier,
     proof: Proof,
@@ -179,10 +179,6 @@ impl Link {
         }
     }
 
-    pub(crate) fn retire(&self) {
-        self.retired.store(true, Ordering::Release);
-    }
-
     pub(super) fn end(&self, code: VarInt, reason: &str) {
         self.retire();
         if code == close::UNHEALTHY {
@@ -216,17 +212,13 @@ impl Link {
         Ok(took)
     }
 
-    /// The smoothed round trip of the path in use, as far as it is known.
-    pub(super) fn rtt(&self) -> Duration {
-        let path = self
-            .carrier
-            .get()
-            .and_then(|complete| Path::of(&complete.connection));
-        path.map_or(Duration::ZERO, |(_, rtt)| rtt)
+    /// The path in use and its smoothed round trip, as far as they are known.
+    fn path(&self) -> Option<(Path, Duration)> {
+        Path::of(&self.carrier.get()?.connection)
     }
 
     /// Nothing while the handshake is under way.
-    pub(crate) fn stats(&self) -> Option<PeerStats> {
+    fn stats_now(&self) -> Option<PeerStats> {
         let Complete {
             connection,
             at,
@@ -324,10 +316,6 @@ impl Carries for Link {
         &self.lanes
     }
 
-    fn retire(&self) {
-        Link::retire(self);
-    }
-
     fn took_early_data(&self) -> bool {
         let complete = self.carrier.get();
         complete.and_then(|it| it.early_data) == Some(EarlyData::Accepted)
@@ -353,6 +341,18 @@ impl Pooled for Link {
 
     fn usable(&self) -> bool {
         !self.retired.load(Ordering::Acquire) && self.carrier.close_reason().is_none()
+    }
+
+    fn retire(&self) {
+        self.retired.store(true, Ordering::Release);
+    }
+
+    fn stats(&self) -> Option<PeerStats> {
+        self.stats_now()
+    }
+
+    fn rtt(&self) -> Option<Duration> {
+        self.path().map(|(_, rtt)| rtt)
     }
 
     fn evict(&self) {

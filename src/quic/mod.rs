@@ -8,7 +8,7 @@ mod builder;
 mod carrier;
 mod connector;
 mod copies;
-mod dial;
+mod dialer;
 mod driver;
 mod io;
 mod link;
@@ -24,5 +24,4 @@ pub use io::QuicIo;
 pub use links::Links;
 pub use tuning::Tuning;
 
-pub(crate) use dial::IrohDialer;
-pub(crate) use link::Link;
+pub(crate) use dialer::QuicDialer;

@@ -46,7 +46,7 @@ const PING_TIMEOUT: Duration = Duration::from_secs(20);
 ///
 /// It owns a task that watches over it and one per lane that pings; dropping the link ends them, and the connections.
 #[derive(Debug)]
-pub(crate) struct TcpLink {
+pub struct TcpLink {
     peer: EndpointId,
     addr: TcpAddr,
     first: Mutex<Option<Dialled>>,
@@ -159,11 +159,7 @@ impl TcpLink {
         dialled.map_err(|error| error.at(self.peer))
     }
 
-    pub(super) fn rtt(&self) -> Duration {
-        self.health.rtt()
-    }
-
-    pub(super) fn stats(&self) -> PeerStats {
+    fn stats_now(&self) -> PeerStats {
         let (bytes_sent, bytes_received) = self.health.bytes();
         PeerStats {
             transport: TransportKind::Tcp,
@@ -203,10 +199,6 @@ impl TcpLink {
     fn end(&self, why: Error) {
         self.retire();
         self.health.close(why);
-    }
-
-    fn retire(&self) {
-        self.retired.store(true, Ordering::Release);
     }
 
     /// Watches over a lane: whether its peer answers, and how fast.
@@ -252,10 +244,6 @@ impl Opener for TcpLink {
 impl Carries for TcpLink {
     fn lanes(&self) -> &LaneSet {
         &self.lanes
-    }
-
-    fn retire(&self) {
-        TcpLink::retire(self);
     }
 }
 
@@ -305,6 +293,18 @@ impl Pooled for TcpLink {
             Some(_) if !self.health.alive() => End::Failed(self.why_lost()),
             _ => End::Closed,
         }
+    }
+
+    fn retire(&self) {
+        self.retired.store(true, Ordering::Release);
+    }
+
+    fn stats(&self) -> Option<PeerStats> {
+        Some(self.stats_now())
+    }
+
+    fn rtt(&self) -> Option<Duration> {
+        Some(self.health.rtt())
     }
 
     fn evict(&self) {

@@ -48,7 +48,7 @@ async fn what_a_restarted_server_rejects_is_sent_again() {
     let mut methods: Vec<_> = server.seen().into_iter().map(|seen| seen.0).collect();
     methods.sort();
     assert_eq!(methods, [READ, WRITE, WRITE], "each once");
-    let stats = client.links.stats(&client.server).expect("connected");
+    let stats = client.links.stats(client.server).expect("connected");
     assert_eq!((stats.calls, stats.open_calls), (3, 0));
 }
 

@@ -191,7 +191,7 @@ async fn until_resumed(client: &Client, flight: &[Vec<u8>]) {
     };
     soon("the client's connection", deliveries).await;
     until("it is known", || {
-        client.links.stats(&client.server).is_some()
+        client.links.stats(client.server).is_some()
     })
     .await;
 }

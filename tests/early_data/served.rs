@@ -35,7 +35,7 @@ async fn an_idempotent_call_is_answered_before_the_handshake_is_complete() {
     let known = Some(client.id());
     let all = [(READ, None), (READ, known), (WRITE, known)];
     server.has_seen("each call once", &all).await;
-    let stats = client.links.stats(&client.server).expect("connected");
+    let stats = client.links.stats(client.server).expect("connected");
     assert_eq!((stats.calls, stats.open_calls), (3, 0));
 }
 

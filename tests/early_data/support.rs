@@ -212,14 +212,14 @@ impl Client {
     /// Gets a session to resume, and closes the connection that it came from.
     pub async fn get_session(&self, server: &Server) {
         self.read("for the session").await.expect("connected");
-        let stats = self.links.stats(&self.server).expect("connected");
+        let stats = self.links.stats(self.server).expect("connected");
         assert_eq!(stats.early_data, None, "there was nothing to resume");
         self.hang_up(server).await;
     }
 
     /// Closes the connection, and waits until the server knows.
     pub async fn hang_up(&self, server: &Server) {
-        self.links.close(&self.server);
+        self.links.close(self.server);
         until("the connection's end", || {
             server.acceptor.connections() == 0
         })
@@ -258,7 +258,7 @@ impl Client {
     }
 
     pub fn early_data(&self) -> Option<EarlyData> {
-        let stats = self.links.stats(&self.server);
+        let stats = self.links.stats(self.server);
         stats.expect("connected").early_data
     }
 }

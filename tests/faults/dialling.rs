@@ -64,10 +64,7 @@ async fn pool_full_of_busy_connections() {
     let answer = soon("the waiting call", waiting).await.expect("no panic");
     answer.expect("answered once there was room");
     assert_eq!(links.connections(), 1);
-    assert!(
-        links.stats(&busy.peer.id()).is_none(),
-        "the unused one went"
-    );
+    assert!(links.stats(busy.peer.id()).is_none(), "the unused one went");
 }
 
 /// A tonic channel uses its connection as long as it lives.
@@ -162,7 +159,7 @@ async fn links_closed_under_load(arm: Arm) {
         let caller = caller.clone();
         async move {
             loop {
-                caller.links.close(&caller.peer.id());
+                caller.links.close(caller.peer.id());
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         }
@@ -185,7 +182,7 @@ async fn two_peers_dial_each_other(arm: Arm) {
         one.expect("answered");
         other.expect("answered");
         let established = |caller: &Caller| {
-            let stats = caller.links.stats(&caller.peer.id()).expect("connected");
+            let stats = caller.links.stats(caller.peer.id()).expect("connected");
             stats.established_at
         };
         let before = (established(&to_right), established(&to_left));

@@ -50,7 +50,7 @@ impl Bystander {
                     }
                     calls += 1;
                     assert_eq!(
-                        caller.links.stats(&caller.peer.id()).map(|it| it.calls > 0),
+                        caller.links.stats(caller.peer.id()).map(|it| it.calls > 0),
                         Some(true)
                     );
                 }

@@ -38,7 +38,7 @@ async fn a_panic_ends_its_call_alone(arm: Arm) {
         .stage
         .wait("the call", |counts| counts.begun == 1)
         .await;
-    let before = caller.links.stats(&server.peer.id()).expect("connected");
+    let before = caller.links.stats(server.peer.id()).expect("connected");
     for _ in 0..3 {
         let ended = soon("the call's end", caller.echo(PANIC)).await;
         let status = ended.expect_err("it panicked");
@@ -59,7 +59,7 @@ async fn a_panic_ends_its_call_alone(arm: Arm) {
         .await
         .expect("no panic")
         .expect("unharmed");
-    let after = caller.links.stats(&server.peer.id()).expect("connected");
+    let after = caller.links.stats(server.peer.id()).expect("connected");
     assert_eq!(
         before.established_at, after.established_at,
         "the same connection"
@@ -74,7 +74,7 @@ async fn a_burst_of_resets_ends_the_lane_alone(arm: Arm) {
     let server = Server::start().await;
     let caller = Caller::new(arm, &server.peer).await;
     caller.echo(b"before").await.expect("answered");
-    let before = caller.links.stats(&server.peer.id()).expect("connected");
+    let before = caller.links.stats(server.peer.id()).expect("connected");
     let ended = async {
         loop {
             let burst = (0..100).map(|_| {
@@ -104,7 +104,7 @@ async fn a_burst_of_resets_ends_the_lane_alone(arm: Arm) {
         }
     })
     .await;
-    let after = caller.links.stats(&server.peer.id()).expect("connected");
+    let after = caller.links.stats(server.peer.id()).expect("connected");
     assert_eq!(
         before.established_at, after.established_at,
         "the same connection"
@@ -243,7 +243,7 @@ async fn cancelled(arm: Arm, closing: bool) {
             })
             .collect();
         if closing && random.random_range(0..4) == 0 {
-            caller.links.close(&id);
+            caller.links.close(id);
         }
         for ended in soon("every drop", join_all(dropped)).await {
             ended.expect("no panic");
@@ -280,7 +280,7 @@ async fn cancelled(arm: Arm, closing: bool) {
     until("the calls' end", || {
         caller
             .links
-            .stats(&id)
+            .stats(id)
             .is_some_and(|stats| stats.open_calls == idle)
     })
     .await;

@@ -63,7 +63,7 @@ async fn idle_close_counts_from_the_last_call_and_pings_are_no_use() {
     until("a ping", || {
         caller
             .links
-            .stats(&id)
+            .stats(id)
             .is_some_and(|stats| stats.ping.is_some())
     })
     .await;
@@ -73,7 +73,7 @@ async fn idle_close_counts_from_the_last_call_and_pings_are_no_use() {
         .expect("open");
     let after = used.elapsed();
     assert!(after >= IDLE - IDLE / 20 && after < IDLE * 3, "{after:?}");
-    assert!(caller.links.stats(&id).is_none());
+    assert!(caller.links.stats(id).is_none());
     assert_eq!(caller.links.connections(), 0);
     until("the server's side", || server.acceptor.connections() == 0).await;
     // Nothing is lost by it: the next call dials, at once.
@@ -96,10 +96,10 @@ async fn idle_close_spares_a_connection_with_an_open_stream() {
         .stage
         .wait("the call", |counts| counts.begun == 1)
         .await;
-    let established = caller.links.stats(&id).expect("connected").established_at;
+    let established = caller.links.stats(id).expect("connected").established_at;
     // That nothing happens has no event to wait for: three times as long as it would take.
     tokio::time::sleep(IDLE * 3).await;
-    let stats = caller.links.stats(&id).expect("still connected");
+    let stats = caller.links.stats(id).expect("still connected");
     assert_eq!((stats.established_at, stats.open_calls), (established, 1));
     server.stage.release();
     soon("the answer", holding)
@@ -107,7 +107,7 @@ async fn idle_close_spares_a_connection_with_an_open_stream() {
         .expect("no panic")
         .expect("answered");
     let ended = Instant::now();
-    until("the close", || caller.links.stats(&id).is_none()).await;
+    until("the close", || caller.links.stats(id).is_none()).await;
     assert!(
         ended.elapsed() >= IDLE - IDLE / 20,
         "counted from the stream's end"
@@ -129,7 +129,7 @@ async fn pool_evicts_the_least_recently_used(arm: Arm) {
         drop(caller);
         let id = server.peer.id();
         until("the end of its use", || {
-            links.stats(&id).is_none_or(|stats| stats.open_calls == 0)
+            links.stats(id).is_none_or(|stats| stats.open_calls == 0)
         })
         .await;
     };
@@ -138,7 +138,7 @@ async fn pool_evicts_the_least_recently_used(arm: Arm) {
     call(b).await;
     call(a).await;
     call(c).await;
-    let connected = |server: &Server| links.stats(&server.peer.id()).is_some();
+    let connected = |server: &Server| links.stats(server.peer.id()).is_some();
     assert!(
         connected(a) && !connected(b) && connected(c),
         "b was the least recently used"
@@ -154,13 +154,13 @@ async fn statistics(arm: Arm) {
     let caller = Caller::new(arm, &server.peer).await;
     let id = server.peer.id();
     assert!(
-        caller.links.stats(&id).is_none(),
+        caller.links.stats(id).is_none(),
         "nothing is dialled before a call"
     );
     assert_eq!(*caller.links.state(id).borrow(), State::Idle);
     caller.echo(&[1; 50_000]).await.expect("answered");
     assert_eq!(*caller.links.state(id).borrow(), State::Ready);
-    let first = caller.links.stats(&id).expect("connected");
+    let first = caller.links.stats(id).expect("connected");
     assert!(first.established_at >= before && first.established_at <= SystemTime::now());
     assert!(first.last_used >= first.established_at && first.last_used <= SystemTime::now());
     assert!(
@@ -200,7 +200,7 @@ async fn statistics(arm: Arm) {
         .expect("a stream")
         .into_inner();
     soon("a message", stream.message()).await.expect("sent");
-    let open = caller.links.stats(&id).expect("connected");
+    let open = caller.links.stats(id).expect("connected");
     let expected = match arm {
         Arm::Channel => (1, 2),
         Arm::Tonic => (1, 1),
@@ -208,7 +208,7 @@ async fn statistics(arm: Arm) {
     assert_eq!((open.open_calls, open.calls), expected);
     drop(stream);
     if arm == Arm::Channel {
-        assert_eq!(caller.links.stats(&id).expect("connected").open_calls, 0);
+        assert_eq!(caller.links.stats(id).expect("connected").open_calls, 0);
     }
     assert_eq!(open.established_at, first.established_at);
 }

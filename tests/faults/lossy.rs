@@ -90,7 +90,7 @@ async fn lost_packets_are_counted_on_both_sides() {
         (number(0), number(8))
     };
     soon("an answer", told()).await;
-    let stats = || caller.links.stats(&endpoint.id()).expect("connected");
+    let stats = || caller.links.stats(endpoint.id()).expect("connected");
     assert_eq!(stats().path, Some(Path::Direct(way.addr())));
 
     way.set(Weather {

@@ -146,7 +146,7 @@ async fn too_many_connections(arm: Arm) {
     let other = Caller::new(arm, &server.peer).await;
     other.echo(b"other").await.expect("accepted");
 
-    first.links.close(&server.peer.id());
+    first.links.close(server.peer.id());
     until("the connection's end", || {
         server.acceptor.connections() == 1
     })

@@ -45,7 +45,7 @@ async fn pair(arm: Arm, url: &RelayUrl, direct: bool) -> (Server, Caller) {
 }
 
 fn path(caller: &Caller) -> Path {
-    let stats = caller.links.stats(&caller.peer.id()).expect("connected");
+    let stats = caller.links.stats(caller.peer.id()).expect("connected");
     stats.path.expect("a path")
 }
 
@@ -84,12 +84,12 @@ async fn upgraded(caller: &Caller) {
         }
     };
     soon("the direct path", calls).await;
-    let stats = caller.links.stats(&caller.peer.id()).expect("connected");
+    let stats = caller.links.stats(caller.peer.id()).expect("connected");
     let established = stats.established_at;
     soon("an answer", caller.echo(&[1; 100_000]))
         .await
         .expect("answered");
-    let stats = caller.links.stats(&caller.peer.id()).expect("connected");
+    let stats = caller.links.stats(caller.peer.id()).expect("connected");
     assert_eq!(stats.established_at, established, "the same connection");
     assert!(stats.path.is_some_and(|path| path.is_direct()));
 }

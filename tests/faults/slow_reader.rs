@@ -54,7 +54,7 @@ async fn slow_reader_of_small_messages_lives(arm: Arm) {
     }
     let stats = caller
         .links
-        .stats(&server.peer.id())
+        .stats(server.peer.id())
         .expect("still connected");
     assert!(stats.sent_packets > 2048, "{stats}");
     // Others on the same lane are served meanwhile.
@@ -71,7 +71,7 @@ async fn slow_reader_of_small_messages_lives(arm: Arm) {
     assert!(end.expect("a clean end").is_none());
     let after = caller
         .links
-        .stats(&server.peer.id())
+        .stats(server.peer.id())
         .expect("still connected");
     assert_eq!(after.established_at, stats.established_at);
 }
@@ -259,7 +259,7 @@ async fn lane_whose_server_stops_reading_does_not_stop_another() {
     let sent = || {
         caller
             .links
-            .stats(&peer.id())
+            .stats(peer.id())
             .map_or(0, |stats| stats.bytes_sent)
     };
     let first = sent();

@@ -44,7 +44,7 @@ fn client_moves() -> Outcome {
             traffic.goes_on(50, 30).await;
         }
         for (caller, traffic, established) in parties {
-            let stats = caller.links.stats(&caller.peer).expect("connected");
+            let stats = caller.links.stats(caller.peer).expect("connected");
             assert_eq!(stats.established_at, established, "the same connection");
             let report = traffic.stop().await;
             println!(
@@ -80,7 +80,7 @@ fn server_moves() -> Outcome {
         }
         for (caller, traffic, established) in parties {
             let report = traffic.stop().await;
-            let stats = caller.links.stats(&caller.peer).expect("connected");
+            let stats = caller.links.stats(caller.peer).expect("connected");
             println!(
                 "first answer {:?}, to a new call {:?}; {} of {} calls failed; the same connection: {}; now {stats}",
                 report.first_answer(moved),
@@ -100,7 +100,7 @@ type Party = (Caller, Traffic, std::time::SystemTime);
 async fn begin(name: &str, caller: Caller) -> Party {
     let mut traffic = Traffic::start(name, &caller, Pace::default()).await;
     traffic.goes_on(20, 10).await;
-    let stats = caller.links.stats(&caller.peer).expect("connected");
+    let stats = caller.links.stats(caller.peer).expect("connected");
     (caller, traffic, stats.established_at)
 }
 

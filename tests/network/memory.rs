@@ -55,7 +55,7 @@ async fn delay(memory: Memory, server: Server, caller: Caller) {
     memory.set(caller.links.endpoint().id(), caller.peer, slow());
     let mut traffic = Traffic::start("delay", &caller, Pace::default()).await;
     traffic.goes_on(50, 20).await;
-    let stats = caller.links.stats(&caller.peer).expect("connected");
+    let stats = caller.links.stats(caller.peer).expect("connected");
     assert!(matches!(stats.path, Some(Path::Other(_))), "{stats}");
     let report = traffic.stop().await;
     report.check_all_well(&server.desk);

@@ -134,7 +134,7 @@ impl Caller {
 
     /// The way that its bytes take now, while there is a connection.
     pub fn path(&self) -> Option<Path> {
-        self.links.stats(&self.peer)?.path
+        self.links.stats(self.peer)?.path
     }
 }
 

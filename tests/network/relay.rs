@@ -161,7 +161,7 @@ async fn upgraded(network: Network) -> Outcome {
         let mut traffic = Traffic::start(&name, &caller, Pace::default()).await;
         traffic.goes_on(50, 20).await;
         assert_eq!(caller.path(), Some(Path::Relay(relay.url.clone())));
-        let stats = caller.links.stats(&caller.peer).expect("connected");
+        let stats = caller.links.stats(caller.peer).expect("connected");
         parties.push((caller, traffic, stats.established_at));
     }
     network.link("client", "server").restore();
@@ -175,7 +175,7 @@ async fn upgraded(network: Network) -> Outcome {
         traffic.goes_on(50, 20).await;
     }
     for (caller, traffic, established) in parties {
-        let stats = caller.links.stats(&caller.peer).expect("connected");
+        let stats = caller.links.stats(caller.peer).expect("connected");
         assert_eq!(stats.established_at, established, "the same connection");
         assert!(stats.path.is_some_and(|path| path.is_direct()));
         traffic.stop().await.check_all_well(&server.desk);

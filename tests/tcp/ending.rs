@@ -281,7 +281,7 @@ async fn each_lane_has_a_connection_of_its_own_and_an_idle_peer_is_let_go() {
         server.acceptor.connections() == 0
     })
     .await;
-    assert!(caller.links.stats(&id).is_none());
+    assert!(caller.links.stats(id).is_none());
     caller.echo(b"again").await.expect("answered");
 }
 
@@ -297,7 +297,7 @@ async fn closing_ends_calls_and_the_next_dials_again() {
         .stage
         .wait("the call", |counts| counts.begun == 1)
         .await;
-    caller.links.close(&server.peer.id());
+    caller.links.close(server.peer.id());
     let status = soon("the end", hanging).await.expect("no panic");
     assert_eq!(status.code(), Code::Unavailable, "{status:?}");
     assert!(
@@ -323,7 +323,7 @@ async fn a_peer_is_dialled_once_for_all_who_ask_and_pinged() {
     assert_eq!(server.acceptor.connections(), 1);
     let id = server.peer.id();
     until("a ping", || {
-        caller.links.stats(&id).expect("connected").ping.is_some()
+        caller.links.stats(id).expect("connected").ping.is_some()
     })
     .await;
 }

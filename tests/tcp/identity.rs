@@ -68,7 +68,7 @@ async fn unary_and_streaming_calls_work_with_a_generated_client() {
         assert_eq!(info.rtt(), None);
 
         let id = server.peer.id();
-        let stats = caller.links.stats(&id).expect("connected");
+        let stats = caller.links.stats(id).expect("connected");
         assert_eq!(stats.transport, TransportKind::Tcp);
         assert!(
             stats.bytes_sent > 3 << 20 && stats.bytes_received > 3 << 20,

@@ -1,18 +1,14 @@
 //! An arm that is ready when its connection is there: for whoever chooses between arms.
 
 use std::{
-    future::poll_fn,
-    pin::{Pin, pin},
+    pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
 };
 
-use tokio_util::task::AbortOnDropHandle;
-
 use super::{Arm, Inner};
 use crate::{
     http2::Carries,
-    lock::lock,
     pool::{Dialer, State},
 };
 
@@ -24,9 +20,8 @@ impl<D: Dialer<Connection: Carries>> Arm<D> {
     /// has failed. Then it is ready, and while the next dial is not due, so that the call has the error at once. While the peer is
     /// [silent](State::Silent) it is `Pending` too.
     ///
-    /// Whoever polls it drives the dial together with a task, so that it goes on where the caller has chosen another arm meanwhile: it ends with the
-    /// dial time, or with the last clone of the arm. The dial wakes whoever polls. A clone carries no readiness, and a dropped one leaves
-    /// nothing behind but that dial.
+    /// The dial is the pool's: it goes on where the caller has chosen another arm meanwhile, and wakes the task that polls. A clone carries no
+    /// readiness, and a dropped one leaves nothing behind but that dial.
     pub(in crate::channel) fn waiting(mut self) -> Self {
         self.waits = true;
         self
@@ -50,45 +45,16 @@ impl<D: Dialer<Connection: Carries>> Arm<D> {
 }
 
 async fn reach<D: Dialer<Connection: Carries>>(inner: Arc<Inner<D>>) {
-    // It is heard again, or the connection is given up. The watch ends with the links alone.
+    // The peer is heard again, or the connection is given up. The watch ends with the links alone.
     let mut state = inner.state.clone();
     let _ = state.wait_for(|state| *state != State::Silent).await;
-    let mut getting = pin!(inner.get());
-    // What is there, or has failed a moment ago, needs no task.
-    let at_once = poll_fn(|cx| {
-        let polled = getting.as_mut().poll(cx);
-        if polled.is_pending() {
-            inner.keep_dialling(cx);
-        }
-        Poll::Ready(polled.is_ready())
-    });
-    if !at_once.await {
-        let _ = getting.await;
-    }
-}
-
-impl<D: Dialer<Connection: Carries>> Inner<D> {
-    /// Lets the dial go on where nobody polls for it any more.
-    fn keep_dialling(&self, cx: &mut Context<'_>) {
-        let mut dial = lock(&self.dial);
-        if dial.as_ref().is_some_and(|dial| !dial.is_finished()) {
-            return;
-        }
-        let (links, peer) = (self.links.clone(), self.peer);
-        let mut dialling = Box::pin(async move {
-            // Whoever calls is told what became of it.
-            let _ = links.get(peer).await;
-        });
-        // Joined at once: whoever began it may be gone before the task has its first turn.
-        if dialling.as_mut().poll(cx).is_pending() {
-            *dial = Some(AbortOnDropHandle::new(tokio::spawn(dialling)));
-        }
-    }
+    // The call is told how the dial went.
+    let _ = inner.get().await;
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
+    use std::{future::poll_fn, time::Duration};
 
     use futures_util::StreamExt;
     use http::{HeaderValue, Request};
@@ -203,7 +169,7 @@ mod tests {
             peer.clone()
                 .with_tcp(listening().await.1.local_addr().expect("bound")),
         );
-        links.close(&peer.id());
+        links.close(peer.id());
         begin();
         assert_eq!(*state.borrow_and_update(), State::Connecting);
         drop(arm);

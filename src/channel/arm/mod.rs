@@ -3,7 +3,7 @@
 use std::{
     future::{Future, poll_fn},
     pin::{Pin, pin},
-    sync::{Arc, Mutex, OnceLock},
+    sync::{Arc, OnceLock},
     task::{Context, Poll},
 };
 
@@ -130,8 +130,6 @@ struct Inner<D: Dialer> {
     /// Where early data is switched on: which methods may be done twice.
     early_data: Option<RetryPolicy>,
     state: watch::Receiver<State>,
-    /// A dial that goes on where nobody polls for it any more.
-    dial: Mutex<Option<AbortOnDropHandle<()>>>,
 }
 
 impl<D: Dialer<Connection: Carries>> Arm<D> {
@@ -154,7 +152,6 @@ impl<D: Dialer<Connection: Carries>> Arm<D> {
                 authority: parts.authority?,
                 user_agent,
                 early_data,
-                dial: Mutex::default(),
             }),
             waits: false,
             readying: None,
@@ -198,7 +195,6 @@ async fn call<D: Dialer<Connection: Carries>>(
 
     let mut last = None;
     for _ in 0..OFFERS {
-        // Kept until it has been asked: dropped, the last who waits for a dial takes along what it waited for.
         let mut getting = pin!(arm.get());
         let link = match within(deadline, arm.reach(getting.as_mut(), early)).await {
             Some(Ok(Reached::Link(link))) => link,
@@ -257,8 +253,7 @@ async fn call<D: Dialer<Connection: Carries>>(
                 last = Some(http2.explain(error));
                 if leaving {
                     // The peer is leaving: the calls that it has go on, this one goes to a new connection.
-                    link.retire();
-                    arm.links.gone(arm.peer, link.connection(), None);
+                    arm.links.retire(arm.peer, link.connection());
                 } else {
                     permit.replace(&http2);
                 }

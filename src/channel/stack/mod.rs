@@ -114,8 +114,7 @@ impl ArmContext {
         arm: Arm,
         peer: EndpointId,
     ) -> Self {
-        let known = source.clone();
-        let rtt = Arc::new(move || known.rtt(arm, &peer));
+        let rtt = source.rtt(arm, peer);
         Self { arm, state, rtt }
     }
 }

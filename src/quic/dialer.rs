@@ -1,85 +1,54 @@
 //! How a connection is made: iroh's `connect`, with our ALPN and tuning.
 
-use std::{
-    collections::HashMap,
-    pin::pin,
-    sync::{Arc, Mutex, MutexGuard},
-};
+use std::sync::Arc;
 
 use futures_util::{FutureExt, future::BoxFuture};
 use iroh::{Endpoint, EndpointAddr, EndpointId, endpoint::ConnectOptions};
-use tokio::sync::Notify;
 
 use super::link::{Link, LinkSettings};
 use crate::{
     error::Error,
-    lock::lock,
-    pool::{Announce, Dialer, Pooled, Uses},
+    peer::Peer,
+    pool::{AddressBook, Announce, Dialer, Known, Pooled, Uses},
     wire::ALPN,
 };
 
-pub(crate) struct IrohDialer {
+/// Dials over iroh.
+pub struct QuicDialer {
     endpoint: Endpoint,
     settings: LinkSettings,
-    known: Arc<AddressBook>,
+    addrs: Arc<AddressBook<EndpointAddr>>,
 }
 
-/// Where peers are, as far as we were told. What an address lookup finds is iroh's business.
-#[derive(Default)]
-struct AddressBook {
-    addrs: Mutex<HashMap<EndpointId, EndpointAddr>>,
-    /// Told of every change, for the dials in flight.
-    changed: Notify,
-}
-
-impl IrohDialer {
+impl QuicDialer {
     pub(super) fn new(endpoint: Endpoint, settings: LinkSettings) -> Self {
         Self {
             endpoint,
             settings,
-            known: Arc::default(),
+            addrs: Arc::default(),
         }
     }
 
     pub(super) fn endpoint(&self) -> &Endpoint {
         &self.endpoint
     }
-
-    pub(super) fn know(&self, addr: EndpointAddr) {
-        self.known.lock().insert(addr.id, addr);
-        self.known.changed.notify_waiters();
-    }
 }
 
-impl AddressBook {
-    fn of(&self, id: EndpointId) -> EndpointAddr {
-        let known = self.lock().get(&id).cloned();
-        known.unwrap_or_else(|| EndpointAddr::new(id))
-    }
-
-    /// Resolves when the peer is said to be elsewhere than at `addr`.
-    async fn moved(&self, addr: &EndpointAddr) {
-        loop {
-            let mut changed = pin!(self.changed.notified());
-            // Registered before the look, so that no change is missed in between.
-            changed.as_mut().enable();
-            if self.of(addr.id) != *addr {
-                return;
-            }
-            changed.await;
-        }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, HashMap<EndpointId, EndpointAddr>> {
-        lock(&self.addrs)
-    }
-}
-
-impl Dialer for IrohDialer {
+impl Dialer for QuicDialer {
     type Connection = Link;
 
     fn sends_early_data(&self) -> bool {
         self.settings.early_data
+    }
+
+    /// A connection follows its peer to another address by itself.
+    fn know(&self, peer: &Peer) -> Known {
+        self.addrs.insert(peer.id(), peer.addr().clone());
+        Known::Addr
+    }
+
+    fn forget(&self, id: EndpointId) {
+        self.addrs.remove(id);
     }
 
     fn dial(
@@ -88,16 +57,18 @@ impl Dialer for IrohDialer {
         uses: Uses,
         early: Announce<Link>,
     ) -> BoxFuture<'static, Result<Arc<Link>, Error>> {
-        let known = self.known.clone();
+        let addrs = self.addrs.clone();
         let endpoint = self.endpoint.clone();
         let settings = self.settings.clone();
         async move {
             loop {
-                let addr = known.of(id);
+                let known = addrs.get(id);
+                // Without an address iroh's lookup has to know.
+                let addr = known.clone().unwrap_or_else(|| EndpointAddr::new(id));
                 // A dial to where the peer was until now would take all its time for nothing.
                 tokio::select! {
-                    link = connect(&endpoint, addr.clone(), &settings, &uses, &early) => return link,
-                    () = known.moved(&addr) => {}
+                    link = connect(&endpoint, addr, &settings, &uses, &early) => return link,
+                    () = addrs.moved(id, known.as_ref()) => {}
                 }
             }
         }

@@ -1,0 +1,171 @@
+//! A dial: a task of the pool, that nobody has to wait for.
+
+use std::{
+    panic::AssertUnwindSafe,
+    pin::pin,
+    sync::{Arc, Weak},
+};
+
+use futures_util::FutureExt;
+use iroh::EndpointId;
+use tokio::{
+    sync::{OwnedSemaphorePermit, watch},
+    time::timeout,
+};
+
+use super::{
+    Announce, Dialer, Pooled, Shared, State, Uses,
+    entry::{Dial, Entry},
+    pool_full,
+    uses::Waiting,
+};
+use crate::error::{Error, ErrorKind};
+
+/// The side of a dial that the task has. Dropped before the dial has ended, it leaves the entry as if the dial had never been.
+pub(super) struct Dialling<C: Pooled> {
+    entry: Arc<Entry<C>>,
+    outcome: watch::Sender<Option<Result<(), Error>>>,
+    has_ended: bool,
+}
+
+impl<C: Pooled> Dialling<C> {
+    /// The two sides of a dial to an entry's peer.
+    pub(super) fn begin(entry: &Arc<Entry<C>>) -> (Self, Dial) {
+        let (outcome, waits) = watch::channel(None);
+        entry.early.send_replace(None);
+        entry.state.send_replace(State::Connecting);
+        let dialling = Self {
+            entry: entry.clone(),
+            outcome,
+            has_ended: false,
+        };
+        let dial = Dial {
+            outcome: waits,
+            waits_for_slot: false,
+            task: None,
+        };
+        (dialling, dial)
+    }
+
+    fn waits_for_slot(&self, waits: bool) {
+        if let Some(dial) = &mut self.entry.lock().dial {
+            dial.waits_for_slot = waits;
+        }
+    }
+
+    fn succeeded(mut self, connection: Arc<C>, slot: OwnedSemaphorePermit) {
+        let mut inner = self.entry.lock();
+        inner.last_error = None;
+        // The backoff is not reset: a peer that takes the connection and refuses it at once has not recovered. The
+        // connection's end resets it, if it ever showed a sign of life.
+        inner.connection = Some((connection, slot));
+        self.entry.state.send_replace(State::Ready);
+        drop(inner);
+        self.end(Ok(()));
+    }
+
+    fn failed(mut self, error: Error) {
+        self.entry.failed(&mut self.entry.lock(), &error);
+        self.end(Err(error));
+    }
+
+    /// There was no slot: that is a failure, and says nothing of the peer.
+    fn crowded(mut self, error: Error) {
+        self.entry.state.send_replace(State::Idle);
+        self.end(Err(error));
+    }
+
+    fn end(&mut self, outcome: Result<(), Error>) {
+        self.has_ended = true;
+        self.entry.early.send_replace(None);
+        // The task ends here anyway; without the dial the next caller may begin another.
+        let dial = self.entry.lock().dial.take();
+        self.outcome.send_replace(Some(outcome));
+        drop(dial);
+    }
+}
+
+impl<C: Pooled> Drop for Dialling<C> {
+    fn drop(&mut self) {
+        if self.has_ended {
+            return;
+        }
+        self.entry.early.send_replace(None);
+        // Before the dial is gone, so that it is not the next dial's state that this overwrites.
+        self.entry.state.send_replace(State::Idle);
+        let dial = self.entry.lock().dial.take();
+        drop(dial);
+    }
+}
+
+impl<D: Dialer> Shared<D> {
+    /// Dials, and puts what comes of it into the entry. It holds the pool weakly: the pool owns the task.
+    pub(super) async fn dial(pool: Weak<Self>, id: EndpointId, dialling: Dialling<D::Connection>) {
+        dialling.waits_for_slot(true);
+        let slot = Self::slot(&pool).await;
+        dialling.waits_for_slot(false);
+        let Some(Ok(slot)) = slot else {
+            if let Some(Err(full)) = slot {
+                dialling.crowded(full);
+            }
+            return;
+        };
+        let Some((dial, limit, handle)) = pool.upgrade().map(|pool| {
+            let uses = Uses::new(pool.freed.clone());
+            let early = Announce::new(&dialling.entry);
+            // A panic must not leave the waiting callers without an answer.
+            let dial = AssertUnwindSafe(pool.dialer.dial(id, uses, early)).catch_unwind();
+            (dial, pool.config.dial_timeout, pool.handle_of(id))
+        }) else {
+            return;
+        };
+        let dialled = match timeout(limit, dial).await {
+            Ok(Ok(dialled)) => dialled,
+            Ok(Err(_)) => Err(Error::new(ErrorKind::Internal, "the dial panicked")),
+            Err(_) => {
+                let message = format!("the peer did not answer within {limit:?}");
+                Err(Error::new(ErrorKind::DialTimeout, message))
+            }
+        };
+        match dialled {
+            Ok(connection) => {
+                dialling.succeeded(connection.clone(), slot);
+                connection.installed(handle);
+            }
+            Err(error) => dialling.failed(error),
+        }
+    }
+
+    /// A place for one more connection, taken from the least recently used connection without a user where there is none; waited for as long as a dial
+    /// may take. Nothing, once the pool is gone.
+    async fn slot(pool: &Weak<Self>) -> Option<Result<OwnedSemaphorePermit, Error>> {
+        let (slots, freed, limit, full) = {
+            let pool = pool.upgrade()?;
+            let full = pool_full(pool.config.max_connections);
+            let limit = pool.config.dial_timeout;
+            (pool.slots.clone(), pool.freed.clone(), limit, full)
+        };
+        let slot = async {
+            let mut slot = pin!(slots.acquire_owned());
+            // In the queue before the first look around: a place that this dial frees goes to the first in the queue, and to no dial that comes later.
+            if let Some(slot) = slot.as_mut().now_or_never() {
+                return slot.ok();
+            }
+            let _waiting = Waiting::new(&freed);
+            loop {
+                let mut unused = pin!(freed.notify.notified());
+                // Registered before the look, so that a connection that falls unused in between is not missed.
+                unused.as_mut().enable();
+                pool.upgrade()?.evict_one();
+                tokio::select! {
+                    slot = &mut slot => return slot.ok(),
+                    () = unused => {}
+                }
+            }
+        };
+        match timeout(limit, slot).await {
+            Ok(slot) => slot.map(Ok),
+            Err(_) => Some(Err(full)),
+        }
+    }
+}
