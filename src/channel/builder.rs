@@ -305,7 +305,7 @@ impl ChannelBuilder {
             return Err(ConfigError::new(
                 "channel.peer",
                 "nothing",
-                "a peer is required: a permit, an endpoint id or an address",
+                "a peer is required: a ticket, an endpoint id or an address",
             ));
         };
         let ours = concat!("tower-iroh/", env!("CARGO_PKG_VERSION"));

@@ -132,7 +132,11 @@ impl<D: Dialer> Shared<D> {
                 dialling.succeeded(connection.clone(), slot);
                 connection.installed(handle);
             }
-            Err(error) => dialling.failed(error),
+            Err(error) => {
+                // Whoever hears of the failure finds the place free.
+                drop(slot);
+                dialling.failed(error);
+            }
         }
     }
 

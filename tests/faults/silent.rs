@@ -140,9 +140,12 @@ async fn call_deadline_before_the_dial_s(arm: Arm) {
         Arm::Channel => {
             assert_eq!(ended.expect_err("silent").code(), Code::DeadlineExceeded);
             assert!(took >= call && took < dial, "{took:?}");
-            // It was the dial's last waiter.
+            // The dial is the pool's, and goes on without a caller until its own time is over.
+            let state = caller.links.state(silent.peer.id());
+            assert_eq!(*state.borrow(), State::Connecting);
             until("the slot's return", || caller.links.connections() == 0).await;
-            assert_eq!(*caller.links.state(silent.peer.id()).borrow(), State::Idle);
+            assert!(start.elapsed() >= dial, "{:?}", start.elapsed());
+            assert_eq!(*state.borrow(), State::TransientFailure);
         }
         // tonic applies a call's timeout only once it is connected: there the dial's own bound counts.
         Arm::Tonic => {
