@@ -61,8 +61,8 @@ mod quic;
 mod server;
 
 pub use channel::{
-    Channel, ChannelBuilder, ExactCodes, ExactCodesLayer, ResponseFuture, Stack, StackBuilder,
-    StackHandle, Stacked,
+    Attempts, Channel, ChannelBuilder, ExactCodes, ExactCodesLayer, ResponseFuture, Stack,
+    StackBuilder, StackHandle, Stacked,
 };
 #[cfg(all(feature = "config", feature = "authorize"))]
 pub use config::{Transport, TransportBuilder, TransportError};

@@ -7,10 +7,15 @@ use iroh::{Endpoint, EndpointAddr, RelayConfig, RelayMap, RelayMode, SecretKey};
 use tonic::{Code, Status};
 use tower::{Service as _, ServiceExt as _};
 use tower_iroh::{
-    Acceptor, Channel, ConfigError, Connector, Error, ErrorKind, ExactCodesLayer, LaneConfig,
-    Lanes, Links, Peer, PeerError, Tuning,
+    Acceptor, Channel, ChannelBuilder, ConfigError, Connector, Error, ErrorKind, ExactCodesLayer,
+    LaneConfig, Lanes, Links, Peer, PeerError, Stack, TransportKind, Tuning,
     identity::{self, IdentityError},
+    layers::{
+        breaker::{BreakerConfig, Circuit},
+        select::{Choice, Policy, SelectHandle},
+    },
     presets::Offline,
+    tcp::TcpLinks,
 };
 use tower_iroh_proto::echo::{EchoRequest, echo_client::EchoClient};
 
@@ -372,6 +377,93 @@ async fn contradictory_settings_are_refused_by_name() {
         "Links::builder",
     );
     assert!(shared().build().is_ok());
+}
+
+/// Each of these would silently do nothing.
+#[tokio::test]
+async fn settings_that_a_channel_cannot_have_are_refused_by_name() {
+    let endpoint = endpoint().await;
+    let circuit = || Circuit::builder(BreakerConfig::default()).build();
+    let select = || SelectHandle::new(Policy::from(Choice::Prefer(TransportKind::Iroh.into())));
+    let channel = || Channel::builder(endpoint.clone()).peer(peer());
+    let cases: Vec<(ChannelBuilder, _, _, _)> = vec![
+        (
+            channel()
+                .select(select())
+                .stack(|stack| stack.circuit(circuit())),
+            "stack.circuit",
+            "two transports",
+            "circuit_of",
+        ),
+        (
+            channel().stack(|stack| stack.circuit_of(TransportKind::Tcp, circuit())),
+            "stack.circuit_of",
+            "set for tcp",
+            "each transport of the channel",
+        ),
+        (
+            channel().stack(|stack| {
+                stack
+                    .circuit(circuit())
+                    .circuit_of(TransportKind::Iroh, circuit())
+            }),
+            "stack.circuit",
+            "twice",
+            "one of",
+        ),
+        (
+            channel().stack(|stack| stack.circuit(circuit()).breaker(BreakerConfig::default())),
+            "stack.breaker",
+            "shared",
+            "where it is built",
+        ),
+        (
+            channel().stack(|stack| stack.breaker(BreakerConfig::default()).circuit(circuit())),
+            "stack.breaker",
+            "shared",
+            "where it is built",
+        ),
+        (
+            channel().stack(|stack| stack.transport("carrier pigeon")),
+            "stack.transport",
+            "carrier pigeon",
+            "leave it out",
+        ),
+        (
+            channel().stack(|stack| stack.rtt(|| None)),
+            "stack.rtt",
+            "set on a channel",
+            "leave it out",
+        ),
+        (
+            channel()
+                .select(select())
+                .tcp_links(|links| links.dial_timeout(Duration::from_secs(1)))
+                .shared_tcp_links(TcpLinks::new(endpoint.secret_key().clone())),
+            "channel.tcp_links",
+            "shared links",
+            "TcpLinks::builder",
+        ),
+    ];
+    for (channel, field, value, accepted) in cases {
+        refused(channel.build(), field, value, accepted);
+    }
+    let stack = Stack::builder().circuit_of(TransportKind::Iroh, circuit());
+    refused(stack.build(), "stack.circuit_of", "one service", "circuit");
+    // A circuit that is set and one that is looked up are the same.
+    let own = circuit();
+    let set = channel().stack(|stack| stack.circuit_of(TransportKind::Iroh, own.clone()));
+    let set = set.build().expect("valid");
+    own.force_open();
+    let found = set
+        .stack()
+        .circuit_of(TransportKind::Iroh)
+        .expect("its own");
+    assert!(!found.state().is_closed());
+    assert!(set.stack().circuit_of(TransportKind::Tcp).is_none());
+    // What was set before is taken back, which the setting says.
+    let without = channel().stack(|stack| stack.circuit(circuit()).without_breaker());
+    assert!(without.build().is_ok());
 }
 
 #[tokio::test]

@@ -9,9 +9,9 @@ use iroh::{Endpoint, EndpointAddr};
 use tokio::{net::UdpSocket, task::JoinHandle};
 use tonic::{Code, Response, Status};
 use tower_iroh::{
-    Channel, ChannelBuilder, LaneConfig, Lanes, Peer, Server, ServerError, ServerHandle,
-    TransportKind,
-    layers::select::{Choice, Reason, SelectConfig, SelectHandle, Selected},
+    Channel, ChannelBuilder, ErrorKind, LaneConfig, Lanes, Peer, Server, ServerError, ServerHandle,
+    State, TransportKind,
+    layers::select::{Arm, Choice, Reason, SelectConfig, SelectHandle, Selected},
     presets::Offline,
     tcp::TcpLinks,
 };
@@ -68,7 +68,7 @@ impl Running {
 async fn channel(peer: Peer, settle: impl FnOnce(ChannelBuilder) -> ChannelBuilder) -> Channel {
     let endpoint = Endpoint::bind(Offline).await.expect("bound");
     let config = SelectConfig::builder().dwell(DWELL).build();
-    let prefer = Choice::Prefer(TransportKind::Iroh);
+    let prefer = Choice::Prefer(Arm::Iroh);
     let select = SelectHandle::with_config(prefer, config.expect("valid"));
     let builder = Channel::builder(endpoint).peer(peer).select(select);
     settle(builder).build().expect("valid")
@@ -110,15 +110,55 @@ async fn both_transports_lead_to_one_peer_and_a_swap_moves_the_calls() {
     assert_eq!(channel.transports().collect::<Vec<_>>(), TransportKind::ALL);
     until_preferred(&channel).await;
     let select = channel.stack().select().expect("a choice").clone();
-    select.swap(TransportKind::Tcp);
+    select.swap(Arm::Tcp);
     let selected = over(&channel).await;
-    assert_eq!(
-        (selected.arm, selected.reason),
-        (TransportKind::Tcp, Reason::Fixed)
-    );
+    assert_eq!((selected.arm, selected.reason), (Arm::Tcp, Reason::Fixed));
     for transport in TransportKind::ALL {
         assert!(channel.stats_of(transport).is_some(), "over {transport}");
     }
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn connect_dials_before_the_first_call_and_says_why_it_failed() {
+    let server = Running::new().await;
+    let over_both = channel(server.peer.clone(), |channel| channel).await;
+    soon("a connection", over_both.connect())
+        .await
+        .expect("there");
+    let ready = |transport| {
+        let state = over_both.state_of(transport).expect("it leads there");
+        *state.borrow() == State::Ready
+    };
+    assert!(TransportKind::ALL.into_iter().any(ready), "one will do");
+    // Asked again it has nothing to do.
+    soon("the same", over_both.connect()).await.expect("there");
+
+    // Iroh leads nowhere: TCP is enough, and the dial over iroh goes on.
+    let (_socket, nowhere) = black_hole().await;
+    let lost = EndpointAddr::new(server.peer.id()).with_ip_addr(nowhere);
+    let tcp = server.peer.tcp().expect("on TCP").clone();
+    let half = channel(Peer::from(lost.clone()).with_tcp(tcp), |channel| channel).await;
+    soon("a connection", half.connect())
+        .await
+        .expect("over TCP");
+    let state = half.state_of(TransportKind::Iroh).expect("it leads there");
+    assert_eq!(*state.borrow(), State::Connecting);
+
+    // Nobody is anywhere.
+    let dial = Duration::from_millis(300);
+    let neither = channel(lost.into(), |channel| {
+        channel
+            .links(|links| links.dial_timeout(dial))
+            .tcp_links(|links| links.dial_timeout(dial))
+    });
+    let error = soon("a failure", neither.await.connect()).await;
+    let error = error.expect_err("nobody is there");
+    assert_eq!(
+        error.kind(),
+        ErrorKind::DialTimeout,
+        "iroh's, as it is the first"
+    );
     server.stop().await;
 }
 
@@ -131,10 +171,10 @@ async fn a_dial_that_does_not_come_to_an_end_holds_no_call_up() {
     let channel = channel(Peer::from(lost).with_tcp(tcp), |channel| channel).await;
     for _ in 0..20 {
         let selected = over(&channel).await;
-        assert_eq!(selected.arm, TransportKind::Tcp);
+        assert_eq!(selected.arm, Arm::Tcp);
     }
     let select = channel.stack().select().expect("a choice");
-    assert_eq!(select.decisions().arm(TransportKind::Iroh), 0);
+    assert_eq!(select.decisions().arm(Arm::Iroh), 0);
 
     // It is said to be elsewhere, where it is.
     let links = channel.links().expect("over iroh").clone();
@@ -154,7 +194,7 @@ async fn an_open_breaker_falls_back_and_a_closed_one_is_returned_to() {
     let selected = over(&channel).await;
     assert_eq!(
         (selected.arm, selected.reason),
-        (TransportKind::Tcp, Reason::NotReady)
+        (Arm::Tcp, Reason::NotReady)
     );
     circuit.reset();
     until_preferred(&channel).await;
@@ -179,13 +219,13 @@ async fn a_full_lane_causes_no_fallback() {
     };
     let stream = client.server_stream(wanted).await.expect("a stream");
     let mut stream = stream.into_inner();
-    let before = select.decisions().arm(TransportKind::Iroh);
+    let before = select.decisions().arm(Arm::Iroh);
     let waits = tokio::spawn({
         let channel = channel.clone();
         async move { over(&channel).await }
     });
     until("the second call is decided", || {
-        select.decisions().arm(TransportKind::Iroh) > before
+        select.decisions().arm(Arm::Iroh) > before
     })
     .await;
     // The stream goes on, and the call has no place.
@@ -196,14 +236,14 @@ async fn a_full_lane_causes_no_fallback() {
     assert!(!waits.is_finished());
     drop(stream);
     let selected = soon("its turn", waits).await.expect("no panic");
-    assert_eq!(selected.arm, TransportKind::Iroh);
+    assert_eq!(selected.arm, Arm::Iroh);
     assert_eq!(select.decisions().fallbacks(), fallbacks);
     server.stop().await;
 }
 
 #[tokio::test]
 async fn what_cannot_choose_is_refused() {
-    let select = || SelectHandle::new(TransportKind::Tcp);
+    let select = || SelectHandle::new(Arm::Tcp);
     let key = iroh::SecretKey::generate();
     let peer = Peer::new(key.public());
     let refused = Channel::tcp(key).peer(peer.clone()).select(select());

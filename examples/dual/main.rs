@@ -91,7 +91,7 @@ async fn dual(options: Options, screen: &Screen) -> Result<(), Error> {
         .head_start(Duration::from_millis(250))
         .dwell(DWELL)
         .build()?;
-    let select = SelectHandle::with_config(Choice::Prefer(TransportKind::Iroh), config);
+    let select = SelectHandle::with_config(Choice::Prefer(TransportKind::Iroh.into()), config);
     let channel = Channel::builder(endpoint.clone())
         .peer(peer)
         .select(select.clone())
@@ -171,8 +171,9 @@ async fn over(traffic: &Traffic, what: &str, arm: TransportKind, rate: u32) -> R
             let before = traffic.tally();
             sleep(Duration::from_millis(500)).await;
             let now = traffic.tally();
-            let [came, other] = [arm, arm.other()].map(|arm| now.over(arm) - before.over(arm));
-            if came >= enough && other == 0 {
+            let over = |arm| now.over(arm) - before.over(arm);
+            let all: u64 = TransportKind::ALL.map(over).into_iter().sum();
+            if over(arm) >= enough && over(arm) == all {
                 return;
             }
         }

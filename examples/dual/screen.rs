@@ -99,7 +99,7 @@ impl Screen {
             _ => self.paint(31, format_args!("{failed:>6}")),
         };
         let state = select.state();
-        let standing = TransportKind::ALL.map(|arm| match state.arm(arm) {
+        let standing = TransportKind::ALL.map(|arm| match state.arm(arm.into()) {
             ArmState::Ready => format!("{arm} ready"),
             ArmState::Away { .. } => format!("{arm} away"),
             ArmState::Returning { .. } => format!("{arm} returning"),

@@ -64,26 +64,25 @@ enum Why {
 impl ChannelBuilder {
     pub(super) fn new(endpoint: Endpoint) -> Self {
         let links = Given::Own(Links::builder(endpoint));
-        Self::leading(Some(links), None, "iroh")
+        Self::leading(Some(links), None)
     }
 
     pub(super) fn with_links(links: Links) -> Self {
-        Self::leading(Some(Given::Shared(links)), None, "iroh")
+        Self::leading(Some(Given::Shared(links)), None)
     }
 
     pub(super) fn tcp(key: SecretKey) -> Self {
         let links = Given::Own(TcpLinks::builder(key));
-        Self::leading(None, Some(links), "tcp")
+        Self::leading(None, Some(links))
     }
 
     pub(super) fn with_tcp_links(links: TcpLinks) -> Self {
-        Self::leading(None, Some(Given::Shared(links)), "tcp")
+        Self::leading(None, Some(Given::Shared(links)))
     }
 
     fn leading(
         iroh: Option<Given<LinksBuilder, Links>>,
         tcp: Option<Given<TcpLinksBuilder, TcpLinks>>,
-        transport: &'static str,
     ) -> Self {
         Self {
             iroh,
@@ -93,7 +92,7 @@ impl ChannelBuilder {
             lanes: None,
             peer: None,
             user_agent: None,
-            stack: Stack::builder().transport(transport),
+            stack: Stack::builder(),
         }
     }
 
@@ -119,8 +118,12 @@ impl ChannelBuilder {
         self
     }
 
-    /// The links over TCP of a channel that [chooses](Self::select), where others use them too.
+    /// The links over TCP of a channel that [chooses](Self::select), where others use them too. They have their own settings: beside
+    /// [`tcp_links`](Self::tcp_links) they are refused.
     pub fn shared_tcp_links(mut self, links: TcpLinks) -> Self {
+        if let Some(Given::Own(_)) = self.tcp {
+            self.contradiction = Some(("channel.tcp_links", Why::Shared));
+        }
         self.tcp = Some(Given::Shared(links));
         self
     }
@@ -331,24 +334,21 @@ impl ChannelBuilder {
         if let Some(links) = &source.tcp {
             links.add_peer(peer);
         }
-        let mut stack = self.stack;
+        let transports: Vec<_> = source.transports().collect();
+        let stack = self.stack.of_channel(&transports)?;
         let policy = stack.declared().clone();
         let unfit = || ConfigError::new("channel.peer", id, "an endpoint id that fits a URI");
         let iroh = source.iroh.as_ref().map(|links| {
             let arm = Arm::new(links.pool().clone(), id, user_agent.clone(), &policy);
             let arm = arm.map(EitherArm::Iroh).ok_or_else(unfit)?;
-            Ok((
-                arm,
-                ArmContext::new(&source, links.state(id), TransportKind::Iroh, id),
-            ))
+            let context = ArmContext::new(&source, links.state(id), TransportKind::Iroh, id);
+            Ok((arm, context))
         });
         let tcp = source.tcp.as_ref().map(|links| {
             let arm = Arm::new(links.pool().clone(), id, user_agent.clone(), &policy);
             let arm = arm.map(EitherArm::Tcp).ok_or_else(unfit)?;
-            Ok((
-                arm,
-                ArmContext::new(&source, links.state(id), TransportKind::Tcp, id),
-            ))
+            let context = ArmContext::new(&source, links.state(id), TransportKind::Tcp, id);
+            Ok((arm, context))
         });
         let stacked = match (iroh.transpose()?, tcp.transpose()?, select) {
             (Some((iroh, to)), Some((tcp, and_to)), Some(select)) => {
@@ -356,8 +356,7 @@ impl ChannelBuilder {
                 stack.build()?.between(iroh, tcp, select)
             }
             (Some((only, to)), ..) | (None, Some((only, to)), _) => {
-                stack = stack.connection(to.state).rtt(move || (to.rtt)());
-                stack.build()?.layer(only)
+                stack.over(to).build()?.layer(only)
             }
             (None, None, _) => return Err(unfit()),
         };

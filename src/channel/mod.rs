@@ -34,7 +34,7 @@ use arm::Arm;
 pub use builder::ChannelBuilder;
 pub use exact_codes::{ExactCodes, ExactCodesLayer};
 use stack::ArmContext;
-pub use stack::{Stack, StackBuilder, StackHandle, Stacked};
+pub use stack::{Attempts, Stack, StackBuilder, StackHandle, Stacked};
 use transport::{ChannelLinks, EitherArm};
 
 /// A channel to one peer, for generated clients: `EchoClient::new(channel)`.
@@ -119,14 +119,33 @@ impl Channel {
 
     /// Which transports it leads over, with the choice between them in [`stack`](Self::stack) where there are two.
     pub fn transports(&self) -> impl Iterator<Item = TransportKind> {
-        let there = [self.source.iroh.is_some(), self.source.tcp.is_some()];
-        let all = TransportKind::ALL.into_iter().zip(there);
-        all.filter_map(|(transport, there)| there.then_some(transport))
+        self.source.transports()
     }
 
     /// Whom the channel calls.
     pub fn peer(&self) -> EndpointId {
         self.peer
+    }
+
+    /// Connects now, where the first call would have; at once where there is a connection. For programs that want to learn at their start whether the peer is
+    /// there. A channel over two transports dials over both, and one of them will do.
+    ///
+    /// ```no_run
+    /// # async fn example(channel: tower_iroh::Channel) -> Result<(), tower_iroh::Error> {
+    /// use std::time::Duration;
+    ///
+    /// tokio::time::timeout(Duration::from_secs(5), channel.connect()).await.expect("the peer answers")?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// It takes as long as a dial may, 10 s by default. **Cancel safety.** Dropped, it leaves the dial going on: a later call finds what came of it.
+    ///
+    /// # Errors
+    /// Why the dial failed, or the one before it while the next is not due: [`Error::kind`] says which. A peer that accepts the connection and
+    /// then refuses its calls by policy is found out by the first call.
+    pub async fn connect(&self) -> Result<(), Error> {
+        self.source.connect(self.peer).await
     }
 
     /// The state of the connection, to be watched: that over iroh, where there are two. [`state_of`](Self::state_of) has both.

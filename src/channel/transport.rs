@@ -1,6 +1,7 @@
 //! Over what a channel leads to its peer.
 
 use std::{
+    pin::pin,
     sync::Arc,
     task::{Context, Poll},
 };
@@ -66,6 +67,13 @@ pub(super) struct ChannelLinks {
 }
 
 impl ChannelLinks {
+    /// All that it leads over.
+    pub(super) fn transports(&self) -> impl Iterator<Item = TransportKind> + use<> {
+        let there = [self.iroh.is_some(), self.tcp.is_some()];
+        let all = TransportKind::ALL.into_iter().zip(there);
+        all.filter_map(|(transport, there)| there.then_some(transport))
+    }
+
     /// What it leads over; iroh where it may lead over both.
     pub(super) fn transport(&self) -> TransportKind {
         match self.iroh {
@@ -103,6 +111,35 @@ impl ChannelLinks {
             (None, Some(links)) => links.upgrade()?.rtt(peer),
             (None, None) => None,
         })
+    }
+
+    /// Dials over each transport, and answers with the first that succeeds; else with why the [first](Self::transport) failed.
+    pub(super) async fn connect(&self, peer: EndpointId) -> Result<(), Error> {
+        let iroh = async {
+            let links = self.iroh.as_ref()?;
+            Some(links.get(peer).await.map(drop))
+        };
+        let tcp = async {
+            let links = self.tcp.as_ref()?;
+            Some(links.get(peer).await.map(drop))
+        };
+        let (mut iroh, mut tcp) = (pin!(iroh), pin!(tcp));
+        let (first, other) = tokio::select! {
+            first = &mut iroh => match first {
+                Some(Ok(())) => return Ok(()),
+                first => (first, tcp.await),
+            },
+            first = &mut tcp => match first {
+                Some(Ok(())) => return Ok(()),
+                other => (iroh.await, other),
+            },
+        };
+        match (first, other) {
+            (Some(Ok(())), _) | (_, Some(Ok(()))) => Ok(()),
+            (Some(failed), _) | (None, Some(failed)) => failed,
+            // One of the two is there.
+            (None, None) => Ok(()),
+        }
     }
 
     pub(super) fn close(&self, peer: EndpointId) {

@@ -11,13 +11,13 @@ mod info;
 mod path;
 mod proof;
 mod tcp_addr;
+mod transport_kind;
 
 pub use info::PeerInfo;
 pub use path::Path;
 pub(crate) use proof::Proof;
 pub use tcp_addr::TcpAddr;
-/// What a peer is reached over: iroh's QUIC; or TCP, with TLS 1.3 between the same identities or, where a server allows it, without.
-pub use tower_iroh_layers::select::Arm as TransportKind;
+pub use transport_kind::TransportKind;
 
 /// How to reach a peer: its identity, and the addresses that are known of it.
 ///

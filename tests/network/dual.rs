@@ -9,7 +9,7 @@ use tower_iroh::{
     Channel, Peer, Server, State, TransportKind,
     layers::{
         Fault,
-        select::{Choice, SelectConfig, SelectHandle},
+        select::{Arm, Choice, SelectConfig, SelectHandle},
     },
 };
 use tower_iroh_lab::{Case, Conditions, Host, Network, Outcome, Protocol};
@@ -68,7 +68,10 @@ async fn caller(peer: &Peer, preferred: TransportKind) -> (Caller, Channel) {
     let config = SelectConfig::builder().dwell(DWELL).build().expect("valid");
     let channel = Channel::builder(bind(everywhere()).await)
         .peer(peer.clone())
-        .select(SelectHandle::with_config(Choice::Prefer(preferred), config))
+        .select(SelectHandle::with_config(
+            Choice::Prefer(preferred.into()),
+            config,
+        ))
         .links(|links| links.dial_timeout(DEADLINE).health_interval(HEALTH))
         .tcp_links(|links| links.dial_timeout(DEADLINE).health_interval(HEALTH))
         .build()
@@ -95,7 +98,7 @@ async fn until(what: &str, mut holds: impl FnMut() -> bool) {
 }
 
 /// Waits until for a second all calls went over this transport, and some did.
-async fn all_over(select: &SelectHandle, arm: TransportKind) {
+async fn all_over(select: &SelectHandle, arm: Arm) {
     let (mut since, mut counts) = (Instant::now(), [0; 2]);
     until(&format!("all calls over {arm}"), || {
         let now = [arm, arm.other()].map(|arm| select.decisions().arm(arm));
@@ -135,7 +138,7 @@ async fn story(network: Network, preferred: TransportKind, protocol: Protocol) {
         deadline: None,
     };
     let mut calls = Traffic::start("call", &caller, pace).await;
-    all_over(&select, preferred).await;
+    all_over(&select, preferred.into()).await;
     // A stream stays where it begins.
     let mut streams = Traffic::start("talk", &caller, talks).await;
     calls.goes_on(200, 0).await;
@@ -145,7 +148,7 @@ async fn story(network: Network, preferred: TransportKind, protocol: Protocol) {
     let began = Instant::now();
     calls.answers_to_what_began_after(began).await;
     let fell_back = began.elapsed();
-    all_over(&select, preferred.other()).await;
+    all_over(&select, Arm::from(preferred).other()).await;
     // The streams' connection is found dead and closed.
     let mut state = channel.state_of(preferred).expect("it leads there");
     until("the blocked connection is given up", || {
@@ -156,7 +159,7 @@ async fn story(network: Network, preferred: TransportKind, protocol: Protocol) {
 
     link.block(None);
     let unblocked = Instant::now();
-    all_over(&select, preferred).await;
+    all_over(&select, preferred.into()).await;
     let returned = unblocked.elapsed();
     // No flapping: it stays there.
     let fallbacks = select.decisions().fallbacks();

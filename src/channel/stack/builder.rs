@@ -10,11 +10,10 @@ use tower_iroh_layers::{
     metrics::{MetricsLayer, trace::TraceLayer},
     priority::{PriorityConfig, PriorityLayer},
     retry::{RetryBudget, RetryPolicy},
-    select::Arm,
 };
 
 use super::{NewCircuit, Stack};
-use crate::pool::State;
+use crate::{peer::TransportKind, pool::State};
 
 /// Settings of a [`Stack`]: each layer to be configured or left out.
 ///
@@ -24,7 +23,7 @@ use crate::pool::State;
 pub struct StackBuilder {
     timeout: Option<Duration>,
     urgency: Option<Urgency>,
-    transport: &'static str,
+    transport: Option<&'static str>,
     metrics: Option<MetricsLayer>,
     trace: TraceLayer,
     priority: PriorityConfig,
@@ -33,9 +32,13 @@ pub struct StackBuilder {
     buffer: BufferConfig,
     fail_fast: FailFastConfig,
     breaker: NewCircuit,
+    /// Whether the breaker was configured here.
+    configures_breaker: bool,
     circuit: Option<Circuit>,
-    arm_circuits: [Option<Circuit>; 2],
+    circuits_of: [Option<Circuit>; 2],
     connection: Option<watch::Receiver<State>>,
+    only: Option<TransportKind>,
+    is_channels: bool,
 }
 
 impl Default for StackBuilder {
@@ -43,7 +46,7 @@ impl Default for StackBuilder {
         Self {
             timeout: None,
             urgency: None,
-            transport: "any",
+            transport: None,
             metrics: Some(MetricsLayer::client()),
             trace: TraceLayer::client(),
             priority: PriorityConfig::default(),
@@ -56,9 +59,12 @@ impl Default for StackBuilder {
                 transport: "any",
                 rtt: None,
             },
+            configures_breaker: false,
             circuit: None,
-            arm_circuits: [None, None],
+            circuits_of: [None, None],
             connection: None,
+            only: None,
+            is_channels: false,
         }
     }
 }
@@ -76,9 +82,9 @@ impl StackBuilder {
         self
     }
 
-    /// What metrics call the transport beneath. Default "any"; a [`Channel`](crate::Channel) says "iroh".
+    /// What metrics call the transport beneath. Default "any". A [`Channel`](crate::Channel) says "iroh" or "tcp" itself, and refuses another name.
     pub fn transport(mut self, name: &'static str) -> Self {
-        self.transport = name;
+        self.transport = Some(name);
         self
     }
 
@@ -155,31 +161,36 @@ impl StackBuilder {
     }
 
     /// When the breaker opens, and for how long. Each service that the stack is put on has a circuit of its own.
+    ///
+    /// A circuit that is [given](Self::circuit) has its own settings: both together are refused.
     pub fn breaker(mut self, breaker: BreakerConfig) -> Self {
         self.breaker.config = Some(breaker);
-        self.circuit = None;
-        self.arm_circuits = [None, None];
+        self.configures_breaker = true;
         self
     }
 
     /// A circuit that others share: one of a [`Registry`](tower_iroh_layers::breaker::Registry), for several channels to one peer. It keeps the
     /// round-trip time and the transport's name that it was built with.
+    ///
+    /// A channel that chooses between two transports has a circuit for each: see [`circuit_of`](Self::circuit_of).
     pub fn circuit(mut self, circuit: Circuit) -> Self {
         self.circuit = Some(circuit);
         self
     }
 
-    /// The same for one of two transports, of a channel that chooses between them.
-    pub fn circuit_of(mut self, arm: Arm, circuit: Circuit) -> Self {
-        self.arm_circuits[arm as usize] = Some(circuit);
+    /// The same for one of the transports of a [`Channel`](crate::Channel).
+    pub fn circuit_of(mut self, transport: TransportKind, circuit: Circuit) -> Self {
+        self.circuits_of[transport as usize] = Some(circuit);
         self
     }
 
-    /// Calls the peer however often it fails: the circuit is forced closed, and to release or reset it is to put it in force after all.
+    /// Calls the peer however often it fails, and takes back any breaker or circuit that was set before. The circuit is forced closed; releasing or
+    /// resetting it turns the breaker on.
     pub fn without_breaker(mut self) -> Self {
         self.breaker.config = None;
+        self.configures_breaker = false;
         self.circuit = None;
-        self.arm_circuits = [None, None];
+        self.circuits_of = [None, None];
         self
     }
 
@@ -194,7 +205,8 @@ impl StackBuilder {
             .without_breaker()
     }
 
-    /// Where the smoothed round-trip time to the peer is known: a missed deadline of less than four of them is no failure of the peer's.
+    /// Where the smoothed round-trip time to the peer is known: a missed deadline of less than four of them is no failure of the peer's. A
+    /// [`Channel`](crate::Channel) knows its own, and refuses another.
     pub fn rtt(mut self, rtt: impl Fn() -> Option<Duration> + Send + Sync + 'static) -> Self {
         self.breaker.rtt = Some(Arc::new(rtt));
         self
@@ -205,9 +217,54 @@ impl StackBuilder {
         &self.retry
     }
 
-    /// The state of the connection beneath: that it comes to be is a sign of life.
-    pub(in crate::channel) fn connection(mut self, state: watch::Receiver<State>) -> Self {
-        self.connection = Some(state);
+    /// Takes what a channel knows of itself, which a stack is not to be told by anybody else.
+    pub(in crate::channel) fn of_channel(
+        mut self,
+        transports: &[TransportKind],
+    ) -> Result<Self, ConfigError> {
+        if let Some(name) = self.transport {
+            let accepted = "a channel names its own transport: leave it out";
+            return Err(ConfigError::new("stack.transport", name, accepted));
+        }
+        if self.breaker.rtt.is_some() {
+            let accepted = "a channel knows its own round trip: leave it out";
+            return Err(ConfigError::new("stack.rtt", "set on a channel", accepted));
+        }
+        for transport in TransportKind::ALL {
+            let circuit = &self.circuits_of[transport as usize];
+            if circuit.is_some() && !transports.contains(&transport) {
+                let value =
+                    format_args!("set for {transport}, over which the channel does not lead");
+                let accepted = "a circuit for each transport of the channel, or none";
+                return Err(ConfigError::new("stack.circuit_of", value, accepted));
+            }
+        }
+        self.is_channels = true;
+        match transports {
+            [only] => {
+                let own = self.circuits_of[*only as usize].take();
+                if own.is_some() && self.circuit.is_some() {
+                    let accepted = "one of circuit and circuit_of";
+                    return Err(ConfigError::new("stack.circuit", "set twice", accepted));
+                }
+                self.circuit = self.circuit.or(own);
+                self.transport = Some(only.as_str());
+                self.only = Some(*only);
+            }
+            _ if self.circuit.is_some() => {
+                let value = "set on a channel over two transports";
+                let accepted = "circuit_of, which sets the circuit of one transport";
+                return Err(ConfigError::new("stack.circuit", value, accepted));
+            }
+            _ => {}
+        }
+        Ok(self)
+    }
+
+    /// The connection beneath of a channel over one transport: that it comes to be is a sign of life, and it knows its round trip.
+    pub(in crate::channel) fn over(mut self, connection: super::ArmContext) -> Self {
+        self.connection = Some(connection.state);
+        self.breaker.rtt = Some(connection.rtt);
         self
     }
 
@@ -216,6 +273,17 @@ impl StackBuilder {
     /// # Errors
     /// [`ConfigError`], naming the setting, its value, and what is accepted.
     pub fn build(self) -> Result<Stack, ConfigError> {
+        let shares = self.circuit.is_some() || self.circuits_of.iter().any(Option::is_some);
+        if shares && self.configures_breaker {
+            let value = "set beside a circuit that is shared";
+            let accepted = "the circuit's own settings, where it is built; or no shared circuit";
+            return Err(ConfigError::new("stack.breaker", value, accepted));
+        }
+        if !self.is_channels && self.circuits_of.iter().any(Option::is_some) {
+            let value = "set on a stack over one service";
+            let accepted = "circuit, which sets the only circuit";
+            return Err(ConfigError::new("stack.circuit_of", value, accepted));
+        }
         let deadline = match self.timeout {
             Some(timeout) => {
                 ConfigError::lasting("stack.timeout", timeout)?;
@@ -238,12 +306,13 @@ impl StackBuilder {
             buffer: self.buffer,
             fail_fast: self.fail_fast,
             circuit: self.circuit,
-            arm_circuits: self.arm_circuits,
+            circuits_of: self.circuits_of,
             new_circuit: NewCircuit {
-                transport: self.transport,
+                transport: self.transport.unwrap_or("any"),
                 ..self.breaker
             },
             connection: self.connection,
+            only: self.only,
         })
     }
 }

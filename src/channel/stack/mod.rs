@@ -7,14 +7,16 @@ use std::{
     time::Duration,
 };
 
-use http::Request;
+use http::{Request, Response};
+use http_body::Body as HttpBody;
 use iroh::EndpointId;
 use tokio::sync::watch;
 use tonic::body::Body;
 use tower::{Layer, Service};
 use tower_iroh_layers::{
+    BoxError,
     breaker::{Breaker, BreakerConfig, BreakerLayer, Circuit},
-    buffer::{Buffer, BufferConfig, BufferHandle, BufferLayer, Served},
+    buffer::{Buffer, BufferConfig, BufferHandle, BufferLayer},
     deadline::{ClientDeadline, DeadlineLayer},
     fail_fast::{FailFast, FailFastConfig, FailFastLayer},
     metrics::{
@@ -23,14 +25,14 @@ use tower_iroh_layers::{
     },
     priority::{Priority, PriorityLayer},
     retry::{Retry, RetryBudget, RetryLayer, RetryPolicy},
-    select::{Arm, Select, SelectHandle},
+    select::{Select, SelectHandle},
 };
 
 use super::{
     ChannelLinks,
     wake_on_reconnect::{Reconnects, WakeOnReconnect},
 };
-use crate::pool::State;
+use crate::{peer::TransportKind, pool::State};
 
 mod builder;
 mod lazy_clone;
@@ -95,14 +97,16 @@ pub struct Stack {
     buffer: BufferConfig,
     fail_fast: FailFastConfig,
     circuit: Option<Circuit>,
-    arm_circuits: [Option<Circuit>; 2],
+    circuits_of: [Option<Circuit>; 2],
     new_circuit: NewCircuit,
     connection: Option<watch::Receiver<State>>,
+    /// The transport of a channel that leads over one.
+    only: Option<TransportKind>,
 }
 
 /// What is known of where an arm leads.
 pub(super) struct ArmContext {
-    pub(super) arm: Arm,
+    pub(super) transport: TransportKind,
     pub(super) state: watch::Receiver<State>,
     pub(super) rtt: Rtt,
 }
@@ -111,11 +115,15 @@ impl ArmContext {
     pub(super) fn new(
         source: &ChannelLinks,
         state: watch::Receiver<State>,
-        arm: Arm,
+        transport: TransportKind,
         peer: EndpointId,
     ) -> Self {
-        let rtt = source.rtt(arm, peer);
-        Self { arm, state, rtt }
+        let rtt = source.rtt(transport, peer);
+        Self {
+            transport,
+            state,
+            rtt,
+        }
     }
 }
 
@@ -145,11 +153,33 @@ type Buffered<S> = LazyClone<Buffer<Selected<S>, FailFast<Selected<S>>>>;
 /// All calls, from the outermost layer inwards.
 type Calls<S> = Trace<Metrics<ClientDeadline<Priority<Retry<Buffered<S>>>>>>;
 
-impl<S> Layer<S> for Stack
-where
-    Selected<S>: Served,
-    S: Clone,
+/// A service that a [`Stack`] goes over: gRPC calls to one peer. Implemented by every service that is one.
+pub trait Attempts:
+    Service<
+        Request<Body>,
+        Response = Response<Self::Body>,
+        Error: Into<BoxError>,
+        Future: Send + 'static,
+    > + Clone
+    + Send
+    + Sync
+    + 'static
 {
+    /// The response's body.
+    type Body: HttpBody<Error: Into<BoxError>> + Send + 'static;
+}
+
+impl<S, R> Attempts for S
+where
+    S: Service<Request<Body>, Response = Response<R>> + Clone + Send + Sync + 'static,
+    S::Error: Into<BoxError>,
+    S::Future: Send + 'static,
+    R: HttpBody<Error: Into<BoxError>> + Send + 'static,
+{
+    type Body = R;
+}
+
+impl<S: Attempts> Layer<S> for Stack {
     type Service = Stacked<S>;
 
     fn layer(&self, inner: S) -> Stacked<S> {
@@ -161,7 +191,11 @@ where
         let one = self.watched(inner, &circuit, self.new_circuit.transport, state);
         let known = circuit.clone();
         let fail_fast = self.fail_fast.clone().or_reason(move || known.why());
-        self.over(OneOrSelected::One(one), fail_fast, Circuits::One(circuit))
+        self.over(
+            OneOrSelected::One(one),
+            fail_fast,
+            Circuits::One(circuit, self.only),
+        )
     }
 }
 
@@ -174,12 +208,11 @@ impl Stack {
         select: SelectHandle,
     ) -> Stacked<S>
     where
-        Selected<S>: Served,
-        S: Clone,
+        S: Attempts,
     {
         let arm = |(inner, context): (S, ArmContext)| {
-            let transport = context.arm.as_str();
-            let circuit = match &self.arm_circuits[context.arm as usize] {
+            let transport = context.transport.as_str();
+            let circuit = match &self.circuits_of[context.transport as usize] {
                 Some(circuit) => circuit.clone(),
                 None => NewCircuit {
                     transport,
@@ -233,7 +266,7 @@ impl Stack {
         circuits: Circuits,
     ) -> Stacked<S>
     where
-        Selected<S>: Served,
+        S: Attempts,
     {
         let buffer = BufferLayer::new(self.buffer.clone())
             .passing(FailFastLayer::new(fail_fast))
@@ -284,7 +317,7 @@ impl fmt::Debug for NewCircuit {
 #[derive(Clone)]
 pub struct Stacked<S>
 where
-    Selected<S>: Served,
+    S: Attempts,
 {
     calls: Calls<S>,
     handle: StackHandle,
@@ -292,7 +325,7 @@ where
 
 impl<S> Stacked<S>
 where
-    Selected<S>: Served,
+    S: Attempts,
 {
     /// The handles of the layers.
     pub fn handle(&self) -> &StackHandle {
@@ -302,7 +335,7 @@ where
 
 impl<S> Service<Request<Body>> for Stacked<S>
 where
-    Selected<S>: Served,
+    S: Attempts,
     Calls<S>: Service<Request<Body>>,
 {
     type Response = <Calls<S> as Service<Request<Body>>>::Response;
@@ -320,7 +353,7 @@ where
 
 impl<S> fmt::Debug for Stacked<S>
 where
-    Selected<S>: Served,
+    S: Attempts,
 {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("Stacked").field(&self.handle).finish()
@@ -338,7 +371,8 @@ pub struct StackHandle {
 /// A circuit per arm.
 #[derive(Clone, Debug)]
 enum Circuits {
-    One(Circuit),
+    /// And over which transport it leads, where a channel says so.
+    One(Circuit, Option<TransportKind>),
     Two {
         iroh: Circuit,
         tcp: Circuit,
@@ -350,23 +384,23 @@ impl StackHandle {
     /// The breaker: its state to be watched, and to be forced or reset. Where there are two transports it is iroh's, and [`circuit_of`](Self::circuit_of) has both.
     pub fn circuit(&self) -> &Circuit {
         match &self.circuits {
-            Circuits::One(circuit) | Circuits::Two { iroh: circuit, .. } => circuit,
+            Circuits::One(circuit, _) | Circuits::Two { iroh: circuit, .. } => circuit,
         }
     }
 
-    /// The breaker of one transport; `None` where there is no choice between two.
-    pub fn circuit_of(&self, arm: Arm) -> Option<&Circuit> {
-        match (&self.circuits, arm) {
-            (Circuits::One(_), _) => None,
-            (Circuits::Two { iroh, .. }, Arm::Iroh) => Some(iroh),
-            (Circuits::Two { tcp, .. }, Arm::Tcp) => Some(tcp),
+    /// The breaker of one transport; `None` where the channel does not lead over it, and for a [`Stack`] over a service of one's own.
+    pub fn circuit_of(&self, transport: TransportKind) -> Option<&Circuit> {
+        match (&self.circuits, transport) {
+            (Circuits::One(circuit, over), _) => (*over == Some(transport)).then_some(circuit),
+            (Circuits::Two { iroh, .. }, TransportKind::Iroh) => Some(iroh),
+            (Circuits::Two { tcp, .. }, TransportKind::Tcp) => Some(tcp),
         }
     }
 
     /// The selection: its policy to be swapped, what it decided and why; `None` where there is no choice between two transports.
     pub fn select(&self) -> Option<&SelectHandle> {
         match &self.circuits {
-            Circuits::One(_) => None,
+            Circuits::One(..) => None,
             Circuits::Two { select, .. } => Some(select),
         }
     }

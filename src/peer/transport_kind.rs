@@ -1,0 +1,52 @@
+use std::fmt;
+
+use tower_iroh_layers::select::Arm;
+
+/// What a peer is reached over.
+///
+/// A [selection](tower_iroh_layers::select) calls the two its arms: [`Arm`] converts from this, and back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
+pub enum TransportKind {
+    /// iroh's QUIC.
+    Iroh,
+    /// TCP, with TLS 1.3 between the same identities; without TLS where a server allows that.
+    Tcp,
+}
+
+impl TransportKind {
+    /// All that there are.
+    pub const ALL: [Self; 2] = [Self::Iroh, Self::Tcp];
+
+    /// `iroh` or `tcp`, as in metrics.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Iroh => "iroh",
+            Self::Tcp => "tcp",
+        }
+    }
+}
+
+impl fmt::Display for TransportKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl From<TransportKind> for Arm {
+    fn from(transport: TransportKind) -> Self {
+        match transport {
+            TransportKind::Iroh => Self::Iroh,
+            TransportKind::Tcp => Self::Tcp,
+        }
+    }
+}
+
+impl From<Arm> for TransportKind {
+    fn from(arm: Arm) -> Self {
+        match arm {
+            Arm::Iroh => Self::Iroh,
+            Arm::Tcp => Self::Tcp,
+        }
+    }
+}
