@@ -14,7 +14,7 @@
 //! internet     hosts behind NATs and firewalls
 //! memory       links without a kernel, for iroh alone, where namespaces are not allowed
 //! check        measures a link before it is believed
-//! suite        runs tests that need all this, and says which were skipped where it can't be had
+//! suite        runs tests that need all this, and says why it ignored a test
 //! ```
 //!
 //! A process enters the lab before it has threads, so a test of it has its own `main`:

@@ -1,6 +1,6 @@
-use std::process::ExitCode;
+use std::{env, process::ExitCode};
 
-use libtest_mimic::{Arguments, Conclusion, Failed, Trial};
+use libtest_mimic::{Arguments, Completion, Failed, Trial};
 
 use crate::enter;
 
@@ -8,7 +8,7 @@ use crate::enter;
 pub struct Case {
     name: &'static str,
     needs_lab: bool,
-    needs: Option<&'static str>,
+    needs: Vec<&'static str>,
     run: Box<dyn FnOnce() -> Result<(), Failed> + Send>,
 }
 
@@ -16,12 +16,12 @@ pub struct Case {
 pub type Outcome = Result<(), Box<dyn std::error::Error + Send + Sync>>;
 
 impl Case {
-    /// A case that makes hosts. Where that is not possible it is skipped, by name.
+    /// A case that makes hosts. Where hosts cannot be made, the case is ignored.
     pub fn new(name: &'static str, run: fn() -> Outcome) -> Self {
         Self {
             name,
             needs_lab: true,
-            needs: None,
+            needs: Vec::new(),
             run: Box::new(move || run().map_err(|error| Failed::from(with_causes(&*error)))),
         }
     }
@@ -34,55 +34,66 @@ impl Case {
         }
     }
 
-    /// The same, skipped also where this program is missing.
+    /// The case runs this program. Where the program is not in `PATH`, the case is ignored.
     #[must_use]
     pub fn needs(mut self, program: &'static str) -> Self {
-        self.needs = Some(program);
+        self.needs.push(program);
         self
     }
 
-    /// Why it can't be run here.
+    /// Why the case cannot run here.
     fn missing(&self, lab: Option<&str>) -> Option<String> {
         if let Some(why) = lab.filter(|_| self.needs_lab) {
             return Some(why.to_owned());
         }
-        let program = self.needs?;
-        let there = std::env::split_paths(&std::env::var_os("PATH")?)
-            .any(|directory| directory.join(program).is_file());
-        (!there).then(|| format!("the program `{program}` is missing (tests/lab/install)"))
+        let program = self.needs.iter().find(|program| !is_in_path(program))?;
+        Some(needs(program))
     }
+
+    /// The case as a test. An ignored one says why beside its name.
+    fn trial(self, missing: Option<String>, flagged: bool) -> Trial {
+        match missing {
+            Some(why) if !flagged => {
+                Trial::ignorable_test(self.name, || Ok(Completion::ignored_with(why)))
+            }
+            missing => Trial::test(self.name, self.run).with_ignored_flag(missing.is_some()),
+        }
+    }
+}
+
+pub(crate) fn needs(program: &str) -> String {
+    format!("needs `{program}`, which is not in PATH; tests/lab/install installs it")
+}
+
+pub(crate) fn is_in_path(program: &str) -> bool {
+    let path = env::var_os("PATH").unwrap_or_default();
+    env::split_paths(&path).any(|directory| directory.join(program).is_file())
 }
 
 /// Set to `off`, the lab can't be entered: to see what is skipped then.
 const SWITCH: &str = "TOWER_IROH_LAB";
 
-/// Runs the cases one after the other (two at once would disturb each other's times), taking the usual arguments of a test binary.
+/// Runs the cases one after the other, with the usual arguments of a test binary. Two cases at once would disturb each other's times.
 ///
-/// The lab is entered first. Where that fails, or `TOWER_IROH_LAB=off` is in the environment, the cases that need it are reported as
-/// ignored, and why is printed.
+/// The process enters the lab first. Where that fails, or `TOWER_IROH_LAB=off` is in the environment, the cases that need the lab are
+/// ignored. Each ignored case is reported by name with the reason.
 pub fn suite(cases: impl IntoIterator<Item = Case>) -> ExitCode {
     let mut arguments = Arguments::from_args();
     arguments.test_threads = Some(1);
-    let lab = match std::env::var(SWITCH) {
+    let lab = match env::var(SWITCH) {
         Ok(switch) if switch == "off" => Some(format!("{SWITCH} is off")),
         _ => enter().err().map(|error| with_causes(&error)),
     };
-    let mut said = Vec::new();
+    // A test that decides while it runs gives a reason, but a list of the ignored tests (cargo-nextest asks for one) has only those with the flag.
+    let flagged = arguments.list || arguments.ignored || arguments.include_ignored;
     let trials = cases
         .into_iter()
         .map(|case| {
             let missing = case.missing(lab.as_deref());
-            let skipped = missing.is_some();
-            // Once for all whom it concerns, and not into the list of the cases.
-            if let Some(why) = missing.filter(|why| !said.contains(why)) {
-                eprintln!("skipped, by name, what is ignored below: {why}");
-                said.push(why);
-            }
-            Trial::test(case.name, case.run).with_ignored_flag(skipped)
+            case.trial(missing, flagged)
         })
         .collect();
-    let conclusion: Conclusion = libtest_mimic::run(&arguments, trials);
-    conclusion.exit_code()
+    libtest_mimic::run(&arguments, trials).exit_code()
 }
 
 fn with_causes(error: &dyn std::error::Error) -> String {

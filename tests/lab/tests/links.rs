@@ -12,7 +12,7 @@ use tower_iroh_lab::{Case, Conditions, Direction, Network, Outcome, suite};
 fn main() -> ExitCode {
     suite([
         Case::new("delay_and_rate_are_as_set", delay_and_rate_are_as_set),
-        Case::new("ping_agrees", ping_agrees),
+        Case::new("ping_agrees", ping_agrees).needs("ping"),
         Case::new(
             "loss_is_as_set_for_each_direction_by_itself",
             loss_is_as_set,
@@ -48,9 +48,7 @@ fn ping_agrees() -> Outcome {
         .link("client", "server")
         .set(Conditions::wan(40 * MS));
     let target = server.address().to_string();
-    let Ok(said) = client.command("ping", &["-c", "10", "-i", "0.05", "-q", &target]) else {
-        return Err("`ping` failed; is it installed (tests/lab/install)?".into());
-    };
+    let said = client.command("ping", &["-c", "10", "-i", "0.05", "-q", &target])?;
     // rtt min/avg/max/mdev = 40.1/40.2/40.4/0.1 ms
     let figures = said.rsplit(" = ").next().unwrap_or_default();
     let average: f64 = figures.split('/').nth(1).unwrap_or_default().parse()?;
