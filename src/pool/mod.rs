@@ -27,6 +27,7 @@ use crate::{
 };
 
 mod address_book;
+mod admission;
 mod backoff;
 mod builder;
 mod config;
@@ -43,6 +44,7 @@ pub use state::State;
 pub use stats::{EarlyData, PeerStats};
 
 pub(crate) use address_book::AddressBook;
+pub(crate) use admission::{Admission, Admitted, Full, Limits, Refusals};
 pub(crate) use builder::LinksBuilder;
 pub(crate) use config::PoolConfig;
 pub(crate) use entry::Announce;

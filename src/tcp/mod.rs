@@ -40,19 +40,16 @@ mod connector;
 mod dial;
 mod dialer;
 mod error;
-mod handshake;
 mod health;
-mod incoming;
 mod io;
 mod link;
 mod links;
 mod refusal;
 mod tls;
 
-pub use acceptor::{TcpAcceptor, TcpAcceptorBuilder};
+pub use acceptor::{TcpAcceptor, TcpAcceptorBuilder, TcpIncoming};
 pub use builder::TcpLinksBuilder;
 pub use connector::{TcpConnector, TcpConnectorIo};
-pub use incoming::TcpIncoming;
 pub use io::TcpIo;
 pub use links::TcpLinks;
 

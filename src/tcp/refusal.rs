@@ -1,6 +1,6 @@
-//! What a server says to a connection that it does not take: in HTTP/2, so that every client understands it.
+//! How a server refuses a TCP connection: in HTTP/2, so that every client understands it.
 //!
-//! It is SETTINGS without any, which must come first, and GOAWAY with 0 as the last stream (RFC 9113, sections 3.4 and 6.8).
+//! The refusal is an empty SETTINGS frame, which must come first, and GOAWAY with 0 as the last stream (RFC 9113, sections 3.4 and 6.8).
 
 use std::time::Duration;
 
@@ -13,10 +13,10 @@ const SETTINGS: [u8; 9] = [0, 0, 0, 4, 0, 0, 0, 0, 0];
 const GOAWAY: u8 = 7;
 /// SETTINGS, the head of the next frame, the last stream, and the reason.
 const HEAD: usize = SETTINGS.len() + 9 + 4 + 4;
-/// How much is said in words.
+/// The longest text, in bytes.
 const MOST: usize = 1024;
 
-/// How long the other side has to hear it.
+/// How long the client has to read the refusal.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 fn encode(reason: h2::Reason, text: &str) -> Vec<u8> {
@@ -30,7 +30,7 @@ fn encode(reason: h2::Reason, text: &str) -> Vec<u8> {
     bytes
 }
 
-/// Says it, and waits a moment until the other side has closed: what it has sent already would make the kernel throw away what is on its way.
+/// Sends the refusal, then reads until the client closes: closing with unread data would make the kernel reset the connection and discard the refusal.
 pub(super) async fn say<IO>(mut io: IO, reason: h2::Reason, text: &str)
 where
     IO: AsyncRead + AsyncWrite + Unpin,
@@ -42,23 +42,23 @@ where
         while io.read(&mut rest).await? > 0 {}
         std::io::Result::Ok(())
     };
-    // Whoever does not listen has missed it.
+    // A client that does not read in time misses the refusal.
     let _ = timeout(PATIENCE, refusal).await;
 }
 
-/// Looks at the first bytes of a connection, on the client's side.
+/// Looks for a refusal in the first bytes that a client receives.
 #[derive(Debug, Default)]
 pub(super) struct Listener {
     heard: Vec<u8>,
 }
 
-/// What the first bytes say.
+/// What the first bytes mean.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Heard {
     NotYet,
-    /// The server does not take the connection, for this reason.
+    /// The server refuses the connection, for this reason.
     Refusal(h2::Reason, String),
-    /// It does.
+    /// They are no refusal.
     Welcome,
 }
 

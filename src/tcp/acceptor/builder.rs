@@ -3,10 +3,8 @@ use std::time::Duration;
 use iroh::SecretKey;
 use tokio::net::TcpListener;
 
-use super::{
-    super::{TcpIncoming, tls::TlsIdentity},
-    AcceptorConfig, Shared, TcpAcceptor,
-};
+use super::{super::tls::TlsIdentity, AcceptorConfig, Shared, TcpAcceptor, TcpIncoming};
+use crate::pool::Limits;
 use tower_iroh_layers::ConfigError;
 
 /// Settings of a [`TcpAcceptor`].
@@ -38,9 +36,11 @@ impl TcpAcceptorBuilder {
         Self {
             key,
             settings: AcceptorConfig {
-                max_connections: 4096,
-                max_connections_per_peer: 64,
-                max_plaintext_connections: 1024,
+                limits: Limits {
+                    connections: 4096,
+                    per_peer: 64,
+                    anonymous: 1024,
+                },
                 max_handshakes: 256,
                 handshake_timeout: Duration::from_secs(10),
                 drain_timeout: Duration::from_secs(10),
@@ -50,57 +50,57 @@ impl TcpAcceptorBuilder {
         }
     }
 
-    /// How many connections there may be, of all callers together: a key costs nothing, and each connection is a file descriptor. Default 4,096. The next is told so, which its
-    /// client sees as RESOURCE_EXHAUSTED.
+    /// How many connections may be open, of all callers together. Default 4,096: a key costs nothing, and each connection is a file descriptor.
+    /// The server refuses the next one, which its client sees as RESOURCE_EXHAUSTED.
     pub fn max_connections(mut self, connections: usize) -> Self {
-        self.settings.max_connections = connections;
+        self.settings.limits.connections = connections;
         self
     }
 
-    /// How many connections one peer may have. Default 64: a [`Channel`](crate::Channel) has up to 8, one for each stream of its lanes. The next is told
-    /// that it is one too many, which its client sees as RESOURCE_EXHAUSTED.
+    /// How many connections one peer may have. Default 64: a [`Channel`](crate::Channel) has up to 8, one for each stream of its lanes. The server refuses the
+    /// next one, which its client sees as RESOURCE_EXHAUSTED.
     pub fn max_connections_per_peer(mut self, connections: usize) -> Self {
-        self.settings.max_connections_per_peer = connections;
+        self.settings.limits.per_peer = connections;
         self
     }
 
-    /// How many connections there may be without TLS, of all callers together, where [`plaintext`](Self::plaintext) lets them in. Default 1,024.
+    /// How many connections without TLS may be open, of all callers together, if [`plaintext`](Self::plaintext) lets them in. Default 1,024.
     pub fn max_plaintext_connections(mut self, connections: usize) -> Self {
-        self.settings.max_plaintext_connections = connections;
+        self.settings.limits.anonymous = connections;
         self
     }
 
-    /// How many handshakes may be in flight, of all callers. Default 256. Further connections wait in the kernel's queue until one has ended, each within
-    /// [`handshake_timeout`](Self::handshake_timeout).
+    /// How many handshakes may be in flight, of all callers. Default 256. Further connections wait in the kernel's queue until a handshake has ended, which each
+    /// does within [`handshake_timeout`](Self::handshake_timeout).
     pub fn max_handshakes(mut self, handshakes: usize) -> Self {
         self.settings.max_handshakes = handshakes;
         self
     }
 
-    /// How long a handshake may take, from the connection on, and after it HTTP/2's preface. Default 10 s.
+    /// How long a handshake may take, counted from the connection, and after the handshake HTTP/2's preface. Default 10 s.
     pub fn handshake_timeout(mut self, timeout: Duration) -> Self {
         self.settings.handshake_timeout = timeout;
         self
     }
 
-    /// How long what is in flight may take to finish once the shutdown has begun. Default 10 s. Connections that are open then are cut.
+    /// How long calls in flight may take to finish once the shutdown has begun. Default 10 s. Connections that are open then are cut.
     pub fn drain_timeout(mut self, timeout: Duration) -> Self {
         self.settings.drain_timeout = timeout;
         self
     }
 
-    /// After how long without a byte the caller's kernel is asked for a sign of life. Default 10 s; one that is silent for twice that is given up, also
-    /// while it owes an acknowledgement (on Linux; elsewhere the system's own count of probes applies). Seconds at the finest.
+    /// After how long without a byte the kernel probes the caller. Default 10 s. A caller that is silent for twice that long is given up, also while it owes an
+    /// acknowledgement (on Linux; elsewhere the system's own count of probes applies). The kernel counts in whole seconds.
     pub fn keep_alive(mut self, interval: Duration) -> Self {
         self.settings.keep_alive = interval;
         self
     }
 
-    /// Whether callers without TLS are served too, on the same port: today's clients, while they are moved. Default false.
+    /// Whether callers without TLS are served too, on the same port, for clients that are being moved to TLS. Default false.
     ///
-    /// The first byte tells them apart: `16` begins a TLS record, `P` HTTP/2's preface. Such a caller is nobody: its
-    /// [`PeerInfo::id`](crate::PeerInfo::id) is `None` for good, and an [`authorize`](crate::authorize()) layer gives it what it gives anonymous
-    /// callers. Without such a layer **anybody may call everything, and read and change it on its way**. The first one is logged as a warning.
+    /// The first byte tells the two apart: `16` begins a TLS record, `P` HTTP/2's preface. A caller without TLS has no identity: its
+    /// [`PeerInfo::id`](crate::PeerInfo::id) stays `None`, and an [`authorize`](crate::authorize()) layer treats it as anonymous. Without such a layer **anybody
+    /// may make every call, and anybody on the network path can read and change the calls**. The first such caller is logged as a warning.
     pub fn plaintext(mut self, plaintext: bool) -> Self {
         self.settings.plaintext = plaintext;
         self
@@ -112,14 +112,14 @@ impl TcpAcceptorBuilder {
     /// [`ConfigError`], naming the setting, its value, and what is accepted.
     pub fn build(self, listener: TcpListener) -> Result<(TcpAcceptor, TcpIncoming), ConfigError> {
         let settings = self.settings;
-        ConfigError::nonzero("tcp.max_connections", settings.max_connections)?;
+        ConfigError::nonzero("tcp.max_connections", settings.limits.connections)?;
         ConfigError::nonzero(
             "tcp.max_connections_per_peer",
-            settings.max_connections_per_peer,
+            settings.limits.per_peer,
         )?;
         ConfigError::nonzero(
             "tcp.max_plaintext_connections",
-            settings.max_plaintext_connections,
+            settings.limits.anonymous,
         )?;
         ConfigError::nonzero("tcp.max_handshakes", settings.max_handshakes)?;
         ConfigError::lasting("tcp.handshake_timeout", settings.handshake_timeout)?;
@@ -129,7 +129,7 @@ impl TcpAcceptorBuilder {
             ConfigError::new(
                 "tcp.listener",
                 error,
-                "a listener that is bound is accepted",
+                "a bound listener is accepted",
             )
         })?;
         let tls = TlsIdentity::new(self.key).server().map_err(|error| {

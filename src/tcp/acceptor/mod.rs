@@ -1,10 +1,9 @@
-//! The server's side, from a listener.
+//! The server's side: turns what a listener accepts into a stream of IO for tonic's `Server`.
 
 use std::{
-    collections::HashMap,
     fmt,
     net::SocketAddr,
-    sync::{Arc, Mutex, atomic::AtomicBool},
+    sync::{Arc, atomic::AtomicBool},
     time::Duration,
 };
 
@@ -16,66 +15,67 @@ use tokio_util::{
     task::{TaskTracker, task_tracker::TaskTrackerToken},
 };
 
-use super::TcpIncoming;
-use crate::lock::lock;
+use crate::pool::{Admission, Admitted, Full, Limits, Refusals};
 use tower_iroh_layers::ConfigError;
 
 mod builder;
+mod handshake;
+mod incoming;
 
 pub use builder::TcpAcceptorBuilder;
+pub use incoming::TcpIncoming;
 
-/// Takes TCP connections for tonic's `Server`: an [`Acceptor`](crate::Acceptor), for the other transport.
+/// Takes TCP connections for tonic's `Server`, as an [`Acceptor`](crate::Acceptor) takes QUIC connections.
 ///
-/// See [`tcp`](super) for an example. It is a handle; the [`TcpIncoming`] that comes with it does the work.
+/// See [`tcp`](super) for an example. This is a handle; the [`TcpIncoming`] that comes with it does the work.
 ///
-/// **Who is let in.** Whoever proves a key, over TLS 1.3, as a raw public key; a handler finds it in [`PeerInfo::id`](crate::PeerInfo::id), and what it may do is for
-/// [`authorize`](crate::authorize()) to say. iroh's endpoint hooks are not asked: they are iroh's. A caller without TLS is told so in HTTP/2 (tonic shows it
-/// PERMISSION_DENIED) unless [`plaintext`](TcpAcceptorBuilder::plaintext) lets it in.
+/// **Admission.** Every caller that proves a key is let in. It proves the key over TLS 1.3, as a raw public key; handlers find the key in
+/// [`PeerInfo::id`](crate::PeerInfo::id), and [`authorize`](crate::authorize()) decides which calls it may make. iroh's endpoint hooks do not see these callers.
+/// A caller without TLS is refused in HTTP/2 (tonic shows it PERMISSION_DENIED) unless [`plaintext`](TcpAcceptorBuilder::plaintext) lets it in.
 ///
-/// **Shutdown.** tonic drops [`TcpIncoming`] when it begins to shut down and sends GOAWAY on every connection. The port is closed from then on, and handshakes
+/// **Shutdown.** tonic drops [`TcpIncoming`] when it begins to shut down and sends GOAWAY on every connection. From then on the port is closed, and handshakes
 /// in flight end. A connection ends when its last call has ended, or when the drain time is over; [`drained`](Self::drained) waits for that.
 ///
-/// **Metrics.** `tower_iroh_tcp_connections_total`, `tower_iroh_tcp_refused_total` by `reason` (`handshake`, `timeout`, `plaintext`, `garbage`, `limit`), and
-/// `tower_iroh_tcp_accept_errors_total`.
+/// **Metrics.** The counters `tower_iroh_tcp_connections_total`, `tower_iroh_tcp_refused_total` by `reason` (`handshake`, `timeout`, `plaintext`, `garbage`,
+/// `limit`), and `tower_iroh_tcp_accept_errors_total`. The log has at most one line a second about each reason.
 #[derive(Clone, Debug)]
 pub struct TcpAcceptor {
     shared: Arc<Shared>,
 }
 
-pub(super) struct Shared {
-    pub(super) settings: AcceptorConfig,
-    pub(super) local_addr: SocketAddr,
-    pub(super) tls: Arc<ServerConfig>,
-    /// Set when `TcpIncoming` is gone.
-    pub(super) draining: CancellationToken,
-    /// Of each peer that has connections, how many; of those without an identity together.
-    open: Mutex<HashMap<Option<EndpointId>, usize>>,
+struct Shared {
+    settings: AcceptorConfig,
+    local_addr: SocketAddr,
+    tls: Arc<ServerConfig>,
+    /// Cancelled once `TcpIncoming` is dropped.
+    draining: CancellationToken,
+    admission: Admission<EndpointId>,
     connections: TaskTracker,
-    pub(super) warned: AtomicBool,
+    refusals: Refusals,
+    /// Whether the log says already that a caller without TLS is served.
+    warned: AtomicBool,
 }
 
 #[derive(Clone, Debug)]
-pub(super) struct AcceptorConfig {
-    pub(super) max_connections: usize,
-    pub(super) max_connections_per_peer: usize,
-    pub(super) max_plaintext_connections: usize,
-    pub(super) max_handshakes: usize,
-    pub(super) handshake_timeout: Duration,
-    pub(super) drain_timeout: Duration,
-    pub(super) keep_alive: Duration,
-    pub(super) plaintext: bool,
+struct AcceptorConfig {
+    limits: Limits,
+    max_handshakes: usize,
+    handshake_timeout: Duration,
+    drain_timeout: Duration,
+    keep_alive: Duration,
+    plaintext: bool,
 }
 
 impl TcpAcceptor {
-    /// An acceptor with the default settings that proves `key`, and what it accepts.
+    /// An acceptor with the default settings that proves `key`, and the stream of what it accepts.
     ///
     /// # Errors
-    /// [`ConfigError`], where the listener has no address.
+    /// [`ConfigError`], if the listener has no address.
     pub fn new(listener: TcpListener, key: SecretKey) -> Result<(Self, TcpIncoming), ConfigError> {
         Self::builder(key).build(listener)
     }
 
-    /// An acceptor with other settings.
+    /// Begins an acceptor with other settings.
     pub fn builder(key: SecretKey) -> TcpAcceptorBuilder {
         TcpAcceptorBuilder::new(key)
     }
@@ -86,17 +86,17 @@ impl TcpAcceptor {
         (Self { shared }, incoming)
     }
 
-    /// Where it listens.
+    /// The address that it listens on.
     pub fn local_addr(&self) -> SocketAddr {
         self.shared.local_addr
     }
 
-    /// How many connections are open, of all peers.
+    /// How many connections are open, of all callers.
     pub fn connections(&self) -> usize {
-        lock(&self.shared.open).values().sum()
+        self.shared.admission.open()
     }
 
-    /// Waits until [`TcpIncoming`] is gone and every connection has ended, which it does by the end of the drain time. Cancel safe.
+    /// Waits until [`TcpIncoming`] is dropped and every connection has ended, at the latest at the end of the drain time. Cancel safe.
     pub async fn drained(&self) {
         self.shared.draining.cancelled().await;
         self.shared.connections.close();
@@ -105,7 +105,7 @@ impl TcpAcceptor {
 
     /// Ends [`TcpIncoming`], and waits as [`drained`](Self::drained) does.
     ///
-    /// Give tonic its signal first: without one it does not tell its clients.
+    /// Give tonic its shutdown signal first: without the signal tonic sends its clients no GOAWAY.
     pub async fn shutdown(&self) {
         self.shared.draining.cancel();
         self.drained().await;
@@ -122,68 +122,30 @@ impl fmt::Debug for Shared {
 }
 
 impl Shared {
-    pub(super) fn new(settings: AcceptorConfig, local_addr: SocketAddr, tls: ServerConfig) -> Self {
+    fn new(settings: AcceptorConfig, local_addr: SocketAddr, tls: ServerConfig) -> Self {
         Self {
+            admission: Admission::new(settings.limits),
             settings,
             local_addr,
             tls: Arc::new(tls),
             draining: CancellationToken::new(),
-            open: Mutex::default(),
             connections: TaskTracker::new(),
+            refusals: Refusals::new("tower_iroh_tcp_refused_total"),
             warned: AtomicBool::new(false),
         }
     }
+
+    /// Counts a connection of a peer, or of a caller without an identity.
+    fn admit(&self, caller: Option<EndpointId>) -> Result<Permit, Full> {
+        Ok(Permit {
+            _admitted: self.admission.admit(caller)?,
+            _open: self.connections.token(),
+        })
+    }
 }
 
-/// A connection's part of what is bounded.
+/// What a connection counts for, until it is dropped: one of its caller's, and one to wait for.
 pub(super) struct Permit {
-    shared: Arc<Shared>,
-    who: Option<EndpointId>,
+    _admitted: Admitted<EndpointId>,
     _open: TaskTrackerToken,
-}
-
-impl Permit {
-    /// For a peer, or for somebody without an identity; else what the caller is told.
-    pub(super) fn take(shared: &Arc<Shared>, who: Option<EndpointId>) -> Result<Self, String> {
-        let AcceptorConfig {
-            max_connections,
-            max_connections_per_peer,
-            max_plaintext_connections,
-            ..
-        } = shared.settings;
-        let mut open = lock(&shared.open);
-        if shared.connections.len() >= max_connections {
-            return Err(format!("{max_connections} connections are accepted"));
-        }
-        let count = open.entry(who).or_default();
-        let full = match who {
-            Some(_) if *count >= max_connections_per_peer => {
-                format!("{max_connections_per_peer} connections per peer are accepted")
-            }
-            None if *count >= max_plaintext_connections => {
-                format!("{max_plaintext_connections} connections without TLS are accepted")
-            }
-            _ => {
-                *count += 1;
-                return Ok(Self {
-                    shared: shared.clone(),
-                    who,
-                    _open: shared.connections.token(),
-                });
-            }
-        };
-        Err(full)
-    }
-}
-
-impl Drop for Permit {
-    fn drop(&mut self) {
-        let mut open = lock(&self.shared.open);
-        if let Some(count) = open.get_mut(&self.who) {
-            *count -= 1;
-            if *count == 0 {
-                open.remove(&self.who);
-            }
-        }
-    }
 }

@@ -16,18 +16,18 @@ use tokio::{
 };
 use tokio_util::sync::WaitForCancellationFutureOwned;
 
-use super::{TcpIo, acceptor::Shared, handshake::shake_hands};
+use super::{super::TcpIo, Shared, handshake::shake_hands};
 
-/// How long nothing is accepted after the system has had no room for a connection.
+/// How long accepting pauses after the system had no file descriptor for a connection.
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// The connections that callers make: a stream of IO for `Server::serve_with_incoming` and `serve_with_incoming_shutdown`.
 ///
-/// Never yields an error: what goes wrong on one connection is that connection's business, and where the system has no room for one (no file descriptor is left)
-/// it waits 100 ms and tries again.
+/// It never yields an error. A connection that fails concerns its caller alone, and if the system has no file descriptor left, this waits 100 ms and tries
+/// again.
 ///
-/// It owns the listener and the handshakes in flight, each in a task: dropping it closes the port, ends them, and begins the drain. It ends by itself with
-/// [`TcpAcceptor::shutdown`](super::TcpAcceptor::shutdown).
+/// It owns the listener and the handshakes in flight, each in a task. Dropping it closes the port, ends the handshakes, and begins the drain. It ends by itself
+/// with [`TcpAcceptor::shutdown`](super::TcpAcceptor::shutdown).
 pub struct TcpIncoming {
     listener: TcpListener,
     shared: Arc<Shared>,
@@ -47,9 +47,9 @@ impl TcpIncoming {
         }
     }
 
-    /// A handshake that came to something.
+    /// The next connection whose handshake succeeded.
     fn poll_done(&mut self, cx: &mut Context<'_>) -> Poll<TcpIo> {
-        // Empty, it is ready with nothing, and then nobody is to be woken by it.
+        // An empty set is ready with nothing, and registers no waker.
         while let Some(done) = ready!(self.handshakes.poll_join_next(cx)) {
             if let Ok(Some(io)) = done {
                 return Poll::Ready(io);
@@ -58,7 +58,7 @@ impl TcpIncoming {
         Poll::Pending
     }
 
-    /// Begins the handshakes of those who wait. Ready when there are as many as may be.
+    /// Begins the handshakes of the callers that wait. Ready if `max_handshakes` are in flight.
     fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         while self.handshakes.len() < self.shared.settings.max_handshakes {
             if let Some(pause) = &mut self.pause {
@@ -70,8 +70,7 @@ impl TcpIncoming {
                     let shared = self.shared.clone();
                     self.handshakes.spawn(shake_hands(shared, stream, remote));
                 }
-                // The caller is gone again.
-                Err(error) if is_the_caller_s(&error) => {}
+                Err(error) if is_caller_gone(&error) => {}
                 Err(error) => {
                     metrics::counter!("tower_iroh_tcp_accept_errors_total").increment(1);
                     tracing::warn!(%error, listener = %self.shared.local_addr, "cannot accept a TCP connection");
@@ -83,7 +82,7 @@ impl TcpIncoming {
     }
 }
 
-fn is_the_caller_s(error: &io::Error) -> bool {
+fn is_caller_gone(error: &io::Error) -> bool {
     matches!(
         error.kind(),
         io::ErrorKind::ConnectionAborted
@@ -105,7 +104,7 @@ impl Stream for TcpIncoming {
             if let Poll::Ready(io) = self.poll_done(cx) {
                 return Poll::Ready(Some(Ok(io)));
             }
-            // Where it was full nobody has said that he wants to know of the next caller.
+            // If it was full, the listener has no waker registered: look again once a handshake has ended.
             if !full || self.handshakes.len() >= self.shared.settings.max_handshakes {
                 return Poll::Pending;
             }

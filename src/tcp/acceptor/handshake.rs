@@ -1,4 +1,4 @@
-//! What a server does with a connection before it is one.
+//! From an accepted socket to a connection: tells TLS from plaintext, completes the handshake, admits the caller.
 
 use std::{
     fmt, io,
@@ -6,25 +6,30 @@ use std::{
     sync::{Arc, atomic::Ordering::Relaxed},
 };
 
+use iroh::EndpointId;
 use tokio::{
+    io::{AsyncRead, AsyncWrite},
     net::TcpStream,
     time::{sleep, timeout},
 };
 use tokio_rustls::TlsAcceptor;
 
 use super::{
-    acceptor::{Permit, Shared},
-    dial::prepare,
-    io::{Stream, TcpIo},
-    refusal, tls,
+    super::{
+        dial::prepare,
+        io::{Stream, TcpIo},
+        refusal, tls,
+    },
+    Permit, Shared,
 };
+use crate::pool::Full;
 
 /// A TLS record that holds a handshake: RFC 8446, section 5.1.
 const TLS: u8 = 0x16;
-/// HTTP/2's preface begins with it: RFC 9113, section 3.4.
+/// The first byte of HTTP/2's preface: RFC 9113, section 3.4.
 const HTTP2: u8 = b'P';
 
-/// Makes a connection of what was accepted, or nothing. Dropped, it closes it.
+/// Makes a connection of an accepted socket, or refuses it. Dropping the future closes the socket.
 pub(super) async fn shake_hands(
     shared: Arc<Shared>,
     stream: TcpStream,
@@ -40,8 +45,12 @@ pub(super) async fn shake_hands(
         Err(_) => Refused::Timeout,
     };
     let reason = refused.reason();
-    metrics::counter!("tower_iroh_tcp_refused_total", "reason" => reason).increment(1);
-    tracing::debug!(%remote, reason, "refusing a TCP connection: {refused}");
+    shared.refusals.add(reason, |suppressed| match refused {
+        Refused::Full(..) => {
+            tracing::warn!(%remote, reason, suppressed, "refused a TCP connection: {refused}");
+        }
+        _ => tracing::debug!(%remote, reason, suppressed, "refused a TCP connection: {refused}"),
+    });
     None
 }
 
@@ -58,7 +67,7 @@ async fn admit(
         TLS => encrypted(shared, stream, remote).await,
         HTTP2 if shared.settings.plaintext => plain(shared, stream, remote).await,
         HTTP2 => {
-            let said = "this port takes TLS 1.3 with raw public keys";
+            let said = "this port takes TLS 1.3 with raw public keys, not plaintext";
             refusal::say(stream, h2::Reason::INADEQUATE_SECURITY, said).await;
             Err(Refused::Plaintext)
         }
@@ -73,21 +82,14 @@ async fn encrypted(
 ) -> Result<TcpIo, Refused> {
     let stream = TlsAcceptor::from(shared.tls.clone()).accept(stream).await?;
     let (_, session) = stream.get_ref();
-    // rustls lets a client pass that names no protocol.
+    // rustls accepts a client that names no protocol.
     if session.alpn_protocol() != Some(tls::ALPN) {
         return Err(Refused::NoAlpn);
     }
     let id = tls::proved(session).ok_or(Refused::NoKey)?;
-    let place = match Permit::take(shared, Some(id)) {
-        Ok(place) => place,
-        Err(full) => {
-            tracing::warn!(peer = %id.fmt_short(), "refusing a TCP connection: {full}");
-            refusal::say(stream, h2::Reason::ENHANCE_YOUR_CALM, &full).await;
-            return Err(Refused::Limit);
-        }
-    };
+    let (stream, permit) = permitted(shared, stream, Some(id)).await?;
     let stream = Stream::Tls(Box::new(stream.into()));
-    let io = TcpIo::new(stream, Some(id), remote).at(place);
+    let io = TcpIo::new(stream, Some(id), remote).at(permit);
     Ok(bounded(shared, io))
 }
 
@@ -99,21 +101,30 @@ async fn plain(
     if !shared.warned.swap(true, Relaxed) {
         tracing::warn!(
             %remote, listener = %shared.local_addr,
-            "serving a caller without TLS, as plaintext is allowed: it has no identity, and who is in between reads and changes its calls; this is said once"
+            "serving a caller without TLS, because plaintext is allowed: it has no identity, and anybody on the path can read and change its calls; this is logged once"
         );
     }
-    let place = match Permit::take(shared, None) {
-        Ok(place) => place,
-        Err(full) => {
-            refusal::say(stream, h2::Reason::ENHANCE_YOUR_CALM, &full).await;
-            return Err(Refused::Limit);
-        }
-    };
-    let io = TcpIo::new(Stream::Plain(stream), None, remote).at(place);
+    let (stream, permit) = permitted(shared, stream, None).await?;
+    let io = TcpIo::new(Stream::Plain(stream), None, remote).at(permit);
     Ok(bounded(shared, io))
 }
 
-/// Cuts a connection on which nothing begins, or that has not ended by the end of the drain time.
+/// Admits a caller, or tells it which limit refuses it.
+async fn permitted<IO: AsyncRead + AsyncWrite + Unpin>(
+    shared: &Shared,
+    stream: IO,
+    caller: Option<EndpointId>,
+) -> Result<(IO, Permit), Refused> {
+    match shared.admit(caller) {
+        Ok(permit) => Ok((stream, permit)),
+        Err(full) => {
+            refusal::say(stream, h2::Reason::ENHANCE_YOUR_CALM, &full.to_string()).await;
+            Err(Refused::Full(full, caller))
+        }
+    }
+}
+
+/// Cuts a connection on which HTTP/2 does not begin in time, or that is open at the end of the drain time.
 fn bounded(shared: &Shared, io: TcpIo) -> TcpIo {
     let draining = shared.draining.clone().cancelled_owned();
     let most = shared.settings.drain_timeout;
@@ -121,22 +132,22 @@ fn bounded(shared: &Shared, io: TcpIo) -> TcpIo {
     io.until(Box::pin(async move {
         draining.await;
         sleep(most).await;
-        let said = "the server shut down before all was finished";
+        let said = "the server shut down, and its drain time ended before the calls";
         io::Error::new(io::ErrorKind::ConnectionAborted, said)
     }))
 }
 
-/// Why nothing came of a connection.
+/// Why a connection was refused.
 #[derive(Debug)]
 enum Refused {
-    /// TCP or TLS failed, no key or a wrong version of TLS included.
+    /// TCP or TLS failed, for example because the caller has no key or another version of TLS.
     Failed(io::Error),
     NoAlpn,
     NoKey,
     Timeout,
     Plaintext,
     Garbage(u8),
-    Limit,
+    Full(Full, Option<EndpointId>),
 }
 
 impl Refused {
@@ -146,7 +157,7 @@ impl Refused {
             Self::Timeout => "timeout",
             Self::Plaintext => "plaintext",
             Self::Garbage(_) => "garbage",
-            Self::Limit => "limit",
+            Self::Full(..) => "limit",
         }
     }
 }
@@ -161,14 +172,15 @@ impl fmt::Display for Refused {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Failed(error) => write!(f, "the handshake failed: {error}"),
-            Self::NoAlpn => f.write_str("the caller names no protocol; h2 is accepted"),
-            Self::NoKey => f.write_str("the caller has proved no key"),
+            Self::NoAlpn => f.write_str("the caller names no ALPN protocol; h2 is accepted"),
+            Self::NoKey => f.write_str("the caller proved no key"),
             Self::Timeout => f.write_str("the handshake took too long"),
             Self::Plaintext => f.write_str("the caller speaks HTTP/2 without TLS"),
             Self::Garbage(byte) => {
-                write!(f, "a first byte {byte:#04x} is neither TLS nor HTTP/2")
+                write!(f, "the first byte, {byte:#04x}, begins neither TLS nor HTTP/2")
             }
-            Self::Limit => f.write_str("as many connections are open as may be"),
+            Self::Full(full, Some(peer)) => write!(f, "peer {}: {full}", peer.fmt_short()),
+            Self::Full(full, None) => full.fmt(f),
         }
     }
 }
