@@ -15,9 +15,17 @@ use iroh::{
 };
 use tokio::net::UdpSocket;
 use tonic::{Code, Status};
-use tower_iroh::{Acceptor, ErrorKind, Links, Peer, Urgency, presets::Offline, wire::close};
+use tower_iroh::{
+    Acceptor, ErrorKind, Links, Peer, Urgency,
+    presets::Offline,
+    wire::{self, close},
+};
+use tower_iroh_proto::echo::echo_client::EchoClient;
 
-use crate::support::{Arm, Caller, Server, offline, on_both_arms, request, soon, until};
+use crate::{
+    rawlane,
+    support::{Arm, Caller, Server, offline, on_both_arms, raw, request, soon, until},
+};
 
 on_both_arms! {
     wrong_identity
@@ -186,6 +194,49 @@ async fn too_many_lanes(arm: Arm) {
     soon("the refusal", refused).await;
     first.echo(b"again").await.expect("the first lane stays");
     assert_eq!(server.acceptor.connections(), 1, "and the connection");
+}
+
+/// What a path brings at once when it heals after a silence: many pings, and a lane behind them. On one thread the server
+/// accepts all of them before it can answer any.
+#[tokio::test]
+async fn a_burst_of_pings_refuses_no_lane() {
+    let server = Server::start().await;
+    let endpoint = offline().await;
+    let connection = raw(&endpoint, &server.peer).await;
+    let ping = wire::Preamble {
+        kind: wire::Kind::Ping,
+        urgency: Urgency::HIGHEST,
+    };
+    let mut pings = Vec::new();
+    for _ in 0..20 {
+        let (mut send, recv) = connection.open_bi().await.expect("a stream");
+        send.write_all(&ping.encode()).await.expect("written");
+        pings.push((send, recv));
+    }
+    let (lane, _) = rawlane::channel(&connection, Some(Urgency::INTERACTIVE)).await;
+    let answer = soon("an answer", EchoClient::new(lane).echo(request(b"lane"))).await;
+    answer.expect("the lane is taken");
+    for (send, recv) in &mut pings {
+        send.write_all(b"12345678").await.expect("written");
+        let mut echoed = [0; wire::PING_LEN];
+        let echo = soon("the echo", recv.read_exact(&mut echoed)).await;
+        echo.expect("the ping is answered");
+        assert_eq!(&echoed, b"12345678");
+    }
+
+    // Pings have a limit of their own, and one beyond it is refused as nothing else is.
+    for _ in 0..33 {
+        let (mut send, recv) = connection.open_bi().await.expect("a stream");
+        send.write_all(&ping.encode()).await.expect("written");
+        pings.push((send, recv));
+    }
+    let (_, last) = pings.last_mut().expect("33 pings");
+    let refused = soon("the refusal", last.read(&mut [0; 8])).await;
+    let expected = iroh::endpoint::ReadError::Reset(wire::reset::DROPPED);
+    assert_eq!(refused.expect_err("refused"), expected);
+    let (lane, _) = rawlane::channel(&connection, Some(Urgency::BULK)).await;
+    let answer = soon("an answer", EchoClient::new(lane).echo(request(b"lane"))).await;
+    answer.expect("the lane is taken");
 }
 
 /// Forwards a client's packets to the server and none back: a handshake that stays begun. Where the server refused the first

@@ -72,10 +72,7 @@ mod tests {
         let mut limit = RateLimit::default();
         let times = [0, 1, 999, 1000, 1001, 5000, 6000];
         let due = times.map(|millis| limit.due(began + Duration::from_millis(millis)));
-        assert_eq!(
-            due,
-            [Some(0), None, None, Some(2), None, Some(1), Some(0)]
-        );
+        assert_eq!(due, [Some(0), None, None, Some(2), None, Some(1), Some(0)]);
         let mut limit = RateLimit::default();
         let flood = (0..10_000).map(|number| began + Duration::from_micros(number * 100));
         let logged = flood.filter_map(|now| limit.due(now)).count();

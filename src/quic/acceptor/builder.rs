@@ -5,7 +5,7 @@ use tower_iroh_layers::authorize::PolicyHandle;
 use tower_iroh_layers::{ConfigError, MethodSet};
 
 use super::{super::Tuning, Acceptor, AcceptorConfig, Incoming, early::EarlyData};
-use crate::wire::MAX_STREAM_WINDOW;
+use crate::{pool::Limits, wire::MAX_STREAM_WINDOW};
 
 /// Settings of an [`Acceptor`].
 ///
@@ -31,8 +31,12 @@ impl Default for AcceptorBuilder {
     fn default() -> Self {
         Self {
             settings: AcceptorConfig {
-                max_connections: 4096,
-                max_connections_per_peer: 16,
+                limits: Limits {
+                    connections: 4096,
+                    per_peer: 16,
+                    // QUIC has no callers without an identity.
+                    anonymous: 0,
+                },
                 max_lanes_per_connection: 16,
                 max_handshakes: 256,
                 handshake_timeout: Duration::from_secs(10),
@@ -50,20 +54,21 @@ impl Default for AcceptorBuilder {
 }
 
 impl AcceptorBuilder {
-    /// How many connections there may be, of all peers together: a key costs nothing. Default 4,096. The next is closed with a code that says so.
+    /// How many connections may be open, of all peers together. Default 4,096: a key costs nothing. The acceptor closes the next one with
+    /// [`TOO_MANY_CONNECTIONS`](crate::wire::close::TOO_MANY_CONNECTIONS), which its client sees as RESOURCE_EXHAUSTED.
     pub fn max_connections(mut self, connections: usize) -> Self {
-        self.settings.max_connections = connections;
+        self.settings.limits.connections = connections;
         self
     }
 
-    /// How many connections one peer may have. Default 16. The next is closed with a code that says so.
+    /// How many connections one peer may have. Default 16. The acceptor closes the next one with the same code.
     pub fn max_connections_per_peer(mut self, connections: usize) -> Self {
-        self.settings.max_connections_per_peer = connections;
+        self.settings.limits.per_peer = connections;
         self
     }
 
-    /// How many lanes a connection may have. Default 16, which is what [`Tuning::send_window`] carries: once that is full no
-    /// priority helps. The next is reset with a code that says so.
+    /// How many lanes a connection may have. Default 16, which is what [`Tuning::send_window`] carries: once that is full, priorities have no effect. The acceptor
+    /// resets the next lane with [`TOO_MANY_LANES`](crate::wire::reset::TOO_MANY_LANES). Pings are no lanes and have a limit of their own.
     pub fn max_lanes_per_connection(mut self, lanes: usize) -> Self {
         self.settings.max_lanes_per_connection = lanes;
         self
@@ -76,25 +81,25 @@ impl AcceptorBuilder {
         self
     }
 
-    /// How long a handshake may take. Default 10 s. It bounds for how long a peer that proves nothing takes one of the places of
+    /// How long a handshake may take. Default 10 s. For that long a peer that has proved nothing can count against
     /// [`max_handshakes`](Self::max_handshakes).
     pub fn handshake_timeout(mut self, timeout: Duration) -> Self {
         self.settings.handshake_timeout = timeout;
         self
     }
 
-    /// Answers calls to these methods, `/pkg.Svc/Method`, and for all of a service `/pkg.Svc/*`, before the caller's handshake is complete: TLS 1.3's
-    /// early data, QUIC's 0-RTT. Default none. It saves a caller that [sends early](crate::LinksBuilder::early_data) a round trip.
+    /// Answers calls to these methods before the caller's handshake is complete: TLS 1.3's early data, QUIC's 0-RTT. A method is `/pkg.Svc/Method`, all methods
+    /// of a service are `/pkg.Svc/*`. Default none. It saves a caller that [sends early](crate::LinksBuilder::early_data) a round trip.
     ///
-    /// List a method only if all of this may be:
+    /// List a method only if both are acceptable:
     ///
-    /// - It may be done twice: somebody who recorded the caller's first packets may deliver them again.
-    /// - Anybody may call it: the handshake has proved nothing yet. [`PeerInfo::id`](crate::PeerInfo::id) is `None`, to
-    ///   an `authorize` layer the caller is anonymous, and neither iroh's hooks nor [`max_connections_per_peer`](Self::max_connections_per_peer) have
-    ///   been asked. With a policy see `early_data_policy`.
+    /// - The call may be executed twice: an attacker who recorded the caller's first packets can send them again.
+    /// - Anybody may make the call: the handshake has proved nothing yet. [`PeerInfo::id`](crate::PeerInfo::id) is `None`, an `authorize` layer treats the
+    ///   caller as anonymous, and neither iroh's hooks nor [`max_connections_per_peer`](Self::max_connections_per_peer) have been applied. With a policy see
+    ///   `early_data_policy`.
     ///
-    /// Calls to any other method that arrive early wait for the handshake, and without it no service ever sees them. That is done beneath HTTP/2, on
-    /// the bytes that [`Incoming`] gives out: it needs no layer, and it does not go by what the caller says of its methods.
+    /// Early calls to any other method wait for the handshake; if the handshake fails, no service ever sees them. So do the calls beyond 200 or 64 KiB on one
+    /// lane. This happens beneath HTTP/2, on the bytes that [`Incoming`] yields: it needs no layer, and a caller's own claims about its methods do not count.
     ///
     /// ```
     /// use tower_iroh::Acceptor;
@@ -110,36 +115,36 @@ impl AcceptorBuilder {
         self
     }
 
-    /// Of the methods of [`early_data`](Self::early_data) answers early only those that the policy in force gives to anonymous callers. The others wait for
-    /// the handshake, and are then judged by the identity that it proved; without this an [`authorize`](crate::authorize()) layer refuses them.
+    /// Answers a method of [`early_data`](Self::early_data) early only if the policy in force lets anonymous callers call it. Calls to the others wait for
+    /// the handshake and are then judged by the identity that it proved. Without this setting, an [`authorize`](crate::authorize()) layer refuses them.
     #[cfg(feature = "authorize")]
     pub fn early_data_policy(mut self, policy: &PolicyHandle) -> Self {
         self.early_data_policy = Some(policy.clone());
         self
     }
 
-    /// How long a stream's first bytes may take. Default 5 s.
+    /// How long a stream's preamble may take to arrive. Default 5 s.
     pub fn preamble_timeout(mut self, timeout: Duration) -> Self {
         self.settings.preamble_timeout = timeout;
         self
     }
 
-    /// How long what is in flight may take to finish once the shutdown has begun. Default 10 s.
+    /// How long calls in flight may take to finish once the shutdown has begun. Default 10 s.
     pub fn drain_timeout(mut self, timeout: Duration) -> Self {
         self.settings.drain_timeout = timeout;
         self
     }
 
-    /// Whether small writes of lanes above bulk are sent again, as QUIC datagrams, on paths that lose packets, and the copies that
-    /// clients send are taken; see [`LaneConfig::copies`](crate::LaneConfig::copies). Default true. Never under the ALPNs of
-    /// [`Acceptor::bare`], whose peers may not know of it.
+    /// Whether small writes of lanes above bulk are sent again, as QUIC datagrams, on paths that lose packets, and whether clients' copies are used;
+    /// see [`LaneConfig::copies`](crate::LaneConfig::copies). Default true. It has no effect under the ALPNs of [`Acceptor::bare`], whose peers may not know of
+    /// copies.
     pub fn copies(mut self, copies: bool) -> Self {
         self.settings.copies = copies;
         self
     }
 
-    /// The windows of the connections that are accepted. Default [`Tuning::auto`]. What an endpoint fixes when it is bound,
-    /// congestion control and the send window first of all, comes from the preset that it was bound with: give it the same.
+    /// The windows of accepted connections. Default [`Tuning::auto`]. An endpoint fixes some settings when it is bound, above all congestion control and the
+    /// send window; bind it with the preset of the same tuning.
     pub fn tuning(mut self, tuning: Tuning) -> Self {
         self.settings.tuning = tuning;
         self
@@ -159,10 +164,10 @@ impl AcceptorBuilder {
             });
         }
         let settings = &self.settings;
-        ConfigError::nonzero("acceptor.max_connections", settings.max_connections)?;
+        ConfigError::nonzero("acceptor.max_connections", settings.limits.connections)?;
         ConfigError::nonzero(
             "acceptor.max_connections_per_peer",
-            settings.max_connections_per_peer,
+            settings.limits.per_peer,
         )?;
         ConfigError::nonzero(
             "acceptor.max_lanes_per_connection",

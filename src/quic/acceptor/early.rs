@@ -1,4 +1,4 @@
-//! What is served before a connection's handshake is complete.
+//! Which calls are served before a connection's handshake is complete.
 
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tower_iroh_layers::MethodSet;
@@ -8,7 +8,7 @@ use tower_iroh_layers::authorize::{Decision, PolicyHandle};
 use super::super::io::{Gate, Permits};
 use crate::peer::Proof;
 
-/// The methods that may be answered to whoever calls, as often as the call arrives.
+/// The methods that may be answered to any caller, as often as the call arrives.
 #[derive(Clone, Debug)]
 pub(super) struct EarlyData {
     pub(super) methods: MethodSet,
@@ -32,7 +32,7 @@ impl EarlyData {
 pub(super) struct Gates {
     permits: Permits,
     over: CancellationToken,
-    /// The lanes may have other owners, who are to learn of the end too.
+    /// tonic owns the lanes, and their gates must learn of the end.
     _over: DropGuard,
 }
 

@@ -113,24 +113,14 @@ impl TcpAcceptorBuilder {
     pub fn build(self, listener: TcpListener) -> Result<(TcpAcceptor, TcpIncoming), ConfigError> {
         let settings = self.settings;
         ConfigError::nonzero("tcp.max_connections", settings.limits.connections)?;
-        ConfigError::nonzero(
-            "tcp.max_connections_per_peer",
-            settings.limits.per_peer,
-        )?;
-        ConfigError::nonzero(
-            "tcp.max_plaintext_connections",
-            settings.limits.anonymous,
-        )?;
+        ConfigError::nonzero("tcp.max_connections_per_peer", settings.limits.per_peer)?;
+        ConfigError::nonzero("tcp.max_plaintext_connections", settings.limits.anonymous)?;
         ConfigError::nonzero("tcp.max_handshakes", settings.max_handshakes)?;
         ConfigError::lasting("tcp.handshake_timeout", settings.handshake_timeout)?;
         ConfigError::lasting("tcp.drain_timeout", settings.drain_timeout)?;
         crate::tcp::builder::check_keep_alive(settings.keep_alive)?;
         let local_addr = listener.local_addr().map_err(|error| {
-            ConfigError::new(
-                "tcp.listener",
-                error,
-                "a bound listener is accepted",
-            )
+            ConfigError::new("tcp.listener", error, "a bound listener is accepted")
         })?;
         let tls = TlsIdentity::new(self.key).server().map_err(|error| {
             ConfigError::new("tcp.key", error, "a key that TLS can sign with is accepted")

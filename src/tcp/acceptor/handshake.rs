@@ -177,7 +177,10 @@ impl fmt::Display for Refused {
             Self::Timeout => f.write_str("the handshake took too long"),
             Self::Plaintext => f.write_str("the caller speaks HTTP/2 without TLS"),
             Self::Garbage(byte) => {
-                write!(f, "the first byte, {byte:#04x}, begins neither TLS nor HTTP/2")
+                write!(
+                    f,
+                    "the first byte, {byte:#04x}, begins neither TLS nor HTTP/2"
+                )
             }
             Self::Full(full, Some(peer)) => write!(f, "peer {}: {full}", peer.fmt_short()),
             Self::Full(full, None) => full.fmt(f),
