@@ -1,4 +1,4 @@
-//! What the errors of the layers, of QUIC and of HTTP/2 mean to a caller.
+//! What errors of the layers, of QUIC and of HTTP/2 mean to a caller.
 
 use std::{error::Error as StdError, fmt};
 
@@ -15,7 +15,7 @@ impl Error {
         chain(error).find_map(|cause| cause.downcast_ref())
     }
 
-    /// What comes out of a stack of layers: our own error as it is; of another, the fault or status in its chain.
+    /// The error that comes out of a stack of layers: ours as it is, else the fault or status in its chain.
     pub(crate) fn from_layers(error: BoxError) -> Self {
         let error = match error.downcast::<Self>() {
             Ok(error) => return *error,
@@ -25,7 +25,7 @@ impl Error {
             return ours.clone();
         }
         let Some(fault) = Fault::find(&*error) else {
-            // A layer of the user's own, of which nothing is known but a code, perhaps.
+            // A layer of the user's own, which tells at most a code.
             let status = Status::from_error(error);
             return Self::with_status(ErrorKind::Reset, status).perhaps_processed();
         };
@@ -36,7 +36,7 @@ impl Error {
             (_, Origin::Refused) => ErrorKind::Draining,
             _ => ErrorKind::Reset,
         };
-        // What the layer itself says stays in the chain, beneath the status.
+        // The layer's own error stays in the chain, beneath the status.
         let cause = Boxed(error);
         Self {
             kind,
@@ -45,8 +45,8 @@ impl Error {
         }
     }
 
-    /// What a closed connection means for who was using it, or tried to.
-    pub(crate) fn from_connection(error: &ConnectionError) -> Self {
+    /// What a closed connection means for its callers. `answered` says whether anything ever came back on it.
+    pub(crate) fn from_connection(error: &ConnectionError, answered: bool) -> Self {
         let (kind, message): (_, String) = match error {
             ConnectionError::ApplicationClosed(frame) => {
                 let said = String::from_utf8_lossy(&frame.reason);
@@ -70,7 +70,12 @@ impl Error {
                         ErrorKind::Lost,
                         format!("the peer closed the connection: {said}"),
                     ),
-                    // A code that is not ours comes from a hook of the application, which rejects with what it likes.
+                    // The application at the other end closed it with a code of its own.
+                    code if answered => (
+                        ErrorKind::Lost,
+                        format!("the peer closed the connection with code {code}: {said}"),
+                    ),
+                    // Before any answer that is a hook of the application, which rejects with any code.
                     code => (
                         ErrorKind::Forbidden,
                         format!("the peer refused with code {code}: {said}"),
@@ -86,7 +91,7 @@ impl Error {
                     "the peer does not speak the protocol asked for".to_owned(),
                 )
             }
-            // An endpoint that is closing says so too, so it is not the limit that it may be.
+            // An endpoint that is closing sends this code too, so it may not be a limit.
             ConnectionError::ConnectionClosed(frame)
                 if u64::from(frame.error_code) == CONNECTION_REFUSED =>
             {
@@ -108,7 +113,7 @@ impl Error {
             {
                 (
                     ErrorKind::WrongIdentity,
-                    "who answered could not prove to be the peer".to_owned(),
+                    "another identity answered at the peer's address".to_owned(),
                 )
             }
             ConnectionError::TimedOut => (
@@ -129,7 +134,7 @@ impl Error {
         }
     }
 
-    /// What a dial means that failed before it reached anybody.
+    /// What the failure of a dial means that sent nothing.
     pub(crate) fn from_connect_start(
         source: &ConnectWithOptsError,
         shown: &(impl fmt::Display + ?Sized),
@@ -155,9 +160,9 @@ impl Error {
         }
     }
 
-    /// A connection that ended before it began: a time-out is a dial's, and nothing was lost because nothing was sent.
+    /// A connection that ended before it began: a time-out is the dial's, and nothing was lost, because nothing was sent.
     fn from_dial_connection(error: &ConnectionError) -> Self {
-        let mut mapped = Self::from_connection(error);
+        let mut mapped = Self::from_connection(error, false);
         match (mapped.kind, error) {
             (_, ConnectionError::TimedOut) => {
                 mapped.kind = ErrorKind::DialTimeout;
@@ -169,13 +174,13 @@ impl Error {
         mapped
     }
 
-    /// What an HTTP/2 error means for one call. `connection` is why the QUIC connection beneath ended, if it did.
-    pub(crate) fn from_h2(error: h2::Error, connection: Option<&ConnectionError>) -> Self {
+    /// What an HTTP/2 error means for one call. `connection` says why the QUIC connection beneath ended, if it did.
+    pub(crate) fn from_h2(error: h2::Error, connection: Option<Self>) -> Self {
         // A reset is about this call alone and was received before the connection ended.
         if let Some(connection) = connection
             && !error.is_reset()
         {
-            return Self::from_connection(connection);
+            return connection;
         }
         if error.is_io() {
             return Self::new(ErrorKind::Lost, "the lane was lost").caused_by(error);
@@ -229,3 +234,28 @@ const ALERT_NO_APPLICATION_PROTOCOL: u64 = 0x100 + 120;
 const CRYPTO_ERRORS: std::ops::RangeInclusive<u64> = 0x100..=0x1ff;
 /// RFC 9000 section 20.1.
 const CONNECTION_REFUSED: u64 = 0x02;
+
+#[cfg(test)]
+mod tests {
+    use iroh::endpoint::{ApplicationClose, VarInt};
+
+    use super::*;
+
+    #[test]
+    fn a_code_of_the_application_refuses_only_before_any_answer() {
+        let closed = |code| {
+            ConnectionError::ApplicationClosed(ApplicationClose {
+                error_code: code,
+                reason: "why".into(),
+            })
+        };
+        let kind = |code, answered| Error::from_connection(&closed(code), answered).kind();
+        let unknown = VarInt::from_u32(0x7777);
+        assert_eq!(kind(unknown, false), ErrorKind::Forbidden);
+        assert_eq!(kind(unknown, true), ErrorKind::Lost);
+        // A code that says so refuses at any time: a peer may be shut out later.
+        for answered in [false, true] {
+            assert_eq!(kind(close::FORBIDDEN, answered), ErrorKind::Forbidden);
+        }
+    }
+}

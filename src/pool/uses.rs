@@ -53,6 +53,9 @@ struct Count {
     /// Set with the first who waits for [`Uses::unused`].
     is_awaited: AtomicBool,
     unused: Notify,
+    /// Tells the ones that sleep in `used` that a use has begun, and how many sleep.
+    begun: Notify,
+    sleeping: AtomicUsize,
 }
 
 impl Uses {
@@ -65,6 +68,8 @@ impl Uses {
             freed,
             is_awaited: AtomicBool::new(false),
             unused: Notify::new(),
+            begun: Notify::new(),
+            sleeping: AtomicUsize::new(0),
         }))
     }
 
@@ -92,6 +97,18 @@ impl Uses {
         }
     }
 
+    /// Waits until a use begins, if there is none. Cancel safe.
+    pub(crate) async fn used(&self) {
+        let Self(count) = self;
+        let mut begun = pin!(count.begun.notified());
+        begun.as_mut().enable();
+        let _sleeping = Sleeping::new(&count.sleeping);
+        // In one order with a use that counts itself and then looks whether anybody sleeps: one of the two sees the other.
+        if self.open() == 0 {
+            begun.await;
+        }
+    }
+
     /// How many have used it, those included that do.
     pub(crate) fn total(&self) -> u64 {
         self.0.total.load(Ordering::Relaxed)
@@ -108,6 +125,22 @@ impl Count {
         let micros = self.since.elapsed().as_micros();
         self.last
             .store(u64::try_from(micros).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+}
+
+/// Counts a future that waits for a use.
+struct Sleeping<'a>(&'a AtomicUsize);
+
+impl<'a> Sleeping<'a> {
+    fn new(sleeping: &'a AtomicUsize) -> Self {
+        sleeping.fetch_add(1, Ordering::SeqCst);
+        Self(sleeping)
+    }
+}
+
+impl Drop for Sleeping<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
     }
 }
 
@@ -165,7 +198,10 @@ struct Counted(Uses);
 impl Counted {
     fn new(uses: &Uses) -> Self {
         let Uses(count) = uses;
-        count.open.fetch_add(1, Ordering::SeqCst);
+        let first = count.open.fetch_add(1, Ordering::SeqCst) == 0;
+        if first && count.sleeping.load(Ordering::SeqCst) > 0 {
+            count.begun.notify_waiters();
+        }
         count.total.fetch_add(1, Ordering::Relaxed);
         count.touch();
         Self(uses.clone())
@@ -184,5 +220,32 @@ impl Drop for Counted {
         if last && count.is_awaited.load(Ordering::SeqCst) {
             count.unused.notify_waiters();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio_test::{assert_pending, assert_ready, task};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_sleeper_wakes_with_the_first_use_alone() {
+        let uses = Uses::new(Arc::default());
+        let mut sleepers = [task::spawn(uses.used()), task::spawn(uses.used())];
+        for sleeper in &mut sleepers {
+            assert_pending!(sleeper.poll());
+        }
+        let first = Counted::new(&uses);
+        for sleeper in &mut sleepers {
+            assert!(sleeper.is_woken());
+            assert_ready!(sleeper.poll());
+        }
+        assert_ready!(task::spawn(uses.used()).poll(), "it is in use");
+        drop((first, sleepers));
+        let mut sleeper = task::spawn(uses.used());
+        assert_pending!(sleeper.poll());
+        drop(sleeper);
+        assert_eq!(uses.0.sleeping.load(Ordering::SeqCst), 0);
     }
 }

@@ -1,34 +1,43 @@
-//! A link's one task: its window, its copies, its health, its peer's silence, its idleness, its end.
+//! A link's one task: watches its path, its copies, its health, its peer's silence, its idleness, its end.
 
-use std::{pin::pin, sync::Weak, time::Duration};
+use std::{
+    pin::pin,
+    sync::{Arc, Weak},
+    time::Duration,
+};
 
 use iroh::endpoint::Connection;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::{
     copies::Copies,
     io::Activities,
     link::Link,
-    silence::{self, Look, Sign, Silence},
+    ping::{patience, ping},
+    silence::{Look, Sign, Silence},
     tuning::{Follow, ReceiveWindow, Side},
 };
 use crate::{
     error::{Error, ErrorKind},
     http2::Carries,
-    pool::{End, PoolHandle, Pooled, Used},
+    peer::Path,
+    pool::{End, PoolHandle, Pooled, Uses},
     wire::close,
 };
 
-/// How often idleness is looked at, at most.
+/// The longest time between two looks at a connection that nobody uses.
 const LOOK: Duration = Duration::from_secs(60);
-/// How long one ping may take.
-const PING_TIMEOUT: Duration = Duration::from_secs(10);
-/// How many pings in a row may fail.
+/// How long after its last use the path of a connection is still looked at: what the call has sent is acknowledged or lost by then.
+const SETTLED: Duration = Duration::from_secs(2);
+/// How many health pings in a row may fail.
 const PINGS: u32 = 2;
+/// How long the driver waits for the answer to a ping that breaks a silence. The next look sees whatever comes later.
+const SILENCE_PING: Duration = Duration::from_millis(250);
 
-/// Watches over a connection. Holds the link weakly: the link owns this task.
+/// Watches over a connection. It holds the link weakly, and never while it waits: the link owns this task, and its last caller ends both.
 pub(super) struct Driver {
     pub(super) link: Weak<Link>,
+    pub(super) uses: Uses,
     pub(super) connection: Connection,
     pub(super) activities: Activities,
     pub(super) copies: Copies,
@@ -47,7 +56,7 @@ impl Driver {
             self.window.clone(),
             Side::Client,
         );
-        let mut tick = self.look(&mut follow);
+        let mut path_due = pin!(self.path_due(self.look(&mut follow)));
         let idle_every = LOOK
             .min(self.idle_timeout / 4)
             .max(Duration::from_millis(1));
@@ -64,7 +73,7 @@ impl Driver {
                     }
                     return;
                 }
-                () = sleep_until(tick) => tick = self.look(&mut follow),
+                () = &mut path_due => path_due.set(self.path_due(self.look(&mut follow))),
                 () = sleep_until(look) => {
                     look = Instant::now() + idle_every;
                     if self.close_if_idle() {
@@ -78,7 +87,7 @@ impl Driver {
         }
     }
 
-    /// Looks at the path; when to look again.
+    /// Looks at the path. Returns when to look again.
     fn look(&self, follow: &mut Follow) -> Instant {
         let next = follow.tick();
         if let Some(link) = self.link.upgrade() {
@@ -87,11 +96,19 @@ impl Driver {
         next
     }
 
+    /// Waits until the path is to be looked at again: at `due`, but on an idle connection not before its next use.
+    async fn path_due(&self, due: Instant) {
+        sleep_until(due).await;
+        if self.uses.open() == 0 && self.uses.last().elapsed() >= SETTLED {
+            let _ = timeout(LOOK, self.uses.used()).await;
+        }
+    }
+
     fn close_if_idle(&self) -> bool {
         let Some(link) = self.link.upgrade() else {
             return true;
         };
-        let idle = link.uses().open() == 0 && link.uses().last().elapsed() >= self.idle_timeout;
+        let idle = self.uses.open() == 0 && self.uses.last().elapsed() >= self.idle_timeout;
         if idle && self.gone.report(&link, End::Idle) {
             link.end(close::IDLE, "idle");
             return true;
@@ -99,60 +116,71 @@ impl Driver {
         false
     }
 
-    /// Knocks while the peer does not answer those who wait, and says when it is heard again. Ends when nobody holds the link any more.
+    /// Pings while the peer does not answer calls that wait, and reports that it is silent or answers again.
     async fn watch_silence(&self) {
         let mut silence = Silence::default();
         loop {
-            tokio::time::sleep(silence::LOOK).await;
-            let Some(link) = self.link.upgrade() else {
-                return;
+            let Some(next) = silence.next_look(self.uses.open() > 0) else {
+                self.uses.used().await;
+                continue;
             };
+            sleep(next).await;
             let stats = self.connection.stats();
-            let look = Look {
+            let sign = silence.look(Look {
                 now: std::time::Instant::now(),
                 sent: stats.udp_tx.datagrams,
                 received: stats.udp_rx.datagrams,
-                rtt: link.rtt().unwrap_or_default(),
-                waiting: link.uses().open() > 0,
-            };
-            match silence.look(look) {
+                rtt: self.rtt(),
+                waiting: self.uses.open() > 0,
+            });
+            match sign {
                 Sign::Nothing => {}
-                // That it is sent is enough; whatever comes back is seen by the next look.
-                Sign::Knock => {
-                    self.gone.silent(&link);
-                    drop(timeout(silence::LOOK, link.ping()).await);
+                Sign::Ping => {
+                    self.report(|gone, link| gone.silent(link));
+                    let ping = ping(&self.connection, &self.activities);
+                    let _ = timeout(SILENCE_PING, ping).await;
                 }
-                Sign::Heard => self.gone.heard(&link),
+                Sign::Heard => self.report(|gone, link| gone.heard(link)),
             }
         }
     }
 
-    /// Ends when the connection has been found dead and closed.
+    fn report(&self, tell: impl FnOnce(&PoolHandle<Link>, &Arc<Link>)) {
+        if let Some(link) = self.link.upgrade() {
+            tell(&self.gone, &link);
+        }
+    }
+
+    /// The smoothed round trip of the path in use, as far as it is known.
+    fn rtt(&self) -> Duration {
+        Path::of(&self.connection).map_or(Duration::ZERO, |(_, rtt)| rtt)
+    }
+
+    /// Ends once it has found the connection dead and closed it.
     async fn watch_health(&self) {
         let mut failed = 0;
-        loop {
-            tokio::time::sleep(self.health_interval).await;
-            let ping = async { Some(self.link.upgrade()?.ping().await) };
-            match timeout(PING_TIMEOUT.min(self.health_interval), ping).await {
-                // Nobody holds the link any more: this task ends with it.
-                Ok(None) => return,
-                Ok(Some(Ok(_))) => failed = 0,
-                Ok(Some(Err(_))) | Err(_) => failed += 1,
-            }
-            if failed >= PINGS {
-                let Some(link) = self.link.upgrade() else {
-                    return;
-                };
-                tracing::info!(peer = %link.peer().fmt_short(), "closing a connection that answers no ping");
-                let end = if self.activities.alive() {
-                    End::Closed
-                } else {
-                    End::Failed(Error::new(ErrorKind::Lost, "the peer answers no ping"))
-                };
-                self.gone.report(&link, end);
-                link.end(close::UNHEALTHY, "no answer to pings");
-                return;
+        while failed < PINGS {
+            sleep(self.health_interval).await;
+            let most = patience(self.health_interval, self.rtt());
+            let ping = ping(&self.connection, &self.activities);
+            match timeout(most, ping).await {
+                Ok(Some(took)) => {
+                    failed = 0;
+                    self.report(|_, link| link.answered_after(took));
+                }
+                Ok(None) | Err(_) => failed += 1,
             }
         }
+        let Some(link) = self.link.upgrade() else {
+            return;
+        };
+        tracing::info!(peer = %link.peer().fmt_short(), "closing a connection that answers no ping");
+        let end = if self.activities.alive() {
+            End::Closed
+        } else {
+            End::Failed(Error::new(ErrorKind::Lost, "the peer answers no ping"))
+        };
+        self.gone.report(&link, end);
+        link.end(close::UNHEALTHY, "no answer to pings");
     }
 }

@@ -12,7 +12,7 @@ use iroh::{
     EndpointId,
     endpoint::{Connection, OutgoingZeroRttConnection, VarInt, ZeroRttStatus},
 };
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
 use tokio_util::task::AbortOnDropHandle;
 use tower_iroh_layers::{Incident, Urgency};
 
@@ -153,10 +153,14 @@ impl Link {
 
     /// Why the connection is gone, as a caller is told.
     fn why_lost(&self) -> Error {
-        self.own(match self.carrier.close_reason() {
-            Some(reason) => Error::from_connection(&reason),
-            None => Error::new(ErrorKind::Lost, "the lane was lost"),
-        })
+        let lost = || Error::new(ErrorKind::Lost, "the lane was lost");
+        self.own(self.closed().unwrap_or_else(lost))
+    }
+
+    /// What the end of the connection means, if it has ended.
+    fn closed(&self) -> Option<Error> {
+        let reason = self.carrier.close_reason()?;
+        Some(Error::from_connection(&reason, self.activities.alive()))
     }
 
     /// Says of which connection an error tells.
@@ -187,29 +191,10 @@ impl Link {
         self.carrier.close(code, reason.as_bytes());
     }
 
-    /// Measures the way to the peer's acceptor and back. Not a use.
-    pub(super) async fn ping(&self) -> Result<Duration, Error> {
-        let preamble = Preamble {
-            kind: Kind::Ping,
-            urgency: Urgency::HIGHEST,
-        };
-        let started = Instant::now();
-        let mut stream = self.open_stream(preamble).await?;
-        let sent: [u8; wire::PING_LEN] = rand::random();
-        let mut echoed = [0; wire::PING_LEN];
-        let exchange = async {
-            tokio::io::AsyncWriteExt::write_all(&mut stream, &sent).await?;
-            tokio::io::AsyncReadExt::read_exact(&mut stream, &mut echoed).await
-        };
-        let answered = exchange.await.is_ok() && echoed == sent;
-        // A peer that refuses the stream (it drains, or has no room) has answered as well.
-        if !answered && stream.activity().code().is_none() {
-            return Err(self.why_lost());
-        }
-        let took = started.elapsed();
+    /// A ping was answered.
+    pub(super) fn answered_after(&self, took: Duration) {
         let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
         self.ping_micros.store(micros.max(1), Ordering::Relaxed);
-        Ok(took)
     }
 
     /// The path in use and its smoothed round trip, as far as they are known.
@@ -277,7 +262,7 @@ impl Opener for Link {
         };
         Http2::handshake(stream, Arc::new(lane))
             .await
-            .map_err(|error| self.own(Error::from_h2(error, self.carrier.close_reason().as_ref())))
+            .map_err(|error| self.own(Error::from_h2(error, self.closed())))
     }
 }
 
@@ -294,11 +279,11 @@ impl Explain for Lane {
         let Some(link) = self.link.upgrade() else {
             return Error::from_h2(error, None);
         };
-        let closed = link.carrier.close_reason();
+        let closed = link.closed();
         let refused = refused(self.activity.code());
         let error = link.own(match refused {
             Some(refused) if closed.is_none() && !error.is_reset() => refused.caused_by(error),
-            _ => Error::from_h2(error, closed.as_ref()),
+            _ => Error::from_h2(error, closed),
         });
         if error.kind() == ErrorKind::Draining {
             link.retire();
@@ -330,11 +315,9 @@ impl Used for Link {
 
 impl Pooled for Link {
     fn fate(&self) -> End {
-        match self.carrier.close_reason() {
-            // A connection on which nothing ever came back was refused, whatever the handshake said.
-            Some(reason) if !self.activities.alive() => {
-                End::Failed(self.own(Error::from_connection(&reason)))
-            }
+        match self.closed() {
+            // A connection on which nothing ever came back was refused, although its handshake succeeded.
+            Some(closed) if !self.activities.alive() => End::Failed(self.own(closed)),
             _ => End::Closed,
         }
     }
@@ -370,6 +353,7 @@ impl Pooled for Link {
         };
         let driver = Driver {
             link: Arc::downgrade(self),
+            uses: self.uses.clone(),
             connection: connection.clone(),
             activities: self.activities.clone(),
             copies: self.copies.clone(),

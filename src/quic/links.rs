@@ -9,7 +9,7 @@ use crate::pool;
 /// [`close`](Endpoint::close) it at the end.
 ///
 /// **Metrics** of all connections together: the counters `tower_iroh_client_packets_sent_total` and
-/// `tower_iroh_client_packets_lost_total`, up to a second old while nothing moves; [`Links::stats`] has them per peer, and of this moment.
+/// `tower_iroh_client_packets_lost_total`, without the keep-alives of the last minute while no call is open; [`Links::stats`] has the current ones of a peer.
 pub type Links = pool::Links<QuicDialer>;
 
 impl Links {

@@ -13,6 +13,7 @@ mod driver;
 mod io;
 mod link;
 mod links;
+mod ping;
 pub mod presets;
 mod silence;
 mod tuning;

@@ -1,24 +1,28 @@
-//! Notices that a peer does not answer while calls wait for it, and that it is heard again. Pure: it is told what was sent and received.
+//! Notices that a peer does not answer while calls wait for it, and that it answers again. Pure: it is told what was sent and received.
 //!
-//! QUIC's own probes come at ever longer intervals (`docs/decisions/knock-when-silent.md`), so after a partition of seconds a connection would
-//! stay mute for seconds more, although the link is there. A ping in between is a probe as well: its acknowledgement tells what else was lost.
+//! QUIC's own probes come at ever longer intervals (`docs/decisions/knock-when-silent.md`). After a partition of seconds a connection would
+//! stay mute for seconds more, although the path works again. A ping in between is a probe as well: its acknowledgement tells QUIC what was lost.
 
 use std::time::{Duration, Instant};
 
-/// How often it is looked, while calls are open.
-pub(super) const LOOK: Duration = Duration::from_millis(250);
-/// For so long at least nothing came before anybody knocks; on a long path it is two round trips.
+/// How often a connection is looked at while calls are open.
+const LOOK: Duration = Duration::from_millis(250);
+/// Minimum silence before the first ping, and between two pings. On a long path it is two round trips.
 const PATIENCE: Duration = Duration::from_millis(500);
-/// So many looks in a row found something sent. An acknowledgement of ours, which nobody answers, is in one.
+/// How many looks in a row must have found something sent. One may have found only an acknowledgement of ours, which nobody answers.
 const LOOKS: u32 = 2;
+/// How many pings of one silence go out at full pace. Each opens a stream, and all of them arrive at once when the path works again.
+const PINGS: u32 = 12;
+/// How many pings one silence has at most.
+const MOST_PINGS: u32 = 16;
 
 /// What a look found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Sign {
     Nothing,
     /// Still no answer: it is time to send something new.
-    Knock,
-    /// The peer was silent, and is not any more.
+    Ping,
+    /// The peer was silent, and answers again.
     Heard,
 }
 
@@ -40,20 +44,28 @@ pub(super) struct Look {
 pub(super) struct Silence {
     sent: u64,
     received: u64,
-    /// When something was sent first that nothing has answered.
+    /// When the first datagram was sent that has no answer.
     since: Option<Instant>,
-    /// Looks that found something sent, since anything came.
+    /// Looks that found something sent, since something was received.
     unanswered: u32,
-    knocked: Option<Instant>,
+    /// The pings of this silence: how many, and when the last one was due.
+    pings: u32,
+    pinged: Option<Instant>,
 }
 
 impl Silence {
+    /// When to look again: `None` if not before a call begins. A peer that was found silent is looked at until it is heard.
+    pub(super) fn next_look(&self, waiting: bool) -> Option<Duration> {
+        (waiting || self.pinged.is_some()).then_some(LOOK)
+    }
+
     pub(super) fn look(&mut self, look: Look) -> Sign {
         let sends = std::mem::replace(&mut self.sent, look.sent) != look.sent;
         if std::mem::replace(&mut self.received, look.received) != look.received {
             self.since = None;
             self.unanswered = 0;
-            return match self.knocked.take() {
+            self.pings = 0;
+            return match self.pinged.take() {
                 Some(_) => Sign::Heard,
                 None => Sign::Nothing,
             };
@@ -66,12 +78,14 @@ impl Silence {
             None if sends => *self.since.insert(look.now),
             None => return Sign::Nothing,
         };
-        let patience = PATIENCE.max(look.rtt * 2);
-        let from = self.knocked.unwrap_or(since);
+        let slower = if self.pings < PINGS { 1 } else { 4 };
+        let patience = PATIENCE.max(look.rtt * 2) * slower;
+        let from = self.pinged.unwrap_or(since);
         let due = look.now.saturating_duration_since(from) >= patience;
-        if look.waiting && self.unanswered >= LOOKS && due {
-            self.knocked = Some(look.now);
-            return Sign::Knock;
+        if look.waiting && self.unanswered >= LOOKS && due && self.pings < MOST_PINGS {
+            self.pinged = Some(look.now);
+            self.pings += 1;
+            return Sign::Ping;
         }
         Sign::Nothing
     }
@@ -102,8 +116,8 @@ mod tests {
     }
 
     #[test]
-    fn who_does_not_answer_is_knocked_at_twice_a_second_until_it_is_heard() {
-        use Sign::{Heard, Knock, Nothing};
+    fn a_silent_peer_is_pinged_twice_a_second_until_it_is_heard() {
+        use Sign::{Heard, Nothing, Ping};
         let probes = [
             (9, 9),
             (10, 9),
@@ -119,7 +133,7 @@ mod tests {
         assert_eq!(
             signs(RTT, true, &probes),
             [
-                Nothing, Nothing, Nothing, Knock, Nothing, Knock, Nothing, Knock, Heard, Nothing
+                Nothing, Nothing, Nothing, Ping, Nothing, Ping, Nothing, Ping, Heard, Nothing
             ]
         );
         assert!(
@@ -149,7 +163,44 @@ mod tests {
     fn a_long_path_has_time_for_two_round_trips() {
         let busy: Vec<_> = (0..8).map(|number| (number + 1, 1)).collect();
         let signs = signs(Duration::from_millis(600), true, &busy);
-        let first = signs.iter().position(|sign| *sign == Sign::Knock);
+        let first = signs.iter().position(|sign| *sign == Sign::Ping);
         assert_eq!(first, Some(6), "1.25 s and more after the first: {signs:?}");
+    }
+
+    /// All of a silence's pings arrive at once when the path works again.
+    #[test]
+    fn one_silence_has_a_bounded_number_of_pings() {
+        let mut counts = vec![(0, 1)];
+        counts.extend((0..400).map(|number| (number + 1, 1)));
+        let signs = signs(RTT, true, &counts);
+        let pings = |until: Duration| {
+            let looks = until.div_duration_f64(LOOK) as usize;
+            let signs = signs.iter().take(looks);
+            signs.filter(|sign| **sign == Sign::Ping).count()
+        };
+        let seconds = [5, 7, 10, 15, 100].map(|seconds| pings(Duration::from_secs(seconds)));
+        assert_eq!(seconds, [9, 12, 13, 16, 16]);
+    }
+
+    #[test]
+    fn a_connection_that_nobody_waits_for_is_not_looked_at() {
+        let mut silence = Silence::default();
+        assert_eq!(silence.next_look(false), None);
+        assert_eq!(silence.next_look(true), Some(LOOK));
+        let mut look = Look {
+            now: Instant::now(),
+            sent: 0,
+            received: 0,
+            rtt: RTT,
+            waiting: true,
+        };
+        while silence.look(look) != Sign::Ping {
+            look.now += LOOK;
+            look.sent += 1;
+        }
+        assert_eq!(silence.next_look(false), Some(LOOK), "until it is heard");
+        look.received += 1;
+        assert_eq!(silence.look(look), Sign::Heard);
+        assert_eq!(silence.next_look(false), None);
     }
 }

@@ -238,3 +238,38 @@ async fn last_clone_closes_the_connection() {
     })
     .await;
 }
+
+/// A peer that answers no ping keeps no connection: the ping in flight is not a use, and does not hold the link.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn last_clone_closes_while_a_ping_waits() {
+    const INTERVAL: Duration = Duration::from_secs(2);
+    let endpoint = offline().await;
+    endpoint.set_alpns(vec![tower_iroh::ALPN.to_vec()]);
+    let peer = Peer::of(&endpoint).expect("dialable");
+    let (pinged, ping_came) = tokio::sync::oneshot::channel();
+    let closed = tokio::spawn(async move {
+        let incoming = endpoint.accept().await.expect("open");
+        let connection = incoming.await.expect("shaken");
+        let _lane = connection.accept_bi().await.expect("the call's lane");
+        let _ping = connection.accept_bi().await.expect("a ping");
+        pinged.send(()).expect("the test waits");
+        connection.closed().await
+    });
+    let most = Duration::from_millis(50);
+    let caller = Caller::with(Arm::Channel, &peer, Some(most), |links| {
+        links.health_interval(INTERVAL)
+    })
+    .await;
+    let _endpoint = caller.endpoint.clone();
+    caller.echo(b"").await.expect_err("nobody answers");
+    soon("a ping", ping_came).await.expect("no panic");
+    let dropped = Instant::now();
+    drop(caller);
+    match soon("the close", closed).await.expect("no panic") {
+        iroh::endpoint::ConnectionError::ApplicationClosed(frame) => {
+            assert_eq!(frame.error_code, close::CLIENT_CLOSED);
+        }
+        other => panic!("closed by {other:?}"),
+    }
+    assert!(dropped.elapsed() < INTERVAL / 2, "before the ping is over");
+}

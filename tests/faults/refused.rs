@@ -3,7 +3,7 @@
 use std::{
     net::SocketAddr,
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicBool, Ordering},
     },
 };
@@ -24,7 +24,7 @@ use tower_iroh_proto::echo::echo_client::EchoClient;
 
 use crate::{
     rawlane,
-    support::{Arm, Caller, Server, offline, on_both_arms, raw, request, soon, until},
+    support::{Arm, Caller, HOLD, Server, offline, on_both_arms, raw, request, soon, until},
 };
 
 on_both_arms! {
@@ -32,6 +32,7 @@ on_both_arms! {
     refused_by_a_hook_as_unknown
     refused_by_a_hook_as_forbidden
     refused_by_a_hook_with_any_code
+    closed_with_any_code_after_an_answer
     alpn_mismatch
     too_many_connections
     too_many_lanes
@@ -124,6 +125,39 @@ async fn refused_by_a_hook(arm: Arm, code: VarInt, expected: Code) {
     caller.links.add_peer(server.peer.clone());
     let answer = soon("the answer", caller.echo(b"and now")).await;
     answer.expect("accepted");
+}
+
+/// Keeps the connections that it lets in.
+#[derive(Debug, Clone, Default)]
+struct Keep(Arc<Mutex<Vec<Connection>>>);
+
+impl EndpointHooks for Keep {
+    async fn after_handshake<'a>(&'a self, connection: &'a Connection) -> AfterHandshakeOutcome {
+        self.0.lock().expect("no panic").push(connection.clone());
+        AfterHandshakeOutcome::Accept
+    }
+}
+
+/// A hook refuses before there is any answer. A connection that had worked is lost, whatever code the application gives.
+async fn closed_with_any_code_after_an_answer(arm: Arm) {
+    let keep = Keep::default();
+    let endpoint = Endpoint::builder(Offline).hooks(keep.clone()).bind().await;
+    let server = Server::on(endpoint.expect("bound"), Acceptor::builder());
+    let caller = Caller::new(arm, &server.peer).await;
+    caller.echo(b"first").await.expect("answered");
+    let holding = tokio::spawn({
+        let caller = caller.clone();
+        async move { caller.echo(HOLD).await }
+    });
+    let begun = server.stage.wait("the call", |counts| counts.begun == 2);
+    begun.await;
+    for connection in keep.0.lock().expect("no panic").drain(..) {
+        connection.close(VarInt::from_u32(0x77777), b"restarting");
+    }
+    let ended = soon("the call's end", holding).await.expect("no panic");
+    let status = ended.expect_err("the connection is gone");
+    assert_eq!(status.code(), Code::Unavailable, "{status:?}");
+    caller.recovers().await;
 }
 
 async fn alpn_mismatch(arm: Arm) {

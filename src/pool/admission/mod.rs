@@ -156,7 +156,7 @@ mod tests {
         assert!(open.iter().all(Result::is_ok));
         let refused = admission.admit(Some('b')).expect_err("the sixth of all");
         assert_eq!(refused, Full::Connections(5));
-        open.swap_remove(0);
+        drop(open.swap_remove(0));
         let refused = admission.admit(None).expect_err("the fourth without a key");
         assert_eq!(refused, Full::Anonymous(3));
     }

@@ -1,4 +1,4 @@
-//! What a lane's reader is doing, seen from the connection's owner.
+//! What the readers of a connection's lanes are doing, for the connection's owner.
 
 use std::{
     io,
@@ -11,15 +11,16 @@ use std::{
 use iroh::endpoint::{ReadError, VarInt, WriteError};
 
 use crate::lock::lock;
+
 /// One lane's reader: does it wait for bytes, or have bytes been waiting for it?
 #[derive(Debug, Default)]
 pub(crate) struct Activity {
-    /// Its last read found nothing: whatever has arrived, it has taken.
+    /// Its last read found nothing: it has taken everything that has arrived.
     waiting: AtomicBool,
     reads: AtomicU64,
     /// Set with the first byte that any lane of the connection receives.
     alive: Arc<AtomicBool>,
-    /// Why the stream ended, where the peer gave a code.
+    /// Why the stream ended, if the peer gave a code.
     code: OnceLock<VarInt>,
 }
 
@@ -36,7 +37,7 @@ impl Activity {
     }
 
     pub(super) fn fail(&self, error: &io::Error) {
-        // Whatever was unread is gone with the stream.
+        // Unread bytes are gone with the stream.
         self.waits();
         let source = error.get_ref();
         let reset = source.and_then(|source| match source.downcast_ref() {

@@ -14,36 +14,36 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use super::screen::{Permits, Screen};
 use crate::peer::Proof;
 
-/// A lane's reader until the handshake is over. What comes before that may be a replay, and who sends it has proved nothing: only calls that a
-/// [`Screen`] lets pass are read on, the rest waits, and when the handshake fails nobody ever sees it.
+/// A lane's reader until the handshake is over. Bytes that arrive before may be a replay, and their sender has proved nothing. Only calls that a
+/// [`Screen`] passes are read on. The rest waits, and if the handshake fails nobody ever sees it.
 ///
-/// It stands beneath HTTP/2, so that there is no layer that somebody could forget.
+/// It works beneath HTTP/2, so a server needs no layer for it and cannot forget one.
 #[derive(Debug)]
 pub(crate) struct Gate {
     screen: Screen,
     /// Read from the stream and not handed over.
     held: BytesMut,
-    /// So much of it may be.
+    /// How many of the held bytes may be handed over.
     passed: usize,
-    /// Something came that has to wait; nothing more is read.
+    /// Bytes came that must wait; nothing more is read.
     shut: bool,
-    /// Resolves when the handshake is over, however it went.
+    /// Resolves when the handshake has succeeded or failed.
     over: Pin<Box<WaitForCancellationFutureOwned>>,
     is_over: bool,
     proof: Proof,
 }
 
-/// What a poll of a gate's reader comes to.
+/// The outcome of a poll of a gate's reader.
 #[derive(Debug)]
 pub(super) enum Through {
     /// Bytes were put into the buffer.
     Read,
-    /// The gate has nothing any more and holds nothing back: the stream itself is to be read.
+    /// The gate is empty and holds nothing back: read the stream itself.
     Open,
 }
 
 impl Gate {
-    /// `over` is cancelled when the handshake is over; `proof` is complete before, if it went well.
+    /// `over` is cancelled when the handshake is over; by then `proof` is complete if it succeeded.
     pub(crate) fn new(permits: Permits, over: CancellationToken, proof: Proof) -> Self {
         Self {
             screen: Screen::new(permits),
@@ -89,7 +89,7 @@ impl Gate {
             let mut read = ReadBuf::new(&mut bytes);
             ready!(AsyncRead::poll_read(Pin::new(recv), cx, &mut read))?;
             if read.filled().is_empty() {
-                // The end, and all that came before it has passed.
+                // The end of the stream, and everything before it has passed.
                 return Poll::Ready(Ok(Through::Open));
             }
             self.held.extend_from_slice(read.filled());

@@ -1,9 +1,8 @@
-//! Reads what arrived on a lane before its peer has proved anything, and says how much of it may be served.
+//! Reads the bytes that arrive on a lane before the peer has proved anything, and decides how many of them may be served.
 //!
-//! It is an HTTP/2 server that answers nobody: h2 itself, the same that stands under tonic, is fed the same bytes, and what it makes of them is
-//! looked at before anybody else sees them. Each block of headers has to come out as a request to a method that is listed. Blocks are counted by a
-//! reader of frames that knows nothing but their nine-byte heads, so whatever h2 swallows, resets or takes for something else stops the lane too: what is
-//! not understood waits.
+//! The screen is an HTTP/2 server that answers nobody. It feeds the bytes to h2, the same code that tonic uses, before tonic sees them. Each block of headers must
+//! come out as a request to a listed method. A reader of frames counts the blocks by their nine-byte heads alone. So if h2 swallows a block, resets it or
+//! takes it for something else, the counts differ and the lane stops: bytes that are not understood wait for the handshake.
 
 use std::{
     fmt,
@@ -26,16 +25,20 @@ use crate::lock::lock;
 /// Whether the method at a path may be served early.
 pub(crate) type Permits = Arc<dyn Fn(&str) -> bool + Send + Sync>;
 
-/// So much of a lane is read before the handshake is complete. A client that has not seen a server's settings may send no more than this in DATA
+/// So many bytes of a lane are read before the handshake is complete. A client that has not seen the server's settings may send no more than this in DATA
 /// frames (RFC 9113, section 6.9.2).
 pub(super) const MOST: usize = 64 * 1024;
+
+/// So many calls of a lane are held before the handshake is complete. hyper's servers take as many at a time.
+const MOST_CALLS: u32 = 200;
 
 pub(super) struct Screen {
     permits: Permits,
     frames: Frames,
     http2: Http2,
     tape: Tape,
-    /// Kept, because h2 resets a stream that nobody holds and then takes its next frames for errors. Without their heads: a byte of a block may be a header of 72.
+    /// Kept, because h2 resets a stream that nobody holds and then takes its next frames for errors. Their headers are dropped: one byte of a block can
+    /// become a header of 72 bytes.
     requests: Vec<(RecvStream, SendResponse<Bytes>)>,
     seen: usize,
 }
@@ -49,9 +52,11 @@ enum Http2 {
 impl Screen {
     pub(super) fn new(permits: Permits) -> Self {
         let tape = Tape::default();
-        // Wider than any server that is configured: what this one refuses stops the lane, but for no reason.
+        // Wider than a configured server, because a frame that this one refuses stops the lane. Only streams are bounded: each costs memory, and comes
+        // from a caller that has proved nothing.
         let handshake = h2::server::Builder::new()
             .max_frame_size((1 << 24) - 1)
+            .max_concurrent_streams(MOST_CALLS)
             .handshake(tape.clone());
         Self {
             permits,
@@ -63,8 +68,8 @@ impl Screen {
         }
     }
 
-    /// How many of the bytes that follow those of the last call may be served. Fewer than all: this and what follows waits for the handshake, and
-    /// there is nothing more to ask.
+    /// How many of these bytes, which follow those of the last call, may be served. If fewer than all, the rest and everything after it waits for the
+    /// handshake, and the screen needs no further bytes.
     pub(super) fn pass(&mut self, bytes: &[u8]) -> usize {
         let mut passed = 0;
         while passed < bytes.len() {
@@ -82,9 +87,9 @@ impl Screen {
         passed
     }
 
-    /// Whether all that has been read so far is calls to listed methods.
+    /// Whether everything read so far belongs to calls of listed methods.
     fn is_permitted(&mut self) -> bool {
-        // Nothing here waits for anybody: what there is to read is on the tape.
+        // Nothing wakes this: all that can be read is on the tape.
         let mut cx = Context::from_waker(Waker::noop());
         loop {
             match &mut self.http2 {
@@ -121,7 +126,7 @@ impl fmt::Debug for Screen {
 
 /// Finds the ends of frames (RFC 9113, section 4.1).
 struct Frames {
-    /// What is left of the preface or of a frame's payload.
+    /// Bytes left of the preface or of a frame's payload.
     left: usize,
     head: [u8; 9],
     filled: usize,
@@ -149,7 +154,7 @@ impl Frames {
     const CONTINUATION: u8 = 9;
     const END_HEADERS: u8 = 4;
 
-    /// How many of the bytes, which follow those of the last call, belong to the frame that goes on: all, where it does not end with them.
+    /// How many of these bytes, which follow those of the last call, belong to the current frame: all, if it does not end within them.
     fn next_part(&mut self, bytes: &[u8]) -> usize {
         let mut part = 0;
         while part < bytes.len() {
@@ -179,7 +184,7 @@ impl Frames {
     }
 }
 
-/// What has been received and not been read; what is written to it goes nowhere.
+/// The bytes that were received and not read. Bytes that are written are discarded.
 #[derive(Clone, Default)]
 struct Tape(Arc<Mutex<BytesMut>>);
 
@@ -197,7 +202,7 @@ impl AsyncRead for Tape {
     ) -> Poll<io::Result<()>> {
         let mut bytes = self.lock();
         if bytes.is_empty() {
-            // Whoever appends polls.
+            // `pass` polls after it has appended.
             return Poll::Pending;
         }
         let read = bytes.len().min(buf.remaining());

@@ -1,4 +1,4 @@
-//! What passes is fed to an HTTP/2 server, which must not see a call that is not listed.
+//! Whatever passes is fed to an HTTP/2 server, which must see listed calls only.
 
 use http::Request;
 use proptest::prelude::*;
@@ -129,6 +129,17 @@ fn no_more_is_read_than_a_client_may_send() {
     assert!(passed.len() <= MOST && passed.len() >= bytes.len());
 }
 
+/// A call costs a dozen bytes of a lane and far more memory.
+#[test]
+fn a_lane_holds_a_bounded_number_of_calls() {
+    let calls = vec![(LISTED, 0, false); MOST_CALLS as usize + 1];
+    let bytes = sent(&calls);
+    assert!(bytes.len() < MOST);
+    let passed = passed(&bytes, [usize::MAX]);
+    assert!(passed.len() < bytes.len());
+    assert_eq!(served(&passed).len(), MOST_CALLS as usize);
+}
+
 fn calls() -> impl Strategy<Value = Vec<Call>> {
     let path = prop_oneof![4 => Just(LISTED), 1 => Just(OTHER)];
     proptest::collection::vec((path, 0..2000usize, proptest::bool::weighted(0.1)), 1..8)
@@ -150,7 +161,7 @@ proptest! {
         prop_assert_eq!(served(&passed), vec![LISTED; expected]);
     }
 
-    /// Whoever has a key may send what no client of ours does.
+    /// Anybody with a key can send bytes that no client of ours sends.
     #[test]
     fn nothing_else_is_served_whatever_is_sent(
         calls in calls(), pieces in proptest::collection::vec(1..600usize, 1..50),
