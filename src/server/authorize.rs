@@ -6,10 +6,10 @@ use tower_iroh_layers::authorize::{AuthorizeLayer, Identify, Identity, PolicyHan
 
 use crate::peer::PeerInfo;
 
-/// Lets callers in by `policy`, each by the endpoint id that it has proved in the handshake, written as [`PeerInfo::id`] shows it.
+/// Authorizes calls by `policy`: each caller by the endpoint id that it proved in the handshake, written as [`PeerInfo::id`] shows it.
 ///
-/// The same peer has the same id over iroh and over [TCP](crate::tcp). A caller who came without one, over TCP in the clear, is anonymous to the policy, and so is a call that is answered before
-/// the handshake is complete (see [`AcceptorBuilder::early_data_policy`](crate::AcceptorBuilder::early_data_policy)).
+/// A peer has the same id over iroh and over [TCP](crate::tcp). To the policy, a caller without an id (over TCP without TLS) is anonymous. So is a call that is
+/// answered before the handshake is complete (see [`AcceptorBuilder::early_data_policy`](crate::AcceptorBuilder::early_data_policy)).
 ///
 /// ```
 /// use tower_iroh::layers::authorize::{Policy, PolicyHandle};
@@ -26,7 +26,7 @@ use crate::peer::PeerInfo;
 ///     .layer(tower_iroh::authorize(&policy))
 ///     .add_service(EchoServer::new(EchoService));
 /// # drop(server);
-/// // Nobody may call any more; streams that are open end.
+/// // Revoke everything; open streams end.
 /// policy.reload_toml("")?;
 /// # Ok(())
 /// # }
@@ -37,8 +37,8 @@ pub fn authorize(policy: &PolicyHandle) -> AuthorizeLayer<ByPeer> {
     AuthorizeLayer::new(policy.clone(), ByPeer)
 }
 
-/// The name of an iroh peer in a policy, from any way to write an endpoint id: so that a peer which a policy means to shut out is not let in because it was
-/// spelled in another way.
+/// The name of an iroh peer in a policy, from any spelling of an endpoint id. A policy that shuts a peer out must not fail because it spells the id in
+/// another way.
 ///
 /// ```
 /// use tower_iroh::layers::authorize::{Policy, PolicyHandle};
@@ -56,14 +56,14 @@ pub fn authorize(policy: &PolicyHandle) -> AuthorizeLayer<ByPeer> {
 /// ```
 ///
 /// # Errors
-/// What is not an endpoint id, with what one looks like.
+/// A text that is not an endpoint id; the error says what one looks like.
 pub fn peer_name(name: &str) -> Result<String, String> {
     let id = name.to_ascii_lowercase().parse::<EndpointId>();
     id.map(|id| id.to_string())
         .map_err(|error| format!("not an endpoint id, 64 hexadecimal digits: {error}"))
 }
 
-/// Names a caller by its [`PeerInfo`]: nobody, while it has proved nothing.
+/// Names a caller by its [`PeerInfo`]. A caller that has proved nothing has no name.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct ByPeer;
 

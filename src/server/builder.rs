@@ -15,13 +15,13 @@ use crate::{
 };
 use tower_iroh_layers::ConfigError;
 
-/// Which of the transports that a [`Server`] is told of must be there.
+/// Which of its transports a [`Server`] must be able to bind.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Require {
     /// All of them; the default.
     #[default]
     Both,
-    /// One of them. The server goes on without the other, logs a warning, and [says so](Server::missing).
+    /// One of them. The server goes on without the other one, logs a warning, and [reports it](Server::missing).
     Any,
 }
 
@@ -67,50 +67,50 @@ impl Default for ServerBuilder {
 }
 
 impl ServerBuilder {
-    /// Serves over this endpoint, and closes it in the end. Its key is the server's.
+    /// Serves over this endpoint, and closes it at the end. The server proves the endpoint's key.
     pub fn endpoint(mut self, endpoint: Endpoint) -> Self {
         self.iroh = Some(IrohArm::Endpoint(endpoint));
         self
     }
 
-    /// Serves over an endpoint that the server binds, so that a failure is its to [decide about](Self::require). It gets the server's [key](Self::key), which is
-    /// required then.
+    /// Serves over an endpoint that the server binds, so that [`require`](Self::require) applies to a failure. The endpoint gets the server's [key](Self::key),
+    /// which is required then.
     pub fn iroh(mut self, builder: endpoint::Builder) -> Self {
         self.iroh = Some(IrohArm::Builder(Box::new(builder)));
         self
     }
 
-    /// Serves over TCP on this address. Port 0 is any free one.
+    /// Serves over TCP on this address. Port 0 takes any free port.
     pub fn tcp(mut self, addr: SocketAddr) -> Self {
         self.tcp = Some(TcpArm::Addr(addr));
         self
     }
 
-    /// Serves over TCP from a listener that is bound.
+    /// Serves over TCP from a bound listener.
     pub fn listener(mut self, listener: TcpListener) -> Self {
         self.tcp = Some(TcpArm::Listener(listener));
         self
     }
 
-    /// The key that proves the server over both transports. Default: the [endpoint](Self::endpoint)'s, and no other is accepted beside it.
+    /// The key that the server proves over both transports. Default: the [endpoint](Self::endpoint)'s key, and beside an endpoint only the same key is accepted.
     pub fn key(mut self, key: SecretKey) -> Self {
         self.key = Some(key);
         self
     }
 
-    /// Whether the server goes on where one of two transports cannot be bound. Default [`Require::Both`]: it does not.
+    /// Whether the server goes on if one of two transports cannot be bound. Default [`Require::Both`]: it does not.
     pub fn require(mut self, require: Require) -> Self {
         self.require = require;
         self
     }
 
-    /// Any setting of what accepts over iroh.
+    /// Any setting of the acceptor over iroh.
     pub fn acceptor(mut self, configure: impl FnOnce(AcceptorBuilder) -> AcceptorBuilder) -> Self {
         self.acceptor = configure(self.acceptor);
         self
     }
 
-    /// Any setting of what accepts over TCP.
+    /// Any setting of the acceptor over TCP.
     pub fn tcp_acceptor(
         mut self,
         configure: impl FnOnce(TcpAcceptorBuilder) -> TcpAcceptorBuilder + Send + 'static,
@@ -119,14 +119,32 @@ impl ServerBuilder {
         self
     }
 
-    /// How long what is in flight may take to finish, over both transports. Default 10 s.
+    /// How many connections may be open over each transport, of all callers together. Default 4,096.
+    pub fn max_connections(self, connections: usize) -> Self {
+        self.acceptor(|acceptor| acceptor.max_connections(connections))
+            .tcp_acceptor(move |acceptor| acceptor.max_connections(connections))
+    }
+
+    /// How many handshakes may be in flight over each transport. Default 256.
+    pub fn max_handshakes(self, handshakes: usize) -> Self {
+        self.acceptor(|acceptor| acceptor.max_handshakes(handshakes))
+            .tcp_acceptor(move |acceptor| acceptor.max_handshakes(handshakes))
+    }
+
+    /// How long a handshake may take, over both transports. Default 10 s.
+    pub fn handshake_timeout(self, timeout: Duration) -> Self {
+        self.acceptor(|acceptor| acceptor.handshake_timeout(timeout))
+            .tcp_acceptor(move |acceptor| acceptor.handshake_timeout(timeout))
+    }
+
+    /// How long calls in flight may take to finish at the end, over both transports. Default 10 s.
     pub fn drain_timeout(self, timeout: Duration) -> Self {
         self.acceptor(|acceptor| acceptor.drain_timeout(timeout))
             .tcp_acceptor(move |acceptor| acceptor.drain_timeout(timeout))
     }
 
-    /// Other protocols of the same endpoint, or this one under further ALPNs: `router.accept(alpn, acceptor.bare())`. tower-iroh's own ALPN and its
-    /// [filter](Acceptor::incoming_filter) are there already.
+    /// Adds other protocols on the same endpoint, or this one under further ALPNs: `router.accept(alpn, acceptor.bare())`. The router has tower-iroh's own ALPN
+    /// and [filter](Acceptor::incoming_filter) already.
     pub fn routes(
         mut self,
         configure: impl FnOnce(RouterBuilder, &Acceptor) -> RouterBuilder + Send + 'static,
@@ -135,17 +153,18 @@ impl ServerBuilder {
         self
     }
 
-    /// Where callers find the TCP port, for [`Server::addresses`]: behind a NAT or a load balancer, or on all interfaces of a machine without an endpoint.
+    /// The TCP address that callers dial, for [`Server::addresses`]. It is needed behind a NAT or a load balancer, and for a listener on all interfaces without an
+    /// endpoint.
     pub fn advertise_tcp(mut self, addr: impl Into<TcpAddr>) -> Self {
         self.advertised = Some(addr.into());
         self
     }
 
-    /// Checks the settings and binds. From then on callers' connections wait; [`Server::serve`] serves them.
+    /// Checks the settings and binds. From then on connections wait until [`Server::serve`] serves them.
     ///
     /// # Errors
-    /// [`ServerError::Config`], naming the setting; [`ServerError::Bind`] and [`ServerError::Neither`], naming the transport. Nothing stays bound then, but
-    /// for an endpoint that was given.
+    /// [`ServerError::Config`], naming the setting; [`ServerError::Bind`] and [`ServerError::Neither`], naming the transport. After an error nothing stays bound,
+    /// except an endpoint that was given.
     pub async fn bind(self) -> Result<Server, ServerError> {
         let key = self.checked_key()?;
         let id = key.public();
@@ -154,7 +173,7 @@ impl ServerBuilder {
         for configure in self.tcp_acceptor {
             tcp_acceptor = configure(tcp_acceptor);
         }
-        // TCP first: it is let go by dropping it, should iroh fail.
+        // TCP first: if iroh fails, dropping the listener releases the port.
         let mut missing = None;
         let mut tcp = None;
         if let Some(arm) = self.tcp {
@@ -181,7 +200,7 @@ impl ServerBuilder {
         }
         if let Some(missing) = &missing {
             let cause = missing.source_text();
-            tracing::warn!(cause, "going on with one transport of two: {missing}");
+            tracing::warn!(cause, "serving over one transport of two: {missing}");
         }
         let (tcp, tcp_incoming): (Option<TcpAcceptor>, Option<TcpIncoming>) = tcp.unzip();
         let (iroh, incoming): (Option<Iroh>, Option<Incoming>) = endpoint
@@ -216,7 +235,7 @@ impl ServerBuilder {
             return Err(ConfigError::new(
                 "server.tcp",
                 "no transport",
-                "an endpoint, an address for TCP, or both are required",
+                "name an endpoint, an address for TCP, or both",
             ));
         }
         let theirs = match &self.iroh {
@@ -227,14 +246,14 @@ impl ServerBuilder {
             (Some(key), Some(theirs)) if key.public() != theirs.public() => Err(ConfigError::new(
                 "server.key",
                 key.public().fmt_short(),
-                "another than the endpoint's: one identity is proved over both transports",
+                "differs from the endpoint's key; the server proves one identity over both transports, so leave the key out or give the endpoint's",
             )),
             (Some(key), _) => Ok(key.clone()),
             (None, Some(theirs)) => Ok(theirs.clone()),
             (None, None) => Err(ConfigError::new(
                 "server.key",
                 "none",
-                "a key is required where no bound endpoint brings one",
+                "a key is required, because no bound endpoint brings one",
             )),
         }
     }

@@ -3,22 +3,22 @@ use std::fmt;
 use crate::peer::TransportKind;
 use tower_iroh_layers::ConfigError;
 
-/// Why a [`Server`](super::Server) is not there, or is not any more.
+/// Why a [`Server`](super::Server) did not start, or ended.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ServerError {
-    /// A setting cannot be.
+    /// A setting is not valid.
     #[error("the server's settings are not valid")]
     Config(#[from] ConfigError),
-    /// A transport that is required could not be bound; the other one, if it was, has been let go again.
+    /// A required transport could not be bound. The other one, if it was bound, has been released.
     #[error(transparent)]
     Bind(BindError),
-    /// Either transport would have done, and neither could be bound.
+    /// One of two transports was required, and neither could be bound.
     #[error("{iroh}; {tcp}")]
     Neither {
-        /// What is wrong with iroh.
+        /// Why iroh could not be bound.
         iroh: BindError,
-        /// What is wrong with TCP.
+        /// Why TCP could not be bound.
         #[source]
         tcp: BindError,
     },

@@ -14,17 +14,17 @@ use crate::{
     tcp::{TcpIncoming, TcpIo},
 };
 
-/// The connections of both transports, as one stream. It ends when both have.
+/// The connections of both transports, as one stream. It ends when both have ended.
 #[derive(Debug)]
 pub struct ServerIncoming {
     iroh: Option<Incoming>,
     tcp: Option<TcpIncoming>,
-    /// Who is asked first takes turns, so that neither keeps the other waiting.
+    /// Which transport is polled first takes turns, so that neither starves the other.
     tcp_first: bool,
 }
 
 impl ServerIncoming {
-    /// The connections of either or both.
+    /// Joins the connections of one or both transports.
     pub fn new(iroh: Option<Incoming>, tcp: Option<TcpIncoming>) -> Self {
         Self {
             iroh,
@@ -42,7 +42,7 @@ impl ServerIncoming {
     }
 }
 
-/// An arm that has ended is let go, and has nothing more to say.
+/// Drops an arm that has ended, which stays ended.
 fn poll_arm<S, IO>(
     arm: &mut Option<S>,
     cx: &mut Context<'_>,

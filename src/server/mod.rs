@@ -33,10 +33,10 @@ pub use remote_addr::{RemoteAddr, RemoteAddrLayer};
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// Every service on both transports, iroh's QUIC and TCP with the same identity, from one call.
+/// Serves every service on both transports, iroh's QUIC and TCP with the same identity, from one call.
 ///
-/// Connections of both go into one tonic server: layers, limits and services stand there once, a handler tells the caller from
-/// [`PeerInfo`](crate::PeerInfo), and one signal drains everything. The caller chooses the transport.
+/// Connections of both go into one tonic server. Layers, limits and services are given once, handlers find the caller in [`PeerInfo`](crate::PeerInfo), and
+/// one signal drains everything. The caller chooses the transport.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")]
@@ -62,12 +62,12 @@ type BoxError = Box<dyn std::error::Error + Send + Sync>;
 /// # }
 /// ```
 ///
-/// **Shutdown.** With the signal of [`serve_with_shutdown`](Self::serve_with_shutdown), or [`ServerHandle::shutdown`], both ports stop taking connections, each
-/// connection is told with GOAWAY, and what is in flight has the [drain time](ServerBuilder::drain_timeout) to finish; then it is cut. After that the endpoint is
-/// closed, be it one that was [given](ServerBuilder::endpoint): its clients' connections end with it.
+/// **Shutdown.** The signal of [`serve_with_shutdown`](Self::serve_with_shutdown) or [`ServerHandle::shutdown`] begins it. Both ports stop taking connections,
+/// tonic sends GOAWAY on each connection, and calls in flight have the [drain time](ServerBuilder::drain_timeout) to finish; then they are cut. After that the
+/// endpoint is closed, also one that was [given](ServerBuilder::endpoint): its client connections end with it.
 ///
-/// **Cancel safety.** A server that is dropped, or whose future is, takes no further connection; tonic serves what is open until it has ended, at the longest
-/// for the drain time after that.
+/// **Cancel safety.** If the server or its future is dropped, it takes no further connection. tonic serves the open connections until they end, at most for
+/// the drain time after that.
 #[derive(Debug)]
 pub struct Server {
     id: EndpointId,
@@ -79,7 +79,7 @@ pub struct Server {
     stop: CancellationToken,
 }
 
-/// What leads in over iroh.
+/// The iroh side of a server.
 #[derive(Debug)]
 struct Iroh {
     endpoint: Endpoint,
@@ -93,18 +93,18 @@ impl Server {
         ServerBuilder::default()
     }
 
-    /// The identity that it proves over both transports.
+    /// The identity that the server proves over both transports.
     pub fn id(&self) -> EndpointId {
         self.id
     }
 
-    /// Where it can be reached, with the addresses of both transports as far as they are there.
+    /// Where the server can be dialled, with the addresses of the transports that it has.
     ///
-    /// A listener on all interfaces is said to be where the endpoint is; without an endpoint, or with one whose own addresses are not known yet, only
-    /// [`advertise_tcp`](ServerBuilder::advertise_tcp) can tell.
+    /// A listener on all interfaces gets the address of the endpoint. Without an endpoint, or while the endpoint does not know its own addresses, set
+    /// [`advertise_tcp`](ServerBuilder::advertise_tcp).
     ///
     /// # Errors
-    /// [`PeerError`], where nobody could dial what there is.
+    /// [`PeerError`], if there is no address that can be dialled.
     pub fn addresses(&self) -> Result<Peer, PeerError> {
         let peer = match &self.iroh {
             Some(iroh) => Peer::of(&iroh.endpoint)?,
@@ -117,7 +117,7 @@ impl Server {
             Some(addr) => addr.clone(),
             None if !bound.ip().is_unspecified() => bound.into(),
             None => {
-                // The most useful first: one that others than this machine can reach, of the listener's own family if it has but one.
+                // The most useful address: one that other machines can reach, of the listener's family if it has only one.
                 let fits = |addr: &&SocketAddr| bound.is_ipv6() || addr.is_ipv4();
                 let known = peer.addr().ip_addrs().filter(fits);
                 let best = known.min_by_key(|addr| addr.ip().is_loopback());
@@ -133,7 +133,7 @@ impl Server {
         self.iroh.as_ref().map(|iroh| &iroh.endpoint)
     }
 
-    /// Where TCP is served, as it was bound.
+    /// The bound address of the TCP listener.
     pub fn tcp_addr(&self) -> Option<SocketAddr> {
         self.tcp.as_ref().map(TcpAcceptor::local_addr)
     }
@@ -146,25 +146,25 @@ impl Server {
         }
     }
 
-    /// The transport that was asked for and could not be bound, where [`Require::Any`] let the server go on without.
+    /// The transport that could not be bound, if [`Require::Any`] let the server go on without it.
     pub fn missing(&self) -> Option<&BindError> {
         self.missing.as_ref()
     }
 
-    /// The same, for somebody who does not go on after all.
+    /// Takes the bind error, for a caller that treats it as fatal.
     #[cfg(all(feature = "config", feature = "authorize"))]
     pub(crate) fn take_missing(&mut self) -> Option<BindError> {
         self.missing.take()
     }
 
-    /// A handle to end it with.
+    /// A handle that shuts the server down.
     pub fn handle(&self) -> ServerHandle {
         ServerHandle {
             stop: self.stop.clone(),
         }
     }
 
-    /// Serves until [`ServerHandle::shutdown`], and drains. `services` is tonic's server, which is given the connections and the signal.
+    /// Serves until [`ServerHandle::shutdown`], and drains. `services` runs tonic's server with the connections and the signal that it is given.
     ///
     /// # Errors
     /// As [`serve_with_shutdown`](Self::serve_with_shutdown).
@@ -180,7 +180,7 @@ impl Server {
     /// Serves until `signal` or [`ServerHandle::shutdown`], whichever comes first, and drains.
     ///
     /// # Errors
-    /// [`ServerError::Serve`], what tonic says.
+    /// [`ServerError::Serve`], with tonic's error.
     pub async fn serve_with_shutdown<S, F>(
         self,
         signal: impl Future<Output = ()> + Send + 'static,
@@ -198,21 +198,21 @@ impl Server {
             }
         }));
         let served = services(self.incoming, stopped).await;
-        // tonic has told everybody, and both acceptors bound what is left.
+        // tonic has sent its GOAWAYs, and both acceptors bound the time that is left.
         if let Some(tcp) = &self.tcp {
             tcp.drained().await;
         }
         if let Some(iroh) = &self.iroh {
             iroh.acceptor.drained().await;
             if let Err(error) = iroh.router.shutdown().await {
-                tracing::error!(%error, "a protocol handler beside tower-iroh's panicked");
+                tracing::error!(%error, "another protocol's handler on this endpoint panicked");
             }
         }
         served.map_err(ServerError::Serve)
     }
 }
 
-/// Resolves when a [`Server`] is to end: for `serve_with_incoming_shutdown`.
+/// Resolves when a [`Server`] must shut down: for `serve_with_incoming_shutdown`.
 #[must_use = "futures do nothing unless polled"]
 pub struct Stopped(Pin<Box<dyn Future<Output = ()> + Send>>);
 
@@ -230,14 +230,14 @@ impl fmt::Debug for Stopped {
     }
 }
 
-/// Ends a [`Server`]. Clones end the same.
+/// Shuts a [`Server`] down. Clones shut down the same server.
 #[derive(Clone, Debug)]
 pub struct ServerHandle {
     stop: CancellationToken,
 }
 
 impl ServerHandle {
-    /// Begins the drain. The server's own future says when it is over. Asking again changes nothing.
+    /// Begins the drain. The server's own future ends when the drain is over. Calling this again changes nothing.
     pub fn shutdown(&self) {
         self.stop.cancel();
     }

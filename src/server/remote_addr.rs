@@ -7,10 +7,10 @@ use tower::{Layer, Service};
 
 use crate::peer::PeerInfo;
 
-/// A server layer that tells each request the caller's socket address, where the path of the moment has one.
+/// A server layer that gives each request the caller's socket address, if the current path has one.
 ///
-/// tonic reads `remote_addr` from an extension of its TCP transport, and a connection can put only one extension into
-/// its requests; ours is [`PeerInfo`]. This layer derives the other, over iroh and over [TCP](crate::tcp). Calls through a relay have no address.
+/// tonic reads `remote_addr` from an extension of its own TCP transport. A connection can put only one extension into its
+/// requests, and ours is [`PeerInfo`]. This layer adds tonic's from it, over iroh and over [TCP](crate::tcp). Calls through a relay have no address.
 ///
 /// ```
 /// let server = tonic::transport::Server::builder().layer(tower_iroh::RemoteAddrLayer);

@@ -23,7 +23,7 @@ on_both_arms! {
     client_vanished_mid_call
 }
 
-/// Pings that notice a vanished peer within half a second instead of the default's minute.
+/// Pings that notice a vanished peer within three seconds instead of the default's minute.
 fn watchful(links: LinksBuilder) -> LinksBuilder {
     links.health_interval(Duration::from_millis(200))
 }

@@ -280,8 +280,9 @@ async fn a_peer_that_connects_and_stalls_is_closed_by_pings(arm: Arm) {
     let took = start.elapsed();
     // We closed the connection, and it is the peer that was lost.
     assert_eq!(ended, Err((ErrorKind::Lost, Code::Unavailable)));
-    // Two pings, each after an interval and for as long.
-    assert!(took >= every * 4 && took < every * 20, "{took:?}");
+    // Two pings, each after an interval. A ping is given a second at least, so that a short interval closes no healthy path.
+    let two_pings = (every + Duration::from_secs(1)) * 2;
+    assert!(took >= two_pings && took < two_pings * 2, "{took:?}");
     until("the slot's return", || caller.links.connections() == 0).await;
     stalling.abort();
 }

@@ -22,21 +22,21 @@ const WAITING: usize = 64;
 /// one. Lanes that were not taken by then are refused, so that their clients call elsewhere at once.
 #[derive(Debug)]
 pub struct Incoming {
-    lanes: Taker<QuicIo>,
+    lanes: HandoverReceiver<QuicIo>,
     draining: CancellationToken,
     stopped: Pin<Box<WaitForCancellationFutureOwned>>,
 }
 
 impl Incoming {
     /// An empty stream, and the way for lanes into it. `draining` is cancelled when it is dropped, and cancelling it ends the stream.
-    pub(super) fn new(draining: CancellationToken) -> (Giver<QuicIo>, Self) {
-        let (giver, taker) = handover();
+    pub(super) fn new(draining: CancellationToken) -> (HandoverSender<QuicIo>, Self) {
+        let (sender, receiver) = handover();
         let incoming = Self {
-            lanes: taker,
+            lanes: receiver,
             stopped: Box::pin(draining.clone().cancelled_owned()),
             draining,
         };
-        (giver, incoming)
+        (sender, incoming)
     }
 }
 
@@ -63,34 +63,34 @@ impl Drop for Incoming {
 /// A channel that loses nothing when its receiver closes: each item was either taken, or comes back to one of the two sides.
 ///
 /// tokio's channel alone does not promise that. A sender that has its permit when the receiver closes still sends, and nobody receives.
-fn handover<T>() -> (Giver<T>, Taker<T>) {
-    let (sender, items) = mpsc::channel(WAITING);
+fn handover<T>() -> (HandoverSender<T>, HandoverReceiver<T>) {
+    let (lanes, items) = mpsc::channel(WAITING);
     let open = Arc::new(Mutex::new(true));
-    let giver = Giver {
-        items: sender,
+    let sender = HandoverSender {
+        items: lanes,
         open: open.clone(),
     };
-    (giver, Taker { items, open })
+    (sender, HandoverReceiver { items, open })
 }
 
 /// The sending side of a handover.
 #[derive(Debug)]
-pub(super) struct Giver<T> {
+pub(super) struct HandoverSender<T> {
     items: mpsc::Sender<T>,
     /// Held during each send, so that none happens after the close.
     open: Arc<Mutex<bool>>,
 }
 
-impl<T> Giver<T> {
+impl<T> HandoverSender<T> {
     /// Waits until there is space, and hands the item over. It comes back if the receiver has closed.
-    pub(super) async fn give(&self, item: T) -> Result<(), T> {
+    pub(super) async fn send(&self, item: T) -> Result<(), T> {
         match self.items.reserve().await {
-            Ok(permit) => self.send(permit, item),
+            Ok(permit) => self.send_with(permit, item),
             Err(_) => Err(item),
         }
     }
 
-    fn send(&self, permit: mpsc::Permit<'_, T>, item: T) -> Result<(), T> {
+    fn send_with(&self, permit: mpsc::Permit<'_, T>, item: T) -> Result<(), T> {
         let open = lock(&self.open);
         if !*open {
             return Err(item);
@@ -102,12 +102,12 @@ impl<T> Giver<T> {
 
 /// The receiving side of a handover.
 #[derive(Debug)]
-struct Taker<T> {
+struct HandoverReceiver<T> {
     items: mpsc::Receiver<T>,
     open: Arc<Mutex<bool>>,
 }
 
-impl<T> Taker<T> {
+impl<T> HandoverReceiver<T> {
     /// Takes nothing more; what was handed over and not taken.
     fn close(&mut self) -> Vec<T> {
         *lock(&self.open) = false;
@@ -124,23 +124,23 @@ mod tests {
 
     #[tokio::test]
     async fn an_item_in_flight_at_the_close_comes_back() {
-        let (giver, mut taker) = handover();
-        giver.give("waits").await.expect("open");
-        let permit = giver.items.reserve().await.expect("open");
-        assert_eq!(taker.close(), ["waits"]);
-        assert_eq!(giver.send(permit, "in flight"), Err("in flight"));
-        assert_eq!(giver.give("late").await, Err("late"));
+        let (sender, mut receiver) = handover();
+        sender.send("waits").await.expect("open");
+        let permit = sender.items.reserve().await.expect("open");
+        assert_eq!(receiver.close(), ["waits"]);
+        assert_eq!(sender.send_with(permit, "in flight"), Err("in flight"));
+        assert_eq!(sender.send("late").await, Err("late"));
     }
 
     #[tokio::test]
     async fn an_item_that_waits_for_space_comes_back() {
-        let (giver, mut taker) = handover();
+        let (sender, mut receiver) = handover();
         for number in 0..WAITING {
-            giver.give(number).await.expect("space");
+            sender.send(number).await.expect("space");
         }
-        let mut waits = task::spawn(giver.give(WAITING));
+        let mut waits = task::spawn(sender.send(WAITING));
         assert_pending!(waits.poll());
-        assert_eq!(taker.close().len(), WAITING);
+        assert_eq!(receiver.close().len(), WAITING);
         assert!(waits.is_woken());
         assert_ready_eq!(waits.poll(), Err(WAITING));
     }

@@ -73,7 +73,7 @@ pub struct Acceptor {
 #[derive(Debug)]
 struct Shared {
     settings: AcceptorConfig,
-    lanes: incoming::Giver<QuicIo>,
+    lanes: incoming::HandoverSender<QuicIo>,
     /// Cancelled once `Incoming` is dropped.
     draining: CancellationToken,
     handshakes: AtomicUsize,

@@ -129,7 +129,7 @@ impl Streams {
         let gate = self.gates.as_ref().map(|gates| gates.gate(&self.proof));
         let (shared, lane) = (self.shared.clone(), lane.behind(gate));
         self.handing_over.spawn(async move {
-            if let Err(lane) = shared.lanes.give(lane).await {
+            if let Err(lane) = shared.lanes.send(lane).await {
                 lane.refuse(reset::DRAINING);
             }
         });

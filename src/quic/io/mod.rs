@@ -38,7 +38,7 @@ pub struct QuicIo {
     info: PeerInfo,
     priority: StreamPriority,
     activity: std::sync::Arc<Activity>,
-    /// Told when the stream has been let go; the server's count of lanes hangs on it.
+    /// Called when the stream ends: it uncounts the server's lane.
     release: Option<Release>,
     corking: Corking,
     /// While the connection's handshake is not complete, on the server's side.
@@ -46,23 +46,22 @@ pub struct QuicIo {
     copies: Option<LaneCopies>,
 }
 
-/// Whether a small write lets the rest of the runtime have a turn first, so that what other calls have to say by then
-/// goes in the same packet.
+/// Whether a small write yields to the runtime first, so that what other calls write by then goes into the same packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Corking {
     Never,
     /// The next small write waits.
     Armed,
-    /// It has waited; everything goes until the next flush.
+    /// It has waited; every write goes out until the next flush.
     Waited,
 }
 
-/// From here on a write fills most of a packet by itself.
+/// A write of this size fills most of a packet by itself.
 const SMALL_WRITE: usize = 1024;
 
-/// What is done with the sending side once nobody writes any more.
+/// Called when nobody writes to the stream any more.
 ///
-/// It is given the sending side where that ended well; what was reset has nothing more to be received.
+/// It gets the sending side if that ended well; after a reset the peer receives nothing more.
 pub(crate) struct Release(pub(crate) Box<LetGo>);
 
 type LetGo = dyn FnOnce(Option<&SendStream>) + Send + Sync;
@@ -80,7 +79,7 @@ impl QuicIo {
         activities: &Activities,
     ) -> Self {
         let priority = StreamPriority::new(info.urgency(), Instant::now());
-        // It fails on a stream that is closed already, which the first write says better.
+        // It fails on a stream that is closed already; the first write gives the better error.
         let _ = send.set_priority(priority.priority());
         Self {
             send,
@@ -95,14 +94,14 @@ impl QuicIo {
         }
     }
 
-    /// Takes the peer's copies of what it writes on this stream, of which `read` bytes have been read, and sends copies of small
-    /// writes if `sends`. To be said before anything is written.
+    /// Uses the peer's copies of what it writes on this stream, of which `read` bytes have been read, and sends copies of small
+    /// writes if `sends`. Call this before anything is written.
     pub(crate) fn copied(mut self, copies: &Copies, read: u64, sends: bool) -> Self {
         self.copies = Some(copies.lane(&self.send, read, sends));
         self
     }
 
-    /// Holds back what a replay must not reach, until the handshake is over.
+    /// Holds back bytes that may be a replay until the handshake is over.
     pub(crate) fn behind(mut self, gate: Option<Gate>) -> Self {
         self.gate = gate.map(Box::new);
         self
@@ -115,14 +114,14 @@ impl QuicIo {
 
     /// Makes small writes wait for one turn of the scheduler.
     ///
-    /// For a writer that flushes after each call because it does not know of the others (hyper's client, whose calls come through
-    /// a task each). A write is a packet then, and a packet costs QUIC more than it costs TCP.
+    /// For a writer that flushes after each call because it does not know of the others, such as hyper's client. Each write would be
+    /// a packet, and a packet costs QUIC more than TCP.
     pub(crate) fn corked(mut self) -> Self {
         self.corking = Corking::Armed;
         self
     }
 
-    /// Whether a write of so many bytes is to wait; if so the task has been woken already.
+    /// Whether a write of so many bytes must wait; if so, the task has been woken already.
     fn waits(&mut self, cx: &Context<'_>, bytes: usize) -> bool {
         let waits = self.corking == Corking::Armed && bytes < SMALL_WRITE;
         if waits {
@@ -138,7 +137,7 @@ impl QuicIo {
 
     /// Ends the stream in both directions with a code.
     pub(crate) fn refuse(mut self, code: VarInt) {
-        // Each fails where the peer was faster, and then there is nothing to refuse.
+        // Each fails if the peer was faster, and then there is nothing to refuse.
         let _ = self.send.reset(code);
         let _ = self.recv.stop(code);
         if let Some(Release(release)) = self.release.take() {
@@ -146,7 +145,7 @@ impl QuicIo {
         }
     }
 
-    /// Who is at the other end.
+    /// The peer at the other end.
     pub fn peer_info(&self) -> &PeerInfo {
         &self.info
     }
@@ -156,7 +155,7 @@ impl QuicIo {
         copies.is_some_and(|copies| copies.wanted(bytes))
     }
 
-    /// Counts what the stream has taken, of which `copied` is to be sent again.
+    /// Counts the bytes that the stream has taken; `copied` are sent again.
     fn wrote(&mut self, bytes: usize, copied: Option<&[u8]>) {
         if let Some(copies) = &mut self.copies {
             copies.wrote(bytes, copied);
@@ -166,7 +165,7 @@ impl QuicIo {
         }
     }
 
-    /// Reads the stream and its copies, through the gate where there is one.
+    /// Reads the stream and its copies, through the gate if there is one.
     fn poll_stream(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let mut source = Source {
             recv: &mut self.recv,
@@ -187,7 +186,7 @@ impl QuicIo {
     }
 }
 
-/// The stream, and what came of it as copies.
+/// The stream and the copies of it that came.
 struct Source<'a> {
     recv: &'a mut RecvStream,
     copies: Option<&'a mut LaneCopies>,
@@ -209,10 +208,10 @@ impl AsyncRead for Source<'_> {
 
 impl Drop for QuicIo {
     fn drop(&mut self) {
-        // Nobody will read what is left, and whoever keeps the activity must not take that for a stall.
+        // Nobody reads the rest, which must not look like a stall to an owner that keeps the activity.
         self.activity.waits();
         if let Some(Release(release)) = self.release.take() {
-            // It fails where the stream was finished, reset or lost before: nothing is left to send then.
+            // It fails if the stream was finished, reset or lost before: nothing is left to send then.
             let _ = self.send.finish();
             release(Some(&self.send));
         }
@@ -264,8 +263,8 @@ impl AsyncWrite for QuicIo {
         }
     }
 
-    /// HTTP/2 writes a frame's head and its payload as two slices. Handing them over in one go takes the connection's
-    /// lock and wakes its driver once instead of twice; QUIC copies what it is given in any case.
+    /// HTTP/2 writes a frame's head and its payload as two slices. Handing them over together takes the connection's
+    /// lock and wakes its driver once instead of twice; QUIC copies the bytes in any case.
     fn poll_write_vectored(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -311,13 +310,13 @@ impl AsyncWrite for QuicIo {
         if self.corking == Corking::Waited {
             self.corking = Corking::Armed;
         }
-        // The connection's driver sends what was written; there is nothing to push.
+        // The connection's driver sends the bytes by itself.
         Poll::Ready(Ok(()))
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        // QUIC gives the ids of streams whose early data was rejected to other streams, and `finish` does not ask which one it ends: dropping
-        // does, and comes right after.
+        // QUIC reuses the ids of streams whose early data was rejected, and `finish` could end another stream. Dropping checks, and follows
+        // right after.
         if !self.recv.is_0rtt() {
             // A stream that is closed already is as shut down as it gets.
             let _ = self.send.finish();
