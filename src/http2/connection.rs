@@ -4,6 +4,7 @@
 //! (`docs/decisions/h2-without-hyper.md`).
 
 use std::{
+    convert::Infallible,
     fmt,
     future::poll_fn,
     pin::Pin,
@@ -14,11 +15,16 @@ use std::{
 use bytes::Bytes;
 use http::Request;
 use http_body::Body;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    sync::oneshot,
+    time::Instant,
+};
 use tokio_util::task::AbortOnDropHandle;
 use tower_iroh_layers::peek::Peeked;
 
-use crate::error::Error;
+use super::{driver, set::StreamLimit};
+use crate::{error::Error, pool::Runtime};
 
 /// How much a lane's peer may send ahead of its readers: on one call, and on all of them together. They bound what a
 /// slow reader makes us hold. They are not the knob for the network's speed (h2 allows small frames by half of the
@@ -39,52 +45,76 @@ pub(crate) trait Explain: fmt::Debug + Send + Sync {
     fn is_refused(&self, error: &h2::Error) -> bool;
 }
 
-/// The client's side of an HTTP/2 connection. Dropping it ends the connection and its task.
+/// The client's side of an HTTP/2 connection. When the last clone of its `Arc` is dropped, the task that moves its frames says goodbye and ends.
 #[derive(Debug)]
 pub(crate) struct Http2 {
     requests: h2::client::SendRequest<Bytes>,
     beneath: Arc<dyn Explain>,
-    _driver: AbortOnDropHandle<()>,
+    ended: Arc<OnceLock<Instant>>,
+    _used: oneshot::Sender<Infallible>,
 }
 
 impl Http2 {
-    /// Begins a connection. Sends the preface and waits for nothing.
-    pub(crate) async fn handshake<IO>(io: IO, beneath: Arc<dyn Explain>) -> Result<Self, h2::Error>
+    /// Begins a connection on `runtime`. Sends the preface and waits for nothing.
+    pub(crate) async fn handshake<IO>(
+        io: IO,
+        beneath: Arc<dyn Explain>,
+        runtime: &Runtime,
+        limit: StreamLimit,
+    ) -> Result<Self, Error>
     where
         IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        Ok(Self::handshake_with_pings(io, beneath).await?.0)
+        let begun = Self::handshake_with_pings(io, beneath, runtime, limit).await;
+        Ok(begun?.0)
     }
 
     /// The same, and a handle to ping the peer with.
     pub(crate) async fn handshake_with_pings<IO>(
         io: IO,
         beneath: Arc<dyn Explain>,
-    ) -> Result<(Self, Option<h2::PingPong>), h2::Error>
+        runtime: &Runtime,
+        limit: StreamLimit,
+    ) -> Result<(Self, Option<h2::PingPong>), Error>
     where
         IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let (requests, mut connection) = h2::client::Builder::new()
+        let handshake = h2::client::Builder::new()
             .initial_window_size(CALL_WINDOW)
             .initial_connection_window_size(LANE_WINDOW)
             .max_header_list_size(MAX_HEADER_LIST)
             // Calls that were dropped may still be answered for a moment; what is remembered of them is not held against us.
             .max_concurrent_reset_streams(RESET_CALLS)
             .enable_push(false)
-            .handshake(io)
-            .await?;
+            .handshake(io);
+        let (requests, mut connection) = handshake.await.map_err(|error| beneath.explain(error))?;
         let pings = connection.ping_pong();
-        let driver = tokio::spawn(async move {
-            if let Err(error) = connection.await {
-                tracing::debug!(%error, "a lane ended");
-            }
-        });
+        let (used, unused) = oneshot::channel();
+        let ended = Arc::<OnceLock<_>>::default();
+        let note_end = NoteEnd(ended.clone());
+        let driver = runtime.spawn(async move {
+            let _note_end = note_end;
+            driver::drive(connection, unused, limit).await;
+        })?;
+        // It ends by itself, soon after `used` is dropped.
+        drop(driver.detach());
         let http2 = Self {
             requests,
             beneath,
-            _driver: AbortOnDropHandle::new(driver),
+            ended,
+            _used: used,
         };
         Ok((http2, pings))
+    }
+
+    /// Why the peer took none of the calls on this connection, and when it said so.
+    pub(super) fn refusal(&self) -> Option<(Error, Instant)> {
+        let Err(error) = self.ready() else {
+            return None;
+        };
+        let at = self.ended.get().copied().unwrap_or_else(Instant::now);
+        let is_refused = self.beneath.is_refused(&error);
+        is_refused.then(|| (self.explain(error), at))
     }
 
     /// What an error of this connection means for its call.
@@ -118,6 +148,15 @@ impl Http2 {
             Poll::Ready(Err(error)) => Err(error),
             Poll::Ready(Ok(())) | Poll::Pending => Ok(Ready { requests }),
         }
+    }
+}
+
+/// Notes when a connection ended, however it did.
+struct NoteEnd(Arc<OnceLock<Instant>>);
+
+impl Drop for NoteEnd {
+    fn drop(&mut self) {
+        let _ = self.0.set(Instant::now());
     }
 }
 

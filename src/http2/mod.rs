@@ -5,12 +5,15 @@
 
 mod carries;
 mod connection;
+mod driver;
 mod lanes;
 mod permits;
 mod set;
+mod stream;
 
 pub use lanes::{LaneConfig, Lanes};
 
 pub(crate) use carries::Carries;
 pub(crate) use connection::{Explain, Http2, Ready};
-pub(crate) use set::{LanePermit, LaneSet, Opener};
+pub(crate) use set::{Gate, GateGuard, LanePermit, LaneSet, NoStream, Opener, StreamLimit};
+pub(crate) use stream::REOPENING;

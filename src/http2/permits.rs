@@ -1,11 +1,10 @@
-//! A lane's places for calls: bounded, given to the most urgent who waits, first come first served among equals.
+//! A lane's permits: each lets one call onto one stream of the lane. They go to the most urgent call that waits, in order of arrival among equals.
 //!
-//! Who owns readiness: nobody before a call; a call takes its place inside its own future. What a dropped future leaves behind:
-//! nothing, whether it was waiting or had been given a place that it had not seen yet. Who wakes whom: whoever gives up a
-//! place hands it to the first in the queue and wakes that one alone.
+//! Readiness: `acquire` does nothing before it is polled. Cancel safety: a dropped [`Acquire`] leaves nothing behind, whether it was waiting or had
+//! been given a permit that it had not seen yet. Wake-ups: a call that gives up its permit hands it to the first in the queue and wakes that one alone.
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::{BTreeMap, HashMap},
     pin::Pin,
     sync::{Arc, Mutex, MutexGuard},
     task::{Context, Poll, Waker},
@@ -14,7 +13,8 @@ use std::{
 use tower_iroh_layers::Urgency;
 
 use crate::lock::lock;
-/// The places of one lane.
+
+/// The permits of one lane. Clones share.
 #[derive(Clone, Debug)]
 pub(crate) struct Permits {
     shared: Arc<Shared>,
@@ -23,41 +23,125 @@ pub(crate) struct Permits {
 #[derive(Debug)]
 struct Shared {
     state: Mutex<State>,
+    calls_per_stream: usize,
     max_waiting: usize,
 }
 
 #[derive(Debug)]
 struct State {
-    free: usize,
+    streams: Box<[Stream]>,
+    /// Whether calls go where there are fewest, instead of filling one stream before the next.
+    spread: bool,
+    /// No further permit is given.
+    closed: bool,
     /// In the order in which they are served: the more urgent first, then the earlier.
     waiting: BTreeMap<(Urgency, u64), Waker>,
-    /// Given a place, and not polled since.
-    given: HashSet<u64>,
+    /// Calls that were given a permit and have not been polled since, with their stream.
+    given: HashMap<u64, usize>,
     next: u64,
 }
 
+#[derive(Clone, Debug)]
+struct Stream {
+    calls: usize,
+    /// How many calls it takes. More may be there, from before it was lowered.
+    limit: usize,
+    /// The peer has said how many it takes; until then a stream goes by what the others were told.
+    told: bool,
+}
+
 impl Permits {
-    pub(crate) fn new(places: usize, max_waiting: usize) -> Self {
+    pub(crate) fn new(streams: usize, calls_per_stream: usize, max_waiting: usize) -> Self {
+        let stream = Stream {
+            calls: 0,
+            limit: calls_per_stream,
+            told: false,
+        };
         Self {
             shared: Arc::new(Shared {
                 state: Mutex::new(State {
-                    free: places,
+                    streams: vec![stream; streams].into(),
+                    spread: false,
+                    closed: false,
                     waiting: BTreeMap::new(),
-                    given: HashSet::new(),
+                    given: HashMap::new(),
                     next: 0,
                 }),
+                calls_per_stream,
                 max_waiting,
             }),
         }
     }
 
-    /// Waits for a place.
+    /// Waits for a permit.
     pub(crate) fn acquire(&self, urgency: Urgency) -> Acquire {
         Acquire {
             shared: self.shared.clone(),
             urgency,
             ticket: None,
         }
+    }
+
+    /// Whether calls are spread over the streams, from the next one on.
+    pub(crate) fn spread(&self, spread: bool) {
+        self.shared.lock().spread = spread;
+    }
+
+    /// The peer takes at most `calls` at once on this stream. Permits that are out stay. At least one call is let in, so that a stream that takes none for
+    /// now has somebody to notice when it ends.
+    pub(crate) fn limit(&self, stream: usize, calls: usize) {
+        let mut state = self.shared.lock();
+        let limit = calls.clamp(1, self.shared.calls_per_stream);
+        for (index, other) in state.streams.iter_mut().enumerate() {
+            if index == stream {
+                other.told = true;
+                other.limit = limit;
+            } else if !other.told {
+                other.limit = limit;
+            }
+        }
+        drop(state);
+        while self.shared.give() {}
+    }
+
+    /// Refuses everybody who waits, and everybody who asks from now on. Permits that are out stay.
+    pub(crate) fn close(&self) {
+        let mut state = self.shared.lock();
+        state.closed = true;
+        let waiting = std::mem::take(&mut state.waiting);
+        drop(state);
+        for waker in waiting.into_values() {
+            waker.wake();
+        }
+    }
+}
+
+impl State {
+    /// Lets a call onto a stream, and says which, where one has room.
+    fn take(&mut self) -> Option<usize> {
+        let mut with_room = self.streams.iter().enumerate();
+        let mut with_room = with_room
+            .by_ref()
+            .filter(|(_, stream)| stream.calls < stream.limit);
+        let (index, _) = if self.spread {
+            with_room.min_by_key(|(_, stream)| stream.calls)
+        } else {
+            // A further stream is opened only when those before it are full, so that few calls share the packets of few streams.
+            with_room.next()
+        }?;
+        self.streams[index].calls += 1;
+        Some(index)
+    }
+
+    /// Gives a permit to the first in the queue, where there are both. The caller wakes it.
+    fn give(&mut self) -> Option<Waker> {
+        if self.waiting.is_empty() {
+            return None;
+        }
+        let stream = self.take()?;
+        let ((_, ticket), waker) = self.waiting.pop_first()?;
+        self.given.insert(ticket, stream);
+        Some(waker)
     }
 }
 
@@ -66,68 +150,94 @@ impl Shared {
         lock(&self.state)
     }
 
-    fn leave(&self) {
+    /// Whether somebody was given a permit.
+    fn give(&self) -> bool {
+        let given = self.lock().give();
+        given.map(Waker::wake).is_some()
+    }
+
+    fn leave(&self, stream: usize) {
         let mut state = self.lock();
-        let Some(((_, ticket), waker)) = state.waiting.pop_first() else {
-            state.free += 1;
-            return;
-        };
-        state.given.insert(ticket);
+        state.streams[stream].calls -= 1;
+        let next = state.give();
         drop(state);
-        waker.wake();
+        if let Some(waker) = next {
+            waker.wake();
+        }
     }
 }
 
-/// A place in a lane; dropping it gives it up.
+/// A call's place on a stream of the lane; dropping it gives it up.
 #[derive(Debug)]
 pub(crate) struct Permit {
     shared: Arc<Shared>,
+    stream: usize,
+}
+
+impl Permit {
+    /// Which of the lane's streams the call goes on.
+    pub(crate) fn stream(&self) -> usize {
+        self.stream
+    }
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        self.shared.leave();
+        self.shared.leave(self.stream);
     }
 }
 
-/// Too many wait already.
+/// Why there is no permit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct QueueFull;
+pub(crate) enum NoPermit {
+    /// Too many wait already.
+    QueueFull,
+    /// The lane takes no further call.
+    Closed,
+}
 
-/// The wait for a place.
+/// The wait for a permit.
 #[derive(Debug)]
 pub(crate) struct Acquire {
     shared: Arc<Shared>,
     urgency: Urgency,
-    /// The number in the queue, from the first poll that found no place until the place is taken.
+    /// The number in the queue, from the first poll that found no room until the permit is taken.
     ticket: Option<u64>,
 }
 
 impl Future for Acquire {
-    type Output = Result<Permit, QueueFull>;
+    type Output = Result<Permit, NoPermit>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = &mut *self;
         let mut state = this.shared.lock();
-        match this.ticket {
-            None if state.free > 0 => {
-                // Whoever waits was not given this place, so nobody waits: places go to the queue first.
-                state.free -= 1;
-            }
-            None => {
-                if state.waiting.len() >= this.shared.max_waiting {
-                    return Poll::Ready(Err(QueueFull));
+        let stream = match this.ticket {
+            None if state.closed => return Poll::Ready(Err(NoPermit::Closed)),
+            // Whatever has room here was not given to those who wait, so nobody waits: permits go to the queue first.
+            None => match state.take() {
+                Some(stream) => stream,
+                None if state.waiting.len() >= this.shared.max_waiting => {
+                    return Poll::Ready(Err(NoPermit::QueueFull));
                 }
-                let ticket = state.next;
-                state.next += 1;
-                state
-                    .waiting
-                    .insert((this.urgency, ticket), cx.waker().clone());
-                this.ticket = Some(ticket);
-                return Poll::Pending;
-            }
-            Some(ticket) => {
-                if !state.given.remove(&ticket) {
+                None => {
+                    let ticket = state.next;
+                    state.next += 1;
+                    let key = (this.urgency, ticket);
+                    state.waiting.insert(key, cx.waker().clone());
+                    this.ticket = Some(ticket);
+                    return Poll::Pending;
+                }
+            },
+            Some(ticket) => match state.given.remove(&ticket) {
+                Some(stream) => {
+                    this.ticket = None;
+                    stream
+                }
+                None if state.closed => {
+                    this.ticket = None;
+                    return Poll::Ready(Err(NoPermit::Closed));
+                }
+                None => {
                     let key = (this.urgency, ticket);
                     let old = state.waiting.insert(key, cx.waker().clone());
                     // Dropping a waker can run code of others, who may want this lock.
@@ -135,12 +245,12 @@ impl Future for Acquire {
                     drop(old);
                     return Poll::Pending;
                 }
-                this.ticket = None;
-            }
-        }
+            },
+        };
         drop(state);
         Poll::Ready(Ok(Permit {
             shared: this.shared.clone(),
+            stream,
         }))
     }
 }
@@ -149,15 +259,14 @@ impl Drop for Acquire {
     fn drop(&mut self) {
         let Some(ticket) = self.ticket else { return };
         let mut state = self.shared.lock();
-        if let Some(waker) = state.waiting.remove(&(self.urgency, ticket)) {
-            drop(state);
-            drop(waker);
-            return;
-        }
-        // The place had been given and was never seen: on to the next.
-        state.given.remove(&ticket);
+        let waker = state.waiting.remove(&(self.urgency, ticket));
+        // Given and never seen: on to the next.
+        let given = state.given.remove(&ticket);
         drop(state);
-        self.shared.leave();
+        drop(waker);
+        if let Some(stream) = given {
+            self.shared.leave(stream);
+        }
     }
 }
 
@@ -172,7 +281,7 @@ mod tests {
 
     #[test]
     fn the_more_urgent_goes_first_and_equals_by_arrival() {
-        let permits = Permits::new(1, 10);
+        let permits = Permits::new(1, 1, 10);
         let permit =
             assert_ready!(task::spawn(permits.acquire(Urgency::BULK)).poll()).expect("a permit");
         let mut bulk = task::spawn(permits.acquire(Urgency::BULK));
@@ -190,7 +299,7 @@ mod tests {
 
     #[test]
     fn a_waiter_who_leaves_with_an_unseen_place_passes_it_on() {
-        let permits = Permits::new(1, 10);
+        let permits = Permits::new(1, 1, 10);
         let permit =
             assert_ready!(task::spawn(permits.acquire(Urgency::BULK)).poll()).expect("a permit");
         let mut gone = task::spawn(permits.acquire(Urgency::CONTROL));
@@ -205,57 +314,140 @@ mod tests {
 
     #[test]
     fn a_full_queue_refuses() {
-        let permits = Permits::new(1, 1);
+        let permits = Permits::new(1, 1, 1);
         let _permit = assert_ready!(task::spawn(permits.acquire(Urgency::BULK)).poll());
         let mut waiting = task::spawn(permits.acquire(Urgency::BULK));
         assert_pending!(waiting.poll());
         let refused = assert_ready!(task::spawn(permits.acquire(Urgency::HIGHEST)).poll());
-        assert_eq!(refused.expect_err("crowded"), QueueFull);
+        assert_eq!(refused.expect_err("crowded"), NoPermit::QueueFull);
+    }
+
+    #[test]
+    fn closed_permits_let_all_go_who_wait() {
+        let permits = Permits::new(1, 1, 10);
+        let permit =
+            assert_ready!(task::spawn(permits.acquire(Urgency::BULK)).poll()).expect("a permit");
+        let mut waiting = task::spawn(permits.acquire(Urgency::BULK));
+        assert_pending!(waiting.poll());
+        permits.close();
+        assert!(waiting.is_woken());
+        let refused = assert_ready!(waiting.poll()).expect_err("closed");
+        assert_eq!(refused, NoPermit::Closed);
+        // Room is of no use any more.
+        drop(permit);
+        let refused = assert_ready!(task::spawn(permits.acquire(Urgency::HIGHEST)).poll());
+        assert_eq!(refused.expect_err("closed"), NoPermit::Closed);
+    }
+
+    #[test]
+    fn a_limit_holds_for_streams_that_were_told_nothing_and_room_goes_to_those_who_wait() {
+        let permits = Permits::new(2, 3, 10);
+        let acquire = || task::spawn(permits.acquire(Urgency::BULK));
+        let stream = || {
+            let permit = assert_ready!(acquire().poll()).expect("a permit");
+            (permit.stream(), permit)
+        };
+        let (first, second) = (stream(), stream());
+        assert_eq!((first.0, second.0), (0, 0));
+        permits.limit(0, 1);
+        // What is out stays, the next goes to the other stream, and that one takes one as well.
+        let third = stream();
+        assert_eq!(third.0, 1);
+        let mut waiting = [acquire(), acquire()];
+        for waiting in &mut waiting {
+            assert_pending!(waiting.poll());
+        }
+        drop(first);
+        assert!(!waiting[0].is_woken(), "one is there still");
+        // Told that it takes more, it lets all of them in.
+        permits.limit(1, 1000);
+        for waiting in &mut waiting {
+            let permit = assert_ready!(waiting.poll()).expect("a permit");
+            assert_eq!(permit.stream(), 1);
+            // It goes on with the next.
+            drop(permit);
+        }
+        permits.limit(1, 0);
+        drop((second, third));
+        let (first, second) = (stream(), stream());
+        assert_eq!((first.0, second.0), (0, 1), "one is let in everywhere");
     }
 
     proptest! {
         /// Every operation takes the one lock once, so the order of operations is all that a schedule can differ in.
         #[test]
         fn places_are_neither_lost_nor_made(
-            places in 1usize..4,
-            steps in proptest::collection::vec((0u8..3, any::<prop::sample::Index>(), 0u8..=7), 0..200),
+            streams in 1usize..4,
+            calls in 1usize..4,
+            steps in proptest::collection::vec((0u8..5, any::<prop::sample::Index>(), 0u8..=7), 0..200),
+            closes in any::<bool>(),
         ) {
-            let permits = Permits::new(places, 1000);
+            let permits = Permits::new(streams, calls, 1000);
             let mut acquiring = Vec::new();
             let mut held = Vec::new();
-            for (step, which, urgency) in steps {
+            // Before the first limit no stream has more calls than it takes.
+            let mut limited = false;
+            let last = steps.len() / 2;
+            for (n, (step, which, urgency)) in steps.into_iter().enumerate() {
                 match step {
+                    _ if closes && n == last => permits.close(),
                     0 => {
                         let urgency = Urgency::new(urgency).expect("in range");
                         let mut acquire = task::spawn(permits.acquire(urgency));
                         match acquire.poll() {
-                            Poll::Ready(permit) => held.push(permit.expect("a permit")),
+                            Poll::Ready(Ok(permit)) => held.push(permit),
+                            Poll::Ready(Err(error)) => prop_assert_eq!(error, NoPermit::Closed),
                             Poll::Pending => acquiring.push(acquire),
                         }
                     }
                     1 if !held.is_empty() => drop(held.swap_remove(which.index(held.len()))),
+                    2 => {
+                        limited = true;
+                        permits.limit(which.index(streams), usize::from(urgency));
+                    }
+                    3 => permits.spread(urgency > 3),
                     _ if !acquiring.is_empty() => {
                         // Polled, or dropped in whatever state it is.
                         let mut acquire = acquiring.swap_remove(which.index(acquiring.len()));
-                        if urgency > 3 && let Poll::Ready(permit) = acquire.poll() {
-                            held.push(permit.expect("a permit"));
+                        if urgency > 3 {
+                            match acquire.poll() {
+                                Poll::Ready(Ok(permit)) => held.push(permit),
+                                Poll::Ready(Err(error)) => prop_assert_eq!(error, NoPermit::Closed),
+                                Poll::Pending => acquiring.push(acquire),
+                            }
                         }
                     }
                     _ => {}
                 }
                 let state = permits.shared.lock();
-                prop_assert_eq!(state.free + held.len() + state.given.len(), places);
-                prop_assert!(state.free == 0 || state.waiting.is_empty(), "nobody waits beside a free permit");
-                prop_assert_eq!(state.waiting.len() + state.given.len(), acquiring.len());
+                let counted: usize = state.streams.iter().map(|stream| stream.calls).sum();
+                prop_assert_eq!(counted, held.len() + state.given.len());
+                for (index, stream) in state.streams.iter().enumerate() {
+                    let here = held.iter().filter(|permit| permit.stream == index).count();
+                    let given = state.given.values().filter(|stream| **stream == index).count();
+                    prop_assert_eq!(stream.calls, here + given);
+                    prop_assert!(stream.limit >= 1 && stream.limit <= calls);
+                    prop_assert!(limited || stream.calls <= calls);
+                    prop_assert!(stream.calls <= calls, "what was out fitted before");
+                    let has_room = stream.calls < stream.limit;
+                    prop_assert!(!has_room || state.waiting.is_empty(), "nobody waits beside room");
+                }
+                if state.closed {
+                    prop_assert!(state.waiting.is_empty(), "nobody waits for nothing");
+                } else {
+                    prop_assert_eq!(state.waiting.len() + state.given.len(), acquiring.len());
+                }
             }
             drop((acquiring, held));
-            prop_assert_eq!(permits.shared.lock().free, places);
+            let state = permits.shared.lock();
+            prop_assert!(state.streams.iter().all(|stream| stream.calls == 0));
+            prop_assert!(state.given.is_empty() && state.waiting.is_empty());
         }
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
     async fn threads_never_exceed_the_places_and_all_get_one() {
-        let permits = Permits::new(3, 10_000);
+        let permits = Permits::new(1, 3, 10_000);
         let inside = Arc::new(AtomicUsize::new(0));
         let calls: Vec<_> = (0..2_000u32)
             .map(|n| {
@@ -272,6 +464,6 @@ mod tests {
         for call in calls {
             call.await.expect("no panic");
         }
-        assert_eq!(permits.shared.lock().free, 3);
+        assert_eq!(permits.shared.lock().streams[0].calls, 0);
     }
 }

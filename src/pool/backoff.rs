@@ -13,14 +13,14 @@ pub(crate) struct Bounds {
 
 /// Exponential backoff: the wait doubles with each failure, with 20 % of jitter, as gRPC's connection backoff has it.
 #[derive(Clone, Debug)]
-pub(super) struct Backoff {
+pub(crate) struct Backoff {
     bounds: Bounds,
     failures: u32,
     until: Option<Instant>,
 }
 
 impl Backoff {
-    pub(super) fn new(bounds: Bounds) -> Self {
+    pub(crate) fn new(bounds: Bounds) -> Self {
         Self {
             bounds,
             failures: 0,
@@ -29,13 +29,13 @@ impl Backoff {
     }
 
     /// How long the next dial has to wait still; `None` when it is due.
-    pub(super) fn wait(&self, now: Instant) -> Option<Duration> {
+    pub(crate) fn wait(&self, now: Instant) -> Option<Duration> {
         let wait = self.until?.saturating_duration_since(now);
         (!wait.is_zero()).then_some(wait)
     }
 
     /// Counts a failure. `chance` is uniform in 0..1.
-    pub(super) fn failed(&mut self, now: Instant, chance: f64) {
+    pub(crate) fn failed(&mut self, now: Instant, chance: f64) {
         let doubled = self
             .bounds
             .min
@@ -50,12 +50,12 @@ impl Backoff {
     }
 
     /// Whoever calls now has waited long enough by a clock of its own: the next dial is due, and what has failed is not forgotten.
-    pub(super) fn hurry(&mut self) {
+    pub(crate) fn hurry(&mut self) {
         self.until = None;
     }
 
     /// The peer has shown signs of life: the next dial is due, and the next failure counts as the first.
-    pub(super) fn reset(&mut self) {
+    pub(crate) fn reset(&mut self) {
         self.failures = 0;
         self.until = None;
     }

@@ -45,6 +45,7 @@ pub use stats::{EarlyData, PeerStats};
 
 pub(crate) use address_book::AddressBook;
 pub(crate) use admission::{Admission, Admitted, Full, Limits, Refusals};
+pub(crate) use backoff::{Backoff, Bounds};
 pub(crate) use builder::LinksBuilder;
 pub(crate) use config::PoolConfig;
 pub(crate) use entry::Announce;

@@ -44,7 +44,7 @@ impl Runtime {
         F: Future<Output: Send + 'static> + Send + 'static,
     {
         let mut home = lock(&self.home);
-        if home.as_ref().is_none_or(|home| home.ended.is_cancelled()) {
+        if home.as_ref().is_none_or(Home::has_ended) {
             let current = Handle::try_current().map_err(|error| {
                 let message = "there is no tokio runtime to dial on; call from within one, or name one with `runtime`";
                 Error::new(ErrorKind::Internal, message).caused_by(error)
@@ -73,6 +73,12 @@ impl Home {
             ended,
             _sentinel: AbortOnDropHandle::new(sentinel),
         }
+    }
+
+    fn has_ended(&self) -> bool {
+        // A runtime that is ending may have many tasks to drop before the sentinel, and takes no new one.
+        let probe = AbortOnDropHandle::new(self.handle.spawn(std::future::pending::<()>()));
+        self.ended.is_cancelled() || probe.is_finished()
     }
 }
 

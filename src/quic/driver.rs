@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     error::{Error, ErrorKind},
-    http2::Carries,
+    http2::{Carries, GateGuard},
     peer::Path,
     pool::{End, PoolHandle, Pooled, Uses},
     wire::close,
@@ -38,6 +38,8 @@ const SILENCE_PING: Duration = Duration::from_millis(250);
 pub(super) struct Driver {
     pub(super) link: Weak<Link>,
     pub(super) uses: Uses,
+    /// A link that nobody watches over takes no further call: its connection or its runtime has ended.
+    pub(super) _gate: GateGuard,
     pub(super) connection: Connection,
     pub(super) activities: Activities,
     pub(super) copies: Copies,

@@ -8,11 +8,15 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use futures_util::future::BoxFuture;
 use iroh::{
     EndpointId,
-    endpoint::{Connection, OutgoingZeroRttConnection, VarInt, ZeroRttStatus},
+    endpoint::{
+        Connection, ConnectionError, OutgoingZeroRttConnection, RecvStream, SendStream, VarInt,
+        ZeroRttStatus,
+    },
 };
-use tokio::time::timeout;
+use tokio::time::{error::Elapsed, timeout};
 use tokio_util::task::AbortOnDropHandle;
 use tower_iroh_layers::{Incident, Urgency};
 
@@ -25,7 +29,7 @@ use super::{
 };
 use crate::{
     error::{Error, ErrorKind},
-    http2::{Carries, Explain, Http2, LaneSet, Lanes, Opener},
+    http2::{Carries, Explain, Http2, LaneSet, Lanes, Opener, StreamLimit},
     peer::{Path, PeerInfo, Proof, TransportKind},
     pool::{EarlyData, End, PeerStats, PoolHandle, Pooled, Runtime, Used, Uses},
     wire::{self, Kind, Preamble, close, reset},
@@ -37,14 +41,12 @@ use crate::{
 #[derive(Debug)]
 pub struct Link {
     peer: EndpointId,
-    carrier: Carrier,
+    carrier: Arc<Carrier>,
     proof: Proof,
     uses: Uses,
     lanes: LaneSet,
     activities: Activities,
     copies: Copies,
-    /// Takes no further call: the peer has said GOAWAY, or our pool has let it go.
-    retired: AtomicBool,
     /// It was closed because no ping was answered.
     unanswered: AtomicBool,
     ping_micros: AtomicU64,
@@ -96,13 +98,12 @@ impl Link {
     ) -> Arc<Self> {
         Arc::new(Self {
             peer,
-            carrier,
+            carrier: Arc::new(carrier),
             proof,
             uses,
             lanes: LaneSet::new(settings.lanes, settings.runtime.clone()),
             activities: Activities::default(),
             copies: Copies::new(),
-            retired: AtomicBool::new(false),
             unanswered: AtomicBool::new(false),
             ping_micros: AtomicU64::new(0),
             runtime: settings.runtime,
@@ -133,21 +134,29 @@ impl Link {
 
     /// Opens a stream of its own and says what it is for.
     pub(crate) async fn open_stream(&self, preamble: Preamble) -> Result<QuicIo, Error> {
-        let stream = match timeout(OPENING, self.carrier.open_bi()).await {
-            Ok(opened) => opened.map_err(|_| self.why_lost())?,
-            Err(_) => {
-                let full = Error::new(ErrorKind::Exhausted, "the peer allows no further stream");
-                return Err(full.at(self.peer()));
-            }
+        let opened = timeout(OPENING, self.carrier.open_bi()).await;
+        let mut stream = self.opened(opened, preamble)?;
+        tokio::io::AsyncWriteExt::write_all(&mut stream, &preamble.encode())
+            .await
+            .map_err(|_| self.why_lost())?;
+        Ok(stream)
+    }
+
+    fn opened(
+        &self,
+        opened: Result<Result<(SendStream, RecvStream), ConnectionError>, Elapsed>,
+        preamble: Preamble,
+    ) -> Result<QuicIo, Error> {
+        let Ok(opened) = opened else {
+            let full = Error::new(ErrorKind::Exhausted, "the peer allows no further stream");
+            return Err(full.at(self.peer()));
         };
+        let stream = opened.map_err(|_| self.why_lost())?;
         let info = PeerInfo::new(self.proof.clone(), preamble.urgency);
         let mut stream = QuicIo::new(stream, info, &self.activities);
         if preamble.kind == Kind::Http2 && self.lanes.copies(preamble.urgency) {
             stream = stream.copied(&self.copies, 0, true);
         }
-        tokio::io::AsyncWriteExt::write_all(&mut stream, &preamble.encode())
-            .await
-            .map_err(|_| self.why_lost())?;
         Ok(stream)
     }
 
@@ -250,20 +259,51 @@ fn refused(code: Option<VarInt>) -> Option<Error> {
 }
 
 impl Opener for Link {
-    async fn open(self: &Arc<Self>, urgency: Urgency) -> Result<Http2, Error> {
+    fn open(
+        self: &Arc<Self>,
+        urgency: Urgency,
+        limit: StreamLimit,
+    ) -> BoxFuture<'static, Result<Http2, Error>> {
+        let (carrier, runtime) = (self.carrier.clone(), self.runtime.clone());
+        let link = Arc::downgrade(self);
         let preamble = Preamble {
             kind: Kind::Http2,
             urgency,
         };
-        let stream = self.open_stream(preamble).await?;
-        let lane = Lane {
-            link: Arc::downgrade(self),
-            activity: stream.activity(),
-        };
-        Http2::handshake(stream, Arc::new(lane))
-            .await
-            .map_err(|error| self.own(Error::from_h2(error, self.closed())))
+        Box::pin(async move {
+            let opened = timeout(OPENING, carrier.open_bi()).await;
+            // Held for a moment only: the link owns this task.
+            let stream = match link.upgrade() {
+                Some(link) => link.opened(opened, preamble)?,
+                None => return Err(Error::new(ErrorKind::Closed, "the connection was closed")),
+            };
+            begin(stream, link, preamble, &runtime, limit).await
+        })
     }
+}
+
+/// Says what a stream is for, and begins HTTP/2 on it.
+async fn begin(
+    mut stream: QuicIo,
+    link: Weak<Link>,
+    preamble: Preamble,
+    runtime: &Runtime,
+    limit: StreamLimit,
+) -> Result<Http2, Error> {
+    let lost = |link: Option<Arc<Link>>| match link {
+        Some(link) => link.why_lost(),
+        None => Error::new(ErrorKind::Lost, "the lane was lost"),
+    };
+    let lane = Arc::new(Lane {
+        link: link.clone(),
+        activity: stream.activity(),
+    });
+    let begun = timeout(OPENING, async {
+        let said = tokio::io::AsyncWriteExt::write_all(&mut stream, &preamble.encode()).await;
+        said.map_err(|_| lost(link.upgrade()))?;
+        Http2::handshake(stream, lane, runtime, limit).await
+    });
+    begun.await.unwrap_or_else(|_| Err(lost(link.upgrade())))
 }
 
 /// One lane's stream: what its end means.
@@ -323,11 +363,11 @@ impl Pooled for Link {
     }
 
     fn usable(&self) -> bool {
-        !self.retired.load(Ordering::Acquire) && self.carrier.close_reason().is_none()
+        !self.lanes.gate().is_closed() && self.carrier.close_reason().is_none()
     }
 
     fn retire(&self) {
-        self.retired.store(true, Ordering::Release);
+        self.lanes.gate().close();
     }
 
     fn stats(&self) -> Option<PeerStats> {
@@ -354,6 +394,7 @@ impl Pooled for Link {
         let driver = Driver {
             link: Arc::downgrade(self),
             uses: self.uses.clone(),
+            _gate: self.lanes.gate().clone().close_on_drop(),
             connection: connection.clone(),
             activities: self.activities.clone(),
             copies: self.copies.clone(),
@@ -372,7 +413,7 @@ impl Pooled for Link {
 
 impl Drop for Link {
     fn drop(&mut self) {
-        let (code, reason) = if *self.retired.get_mut() {
+        let (code, reason) = if self.lanes.gate().is_closed() {
             (close::RETIRED, "replaced")
         } else {
             (close::CLIENT_CLOSED, "closed by the client")

@@ -2,6 +2,7 @@ use std::{
     future::Future,
     io,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll},
 };
 
@@ -11,7 +12,7 @@ use hyper_util::rt::TokioIo;
 use iroh::SecretKey;
 use tower::Service;
 
-use super::{TcpIo, TcpLinks, link::TcpLink};
+use super::{TcpIo, TcpLinks, health::ConnectionHealth, link::TcpLink};
 use crate::{
     error::{Error, ErrorKind},
     peer::Peer,
@@ -36,7 +37,7 @@ use crate::{
 /// # }
 /// ```
 ///
-/// Each tonic channel has a TCP connection of its own. Dials are paced as [`TcpLinks`] says; the rest is as with [`Connector`](crate::Connector): **errors**
+/// Each tonic channel has a TCP connection of its own: what refuses or ends one leaves the others alone. Dials are paced as [`TcpLinks`] says; the rest is as with [`Connector`](crate::Connector): **errors**
 /// are an [`Error`] with a [`tonic::Status`] in the source chain, of which [`ExactCodesLayer`](crate::ExactCodesLayer) tells the caller more than tonic does.
 ///
 /// **Readiness.** Always ready. What waits, waits in the future; dropped, it leaves nothing behind.
@@ -83,8 +84,10 @@ impl Service<Uri> for TcpConnector {
                 Error::new(ErrorKind::InvalidPeer, error.to_string()).caused_by(error)
             })?;
             let link = links.get(peer.id()).await?;
+            let (io, health) = link.connect().await?;
             Ok(TcpConnectorIo {
-                io: TokioIo::new(link.stream().await?),
+                io: TokioIo::new(io),
+                health,
                 link,
             })
         })
@@ -95,13 +98,14 @@ impl Service<Uri> for TcpConnector {
 #[derive(Debug)]
 pub struct TcpConnectorIo {
     io: TokioIo<TcpIo>,
+    health: Arc<ConnectionHealth>,
     link: Use<TcpLink>,
 }
 
 impl TcpConnectorIo {
     /// What a failure means for the calls goes into the error, for [`ExactCodesLayer`](crate::ExactCodesLayer).
     fn checked<T>(&self, result: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
-        result.map_err(|error| self.link.why_lost().to_io(error.kind()))
+        result.map_err(|error| self.link.why_lost(&self.health).to_io(error.kind()))
     }
 }
 
@@ -112,9 +116,10 @@ impl Read for TcpConnectorIo {
         buf: ReadBufCursor<'_>,
     ) -> Poll<io::Result<()>> {
         let result = Pin::new(&mut self.io).poll_read(cx, buf);
-        if result.is_ready() && self.link.is_refused() {
+        if result.is_ready() && self.health.refused() {
             // hyper would say no more of a GOAWAY than that the connection is closed.
-            let refused = self.link.why_lost().to_io(io::ErrorKind::ConnectionRefused);
+            let refused = self.link.why_lost(&self.health);
+            let refused = refused.to_io(io::ErrorKind::ConnectionRefused);
             return Poll::Ready(Err(refused));
         }
         self.checked(result)

@@ -158,11 +158,11 @@ async fn race(addrs: &[SocketAddr]) -> io::Result<(TcpStream, SocketAddr, Durati
 pub(super) fn prepare(stream: &TcpStream, keep_alive: Duration) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let socket = SockRef::from(stream);
-    // The kernels count in seconds.
-    let third = (keep_alive / 3).max(Duration::from_secs(1));
+    // The kernels count in seconds. A user time-out below that would end a connection for one lost packet.
+    let keep_alive = keep_alive.max(Duration::from_secs(1));
     let probes = TcpKeepalive::new()
-        .with_time(keep_alive.max(Duration::from_secs(1)))
-        .with_interval(third);
+        .with_time(keep_alive)
+        .with_interval((keep_alive / 3).max(Duration::from_secs(1)));
     #[cfg(target_os = "linux")]
     let probes = probes.with_retries(3);
     socket.set_tcp_keepalive(&probes)?;
@@ -170,4 +170,23 @@ pub(super) fn prepare(stream: &TcpStream, keep_alive: Duration) -> io::Result<()
     #[cfg(target_os = "linux")]
     socket.set_tcp_user_timeout(Some(keep_alive * 2))?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[cfg(target_os = "linux")]
+    #[tokio::test]
+    async fn a_silent_peer_has_two_seconds_at_least() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await;
+        let listener = listener.expect("bound");
+        let addr = listener.local_addr().expect("an address");
+        let stream = TcpStream::connect(addr).await.expect("connected");
+        for (keep_alive, expected) in [(100, 2000), (1500, 3000)] {
+            prepare(&stream, Duration::from_millis(keep_alive)).expect("set");
+            let timeout = SockRef::from(&stream).tcp_user_timeout().expect("read");
+            assert_eq!(timeout, Some(Duration::from_millis(expected)));
+        }
+    }
 }

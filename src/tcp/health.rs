@@ -1,62 +1,76 @@
-//! What the connections of one link have seen, for whoever owns the link.
+//! What is known of one TCP connection, and of all those of one link together.
 
 use std::{
     io,
+    ops::Deref,
     sync::{
-        OnceLock,
-        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+        Arc, Mutex, OnceLock,
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, Ordering::Relaxed},
     },
     time::Duration,
 };
 
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::{error, refusal::Heard};
-use crate::error::{Error, ErrorKind};
+use crate::{
+    error::{Error, ErrorKind},
+    http2::{Gate, REOPENING},
+    lock::lock,
+    pool::Backoff,
+};
 
-/// Shared by a link and its lanes.
+/// What the connections of one link have in common. The link is over when the last of them has ended.
 #[derive(Debug)]
 pub(super) struct LinkHealth {
     sent: AtomicU64,
     received: AtomicU64,
-    /// The peer has taken a connection of these.
-    alive: AtomicBool,
-    /// It has said that it takes none.
-    refused: AtomicBool,
     /// Microseconds, smoothed.
     rtt: AtomicU64,
     /// The last one's, 0 before the first.
     ping: AtomicU64,
-    /// Why no further call may begin. The first reason counts, what follows are its consequences.
+    /// The peer has taken a connection of these.
+    alive: AtomicBool,
+    open: AtomicUsize,
+    /// When a further connection may be made after one that failed or was refused, and why that one was.
+    pace: Mutex<(Backoff, Option<Error>)>,
+    /// Why no further call may begin.
     end: OnceLock<Error>,
-    /// Cancelled with the first lane that ends: its link takes no further call, and those on other lanes go on.
+    gate: Gate,
     over: CancellationToken,
-    /// Cancelled when all lanes are to end at once.
+    /// Cancelled when all connections are to end at once.
     closed: CancellationToken,
 }
 
 impl LinkHealth {
-    /// Of a peer whose first answer took `rtt`.
-    pub(super) fn new(rtt: Duration) -> Self {
-        Self {
+    /// Of a peer whose first answer took `rtt`. `gate` lets calls in until the link is over.
+    pub(super) fn new(rtt: Duration, gate: Gate) -> Arc<Self> {
+        Arc::new(Self {
             sent: AtomicU64::new(0),
             received: AtomicU64::new(0),
-            alive: AtomicBool::new(false),
-            refused: AtomicBool::new(false),
             rtt: AtomicU64::new(micros(rtt)),
             ping: AtomicU64::new(0),
+            alive: AtomicBool::new(false),
+            open: AtomicUsize::new(0),
+            pace: Mutex::new((Backoff::new(REOPENING), None)),
             end: OnceLock::new(),
+            gate,
             over: CancellationToken::new(),
             closed: CancellationToken::new(),
-        }
+        })
     }
 
-    pub(super) fn sent(&self, bytes: usize) {
-        self.sent.fetch_add(bytes as u64, Relaxed);
-    }
-
-    pub(super) fn received(&self, bytes: usize) {
-        self.received.fetch_add(bytes as u64, Relaxed);
+    /// One more connection.
+    pub(super) fn connection(self: &Arc<Self>) -> Watched {
+        self.open.fetch_add(1, Ordering::AcqRel);
+        Watched(Arc::new(ConnectionHealth {
+            link: self.clone(),
+            alive: AtomicBool::new(false),
+            refused: AtomicBool::new(false),
+            end: OnceLock::new(),
+            closed: self.closed.child_token(),
+        }))
     }
 
     /// The bytes sent and received, within TLS.
@@ -64,67 +78,62 @@ impl LinkHealth {
         (self.sent.load(Relaxed), self.received.load(Relaxed))
     }
 
-    /// What a connection's first bytes say.
-    pub(super) fn heard(&self, heard: Heard) {
-        match heard {
-            Heard::NotYet => {}
-            Heard::Welcome => self.alive.store(true, Relaxed),
-            Heard::Refusal(reason, said) => {
-                self.refused.store(true, Relaxed);
-                self.end(error::refusal(reason, &said));
-            }
-        }
-    }
-
     /// Whether the peer has taken any connection. That a handshake was complete does not say so.
     pub(super) fn alive(&self) -> bool {
         self.alive.load(Relaxed)
     }
 
-    /// Whether it has said that it takes none.
-    pub(super) fn refused(&self) -> bool {
-        self.refused.load(Relaxed)
+    /// Whether a further connection is due.
+    ///
+    /// # Errors
+    /// Why the last one failed, while it is not.
+    pub(super) fn due(&self) -> Result<(), Error> {
+        match &*lock(&self.pace) {
+            (backoff, Some(last)) => match backoff.wait(Instant::now()) {
+                Some(wait) => Err(Error::backoff(wait, last)),
+                None => Ok(()),
+            },
+            _ => Ok(()),
+        }
     }
 
-    /// The peer has finished a lane.
-    pub(super) fn finished(&self) {
-        self.end(Error::new(
-            ErrorKind::Lost,
-            "the peer closed the connection",
-        ));
+    /// A further connection has failed, or was refused.
+    pub(super) fn failed(&self, error: &Error) {
+        let mut pace = lock(&self.pace);
+        pace.0.failed(Instant::now(), rand::random());
+        pace.1 = Some(error.clone());
     }
 
-    /// A lane is broken.
-    pub(super) fn failed(&self, error: &io::Error) {
-        self.end(error::lost(error));
-    }
-
-    pub(super) fn end(&self, why: Error) {
+    /// Ends all connections, with all that is on them.
+    pub(super) fn close(&self, why: Error) {
         let _ = self.end.set(why);
+        self.shut();
+        self.closed.cancel();
+    }
+
+    /// No further call begins on the link.
+    fn shut(&self) {
+        self.gate.close();
         self.over.cancel();
     }
 
-    /// Ends all lanes, with all that is on them.
-    pub(super) fn close(&self, why: Error) {
-        self.end(why);
-        self.closed.cancel();
+    /// One connection has ended, for this reason where it was not we who dropped it.
+    fn ended(&self, why: Option<&Error>) {
+        if self.open.fetch_sub(1, Ordering::AcqRel) == 1 {
+            if let Some(why) = why {
+                let _ = self.end.set(why.clone());
+            }
+            self.shut();
+        }
     }
 
     pub(super) fn why(&self) -> Option<&Error> {
         self.end.get()
     }
 
-    pub(super) fn is_over(&self) -> bool {
-        self.over.is_cancelled()
-    }
-
-    /// Resolves with the first lane's end.
+    /// Resolves when no further call may begin.
     pub(super) async fn over(&self) {
         self.over.cancelled().await;
-    }
-
-    pub(super) fn closing(&self) -> CancellationToken {
-        self.closed.clone()
     }
 
     /// A ping has been answered. Smoothed as TCP does it, by an eighth (RFC 6298, section 2).
@@ -142,6 +151,123 @@ impl LinkHealth {
     pub(super) fn ping(&self) -> Option<Duration> {
         let micros = self.ping.load(Relaxed);
         (micros > 0).then(|| Duration::from_micros(micros))
+    }
+}
+
+/// What is true of one connection.
+#[derive(Debug)]
+pub(super) struct ConnectionHealth {
+    link: Arc<LinkHealth>,
+    /// The peer has taken it.
+    alive: AtomicBool,
+    /// The peer has said that it does not take it.
+    refused: AtomicBool,
+    /// Why it ended. The first reason counts, what follows are its consequences.
+    end: OnceLock<Error>,
+    closed: CancellationToken,
+}
+
+impl ConnectionHealth {
+    pub(super) fn sent(&self, bytes: usize) {
+        self.link.sent.fetch_add(bytes as u64, Relaxed);
+    }
+
+    pub(super) fn received(&self, bytes: usize) {
+        self.link.received.fetch_add(bytes as u64, Relaxed);
+    }
+
+    /// What the connection's first bytes say.
+    pub(super) fn heard(&self, heard: Heard) {
+        match heard {
+            Heard::NotYet => {}
+            Heard::Welcome => {
+                self.alive.store(true, Relaxed);
+                self.link.alive.store(true, Relaxed);
+                lock(&self.link.pace).0.reset();
+            }
+            Heard::Refusal(reason, said) => {
+                self.refused.store(true, Relaxed);
+                self.end(error::refusal(reason, &said));
+                // Whoever shuts down takes no other connection either.
+                if reason == h2::Reason::NO_ERROR {
+                    self.link.shut();
+                }
+            }
+        }
+    }
+
+    /// Whether the peer has taken it. That the handshake was complete does not say so.
+    pub(super) fn alive(&self) -> bool {
+        self.alive.load(Relaxed)
+    }
+
+    /// Whether the peer has said that it does not take it.
+    pub(super) fn refused(&self) -> bool {
+        self.refused.load(Relaxed)
+    }
+
+    /// The peer has finished it.
+    pub(super) fn finished(&self) {
+        self.end(Error::new(
+            ErrorKind::Lost,
+            "the peer closed the connection",
+        ));
+    }
+
+    /// It is broken.
+    pub(super) fn failed(&self, error: &io::Error) {
+        self.end(error::lost(error));
+    }
+
+    /// Ends it, with all that is on it.
+    pub(super) fn close(&self, why: Error) {
+        self.end(why);
+        self.closed.cancel();
+    }
+
+    fn end(&self, why: Error) {
+        // What is closed with the whole link has that reason.
+        let closed = self.link.closed.is_cancelled();
+        let why = self.link.why().filter(|_| closed).cloned().unwrap_or(why);
+        if self.end.set(why.clone()).is_ok() {
+            if !closed && !self.alive() {
+                self.link.failed(&why);
+            }
+            self.link.ended(Some(&why));
+        }
+    }
+
+    pub(super) fn why(&self) -> Option<&Error> {
+        self.end.get()
+    }
+
+    pub(super) fn closing(&self) -> CancellationToken {
+        self.closed.clone()
+    }
+
+    pub(super) fn answered(&self, took: Duration) {
+        self.link.answered(took);
+    }
+}
+
+/// The connection itself has this: when it is dropped, the connection has ended.
+#[derive(Debug)]
+pub(super) struct Watched(Arc<ConnectionHealth>);
+
+impl Deref for Watched {
+    type Target = Arc<ConnectionHealth>;
+
+    fn deref(&self) -> &Arc<ConnectionHealth> {
+        &self.0
+    }
+}
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        let closed = Error::new(ErrorKind::Closed, "the connection was closed on this side");
+        if self.end.set(closed).is_ok() {
+            self.link.ended(None);
+        }
     }
 }
 

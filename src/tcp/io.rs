@@ -19,7 +19,7 @@ use tonic::transport::server::Connected;
 
 use super::{
     acceptor::Permit,
-    health::LinkHealth,
+    health::{ConnectionHealth, Watched},
     refusal::{Heard, Listener},
 };
 use crate::peer::PeerInfo;
@@ -32,8 +32,8 @@ pub struct TcpIo {
     info: PeerInfo,
     /// What ends the connection from outside.
     ended: Ended,
-    /// Who watches over it on the client's side.
-    health: Option<Arc<LinkHealth>>,
+    /// What is known of it on the client's side.
+    health: Option<Watched>,
     /// Until the first bytes have come, there.
     listener: Option<Listener>,
     /// Until the caller has begun to speak HTTP/2.
@@ -96,10 +96,20 @@ impl TcpIo {
         self
     }
 
-    pub(super) fn seen_by(mut self, health: Arc<LinkHealth>) -> Self {
+    /// Says what becomes of the connection, and ends it when it is told to.
+    pub(super) fn seen_by(mut self, health: Watched) -> Self {
+        let closing = health.closing();
         self.health = Some(health);
         self.listener = Some(Listener::default());
-        self
+        self.until(Box::pin(async move {
+            closing.cancelled().await;
+            io::Error::new(io::ErrorKind::ConnectionAborted, "closed on this side")
+        }))
+    }
+
+    /// What is known of the connection, on the client's side.
+    pub(super) fn health(&self) -> Option<&Arc<ConnectionHealth>> {
+        self.health.as_deref()
     }
 
     /// Ends the connection where the caller takes longer than that to begin.

@@ -1,30 +1,25 @@
 //! The connections to one peer over TCP, one for each lane's stream.
 
 use std::{
-    sync::{
-        Arc, Mutex, OnceLock, Weak,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, Mutex, OnceLock, Weak},
     time::{Duration, SystemTime},
 };
 
+use futures_util::future::BoxFuture;
 use h2::{Ping, PingPong};
 use iroh::EndpointId;
-use tokio::{
-    task::JoinSet,
-    time::{Instant, sleep, timeout},
-};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::task::AbortOnDropHandle;
 use tower_iroh_layers::{Incident, Urgency};
 
 use super::{
     dial::{DialConfig, Dialled},
-    health::LinkHealth,
+    health::{ConnectionHealth, LinkHealth},
     io::TcpIo,
 };
 use crate::{
     error::{Error, ErrorKind},
-    http2::{Carries, Explain, Http2, LaneSet, Lanes, Opener},
+    http2::{Carries, Explain, GateGuard, Http2, LaneSet, Lanes, Opener, StreamLimit},
     lock::lock,
     peer::{Path, TcpAddr, TransportKind},
     pool::{End, PeerStats, PoolHandle, Pooled, Runtime, Used, Uses},
@@ -38,31 +33,31 @@ const UNCLAIMED: Duration = Duration::from_secs(1);
 /// For how long a ping's answer is waited for, at most: over iroh two pings may fail, of 10 s each.
 const PING_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// What leads to one peer over TCP: a connection for each stream of each lane, made when it is needed. The first comes with the dial and
-/// waits for the first lane.
+/// The connections to one peer over TCP: one for each stream of each lane, made when it is needed. The first comes with the dial.
 ///
-/// The first that breaks, or that the peer closes, makes all of it take no further call; calls on the others go on. All that it loses is one
-/// incident.
-///
-/// It owns a task that watches over it and one per lane that pings; dropping the link ends them, and the connections.
+/// A connection that ends, or that the peer refuses, fails the calls on it and no others. The link takes no further call when its last connection has
+/// ended, or when the peer says that it shuts down. All that it loses is one incident.
 #[derive(Debug)]
 pub struct TcpLink {
     peer: EndpointId,
-    addr: TcpAddr,
-    first: Mutex<Option<Dialled>>,
-    /// The first one, where it has waited for long.
-    begun: Mutex<Option<Http2>>,
     remote: std::net::SocketAddr,
-    settings: LinkSettings,
     uses: Uses,
     lanes: LaneSet,
-    health: Arc<LinkHealth>,
-    /// Takes no further call: the peer has said GOAWAY, or our pool has let it go.
-    retired: AtomicBool,
+    connections: Arc<Connections>,
     established_at: SystemTime,
-    pings: Mutex<JoinSet<()>>,
     driver: OnceLock<AbortOnDropHandle<()>>,
     loss: Incident,
+}
+
+/// Makes a link's connections.
+#[derive(Debug)]
+struct Connections {
+    peer: EndpointId,
+    addr: TcpAddr,
+    /// The dial's own, until somebody takes it.
+    first: Mutex<Option<TcpIo>>,
+    health: Arc<LinkHealth>,
+    settings: LinkSettings,
 }
 
 /// What a link is made with.
@@ -76,6 +71,27 @@ pub(super) struct LinkSettings {
     pub(super) idle_timeout: Duration,
 }
 
+impl Connections {
+    /// The connection that the dial made, or another.
+    async fn connect(&self) -> Result<TcpIo, Error> {
+        if let Some(first) = lock(&self.first).take() {
+            return Ok(first);
+        }
+        let dial = self.settings.dial.dial(self.peer, &self.addr);
+        let dialled = match timeout(self.settings.dial_timeout, dial).await {
+            Ok(dialled) => dialled,
+            Err(_) => Err(late(self.settings.dial_timeout)),
+        };
+        let dialled = dialled.map_err(|error| error.at(self.peer))?;
+        Ok(watched(dialled, &self.health))
+    }
+}
+
+/// A connection, and what is known of it.
+fn watched(dialled: Dialled, health: &Arc<LinkHealth>) -> TcpIo {
+    TcpIo::new(dialled.stream, dialled.id, dialled.remote).seen_by(health.connection())
+}
+
 impl TcpLink {
     pub(super) fn new(
         peer: EndpointId,
@@ -84,83 +100,43 @@ impl TcpLink {
         uses: Uses,
         settings: LinkSettings,
     ) -> Arc<Self> {
+        let lanes = LaneSet::new(settings.lanes.clone(), settings.runtime.clone());
+        let health = LinkHealth::new(first.rtt, lanes.gate().clone());
         Arc::new(Self {
             peer,
-            addr,
             remote: first.remote,
             uses,
-            lanes: LaneSet::new(settings.lanes.clone(), settings.runtime.clone()),
-            health: Arc::new(LinkHealth::new(first.rtt)),
-            first: Mutex::new(Some(first)),
-            begun: Mutex::default(),
-            settings,
-            retired: AtomicBool::new(false),
+            lanes,
+            connections: Arc::new(Connections {
+                peer,
+                addr,
+                first: Mutex::new(Some(watched(first, &health))),
+                health,
+                settings,
+            }),
             established_at: SystemTime::now(),
-            pings: Mutex::default(),
             driver: OnceLock::new(),
             loss: Incident::new(),
         })
     }
 
-    /// A connection for whoever needs one: the one that the dial made, or another.
-    pub(super) async fn stream(&self) -> Result<TcpIo, Error> {
-        let first = lock(&self.first).take();
-        let dialled = match first {
-            Some(first) => first,
-            None => self.dial().await.inspect_err(|error| {
-                // Whoever is next dials as the pool sees fit.
-                self.health.end(error.clone());
-            })?,
-        };
-        Ok(self.watched(dialled))
+    /// A connection for somebody who speaks HTTP/2 himself: the one that the dial made, or another. Those that fail are paced.
+    pub(super) async fn connect(&self) -> Result<(TcpIo, Arc<ConnectionHealth>), Error> {
+        let health = self.health();
+        health.due()?;
+        let connected = self.connections.connect().await;
+        let io = connected.inspect_err(|error| health.failed(error))?;
+        let known = io.health().cloned();
+        let known = known.ok_or_else(|| Error::new(ErrorKind::Internal, "nobody watches it"))?;
+        Ok((io, known))
     }
 
-    fn watched(&self, dialled: Dialled) -> TcpIo {
-        let closing = self.health.closing();
-        let end = async move {
-            closing.cancelled().await;
-            std::io::Error::new(std::io::ErrorKind::ConnectionAborted, "closed on this side")
-        };
-        TcpIo::new(dialled.stream, dialled.id, dialled.remote)
-            .seen_by(self.health.clone())
-            .until(Box::pin(end))
-    }
-
-    /// Begins HTTP/2 on the dial's connection, if nobody has come for it.
-    async fn begin(self: &Arc<Self>) {
-        let unclaimed = lock(&self.first).take();
-        if let Some(first) = unclaimed {
-            // What goes wrong the connection itself has noted.
-            if let Ok(http2) = self.http2(self.watched(first)).await {
-                *lock(&self.begun) = Some(http2);
-            }
-        }
-    }
-
-    async fn http2(self: &Arc<Self>, io: TcpIo) -> Result<Http2, Error> {
-        let lane = Arc::new(Lane {
-            link: Arc::downgrade(self),
-        });
-        let (http2, pings) = Http2::handshake_with_pings(io, lane)
-            .await
-            .map_err(|error| self.own(Error::from_h2(error, None)))?;
-        if let Some(pings) = pings {
-            self.watch(pings);
-        }
-        Ok(http2)
-    }
-
-    async fn dial(&self) -> Result<Dialled, Error> {
-        let dial = self.settings.dial.dial(self.peer, &self.addr);
-        let dialled = match timeout(self.settings.dial_timeout, dial).await {
-            Ok(dialled) => dialled,
-            Err(_) => Err(late(self.settings.dial_timeout)),
-        };
-        dialled.map_err(|error| error.at(self.peer))
+    fn health(&self) -> &Arc<LinkHealth> {
+        &self.connections.health
     }
 
     fn stats_now(&self) -> PeerStats {
-        let (bytes_sent, bytes_received) = self.health.bytes();
+        let (bytes_sent, bytes_received) = self.health().bytes();
         PeerStats {
             transport: TransportKind::Tcp,
             established_at: self.established_at,
@@ -172,56 +148,50 @@ impl TcpLink {
             copies_sent: 0,
             copies_used: 0,
             path: Some(Path::Direct(self.remote)),
-            rtt: Some(self.health.rtt()),
-            ping: self.health.ping(),
+            rtt: Some(self.health().rtt()),
+            ping: self.health().ping(),
             early_data: None,
             open_calls: self.uses.open(),
             calls: self.uses.total(),
         }
     }
 
-    /// Whether the peer has said that it takes no connection.
-    pub(super) fn is_refused(&self) -> bool {
-        self.health.refused()
+    /// What the end of a connection means for those who used it.
+    pub(super) fn why_lost(&self, connection: &ConnectionHealth) -> Error {
+        let why = connection.why().cloned();
+        let why = why.unwrap_or_else(|| Error::new(ErrorKind::Lost, "the connection was lost"));
+        match connection.alive() {
+            true => self.own(why),
+            // Nothing was lost that had been there, so it is an event of its own.
+            false => why.at(self.peer),
+        }
     }
 
-    /// What the end of a connection means for who used it.
-    pub(super) fn why_lost(&self) -> Error {
-        let why = self.health.why().cloned();
-        self.own(why.unwrap_or_else(|| Error::new(ErrorKind::Lost, "the connection was lost")))
-    }
-
-    /// Says of which connection an error tells.
+    /// Says of which link an error tells.
     fn own(&self, error: Error) -> Error {
         error.of(self.loss).at(self.peer)
     }
 
     fn end(&self, why: Error) {
-        self.retire();
-        self.health.close(why);
+        self.health().close(why);
     }
+}
 
-    /// Watches over a lane: whether its peer answers, and how fast.
-    fn watch(&self, mut pings: PingPong) {
-        let (health, interval) = (self.health.clone(), self.settings.health_interval);
-        let mut tasks = lock(&self.pings);
-        while tasks.try_join_next().is_some() {}
-        tasks.spawn(async move {
-            loop {
-                sleep(interval).await;
-                let asked = Instant::now();
-                match timeout(PING_TIMEOUT.min(interval * 2), pings.ping(Ping::opaque())).await {
-                    Ok(Ok(_)) => health.answered(asked.elapsed()),
-                    // The lane is gone, and its stream has said why.
-                    Ok(Err(_)) => return,
-                    Err(_) => {
-                        tracing::info!("closing a connection that answers no ping");
-                        let silent = Error::new(ErrorKind::Lost, "the peer answers no ping");
-                        return health.close(silent);
-                    }
-                }
+/// Pings the peer on one connection, and closes that connection when no answer comes.
+async fn ping(mut pings: PingPong, health: Arc<ConnectionHealth>, interval: Duration) {
+    loop {
+        sleep(interval).await;
+        let asked = Instant::now();
+        match timeout(PING_TIMEOUT.min(interval * 2), pings.ping(Ping::opaque())).await {
+            Ok(Ok(_)) => health.answered(asked.elapsed()),
+            // The connection is gone, and has said why.
+            Ok(Err(_)) => return,
+            Err(_) => {
+                tracing::info!("closing a connection that answers no ping");
+                let silent = Error::new(ErrorKind::Lost, "the peer answers no ping");
+                return health.close(silent);
             }
-        });
+        }
     }
 }
 
@@ -232,12 +202,33 @@ pub(super) fn late(most: Duration) -> Error {
 
 impl Opener for TcpLink {
     /// TCP knows no priorities: the calls themselves say how urgent they are.
-    async fn open(self: &Arc<Self>, _: Urgency) -> Result<Http2, Error> {
-        let begun = lock(&self.begun).take();
-        match begun {
-            Some(begun) => Ok(begun),
-            None => self.http2(self.stream().await?).await,
-        }
+    fn open(
+        self: &Arc<Self>,
+        _: Urgency,
+        limit: StreamLimit,
+    ) -> BoxFuture<'static, Result<Http2, Error>> {
+        let (connections, link) = (self.connections.clone(), Arc::downgrade(self));
+        Box::pin(async move {
+            let io = connections.connect().await?;
+            let Some(health) = io.health().cloned() else {
+                return Err(Error::new(ErrorKind::Internal, "nobody watches it"));
+            };
+            let settings = &connections.settings;
+            let lane = Arc::new(Lane {
+                link,
+                health: health.clone(),
+                pings: OnceLock::new(),
+            });
+            let begun =
+                Http2::handshake_with_pings(io, lane.clone(), &settings.runtime, limit).await;
+            let (http2, pings) = begun?;
+            if let Some(pings) = pings {
+                let task = ping(pings, health, settings.health_interval);
+                // The first and only one.
+                let _ = lane.pings.set(settings.runtime.spawn(task)?);
+            }
+            Ok(http2)
+        })
     }
 }
 
@@ -250,8 +241,10 @@ impl Carries for TcpLink {
 /// One lane's connection: what its end means.
 #[derive(Debug)]
 struct Lane {
-    /// Whoever has a call on the lane keeps the link.
+    /// A call on the lane keeps the link.
     link: Weak<TcpLink>,
+    health: Arc<ConnectionHealth>,
+    pings: OnceLock<AbortOnDropHandle<()>>,
 }
 
 impl Explain for Lane {
@@ -260,7 +253,7 @@ impl Explain for Lane {
             return Error::from_h2(error, None);
         };
         let error = if error.is_io() || self.is_refused(&error) {
-            link.why_lost()
+            link.why_lost(&self.health)
         } else {
             link.own(Error::from_h2(error, None))
         };
@@ -271,8 +264,7 @@ impl Explain for Lane {
     }
 
     fn is_refused(&self, error: &h2::Error) -> bool {
-        let link = self.link.upgrade();
-        error.is_go_away() && error.is_remote() && link.is_some_and(|link| link.health.refused())
+        error.is_go_away() && error.is_remote() && self.health.refused()
     }
 }
 
@@ -284,19 +276,19 @@ impl Used for TcpLink {
 
 impl Pooled for TcpLink {
     fn usable(&self) -> bool {
-        !self.retired.load(Ordering::Acquire) && !self.health.is_over()
+        !self.lanes.gate().is_closed()
     }
 
     fn fate(&self) -> End {
-        match self.health.why() {
-            // A connection on which nothing ever came back was refused, whatever the handshake said.
-            Some(_) if !self.health.alive() => End::Failed(self.why_lost()),
+        match self.health().why() {
+            // A link on which nothing ever came back was refused, whatever the handshake said.
+            Some(why) if !self.health().alive() => End::Failed(why.clone().at(self.peer)),
             _ => End::Closed,
         }
     }
 
     fn retire(&self) {
-        self.retired.store(true, Ordering::Release);
+        self.lanes.gate().close();
     }
 
     fn stats(&self) -> Option<PeerStats> {
@@ -304,7 +296,7 @@ impl Pooled for TcpLink {
     }
 
     fn rtt(&self) -> Option<Duration> {
-        Some(self.health.rtt())
+        Some(self.health().rtt())
     }
 
     fn evict(&self) {
@@ -324,28 +316,32 @@ impl Pooled for TcpLink {
     fn installed(self: &Arc<Self>, gone: PoolHandle<Self>) {
         let driver = drive(
             Arc::downgrade(self),
-            self.health.clone(),
+            self.connections.clone(),
             gone,
-            self.settings.idle_timeout,
+            self.lanes.gate().clone().close_on_drop(),
         );
         // Without a runtime nothing that it would watch moves either.
-        if let Ok(task) = self.settings.runtime.spawn(driver) {
+        if let Ok(task) = self.connections.settings.runtime.spawn(driver) {
             // Called once per link; a second driver would have nothing to do.
             let _ = self.driver.set(task);
         }
     }
 }
 
-/// Says when a link is over, and ends it when it is idle. Holds the link weakly: the link owns this task.
+/// Says when a link is over, and ends it when it is idle. Holds the link weakly: the link owns this task. A link that nobody watches over takes no
+/// further call.
 async fn drive(
     link: Weak<TcpLink>,
-    health: Arc<LinkHealth>,
+    connections: Arc<Connections>,
     gone: PoolHandle<TcpLink>,
-    idle_timeout: Duration,
+    _gate: GateGuard,
 ) {
+    let (health, idle_timeout) = (&connections.health, connections.settings.idle_timeout);
     if timeout(UNCLAIMED, health.over()).await.is_err() {
         let Some(link) = link.upgrade() else { return };
-        link.begin().await;
+        if lock(&connections.first).is_some() {
+            link.lanes.warm(&link);
+        }
     }
     let every = LOOK.min(idle_timeout / 4).max(Duration::from_millis(1));
     loop {

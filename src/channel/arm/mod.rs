@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     error::{Error, ErrorKind},
-    http2::{Carries, Http2, LanePermit, Ready},
+    http2::{Carries, Http2, LanePermit, NoStream, Ready},
     peer,
     pool::{AnyUse, Dialer, Pool, State, Use},
 };
@@ -194,7 +194,8 @@ async fn call<D: Dialer<Connection: Carries>>(
     let early = declared.is_some_and(|declared| early::may_leave(&head, &body, declared));
 
     let mut last = None;
-    for _ in 0..OFFERS {
+    let mut offers = OFFERS;
+    while offers > 0 {
         let mut getting = pin!(arm.get());
         let link = match within(deadline, arm.reach(getting.as_mut(), early)).await {
             Some(Ok(Reached::Link(link))) => link,
@@ -220,19 +221,12 @@ async fn call<D: Dialer<Connection: Carries>>(
             Some(Err(error)) => return Err(error),
             None => return Err(arm.links.late(arm.peer).at(arm.peer)),
         };
-        let ready = async {
-            let permit = link.lanes().acquire(urgency, message_len).await?;
-            let http2 = permit.http2(link.connection()).await?;
-            Ok::<_, Error>((permit, http2))
-        };
-        let (permit, http2) = match within(deadline, ready).await {
-            Some(Ok(ready)) => ready,
-            // Nothing has left, and a new connection may be better.
-            Some(Err(error)) if error.kind() == ErrorKind::Lost => {
-                last = Some(error);
-                continue;
-            }
-            Some(Err(error)) => return Err(error),
+        let acquired = within(deadline, link.lanes().acquire(urgency, message_len)).await;
+        let permit = match acquired {
+            Some(Ok(permit)) => permit,
+            // The link takes no further call, so the next turn has another one. Nobody has refused the call itself.
+            Some(Err(NoStream::Closed)) => continue,
+            Some(Err(NoStream::Failed(error))) => return Err(error),
             None => {
                 // A lane that is full is backpressure, and no failure of the peer's.
                 let late = Error::new(
@@ -241,6 +235,28 @@ async fn call<D: Dialer<Connection: Carries>>(
                 );
                 return Err(late.blamed_on(Origin::Ours).at(arm.peer));
             }
+        };
+        let http2 = match permit.open() {
+            Some(http2) => http2,
+            // Boxed, so that the calls that find it open have no room for it.
+            None => match Box::pin(within(deadline, permit.http2(link.connection()))).await {
+                Some(Ok(http2)) => http2,
+                Some(Err(NoStream::Closed)) => continue,
+                // Nothing has left, and a new connection may be better.
+                Some(Err(NoStream::Failed(error))) if error.kind() == ErrorKind::Lost => {
+                    last = Some(error);
+                    offers -= 1;
+                    continue;
+                }
+                Some(Err(NoStream::Failed(error))) => return Err(error),
+                None => {
+                    let late = Error::new(
+                        ErrorKind::Deadline,
+                        "the deadline passed while a stream to the peer was being opened",
+                    );
+                    return Err(late.at(arm.peer));
+                }
+            },
         };
         if let Some(deadline) = deadline {
             deadline.stamp(head.headers_mut());
@@ -257,6 +273,7 @@ async fn call<D: Dialer<Connection: Carries>>(
                 } else {
                     permit.replace(&http2);
                 }
+                offers -= 1;
                 continue;
             }
         };
