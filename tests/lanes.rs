@@ -8,7 +8,7 @@ use std::{
 
 use iroh::{Endpoint, protocol::Router};
 use tonic::{Request, Status, service::interceptor::InterceptedService};
-use tower_iroh::{Acceptor, Channel, LaneConfig, Lanes, Peer, PeerInfo, Urgency, presets};
+use tower_iroh::{Acceptor, Channel, LaneConfig, Lanes, Links, Peer, PeerInfo, Urgency, presets};
 use tower_iroh_proto::{
     EchoService,
     echo::{EchoRequest, StreamRequest, echo_client::EchoClient, echo_server::EchoServer},
@@ -249,5 +249,60 @@ async fn control_calls_stay_quick_beside_bulk_and_bulk_goes_on_beside_interactiv
         .map(|call| call.0)
         .collect();
     assert_eq!(lanes, HashSet::from([1, 3, 6]));
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn calls_that_wait_leave_a_connection_that_is_lost_though_its_streams_are_not_read() {
+    let world = World::new().await;
+    let lane = LaneConfig::new(0..=7).max_streams(1).calls_per_stream(1);
+    let links = Links::builder(world.endpoint.clone()).lanes(Lanes::new([lane]));
+    let links = links.build().expect("valid");
+    let channel = Channel::with_links(links.clone()).peer(world.peer.clone());
+    let client = EchoClient::new(channel.build().expect("valid"));
+    let endless = StreamRequest {
+        count: u32::MAX,
+        size: 8,
+        interval_ms: 5,
+    };
+    let mut holder = client.clone();
+    // Held and never read: it keeps its place.
+    let held = holder.server_stream(endless).await.expect("begun");
+    let mut waiting = client.clone();
+    let mut waiting = Box::pin(async move { waiting.echo(request(8, None)).await });
+    assert!(futures_util::poll!(&mut waiting).is_pending());
+    links.close(world.peer.id());
+    let answer = tokio::time::timeout(Duration::from_secs(10), waiting).await;
+    answer.expect("in time").expect("answered on another");
+    drop(held);
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn lanes_end_with_their_runtime_and_calls_go_on_on_another() {
+    let world = World::new().await;
+    let away = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()
+        .expect("a runtime");
+    let links = Links::builder(world.endpoint.clone()).runtime(away.handle().clone());
+    let links = links.build().expect("valid");
+    let channel = Channel::with_links(links.clone()).peer(world.peer.clone());
+    let client = EchoClient::new(channel.build().expect("valid"));
+    let call = || {
+        let mut client = client.clone();
+        async move { client.echo(request(8, None)).await }
+    };
+    call().await.expect("answered");
+    away.shutdown_background();
+    // A call may meet the end itself; nobody hangs, and nobody panics.
+    let recovers = async {
+        while let Err(status) = call().await {
+            assert_eq!(status.code(), tonic::Code::Unavailable, "{status:?}");
+        }
+    };
+    let recovered = tokio::time::timeout(Duration::from_secs(10), recovers).await;
+    recovered.expect("in time");
     world.end().await;
 }

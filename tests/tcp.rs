@@ -5,6 +5,8 @@
 
 #[path = "tcp/accepting.rs"]
 mod accepting;
+#[path = "tcp/connections.rs"]
+mod connections;
 #[path = "tcp/ending.rs"]
 mod ending;
 #[path = "faults/support.rs"]
