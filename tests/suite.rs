@@ -17,6 +17,7 @@ mod layers_doc;
 mod migration;
 mod peers;
 mod readme;
+mod runtimes;
 mod selection;
 mod server;
 mod transport;
