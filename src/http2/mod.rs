@@ -5,6 +5,7 @@
 
 mod carries;
 mod connection;
+mod connector;
 mod driver;
 mod lanes;
 mod permits;
@@ -15,5 +16,6 @@ pub use lanes::{LaneConfig, Lanes};
 
 pub(crate) use carries::Carries;
 pub(crate) use connection::{Explain, Http2, Ready};
+pub(crate) use connector::{Connector, ConnectorIo, Streams};
 pub(crate) use set::{Gate, GateGuard, LanePermit, LaneSet, NoStream, Opener, StreamLimit};
 pub(crate) use stream::REOPENING;

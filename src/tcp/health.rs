@@ -156,7 +156,7 @@ impl LinkHealth {
 
 /// What is true of one connection.
 #[derive(Debug)]
-pub(super) struct ConnectionHealth {
+pub struct ConnectionHealth {
     link: Arc<LinkHealth>,
     /// The peer has taken it.
     alive: AtomicBool,

@@ -14,7 +14,7 @@ use crate::lock::lock;
 
 /// One lane's reader: does it wait for bytes, or have bytes been waiting for it?
 #[derive(Debug, Default)]
-pub(crate) struct Activity {
+pub struct Activity {
     /// Its last read found nothing: it has taken everything that has arrived.
     waiting: AtomicBool,
     reads: AtomicU64,
