@@ -393,6 +393,21 @@ async fn what_cannot_be_is_refused_by_name() {
         .tcp(ANYWHERE.into())
         .drain_timeout(Duration::ZERO);
     assert_eq!(field(zero).await, "acceptor.drain_timeout");
+    // A limit of the server is one of both its acceptors.
+    type Limit = fn(ServerBuilder) -> ServerBuilder;
+    let zeros: [(&str, Limit); 3] = [
+        ("max_connections", |server| server.max_connections(0)),
+        ("max_handshakes", |server| server.max_handshakes(0)),
+        ("handshake_timeout", |server| {
+            server.handshake_timeout(Duration::ZERO)
+        }),
+    ];
+    for (name, zero) in zeros {
+        let server = || zero(Server::builder().key(key.clone()).tcp(ANYWHERE.into()));
+        assert_eq!(field(server()).await, format!("acceptor.{name}"));
+        let over_tcp = server().acceptor(|_| tower_iroh::Acceptor::builder());
+        assert_eq!(field(over_tcp).await, format!("tcp.{name}"));
+    }
 
     // On all interfaces, and nobody knows which there are.
     let everywhere = SocketAddr::from(([0, 0, 0, 0], 0));

@@ -64,6 +64,8 @@ impl RateLimit {
 
 #[cfg(test)]
 mod tests {
+    use metrics_exporter_prometheus::PrometheusBuilder;
+
     use super::*;
 
     #[test]
@@ -80,12 +82,22 @@ mod tests {
     }
 
     #[test]
-    fn each_reason_has_its_own_line() {
-        let refusals = Refusals::new("refused");
+    fn each_reason_has_its_own_line_and_everything_is_counted() {
+        let recorder = PrometheusBuilder::new().build_recorder();
+        let refusals = Refusals::new("refused_total");
         let mut lines = Vec::new();
-        for reason in ["limit", "lanes", "limit", "lanes", "limit"] {
-            refusals.add(reason, |suppressed| lines.push((reason, suppressed)));
-        }
+        metrics::with_local_recorder(&recorder, || {
+            for reason in ["limit", "lanes", "limit", "lanes", "limit"] {
+                refusals.add(reason, |suppressed| lines.push((reason, suppressed)));
+            }
+        });
         assert_eq!(lines, [("limit", 0), ("lanes", 0)]);
+        let text = recorder.handle().render();
+        for counted in [r#"{reason="limit"} 3"#, r#"{reason="lanes"} 2"#] {
+            assert!(
+                text.contains(&format!("refused_total{counted}\n")),
+                "{text}"
+            );
+        }
     }
 }
