@@ -1,7 +1,7 @@
 //! tower-iroh in ten seconds: a server and a client on this machine, without relay and without internet.
 //!
 //! ```sh
-//! cargo run --release --example demo
+//! cargo run --example demo
 //! ```
 //!
 //! - `server`: a tonic server behind an iroh endpoint, and its restart under the same key and port

@@ -1,7 +1,7 @@
 //! Two transports to one peer: iroh is blocked under load, calls fall back to TCP, and return.
 //!
 //! ```sh
-//! cargo run --release --example dual
+//! cargo run --example dual
 //! ```
 //!
 //! - `server`: the echo service on both transports, which counts what reaches it
