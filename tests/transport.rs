@@ -12,7 +12,7 @@ use tonic::{Code, Status};
 use tower_iroh::{
     Channel, Peer, PeerInfo, ServerError, ServerHandle, Transport, TransportError, TransportKind,
     Urgency,
-    config::{Config, ConfigWatch, Followed, Reload},
+    config::{Config, ConfigWatch, Followed, Mode, Reload},
     layers::select::{Arm, Choice, Policy},
 };
 use tower_iroh_proto::{
@@ -720,6 +720,74 @@ async fn a_rollout_begins_goes_on_after_a_restart_and_ends_by_the_file() {
         Some(200),
         "the last stage that is not larger"
     );
+    transport.close().await;
+}
+
+/// What is in force belongs to the transport, and not to the watch that put it there.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_second_watch_begins_with_what_is_in_force() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let policy = folder.path().join("policy.toml");
+    let (old, new) = ("[anonymous]\nroles = []\n", "[authenticated]\nroles = []\n");
+    fs::write(&policy, old).expect("written");
+    let base = format!(
+        "{LOCAL}transport.authorization_file = \"{}\"\n",
+        policy.display()
+    );
+    let transport = Transport::builder(Config::from_toml(&base).expect("valid"))
+        .connect()
+        .await
+        .expect("it binds");
+    let choice = || {
+        let policy = transport.peers().policy();
+        policy.choice(ECHO, Urgency::default()).clone()
+    };
+    let generation = || transport.authorization().generation();
+    let mut file = Edited::new(&transport, &base, tempfile::tempdir().expect("a folder"));
+    fs::write(&policy, new).expect("written");
+    let other = format!("{base}transport.mode = \"grpc\"\ncluster.peer.max_connections = 7\n");
+    file.reload(&other).await.expect("applied");
+    assert_eq!((choice(), generation()), (Choice::Fixed(Arm::Tcp), 2));
+    drop(file);
+
+    fs::write(&policy, old).expect("written");
+    let mut file = Edited::new(&transport, &base, tempfile::tempdir().expect("a folder"));
+    assert_eq!(file.watch.current().mode(), Mode::Grpc, "not yet reloaded");
+    soon("the reload", file.events.changed())
+        .await
+        .expect("it is followed");
+    assert_eq!((choice(), generation()), (Choice::Prefer(Arm::Tcp), 3));
+    // A key that needs a restart is compared with the start, whichever watch reports it.
+    let reload = file.reload(&other).await.expect("applied");
+    assert_eq!(
+        keys(reload.needs_restart()),
+        ["cluster.peer.max_connections"]
+    );
+    assert_eq!(choice(), Choice::Fixed(Arm::Tcp));
+    transport.close().await;
+}
+
+#[tokio::test]
+async fn two_watches_at_once_are_refused() {
+    let transport = Transport::builder(config(""))
+        .connect()
+        .await
+        .expect("it binds");
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("cluster.toml");
+    fs::write(&path, LOCAL).expect("written");
+    let first = transport.follow(&path, Config::reader()).expect("followed");
+    let error = transport.clone().follow(&path, Config::reader());
+    let error = error.expect_err("it is followed already");
+    assert_eq!(error.field(), "config_watch.path");
+    assert!(
+        error.to_string().contains("drop that ConfigWatch first"),
+        "{error}"
+    );
+    drop(first);
+    transport
+        .follow(&path, Config::reader())
+        .expect("followed again");
     transport.close().await;
 }
 

@@ -25,10 +25,16 @@
 //! **Groups.** What the file says of services it says of groups of methods by name. `health` is built in; a program registers others with
 //! [`ConfigReader::group`], and the table `[transport.services]` has those that the operator makes. Of two with one name that of the file counts.
 
+#[cfg(feature = "authorize")]
+mod apply;
+#[cfg(feature = "authorize")]
+mod authorization;
+mod check;
 mod codecs;
-mod contradictions;
 mod error;
 mod file_watcher;
+mod follower;
+mod in_force;
 mod keys;
 mod nearest;
 mod parts;
@@ -41,17 +47,25 @@ mod settings;
 mod show;
 #[cfg(feature = "authorize")]
 mod transport;
+#[cfg(feature = "authorize")]
+mod transport_builder;
+#[cfg(feature = "authorize")]
+mod transport_error;
 mod value;
 mod values;
 mod watch;
 
+pub use crate::server::Require;
 pub use error::{LoadError, Problem};
+pub use follower::Followed;
 pub use reader::ConfigReader;
-#[cfg(feature = "authorize")]
-pub(crate) use reader::text_of;
 pub use reload::{Apply, Change, Commit, Next, Reload, ReloadError};
 pub use settings::{Config, ConfigBuilder};
 #[cfg(feature = "authorize")]
-pub use transport::{Transport, TransportBuilder, TransportError};
-pub use values::{Mode, RaftTransport, Require};
-pub use watch::{ConfigWatch, ConfigWatchBuilder, Followed};
+pub use transport::Transport;
+#[cfg(feature = "authorize")]
+pub use transport_builder::TransportBuilder;
+#[cfg(feature = "authorize")]
+pub use transport_error::TransportError;
+pub use values::{Mode, RaftTransport};
+pub use watch::{ConfigWatch, ConfigWatchBuilder};

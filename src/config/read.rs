@@ -6,8 +6,8 @@ use toml::de::DeTable;
 
 use super::{
     Config, LoadError, Problem,
+    check::contradictions,
     codecs::{Form, Names},
-    contradictions::contradictions,
     keys::{KEYS, PEERS, PREFER_IROH, ROLLOUT, SERVICES, key},
     nearest::nearest,
     peers,

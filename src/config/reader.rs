@@ -85,7 +85,7 @@ impl ConfigReader {
 }
 
 /// The text of a file that is no longer than a configuration can be.
-pub(crate) fn text_of(path: &Path) -> io::Result<String> {
+pub(super) fn text_of(path: &Path) -> io::Result<String> {
     let mut text = String::new();
     let mut file = File::open(path)?.take(LONGEST + 1);
     file.read_to_string(&mut text)?;

@@ -9,13 +9,8 @@ use std::{
 
 use iroh::RelayUrl;
 
-use super::{
-    contradictions::contradictions,
-    keys::KEYS,
-    values::{Mode, RaftTransport, Require},
-};
-use crate::peer::Peer;
-use tower_iroh_layers::{ConfigError, MethodSet};
+use super::values::{Mode, RaftTransport};
+use crate::{peer::Peer, server::Require};
 
 /// A group's name, and the methods in it.
 pub(super) type Groups = BTreeMap<String, Vec<String>>;
@@ -237,24 +232,6 @@ impl Config {
             mode => mode,
         }
     }
-
-    /// What is accepted, and that somebody may not have meant.
-    pub fn warnings(&self) -> Vec<String> {
-        let mut warnings = Vec::new();
-        if self.raft_transport != RaftTransport::default() && !self.groups.contains_key(RAFT) {
-            warnings.push(format!(
-                "transport.migration.raft_transport moves no call: there is no group \"{RAFT}\" in {}",
-                super::keys::SERVICES
-            ));
-        }
-        if self.insecure_plaintext_fallback {
-            warnings.push(
-                "transport.migration.insecure_plaintext_fallback: calls may go out unencrypted, to whoever answers"
-                    .to_owned(),
-            );
-        }
-        warnings
-    }
 }
 
 /// Makes a [`Config`] in code: the same settings, checked by the same rules as a file's.
@@ -281,7 +258,7 @@ impl Config {
 #[derive(Clone, Debug, Default)]
 #[must_use]
 pub struct ConfigBuilder {
-    config: Config,
+    pub(super) config: Config,
 }
 
 impl ConfigBuilder {
@@ -300,27 +277,5 @@ impl ConfigBuilder {
     pub fn peer(mut self, name: impl Into<String>, peer: impl Into<Peer>) -> Self {
         self.config.peers.insert(name.into(), peer.into());
         self
-    }
-
-    /// Checks the settings.
-    ///
-    /// # Errors
-    /// [`ConfigError`], naming the key as a file has it, its value, and what is accepted.
-    pub fn build(self) -> Result<Config, ConfigError> {
-        let config = self.config;
-        for key in KEYS {
-            key.check(&config)?;
-        }
-        for methods in config.groups.values() {
-            MethodSet::try_new(super::keys::SERVICES, methods)?;
-        }
-        match contradictions(&config).into_iter().next() {
-            Some(wrong) => Err(ConfigError::new(
-                wrong.key,
-                wrong.value(&config),
-                wrong.accepted,
-            )),
-            None => Ok(config),
-        }
     }
 }

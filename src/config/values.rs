@@ -1,56 +1,46 @@
-//! The words of the configuration that stand for a choice.
+//! The choices that the configuration writes as one word.
 
 use std::time::Duration;
 
-/// Which transports there are: `transport.mode`.
+use crate::server::Require;
+
+/// The transports of a program: `transport.mode`.
 ///
-/// It overrules everything that is said per service, so that one line takes every call back to TCP.
+/// It overrules every setting per service, so that one line takes every call back to TCP.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Mode {
     /// TCP only.
     Grpc,
     /// iroh only.
     Iroh,
-    /// Both: each service answers on both, and whoever calls chooses per service.
+    /// Both: each service answers on both, and each caller chooses per service.
     #[default]
     Dual,
 }
 
-/// Which of the mode's transports must be there for the server to run: `transport.require`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub enum Require {
-    /// Each of them. One that cannot be bound stops the server.
-    #[default]
-    All,
-    /// At least one.
-    Any,
-    /// TCP; without iroh the server goes on, and says so.
-    Grpc,
-    /// iroh; without TCP the server goes on, and says so.
-    Iroh,
-}
-
 /// How calls of the group `raft` go in mode `dual`: `transport.migration.raft_transport`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum RaftTransport {
-    /// Over TCP and nothing else.
+    /// Over TCP alone.
     #[default]
     AlwaysGrpc,
-    /// Over iroh and nothing else.
+    /// Over iroh alone.
     AlwaysIroh,
     /// Over whichever serves better, by measured latency and health.
     Adaptive {
-        /// The latency below which a transport is good enough to stay. 50 ms where the file says only "adaptive".
+        /// A transport whose latency is below this is not left for a faster one. The word "adaptive" alone stands for 50 ms.
         latency_threshold: Duration,
     },
 }
 
 impl RaftTransport {
-    /// What `"adaptive"` alone means.
+    /// The latency threshold of the word `"adaptive"` alone.
     pub const LATENCY_THRESHOLD: Duration = Duration::from_millis(50);
 }
 
-/// A choice that is written as one word.
+/// A choice that the configuration writes as one word.
 pub(super) trait Words: Copy + PartialEq + 'static {
     const ALL: &'static [(&'static str, Self)];
 }
@@ -67,7 +57,7 @@ impl Words for Require {
     const ALL: &'static [(&'static str, Self)] = &[
         ("all", Self::All),
         ("any", Self::Any),
-        ("grpc", Self::Grpc),
+        ("grpc", Self::Tcp),
         ("iroh", Self::Iroh),
     ];
 }

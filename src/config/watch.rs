@@ -1,7 +1,7 @@
 //! A file that is followed.
 
 use std::{
-    fmt, io,
+    fmt,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -14,8 +14,10 @@ use tokio::{
 };
 
 use super::{
-    Apply, Config, ConfigReader, LoadError, Reload, ReloadError, file_watcher::FileWatcher,
-    reader::text_of, reload::Reloader,
+    Apply, Config, ConfigReader, ReloadError,
+    follower::{Followed, Follower, Look},
+    in_force::InForce,
+    reload::Reloader,
 };
 use tower_iroh_layers::ConfigError;
 
@@ -56,24 +58,11 @@ use tower_iroh_layers::ConfigError;
 ///
 /// Dropping it ends the watch; what is in force stays.
 pub struct ConfigWatch {
-    state: watch::Receiver<State>,
+    accepted: watch::Receiver<Arc<Config>>,
     events: watch::Receiver<Followed>,
     task: AbortHandle,
-}
-
-type State = Arc<Config>;
-
-/// What became of the file last.
-#[derive(Clone, Debug, Default)]
-#[non_exhaustive]
-pub enum Followed {
-    /// It says what is in force since the start.
-    #[default]
-    Started,
-    /// It was reloaded.
-    Reloaded(Arc<Reload>),
-    /// It was not: what was in force still is.
-    Refused(Arc<ReloadError>),
+    /// The task applies nothing once this is gone.
+    _claim: Arc<PathBuf>,
 }
 
 impl ConfigWatch {
@@ -85,13 +74,12 @@ impl ConfigWatch {
             reader: Config::reader(),
             poll_interval: Duration::from_secs(5),
             settle: Duration::from_millis(100),
-            policy: None,
         }
     }
 
     /// The last configuration that was accepted. Of it, what [needs a restart](Reload::needs_restart) is not in force.
     pub fn current(&self) -> Arc<Config> {
-        self.state.borrow().clone()
+        self.accepted.borrow().clone()
     }
 
     /// What becomes of the file. A receiver sees the latest, and may miss what came before.
@@ -123,17 +111,9 @@ pub struct ConfigWatchBuilder {
     reader: ConfigReader,
     poll_interval: Duration,
     settle: Duration,
-    policy: Option<String>,
 }
 
 impl ConfigWatchBuilder {
-    /// The text of the policy that is in force. Where it is not known the policy is put in force once more: it may have changed since it was read.
-    #[cfg(feature = "authorize")]
-    pub(crate) fn policy(mut self, text: Option<String>) -> Self {
-        self.policy = text;
-        self
-    }
-
     /// Reads with a program's own groups. Default: without any.
     pub fn reader(mut self, reader: ConfigReader) -> Self {
         self.reader = reader;
@@ -152,95 +132,93 @@ impl ConfigWatchBuilder {
         self
     }
 
-    /// Follows the file, with a task on the current runtime.
+    /// Follows the file with a task on the current runtime.
     ///
     /// # Errors
-    /// [`ConfigError`] for an interval of nothing.
+    /// [`ConfigError`] for a [poll interval](Self::poll_interval) below 1 ms, a [settle time](Self::settle) of zero, and either above 365 days.
     ///
     /// # Panics
     /// Outside of a tokio runtime.
     pub fn start(self, apply: impl Apply) -> Result<ConfigWatch, ConfigError> {
+        let in_force = InForce::new(self.config.clone(), None);
+        self.start_in(in_force, apply)
+    }
+
+    /// The same, beginning with what is in force already.
+    pub(super) fn start_in(
+        self,
+        in_force: Arc<InForce>,
+        apply: impl Apply,
+    ) -> Result<ConfigWatch, ConfigError> {
         ConfigError::lasting("config_watch.poll_interval", self.poll_interval)?;
+        if self.poll_interval < SHORTEST_POLL {
+            let accepted =
+                format!("at least {SHORTEST_POLL:?} is accepted: each poll reads the file");
+            let value = format_args!("{:?}", self.poll_interval);
+            return Err(ConfigError::new(
+                "config_watch.poll_interval",
+                value,
+                accepted,
+            ));
+        }
         ConfigError::lasting("config_watch.settle", self.settle)?;
-        let (state, current) = watch::channel(self.config.clone());
+        let claim = in_force.claim(self.path.clone())?;
         let (events, followed) = watch::channel(Followed::default());
-        let told = Arc::new(Notify::new());
-        let reloader = Reloader::new(self.reader, self.path.clone(), self.config, Box::new(apply));
-        let follower = Follower {
-            reloader,
-            file_watcher: FileWatcher::new(told.clone()),
-            path: self.path,
-            policy: None,
-            policy_in_force: self.policy.map(Ok),
-            last: None,
-            unsure: None,
-        };
+        let accepted = in_force.accepted.subscribe();
+        let notified = Arc::new(Notify::new());
+        let reloader = Reloader::new(self.reader, self.path.clone(), Box::new(apply));
+        let claimed = Arc::downgrade(&claim);
+        let follower = Follower::new(self.path, reloader, in_force, claimed, notified.clone());
         let (settle, poll) = (self.settle, self.poll_interval);
-        let run = run(follower, state, events, told, settle, poll);
+        let run = run(follower, events, notified, settle, poll);
         Ok(ConfigWatch {
-            state: current,
+            accepted,
             events: followed,
             task: tokio::spawn(run).abort_handle(),
+            _claim: claim,
         })
     }
 }
 
+/// More often than this a poll would keep a processor busy.
+const SHORTEST_POLL: Duration = Duration::from_millis(1);
+
 async fn run(
-    follower: Follower,
-    state: watch::Sender<State>,
+    mut follower: Follower,
     events: watch::Sender<Followed>,
-    told: Arc<Notify>,
+    notified: Arc<Notify>,
     settle: Duration,
     poll: Duration,
 ) {
-    let mut follower = follower;
-    let mut how = How::Looking;
+    let mut look = Look::Polled;
     loop {
-        // Reading blocks, and so does asking the kernel to watch.
-        let look = tokio::task::spawn_blocking(move || {
-            let event = follower.look(how);
+        // Reading files blocks, and so does asking the kernel to watch a folder.
+        let looked = tokio::task::spawn_blocking(move || {
+            let event = follower.look(look);
             (follower, event)
         });
-        // It ends early if somebody's `Apply` panicked; what is in force stays, and nobody follows the file any more.
-        let Ok((back, event)) = look.await else {
-            tracing::error!(target: "tower_iroh::config", "applying a configuration panicked: the file is not followed any more");
+        let Ok((back, event)) = looked.await else {
+            tracing::error!(
+                target: "tower_iroh::config",
+                "applying a configuration panicked: the file is no longer followed; what was in force before stays"
+            );
             return;
         };
         follower = back;
         if let Some(event) = event {
-            state.send_if_modified(|state| {
-                let current = follower.reloader.current();
-                let is_other = !Arc::ptr_eq(state, current);
-                if is_other {
-                    state.clone_from(current);
-                }
-                is_other
-            });
-            tell(&follower.path, &event);
+            report(follower.path(), &event);
             events.send_replace(event);
         }
-        let wait = if follower.unsure.is_some() {
-            settle
-        } else {
-            poll
-        };
-        how = match timeout(wait, settled(&told, settle)).await {
-            Ok(()) => How::Told,
-            Err(_) => How::Looking,
+        let wait = if follower.is_unsure() { settle } else { poll };
+        look = match timeout(wait, settled(&notified, settle)).await {
+            Ok(()) => Look::Notified,
+            Err(_) => Look::Polled,
         };
     }
 }
 
-/// Why one looks at the file.
-#[derive(Clone, Copy, PartialEq)]
-enum How {
-    /// Something has happened to its folder, and nothing any more for a while.
-    Told,
-    /// One looks from time to time.
-    Looking,
-}
-
-fn tell(path: &Path, event: &Followed) {
+/// Logs and counts what became of the file.
+fn report(path: &Path, event: &Followed) {
     let outcome = match event {
         Followed::Started => return,
         Followed::Reloaded(reload) => {
@@ -269,93 +247,14 @@ fn causes(error: &ReloadError) -> String {
     text
 }
 
-/// Waits for something to happen, and then until nothing has for `quiet`, or ten times that is over.
-async fn settled(told: &Notify, quiet: Duration) {
-    told.notified().await;
+/// Waits for a change, and then until there has been none for `quiet`, but at most ten times `quiet`.
+async fn settled(notified: &Notify, quiet: Duration) {
+    notified.notified().await;
     let latest = Instant::now() + quiet * 10;
     while Instant::now() < latest {
         let until = latest.min(Instant::now() + quiet);
-        if timeout_at(until, told.notified()).await.is_err() {
+        if timeout_at(until, notified.notified()).await.is_err() {
             return;
-        }
-    }
-}
-
-/// What one saw of the files: their texts, or why there are none.
-#[derive(PartialEq)]
-struct Snapshot {
-    text: Result<String, io::ErrorKind>,
-    policy: Option<Result<String, io::ErrorKind>>,
-}
-
-struct Follower {
-    reloader: Reloader,
-    file_watcher: FileWatcher,
-    path: PathBuf,
-    /// The policy that the text names which was taken last.
-    policy: Option<PathBuf>,
-    /// The text of the policy that is in force, as far as that is known: what was seen and refused is not.
-    policy_in_force: Option<Result<String, io::ErrorKind>>,
-    /// What was taken last, and whether it was refused.
-    last: Option<(Snapshot, bool)>,
-    /// What was found by looking, and may be half written.
-    unsure: Option<Snapshot>,
-}
-
-impl Follower {
-    /// Looks at the file; `None` where there is nothing new to tell.
-    fn look(&mut self, how: How) -> Option<Followed> {
-        self.file_watcher.watch(&self.path);
-        let kind = |error: io::Error| error.kind();
-        let (text, read) = match text_of(&self.path) {
-            Ok(text) => {
-                let read = self.reloader.read(&text);
-                (Ok(text), read)
-            }
-            Err(source) => {
-                let (path, kind) = (self.path.clone(), source.kind());
-                (Err(kind), Err(LoadError::Read { path, source }.into()))
-            }
-        };
-        let policy = match &read {
-            Ok(config) => config.authorization_file().map(Path::to_owned),
-            Err(_) => self.policy.clone(),
-        };
-        // Before it is applied: what is written to the policy from now on is found by the next look.
-        let seen = Snapshot {
-            text,
-            policy: policy
-                .as_deref()
-                .map(|policy| text_of(policy).map_err(kind)),
-        };
-        let was_refused = match &self.last {
-            Some((last, _)) if *last == seen => {
-                self.unsure = None;
-                return None;
-            }
-            Some((_, was_refused)) => *was_refused,
-            None => false,
-        };
-        // Not with the one seen last: that may have been refused, or have been there beside a mistake in the configuration.
-        let other_policy = seen.policy != self.policy_in_force;
-        if how == How::Looking && self.unsure.as_ref() != Some(&seen) {
-            self.unsure = Some(seen);
-            return None;
-        }
-        self.unsure = None;
-        if self.last.is_some() && how == How::Looking {
-            self.file_watcher.open_again();
-        }
-        let taken = read.and_then(|config| self.reloader.take(config, other_policy));
-        if taken.is_ok() {
-            self.policy_in_force.clone_from(&seen.policy);
-        }
-        self.policy = policy;
-        self.last = Some((seen, taken.is_err()));
-        match taken {
-            Ok(reload) if reload.is_empty() && !was_refused => None,
-            Ok(reload) => Some(Followed::Reloaded(Arc::new(reload))),
-            Err(error) => Some(Followed::Refused(Arc::new(error))),
         }
     }
 }

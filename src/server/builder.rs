@@ -15,14 +15,33 @@ use crate::{
 };
 use tower_iroh_layers::ConfigError;
 
-/// Which of its transports a [`Server`] must be able to bind.
+/// Which transports of a [`Server`] must be bound for it to run.
+///
+/// A transport that is not required and cannot be bound is logged as a warning, and [`Server::missing`] has it. At least one is always required.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Require {
-    /// All of them; the default.
+    /// Each transport that the server has settings for; the default.
     #[default]
-    Both,
-    /// One of them. The server goes on without the other one, logs a warning, and [reports it](Server::missing).
+    All,
+    /// At least one.
     Any,
+    /// TCP.
+    Tcp,
+    /// iroh.
+    Iroh,
+}
+
+impl Require {
+    /// Whether the server may run without this transport, as long as it has another.
+    fn spares(self, transport: TransportKind) -> bool {
+        match self {
+            Self::All => false,
+            Self::Any => true,
+            Self::Tcp => transport != TransportKind::Tcp,
+            Self::Iroh => transport != TransportKind::Iroh,
+        }
+    }
 }
 
 /// Settings of a [`Server`]. At least one of [`endpoint`](Self::endpoint), [`iroh`](Self::iroh), [`tcp`](Self::tcp) and [`listener`](Self::listener) is required.
@@ -98,7 +117,7 @@ impl ServerBuilder {
         self
     }
 
-    /// Whether the server goes on if one of two transports cannot be bound. Default [`Require::Both`]: it does not.
+    /// Which transports must be bound for the server to run. Default [`Require::All`].
     pub fn require(mut self, require: Require) -> Self {
         self.require = require;
         self
@@ -182,10 +201,10 @@ impl ServerBuilder {
                 Err(error) => missing = Some(error),
             }
         }
-        let may_miss = self.require == Require::Any;
+        let is_required = |error: &BindError| !self.require.spares(error.transport());
         let mut endpoint = None;
         if let Some(arm) = self.iroh {
-            if let Some(error) = missing.take_if(|_| !may_miss) {
+            if let Some(error) = missing.take_if(|error| is_required(error)) {
                 return Err(ServerError::Bind(error));
             }
             match (arm.bind(key).await, missing.take()) {
@@ -194,8 +213,8 @@ impl ServerBuilder {
                 (Err(iroh), None) => missing = Some(iroh),
             }
         }
-        if let Some(error) = missing.take_if(|_| !may_miss || (tcp.is_none() && endpoint.is_none()))
-        {
+        let none_is_bound = tcp.is_none() && endpoint.is_none();
+        if let Some(error) = missing.take_if(|error| none_is_bound || is_required(error)) {
             return Err(ServerError::Bind(error));
         }
         if let Some(missing) = &missing {

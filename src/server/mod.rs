@@ -146,18 +146,12 @@ impl Server {
         }
     }
 
-    /// The transport that could not be bound, if [`Require::Any`] let the server go on without it.
+    /// The transport that could not be bound and was not [required](Require).
     pub fn missing(&self) -> Option<&BindError> {
         self.missing.as_ref()
     }
 
-    /// Takes the bind error, for a caller that treats it as fatal.
-    #[cfg(all(feature = "config", feature = "authorize"))]
-    pub(crate) fn take_missing(&mut self) -> Option<BindError> {
-        self.missing.take()
-    }
-
-    /// A handle that shuts the server down.
+    /// A handle to end it with.
     pub fn handle(&self) -> ServerHandle {
         ServerHandle {
             stop: self.stop.clone(),

@@ -4,11 +4,14 @@ use std::{collections::BTreeMap, fmt, path::PathBuf, sync::Arc};
 
 use super::{
     Config, ConfigReader, LoadError,
-    keys::{KEYS, PEERS, Reloads, SERVICES, key},
-    read::plain,
-    show::{group, shown},
+    keys::{Reloads, key},
 };
 use tower_iroh_layers::BoxError;
+
+mod state;
+
+use state::values;
+pub(super) use state::{PolicyText, State};
 
 /// A key whose value is another one now.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -112,6 +115,8 @@ pub struct Next {
     old: Arc<Config>,
     new: Arc<Config>,
     reload: Reload,
+    /// The configuration without what needs a restart: the one before, until [`Apply`] says which is the next.
+    pub(super) effective: Arc<Config>,
 }
 
 impl Next {
@@ -185,38 +190,23 @@ where
 /// Puts in force what was made ready. It cannot fail.
 pub type Commit = Box<dyn FnOnce() + Send>;
 
-/// What is in force, and how the next is put in its place.
+/// Puts the next configuration in the place of the one in force.
 pub(super) struct Reloader {
     reader: ConfigReader,
     path: PathBuf,
     apply: Box<dyn Apply>,
-    current: Arc<Config>,
-    /// The value of each key that is in force: that of the last file, or an older one where it needs a restart.
-    in_force: BTreeMap<String, String>,
 }
 
 impl Reloader {
-    pub(super) fn new(
-        reader: ConfigReader,
-        path: PathBuf,
-        current: Arc<Config>,
-        apply: Box<dyn Apply>,
-    ) -> Self {
+    pub(super) fn new(reader: ConfigReader, path: PathBuf, apply: Box<dyn Apply>) -> Self {
         Self {
-            in_force: values(&current),
             reader,
             path,
             apply,
-            current,
         }
     }
 
-    /// The last configuration that was accepted.
-    pub(super) fn current(&self) -> &Arc<Config> {
-        &self.current
-    }
-
-    /// Reads the file's text, which is to say something.
+    /// Reads the file's text. An empty one is refused.
     pub(super) fn read(&self, text: &str) -> Result<Config, ReloadError> {
         let is_comment = |line: &str| line.is_empty() || line.starts_with('#');
         if text.lines().all(|line| is_comment(line.trim())) {
@@ -226,30 +216,36 @@ impl Reloader {
         Ok(self.reader.read_as(&self.path, text)?)
     }
 
-    /// Puts a configuration in force; `policy` is whether the policy that it names has another text than the last time.
-    pub(super) fn take(&mut self, new: Config, policy: bool) -> Result<Reload, ReloadError> {
+    /// Puts a configuration in force, with the text of the policy that it names.
+    pub(super) fn take(
+        &mut self,
+        state: &mut State,
+        new: Config,
+        policy: Option<PolicyText>,
+    ) -> Result<Reload, ReloadError> {
         for warning in new.warnings() {
             tracing::warn!(target: "tower_iroh::config", file = %self.path.display(), "{warning}");
         }
         let values = values(&new);
         let mut next = Next {
-            old: self.current.clone(),
+            old: state.accepted.clone(),
             new: Arc::new(new),
-            reload: changes(&self.in_force, &values, policy),
+            reload: changes(&state.values, &values, policy != state.policy),
+            effective: state.effective.clone(),
         };
-        if next.reload.applied.is_empty() {
-            self.current = next.new;
-            return Ok(next.reload);
+        if !next.reload.applied.is_empty() {
+            let commit = self.apply.prepare(&mut next).map_err(ReloadError::Apply)?;
+            commit();
         }
-        let commit = self.apply.prepare(&mut next).map_err(ReloadError::Apply)?;
-        commit();
         for Change { key, .. } in &next.reload.applied {
             match values.get(key) {
-                Some(value) => self.in_force.insert(key.clone(), value.clone()),
-                None => self.in_force.remove(key),
+                Some(value) => state.values.insert(key.clone(), value.clone()),
+                None => state.values.remove(key),
             };
         }
-        self.current = next.new;
+        state.accepted = next.new;
+        state.effective = next.effective;
+        state.policy = policy;
         Ok(next.reload)
     }
 }
@@ -280,28 +276,6 @@ fn changes(
         }
     }
     reload
-}
-
-/// All keys with their values as TOML, groups and peers included.
-fn values(config: &Config) -> BTreeMap<String, String> {
-    let mut values = BTreeMap::new();
-    for key in KEYS {
-        if let Some(value) = (key.show)(config) {
-            values.insert(key.name.to_owned(), value);
-        }
-    }
-    for name in config.groups.keys() {
-        values.insert(format!("{SERVICES}.{}", plain(name)), group(config, name));
-    }
-    for (name, peer) in &config.peers {
-        let keys = shown(peer).into_iter();
-        let shown: Vec<_> = keys
-            .map(|(key, value)| format!("{key} = {value}"))
-            .collect();
-        let value = format!("{{ {} }}", shown.join(", "));
-        values.insert(format!("{PEERS}.{}", plain(name)), value);
-    }
-    values
 }
 
 #[cfg(test)]

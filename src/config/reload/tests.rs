@@ -4,8 +4,20 @@ use super::{super::Mode, *};
 
 type Seen = Arc<Mutex<Vec<Mode>>>;
 
-/// A reloader whose commits write down the mode; a configuration that requires "any" is refused.
-fn reloader() -> (Reloader, Seen) {
+/// A reloader and what it has put in force.
+struct World {
+    reloader: Reloader,
+    state: State,
+}
+
+impl World {
+    fn current(&self) -> &Arc<Config> {
+        &self.state.accepted
+    }
+}
+
+/// A reloader whose commits write down the mode; a configuration of mode "iroh" is refused.
+fn reloader() -> (World, Seen) {
     let seen = Seen::default();
     let sink = seen.clone();
     let apply = move |next: &mut Next| -> Result<Commit, BoxError> {
@@ -17,14 +29,23 @@ fn reloader() -> (Reloader, Seen) {
         Ok(Box::new(move || sink.lock().expect("no panic").push(mode)))
     };
     let path = PathBuf::from("cluster.toml");
-    let first = Arc::new(Config::default());
-    let reloader = Reloader::new(Config::reader(), path, first, Box::new(apply));
-    (reloader, seen)
+    let world = World {
+        reloader: Reloader::new(Config::reader(), path, Box::new(apply)),
+        state: State::new(Arc::new(Config::default()), None),
+    };
+    (world, seen)
 }
 
-fn take(reloader: &mut Reloader, text: &str, policy: bool) -> Result<Reload, ReloadError> {
+/// Reloads; `policy` is whether the policy has another text than the last time.
+fn take(world: &mut World, text: &str, policy: bool) -> Result<Reload, ReloadError> {
+    let World { reloader, state } = world;
     let new = reloader.read(text)?;
-    reloader.take(new, policy)
+    let before = state.policy.clone();
+    let text = match policy {
+        true => Some(Ok(format!("{before:?} and more"))),
+        false => before,
+    };
+    reloader.take(state, new, text)
 }
 
 fn keys(changes: &[Change]) -> Vec<&str> {

@@ -1,13 +1,10 @@
-//! Who may call what, from the file that a configuration names.
+//! The policy of who may call what, from the file that a configuration names.
 
 use tower_iroh_layers::authorize::Policy;
 
-use super::{
-    super::{Config, text_of},
-    TransportError,
-};
+use super::{Config, TransportError, reader::text_of};
 
-/// The policy of a configuration, and its text. Without a file that says so nobody is refused.
+/// The policy of a configuration, and its text. Without a file every call is permitted.
 pub(super) fn read(config: &Config) -> Result<(Policy, Option<String>), TransportError> {
     let Some(path) = config.authorization_file() else {
         let all = Policy::builder()

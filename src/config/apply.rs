@@ -2,19 +2,15 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use tower_iroh_layers::BoxError;
+use tower_iroh_layers::{BoxError, authorize::PolicyHandle};
 
-use super::{
-    super::{Apply, Commit, Config, Mode, Next},
-    Transport, policy,
-};
+use super::{Apply, Commit, Config, Mode, Next, authorization};
+use crate::peers::Peers;
 
-/// Puts configurations in force in a [`Transport`].
+/// Puts configurations in force in a [`Transport`](super::Transport).
 pub(super) struct Applier {
-    transport: Transport,
-    /// What is in force of the two keys that may have to wait for a restart.
-    mode: (Mode, bool),
-    rolls_out: bool,
+    pub(super) peers: Peers,
+    pub(super) authorization: PolicyHandle,
 }
 
 const MODE: &str = "transport.mode";
@@ -23,19 +19,10 @@ const ROLLOUT: &str = "transport.rollout";
 const AUTHORIZATION: &str = "transport.authorization_file";
 
 impl Applier {
-    pub(super) fn new(transport: Transport) -> Self {
-        let config = transport.config();
-        Self {
-            mode: (config.mode, config.iroh_enabled),
-            rolls_out: config.rolls_out(),
-            transport,
-        }
-    }
-
     /// Whether what the mode needs has been there since the start.
     fn takes(&self, mode: Mode) -> bool {
-        let peers = self.transport.peers();
-        let (iroh, tcp) = (peers.links().is_some(), peers.tcp_links().is_some());
+        let iroh = self.peers.links().is_some();
+        let tcp = self.peers.tcp_links().is_some();
         match mode {
             Mode::Grpc => tcp,
             Mode::Iroh => iroh,
@@ -43,27 +30,32 @@ impl Applier {
         }
     }
 
-    /// The configuration as far as it is put in force.
+    /// The next configuration without what needs a restart.
     fn effective(&self, next: &mut Next) -> Config {
         let mut config = (**next.config()).clone();
-        let is_changed = self.mode != (config.mode, config.iroh_enabled);
+        let before = (next.effective.mode, next.effective.iroh_enabled);
+        let is_changed = before != (config.mode, config.iroh_enabled);
         if is_changed && !self.takes(config.effective_mode()) {
             next.needs_restart(MODE);
             next.needs_restart(ENABLED);
-            (config.mode, config.iroh_enabled) = self.mode;
+            (config.mode, config.iroh_enabled) = before;
         }
         config
     }
+
+    /// Whether a configuration moves calls by a rollout here.
+    fn rolls_out(&self, config: &Config) -> bool {
+        self.takes(config.effective_mode()) && config.rolls_out()
+    }
 }
 
-/// Begins the rollouts of a configuration, and makes the folder that it names for them.
-pub(super) fn begin_rollouts(transport: &Transport, config: Arc<Config>) {
+/// Begins the rollouts of a configuration, and makes the folder for their state.
+pub(super) fn begin_rollouts(peers: &Peers, config: Arc<Config>) {
     if let Some(folder) = config.rollout_state_folder() {
-        // Where it cannot be made no rollout begins, and the log has why.
+        // If it cannot be made, no rollout begins, and the log says why.
         let _ = std::fs::create_dir_all(folder);
     }
-    let plan = move |peer| config.rollout(peer);
-    transport.peers().begin_rollouts(plan);
+    peers.begin_rollouts(move |peer| config.rollout(peer));
 }
 
 impl Apply for Applier {
@@ -71,17 +63,17 @@ impl Apply for Applier {
         let config = self.effective(next);
         let calls = match self.takes(config.effective_mode()) {
             true => Some(config.policy()?),
-            // A transport that was not required could not be bound: calls go as they do.
+            // A transport that was not required could not be bound: calls go on as they do.
             false => None,
         };
-        let rolls_out = calls.is_some() && config.rolls_out();
-        let other_rollout = rolls_out != self.rolls_out || next.changes(ROLLOUT);
+        let rolls_out = self.rolls_out(&config);
+        let other_rollout = rolls_out != self.rolls_out(&next.effective) || next.changes(ROLLOUT);
         if next.changes(AUTHORIZATION) && config.authorization_file().is_none() {
-            // That would open everything to everybody, by leaving out a line.
+            // Leaving out a line must not open everything to everybody.
             next.needs_restart(AUTHORIZATION);
         }
         let callers = match next.changes(AUTHORIZATION) {
-            true => Some(policy::read(&config)?.0),
+            true => Some(authorization::read(&config)?.0),
             false => None,
         };
         let names = |config: &Config| -> BTreeSet<String> {
@@ -96,24 +88,23 @@ impl Apply for Applier {
             .filter(|(name, peer)| next.before().peers.get(*name) != Some(peer))
             .map(|(name, peer)| (name.to_owned(), peer.clone()))
             .collect();
-        self.mode = (config.mode, config.iroh_enabled);
-        self.rolls_out = rolls_out;
         let config = Arc::new(config);
-        let transport = self.transport.clone();
+        next.effective = config.clone();
+        let (peers, authorization) = (self.peers.clone(), self.authorization.clone());
         Ok(Box::new(move || {
             if let Some(calls) = calls {
-                transport.peers().set_policy(calls);
+                peers.set_policy(calls);
             }
             match (other_rollout, rolls_out) {
-                (true, true) => begin_rollouts(&transport, config),
-                (true, false) => transport.peers().end_rollouts(),
+                (true, true) => begin_rollouts(&peers, config),
+                (true, false) => peers.end_rollouts(),
                 (false, _) => {}
             }
             if let Some(callers) = callers {
-                transport.authorization().reload(callers);
+                authorization.reload(callers);
             }
-            // At once: who only has another name keeps what is his.
-            transport.peers().change(gone, moved);
+            // All at once: a peer that only has another name keeps its channel.
+            peers.change(gone, moved);
         }))
     }
 }

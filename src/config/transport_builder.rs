@@ -7,18 +7,39 @@ use tower_iroh_layers::{
 };
 
 use super::{
-    super::{Config, Mode, Require},
-    Transport, TransportError,
-    apply::begin_rollouts,
-    policy,
+    Config, Mode, Transport, TransportError, apply::begin_rollouts, authorization,
+    in_force::InForce,
 };
 use crate::{
     peer::{TransportKind, identity},
     peers::{Peers, PeersBuilder},
-    server::{BindError, Require as Both, Server, ServerBuilder, ServerError},
+    server::{BindError, Server, ServerBuilder},
 };
 
-/// What a [`Transport`] is made with beyond its configuration.
+impl Transport {
+    /// Binds what a configuration says: the transport, and the server that is to serve.
+    ///
+    /// # Errors
+    /// [`TransportError`], naming the cause. Nothing stays bound.
+    pub async fn from_config(
+        config: impl Into<Arc<Config>>,
+    ) -> Result<(Self, Server), TransportError> {
+        Self::builder(config).bind().await
+    }
+
+    /// Begins a transport with settings that a configuration does not have.
+    pub fn builder(config: impl Into<Arc<Config>>) -> TransportBuilder {
+        TransportBuilder {
+            config: config.into(),
+            key: None,
+            endpoint: Vec::new(),
+            peers: Vec::new(),
+            server: Vec::new(),
+        }
+    }
+}
+
+/// Settings of a [`Transport`] beyond its configuration.
 #[must_use]
 pub struct TransportBuilder {
     config: Arc<Config>,
@@ -37,17 +58,7 @@ fn through<B>(hooks: Vec<Hook<B>>, builder: B) -> B {
 }
 
 impl TransportBuilder {
-    pub(super) fn new(config: Arc<Config>) -> Self {
-        Self {
-            config,
-            key: None,
-            endpoint: Vec::new(),
-            peers: Vec::new(),
-            server: Vec::new(),
-        }
-    }
-
-    /// The key that is proved. Default: that of `transport.identity_file`, and without one a new key with each start.
+    /// The secret key of the identity. Default: the key in `transport.identity_file`; without that file, each start makes a new key.
     pub fn key(mut self, key: SecretKey) -> Self {
         self.key = Some(key);
         self
@@ -85,10 +96,10 @@ impl TransportBuilder {
     /// It reads the files that the configuration names, and blocks for as long as that takes.
     ///
     /// # Errors
-    /// [`TransportError`], naming what cannot be. Nothing stays bound.
+    /// [`TransportError`], naming the cause. Nothing stays bound.
     pub async fn bind(mut self) -> Result<(Transport, Server), TransportError> {
         let (config, key) = (self.config.clone(), self.take_key()?);
-        let policy = policy::read(&config)?;
+        let policy = authorization::read(&config)?;
         let mode = config.effective_mode();
         let on_tcp = config.clone();
         let mut server = Server::builder()
@@ -102,21 +113,9 @@ impl TransportBuilder {
         if mode != Mode::Iroh {
             server = server.tcp(config.grpc_bind_address());
         }
-        let required = match config.require() {
-            Require::All => Both::Both,
-            Require::Any | Require::Grpc | Require::Iroh => Both::Any,
-        };
-        let server = through(std::mem::take(&mut self.server), server.require(required));
-        let mut server = server.bind().await?;
-        let is_required = |missing: &BindError| is_required(config.require(), missing);
-        if server.missing().is_some_and(is_required)
-            && let Some(missing) = server.take_missing()
-        {
-            if let Some(endpoint) = server.endpoint() {
-                endpoint.close().await;
-            }
-            return Err(TransportError::Server(ServerError::Bind(missing)));
-        }
+        let server = server.require(config.require());
+        let server = through(std::mem::take(&mut self.server), server);
+        let server = server.bind().await?;
         let endpoint = server.endpoint().cloned();
         let transport = self.finish(key, endpoint, policy)?;
         Ok((transport, server))
@@ -127,10 +126,10 @@ impl TransportBuilder {
     /// It reads the files that the configuration names, and blocks for as long as that takes.
     ///
     /// # Errors
-    /// [`TransportError`], naming what cannot be. Nothing stays bound.
+    /// [`TransportError`], naming the cause. Nothing stays bound.
     pub async fn connect(mut self) -> Result<Transport, TransportError> {
         let (config, key) = (self.config.clone(), self.take_key()?);
-        let policy = policy::read(&config)?;
+        let policy = authorization::read(&config)?;
         let endpoint = match config.effective_mode() {
             Mode::Grpc => None,
             Mode::Iroh | Mode::Dual => {
@@ -185,23 +184,13 @@ impl TransportBuilder {
             endpoint,
             peers,
             policy: PolicyHandle::new(policy),
-            policy_text,
+            in_force: InForce::new(config.clone(), policy_text),
             config,
         };
         if transport.endpoint.is_some() && transport.config.rolls_out() {
-            begin_rollouts(&transport, transport.config.clone());
+            begin_rollouts(&transport.peers, transport.config.clone());
         }
         Ok(transport)
-    }
-}
-
-/// Whether the server must not go on without the transport.
-fn is_required(require: Require, missing: &BindError) -> bool {
-    match require {
-        Require::All => true,
-        Require::Any => false,
-        Require::Grpc => missing.transport() == TransportKind::Tcp,
-        Require::Iroh => missing.transport() == TransportKind::Iroh,
     }
 }
 
