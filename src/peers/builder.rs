@@ -11,7 +11,7 @@ use tower_iroh_layers::{
 use super::{Configure, Peers, Shared, directory::Directory};
 use crate::{channel::ChannelBuilder, peer::Peer, quic::Links, tcp::TcpLinks};
 
-/// Settings of [`Peers`]. Links over one of the transports are required, or no channel can be made.
+/// Settings of [`Peers`]. Without links over at least one transport no channel can be made.
 #[must_use]
 pub struct PeersBuilder {
     pub(super) iroh: Option<Links>,
@@ -23,25 +23,25 @@ pub struct PeersBuilder {
 }
 
 impl PeersBuilder {
-    /// The connections over iroh.
+    /// The links over iroh.
     pub fn iroh(mut self, links: Links) -> Self {
         self.iroh = Some(links);
         self
     }
 
-    /// The connections over TCP.
+    /// The links over TCP.
     pub fn tcp(mut self, links: TcpLinks) -> Self {
         self.tcp = Some(links);
         self
     }
 
-    /// Which calls go over which transport. Default: iroh, and TCP where iroh is not ready.
+    /// Which calls go over which transport. Default: iroh, and TCP while iroh is not ready.
     pub fn policy(mut self, policy: Policy) -> Self {
         self.policy = Some(policy);
         self
     }
 
-    /// What holds for the choice whatever the policy. Default: [`SelectConfig`]'s.
+    /// Settings of the choice that hold for every policy. Default: [`SelectConfig`]'s.
     pub fn select(mut self, select: SelectConfig) -> Self {
         self.select = select;
         self
@@ -53,8 +53,8 @@ impl PeersBuilder {
         self
     }
 
-    /// What each channel is configured with beyond that, and beyond what was said before. It is asked once per channel, and may be asked once too often where several ask for the first one at
-    /// a time.
+    /// Configures each channel further, after the functions that were given before. It is called when a peer's channel is first asked for, and once for each
+    /// caller where several ask at the same time. It may use the directory.
     ///
     /// ```
     /// # fn example(links: tower_iroh::Links) {
@@ -93,7 +93,6 @@ impl PeersBuilder {
                 select: self.select,
                 configure: self.configure,
                 directory: Mutex::new(Directory::new(self.policy.unwrap_or_else(prefer_iroh))),
-                rollouts: Mutex::default(),
             }),
         }
     }

@@ -26,14 +26,14 @@ use crate::{
 mod builder;
 mod directory;
 mod error;
-mod rollouts;
+mod slot;
 #[cfg(test)]
 mod tests;
 
 pub use builder::PeersBuilder;
 use directory::Directory;
 pub use error::PeersError;
-use rollouts::Rollouts;
+use slot::{PeerSlot, Plan};
 
 /// A directory of peers: a name for each, where it is, and one [`Channel`] to it that all who ask share.
 ///
@@ -57,15 +57,15 @@ use rollouts::Rollouts;
 ///
 /// Clones are one directory. All channels go over the same links, so there is one connection per peer and transport.
 ///
-/// **State.** A peer's channel is made when it is first asked for, which dials nothing, and kept while the peer is in the directory. Its circuit
-/// breakers, one per transport, are kept longer, [10 minutes](Registry::IDLE) without use: a peer that is removed and added again does not begin with a clean
-/// slate. Two names of one identity share everything.
+/// **State.** A peer's channel is made when it is first asked for, which dials nothing, and kept while the peer is in the directory. A peer's circuit
+/// breakers, one per transport, are kept for [10 minutes](Registry::IDLE) without use, also after the peer was removed: added again, it begins with the
+/// breakers that it had. Two names of one identity share everything.
 ///
-/// **Changes at run time.** A peer that is added again under its name is somewhere else from then on: its channel stays, and dials the new addresses next. An
-/// address that no name of the peer has any more is not dialled, also where there is no other: a peer that is added again without its
-/// [TCP address](Peer::with_tcp) is called over TCP no more, except for the calls in flight. One that has another identity is another peer, with a channel of its
-/// own. A peer that is removed is found no more; channels that somebody holds go on, and their connection ends when it is idle.
-/// [`set_policy`](Self::set_policy) is in force for all at once.
+/// **Changes at run time.** Adding a peer again under its name changes its addresses: its channel stays, and the next dial goes to the new addresses. An
+/// address that no name of the peer has any more is not dialled, even if there is no other: a peer that is added again without its
+/// [TCP address](Peer::with_tcp) is no longer called over TCP, except for the calls in flight. Another identity under the same name is another peer, with a
+/// channel of its own. A removed peer is no longer found. Channels to it that are still held go on, and dial its last known addresses; the directory keeps
+/// those of the last 256 removed peers. A connection without calls ends when it is idle. [`set_policy`](Self::set_policy) changes all choices at once.
 #[derive(Clone)]
 pub struct Peers {
     shared: Arc<Shared>,
@@ -78,17 +78,15 @@ struct Shared {
     select: SelectConfig,
     configure: Option<Configure>,
     directory: Mutex<Directory>,
-    /// Whoever needs both locks takes this one first.
-    rollouts: Mutex<Rollouts>,
 }
 
 type Configure = Box<dyn Fn(&Peer, ChannelBuilder) -> ChannelBuilder + Send + Sync>;
 
-/// What a channel leads over.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+/// The transports of a channel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Over {
     One(TransportKind),
-    /// Both, and the policy chooses.
+    /// Both, and the policy chooses for each call.
     Chosen,
 }
 
@@ -110,45 +108,25 @@ impl Peers {
         }
     }
 
-    /// Names a peer, and says where it is. Returns what the name meant before.
+    /// Names a peer and its addresses. Returns the peer that had the name before.
     pub fn add(&self, name: impl Into<String>, peer: impl Into<Peer>) -> Option<Peer> {
         let moved = vec![(name.into(), peer.into())];
         self.change(Vec::new(), moved).pop()
     }
 
-    /// Takes a name out, and returns what it meant.
+    /// Removes a name, and returns the peer that had it.
     pub fn remove(&self, name: &str) -> Option<Peer> {
         self.change(vec![name.to_owned()], Vec::new()).pop()
     }
 
-    /// Takes names out and gives names, all at once: only who has no name after it all is forgotten. Returns what the names meant before.
+    /// Takes names out and gives names, all at once. Returns what the names meant before.
     pub(crate) fn change(&self, gone: Vec<String>, moved: Vec<(String, Peer)>) -> Vec<Peer> {
-        let mut rollouts = lock(&self.shared.rollouts);
+        // Under the lock, so that the links are told in the order of the changes.
         let mut directory = lock(&self.shared.directory);
-        let peers = &mut directory.peers;
-        let mut before: Vec<Peer> = gone.iter().filter_map(|name| peers.remove(name)).collect();
-        for (name, peer) in &moved {
-            before.extend(peers.insert(name.clone(), peer.clone()));
-        }
-        for peer in &before {
-            if directory.knows(peer.id()) {
-                self.shared.no_longer_at(peer, &directory);
-            } else {
-                directory.forget(peer);
-                rollouts.running.remove(&peer.id());
-            }
-        }
-        // Under the lock, so that what is said last is what is there last.
-        for (_, peer) in &moved {
-            for before in directory.departed.remove(&peer.id()).unwrap_or_default() {
-                self.shared.no_longer_at(&before, &directory);
-            }
-            self.shared.is_at(peer);
-        }
-        before
+        self.shared.change(&mut directory, &gone, moved)
     }
 
-    /// Who has this name.
+    /// The peer with this name.
     pub fn get(&self, name: &str) -> Option<Peer> {
         lock(&self.shared.directory).peers.get(name).cloned()
     }
@@ -162,11 +140,10 @@ impl Peers {
             .collect()
     }
 
-    /// The channel to a peer: over the links that there are, and where there are links over both transports, over whichever the [policy](Self::set_policy) says
-    /// for each call. Nothing is dialled.
+    /// The channel to a peer. With links over both transports, the [policy](Self::set_policy) chooses one for each call. Nothing is dialled.
     ///
     /// # Errors
-    /// [`PeersError::Unknown`] for a name that nobody has, [`PeersError::Channel`] where [`PeersBuilder::channel`] made settings that cannot be.
+    /// [`PeersError::Unknown`] for a name that no peer has, [`PeersError::Channel`] where [`PeersBuilder::channel`] made settings that are not accepted.
     pub fn channel(&self, name: &str) -> Result<Channel, PeersError> {
         match (&self.shared.iroh, &self.shared.tcp) {
             (Some(_), None) => self.channel_by(name, Over::One(TransportKind::Iroh)),
@@ -175,111 +152,111 @@ impl Peers {
         }
     }
 
-    /// A channel to a peer over one transport and no other, whatever the policy says: to look at it, or to measure it.
+    /// A channel to a peer over one transport alone, whatever the policy says: for an inspection or a measurement.
     ///
     /// # Errors
-    /// As [`channel`](Self::channel), and [`PeersError::NoTransport`] where the directory has no links over it.
+    /// As [`channel`](Self::channel), and [`PeersError::NoTransport`] where the directory has no links over the transport.
     pub fn channel_over(&self, name: &str, over: TransportKind) -> Result<Channel, PeersError> {
         self.channel_by(name, Over::One(over))
     }
 
     fn channel_by(&self, name: &str, over: Over) -> Result<Channel, PeersError> {
-        let unknown = || PeersError::Unknown(name.to_owned());
-        let (peer, left) = {
+        let (peer, slot) = {
             let directory = lock(&self.shared.directory);
-            let peer = directory.peers.get(name).ok_or_else(unknown)?;
-            if let Some(channel) = directory.channels.get(&(peer.id(), over)) {
-                return Ok(channel.clone());
-            }
-            (peer.clone(), directory.left)
+            let found = directory.slot(name);
+            let (peer, slot) = found.ok_or_else(|| PeersError::Unknown(name.to_owned()))?;
+            (peer.clone(), slot.clone())
         };
-        let id = peer.id();
-        let select = match over {
-            // By the identity: the name may have been given to another meanwhile.
-            Over::Chosen => {
-                let select = self.select_by(|directory| directory.knows(id).then_some(id));
-                Some(select.ok_or_else(unknown)?)
-            }
-            Over::One(_) => None,
-        };
-        // Somebody's own function is called: not with the lock.
-        let made = self.make(&peer, over, select)?;
-        let mut directory = lock(&self.shared.directory);
-        if directory.knows(id) {
-            // Making it said once more where the peer was.
-            self.shared.no_longer_at(&peer, &directory);
+        let kept = slot.channel(over);
+        if let Some(channel) = kept.get() {
+            return Ok(channel.clone());
         }
-        if directory.left != left {
-            // Perhaps this one, and its choice with it: the channel is the caller's alone.
-            return Ok(made);
-        }
-        let kept = directory.channels.entry((id, over));
-        Ok(kept.or_insert(made).clone())
+        // The program's own function is called, so nothing is locked: another caller may make a channel too, and the first one is kept.
+        let made = self.make(&peer, &slot, over)?;
+        Ok(kept.get_or_init(|| made).clone())
     }
 
-    /// The choice between the transports to a peer: its statistics and its canaries. `None` for a name that nobody has.
+    /// The choice between the transports to a peer: its statistics and its canaries. `None` for a name that no peer has.
     pub fn select(&self, name: &str) -> Option<SelectHandle> {
-        self.select_by(|directory| directory.peers.get(name).map(Peer::id))
+        let (id, slot) = self.slot(name)?;
+        Some(self.select_in(id, &slot))
     }
 
-    fn select_by(&self, find: impl Fn(&Directory) -> Option<EndpointId>) -> Option<SelectHandle> {
-        {
+    fn slot(&self, name: &str) -> Option<(EndpointId, Arc<PeerSlot>)> {
+        let directory = lock(&self.shared.directory);
+        let (peer, slot) = directory.slot(name)?;
+        Some((peer.id(), slot.clone()))
+    }
+
+    fn select_in(&self, id: EndpointId, slot: &PeerSlot) -> SelectHandle {
+        let (select, plan) = {
+            // Under the lock, so that no change of the policy or the plan is missed.
             let directory = lock(&self.shared.directory);
-            if let Some(select) = directory.selections.get(&find(&directory)?) {
-                return Some(select.clone());
-            }
+            let select = slot.select.get_or_init(|| {
+                let config = self.shared.select.clone();
+                SelectHandle::with_config(directory.policy.clone(), config)
+            });
+            let plan = directory.plan.as_ref();
+            (
+                select.clone(),
+                plan.filter(|plan| slot.claim(Some(plan))).cloned(),
+            )
+        };
+        if let Some(plan) = plan {
+            slot.begin(id, &plan);
         }
-        // Held until the rollout has begun: whoever takes the peer out meanwhile finds it then.
-        let mut rollouts = lock(&self.shared.rollouts);
-        let mut directory = lock(&self.shared.directory);
-        let id = find(&directory)?;
-        if let Some(select) = directory.selections.get(&id) {
-            return Some(select.clone());
-        }
-        let config = self.shared.select.clone();
-        let select = SelectHandle::with_config(directory.policy.clone(), config);
-        directory.selections.insert(id, select.clone());
-        drop(directory);
-        rollouts.start(id, &select);
-        Some(select)
+        select
     }
 
-    /// The rollout to a peer, to be looked at, paused or taken back. `None` where there is none: no plan, or it could not begin, which is in the log.
+    /// The rollout to a peer: its state, to be paused or taken back. `None` where there is no plan, or where the rollout could not begin; the log says why.
     pub fn rollout(&self, name: &str) -> Option<Rollout> {
-        self.select(name)?;
-        let id = self.get(name)?.id();
-        lock(&self.shared.rollouts).running.get(&id).cloned()
+        let (id, slot) = self.slot(name)?;
+        self.select_in(id, &slot);
+        slot.rollout()
     }
 
     /// Begins a rollout to each peer, also to those that are added later, in place of those that run.
     ///
-    /// `plan` is asked for each peer, and needs a file of its own for each that is to survive a restart. Until it has answered no peer is added or removed: it must
-    /// do neither itself, and ask for no channel. A rollout that cannot begin leaves its canary at nothing, and the reason is in the log: no canary of that name in
-    /// the [policy](Self::set_policy), a file that cannot be read, or no tokio runtime.
+    /// `plan` is called for each peer when the choice of its transport is first needed. Each rollout that is to survive a restart needs a file of its own. The
+    /// plan may use the directory: ask for channels, add and remove peers. A rollout that cannot begin leaves its canary's share at zero, and the log says
+    /// why: no canary of that name in the [policy](Self::set_policy), a file that cannot be read, or no tokio runtime.
     pub fn begin_rollouts(
         &self,
         plan: impl Fn(EndpointId) -> Result<RolloutConfig, ConfigError> + Send + Sync + 'static,
     ) {
-        let mut rollouts = lock(&self.shared.rollouts);
-        rollouts.running.clear();
-        rollouts.plan = Some(Arc::new(plan));
-        let selections = lock(&self.shared.directory).selections.clone();
-        for (id, select) in &selections {
-            rollouts.start(*id, select);
+        let plan: Plan = Arc::new(plan);
+        let claimed: Vec<_> = {
+            let mut directory = lock(&self.shared.directory);
+            directory.plan = Some(plan.clone());
+            let slots = directory.slots.iter();
+            let claimed = slots.filter(|(_, slot)| {
+                // The others begin when their choice is first asked for.
+                slot.select.get().is_some() && slot.claim(Some(&plan))
+            });
+            claimed.map(|(id, slot)| (*id, slot.clone())).collect()
+        };
+        for (id, slot) in claimed {
+            slot.begin(id, &plan);
         }
     }
 
-    /// Ends all rollouts. The canaries' shares stay what they are: to take the calls back, put a policy without canaries in force first.
+    /// Ends all rollouts. The canaries' shares stay as they are: to take the calls back, put a policy without canaries in force first.
     pub fn end_rollouts(&self) {
-        let mut rollouts = lock(&self.shared.rollouts);
-        rollouts.running.clear();
-        rollouts.plan = None;
+        let mut directory = lock(&self.shared.directory);
+        directory.plan = None;
+        for slot in directory.slots.values() {
+            slot.claim(None);
+        }
     }
 
-    /// Puts another policy in force for the calls to all peers, those too that are added later.
+    /// Puts another policy in force for the calls to all peers, also to those that are added later.
     pub fn set_policy(&self, policy: Policy) {
         let mut directory = lock(&self.shared.directory);
-        for select in directory.selections.values() {
+        for select in directory
+            .slots
+            .values()
+            .filter_map(|slot| slot.select.get())
+        {
             select.swap(policy.clone());
         }
         directory.policy = policy;
@@ -290,8 +267,12 @@ impl Peers {
         lock(&self.shared.directory).policy.clone()
     }
 
-    /// The circuit breaker to a peer over a transport: made with it, and kept for a while after it was removed.
-    pub fn circuit(&self, id: EndpointId, over: TransportKind) -> Circuit {
+    /// The circuit breaker to a peer over one transport; it is made where there is none yet. `None` for a name that no peer has.
+    pub fn circuit(&self, name: &str, over: TransportKind) -> Option<Circuit> {
+        Some(self.circuit_to(self.get(name)?.id(), over))
+    }
+
+    fn circuit_to(&self, id: EndpointId, over: TransportKind) -> Circuit {
         let (links, tcp) = (self.shared.iroh.clone(), self.shared.tcp.clone());
         self.shared.circuits.circuit_or(&(id, over), |config| {
             let circuit = Circuit::builder(config).transport(over.as_str());
@@ -303,23 +284,19 @@ impl Peers {
         })
     }
 
-    /// The connections over iroh, where there are any.
+    /// The links over iroh, where the directory has them.
     pub fn links(&self) -> Option<&Links> {
         self.shared.iroh.as_ref()
     }
 
-    /// The connections over TCP, where there are any.
+    /// The links over TCP, where the directory has them.
     pub fn tcp_links(&self) -> Option<&TcpLinks> {
         self.shared.tcp.as_ref()
     }
 
-    fn make(
-        &self,
-        peer: &Peer,
-        over: Over,
-        select: Option<SelectHandle>,
-    ) -> Result<Channel, PeersError> {
-        let circuit = |over| self.circuit(peer.id(), over);
+    fn make(&self, peer: &Peer, slot: &PeerSlot, over: Over) -> Result<Channel, PeersError> {
+        let id = peer.id();
+        let circuit = |over| self.circuit_to(id, over);
         let builder = match (over, &self.shared.iroh, &self.shared.tcp) {
             (Over::One(TransportKind::Iroh), Some(links), _) => {
                 let circuit = circuit(TransportKind::Iroh);
@@ -330,7 +307,7 @@ impl Peers {
                 Channel::with_tcp_links(links.clone()).stack(|stack| stack.circuit(circuit))
             }
             (Over::Chosen, Some(links), Some(tcp)) => {
-                let select = select.ok_or_else(|| PeersError::Unknown(peer.id().to_string()))?;
+                let select = self.select_in(id, slot);
                 let circuits = TransportKind::ALL.map(|over| (over, circuit(over)));
                 let builder = Channel::with_links(links.clone()).shared_tcp_links(tcp.clone());
                 builder.select(select).stack(|stack| {
@@ -344,7 +321,8 @@ impl Peers {
             }
             (Over::Chosen, None, _) => return Err(PeersError::NoTransport(TransportKind::Iroh)),
         };
-        let builder = builder.peer(peer.clone());
+        // By its identity alone: the directory tells the links where the peer is.
+        let builder = builder.peer(id);
         let built = match &self.shared.configure {
             Some(configure) => configure(peer, builder).build(),
             None => builder.build(),
@@ -356,9 +334,10 @@ impl Peers {
 impl fmt::Debug for Peers {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let directory = lock(&self.shared.directory);
+        let channels = directory.slots.values().map(|slot| slot.channels());
         f.debug_struct("Peers")
             .field("names", &directory.peers.keys())
-            .field("channels", &directory.channels.len())
+            .field("channels", &channels.sum::<usize>())
             .finish_non_exhaustive()
     }
 }
