@@ -4,6 +4,8 @@
 #![allow(unreachable_pub)]
 #![cfg(feature = "config")]
 
+#[path = "config/durations.rs"]
+mod durations;
 #[path = "config/follow.rs"]
 mod follow;
 #[path = "config/mistakes.rs"]

@@ -1,6 +1,6 @@
-use std::{fmt, time::Duration};
+use std::{fmt, ops::RangeInclusive, time::Duration};
 
-/// A setting that cannot be: which one, what it was given, and what it accepts.
+/// A setting that is not accepted: its name, the value that it was given, and what it accepts.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{field} = {value}: {accepted}")]
 pub struct ConfigError {
@@ -10,7 +10,7 @@ pub struct ConfigError {
 }
 
 impl ConfigError {
-    /// Says that `field`, a path such as `breaker.failure_rate`, cannot be `value`.
+    /// An error that says: `field`, a path such as `breaker.failure_rate`, does not accept `value`.
     pub fn new(field: &'static str, value: impl fmt::Display, accepted: impl Into<String>) -> Self {
         Self {
             field,
@@ -19,7 +19,7 @@ impl ConfigError {
         }
     }
 
-    /// Refuses a zero, which would make the thing that it bounds impossible.
+    /// Refuses zero, for a limit that would let nothing pass.
     ///
     /// # Errors
     /// When `value` is 0.
@@ -30,22 +30,38 @@ impl ConfigError {
         }
     }
 
-    /// Refuses a duration of nothing.
+    /// The longest duration that [`lasting`](Self::lasting) accepts: 365 days. Any clock can add it to the present, several times over.
+    pub const LONGEST: Duration = Duration::from_secs(365 * 86_400);
+
+    /// Refuses a duration of zero, and one above [365 days](Self::LONGEST).
     ///
     /// # Errors
-    /// When `value` is zero.
+    /// When `value` is zero or above the bound.
     pub fn lasting(field: &'static str, value: Duration) -> Result<(), Self> {
-        if value.is_zero() {
-            return Err(Self::new(
-                field,
-                format_args!("{value:?}"),
-                "must be longer than zero",
-            ));
+        if (Duration::from_nanos(1)..=Self::LONGEST).contains(&value) {
+            return Ok(());
         }
-        Ok(())
+        let accepted = "longer than zero and at most 365 days is accepted";
+        Err(Self::new(field, format_args!("{value:?}"), accepted))
     }
 
-    /// Refuses a share that is none: NaN, or outside of 0 to 1.
+    /// Refuses a duration outside of a range.
+    ///
+    /// # Errors
+    /// When `value` is not within `range`.
+    pub fn within(
+        field: &'static str,
+        value: Duration,
+        range: RangeInclusive<Duration>,
+    ) -> Result<(), Self> {
+        if range.contains(&value) {
+            return Ok(());
+        }
+        let accepted = format!("{:?} to {:?} is accepted", range.start(), range.end());
+        Err(Self::new(field, format_args!("{value:?}"), accepted))
+    }
+
+    /// Refuses NaN, and a share outside of 0 to 1.
     ///
     /// # Errors
     /// When `value` is not within 0 to 1.
@@ -61,7 +77,7 @@ impl ConfigError {
         self.field
     }
 
-    /// What it was given.
+    /// The value that it was given.
     pub fn value(&self) -> &str {
         &self.value
     }

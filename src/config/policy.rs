@@ -42,7 +42,8 @@ impl Config {
             .rollout_stages()
             .iter()
             .map(|percent| (percent * 100.0).round() as u32);
-        let dwell = self.rollout_dwell();
+        // Below a millisecond the comparison would keep a processor busy.
+        let dwell = self.rollout_dwell().max(Duration::from_millis(1));
         let rollout = RolloutConfig::builder(Self::ROLLOUT)
             .stages(stages)
             .dwell(dwell)

@@ -139,33 +139,16 @@ impl BreakerConfigBuilder {
                 format!("must be at most {MOST_CALLS}"),
             ));
         }
-        within("breaker.window", config.window, WINDOW.0, WINDOW.1)?;
+        ConfigError::within("breaker.window", config.window, WINDOW.0..=WINDOW.1)?;
         ConfigError::lasting("breaker.first_wait", config.first_wait)?;
         ConfigError::lasting("breaker.recovery", config.recovery)?;
-        within(
+        ConfigError::within(
             "breaker.recovery",
             config.recovery,
-            config.first_wait,
-            LONGEST_WAIT,
+            config.first_wait..=LONGEST_WAIT,
         )?;
         Ok(config)
     }
-}
-
-fn within(
-    field: &'static str,
-    value: Duration,
-    least: Duration,
-    most: Duration,
-) -> Result<(), ConfigError> {
-    if (least..=most).contains(&value) {
-        return Ok(());
-    }
-    Err(ConfigError::new(
-        field,
-        format_args!("{value:?}"),
-        format!("{least:?} to {most:?} is accepted"),
-    ))
 }
 
 #[cfg(test)]

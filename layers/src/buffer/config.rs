@@ -58,6 +58,9 @@ pub struct BufferConfigBuilder {
     idempotent: Vec<String>,
 }
 
+/// More often than this the sweep would keep a processor busy.
+const SHORTEST_SWEEP: Duration = Duration::from_millis(1);
+
 impl BufferConfigBuilder {
     /// Serves these methods beside calls that carry [`WaitForReady`](super::WaitForReady): `/pkg.Svc/Method`, and for all of a service
     /// `/pkg.Svc/*` or `pkg.Svc`. Adds to those listed before.
@@ -110,7 +113,7 @@ impl BufferConfigBuilder {
     /// The configuration.
     ///
     /// # Errors
-    /// A limit or a time of zero, a time that no clock can show, a sweep longer than the time to live, or a pattern that names no method.
+    /// A limit of zero, a time to live of zero or above 365 days, a sweep below 1 ms or above the time to live, or a pattern that names no method.
     pub fn build(self) -> Result<BufferConfig, ConfigError> {
         let mut config = self.config;
         let Limits {
@@ -119,20 +122,13 @@ impl BufferConfigBuilder {
         ConfigError::nonzero("buffer.max_calls", calls)?;
         ConfigError::nonzero("buffer.max_bytes", bytes)?;
         ConfigError::lasting("buffer.ttl", ttl)?;
-        config.sweep = self.sweep.unwrap_or(config.sweep.min(ttl));
-        ConfigError::lasting("buffer.sweep", config.sweep)?;
-        let year = Duration::from_secs(86_400 * 365);
-        if ttl > year {
-            let value = format_args!("{ttl:?}");
-            return Err(ConfigError::new("buffer.ttl", value, "at most 365 days"));
-        }
-        if config.sweep > ttl {
-            return Err(ConfigError::new(
-                "buffer.sweep",
-                format_args!("{:?}", config.sweep),
-                format!("at most the TTL, {ttl:?}"),
-            ));
-        }
+        config.sweep = match self.sweep {
+            Some(sweep) => {
+                ConfigError::within("buffer.sweep", sweep, SHORTEST_SWEEP..=ttl)?;
+                sweep
+            }
+            None => config.sweep.min(ttl).max(SHORTEST_SWEEP),
+        };
         for method in &self.served {
             config.served.insert("buffer.serve", method, ())?;
         }

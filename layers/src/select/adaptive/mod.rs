@@ -142,8 +142,8 @@ impl AdaptiveBuilder {
     /// Checks the settings.
     ///
     /// # Errors
-    /// When the quantile or a share is not within 0 to 1, the window not within 1 s to 1 h, the dwell or the time between probes longer than an hour, or something
-    /// zero that must not be.
+    /// When the quantile or a share is not within 0 to 1, the window is not within 1 s to 1 h, another time is longer than an hour, or a number is zero that must
+    /// not be.
     pub fn build(self) -> Result<Adaptive, ConfigError> {
         const LONGEST: Duration = Duration::from_secs(3600);
         let built = self.0;
@@ -162,6 +162,11 @@ impl AdaptiveBuilder {
                 accepted,
             ));
         }
+        ConfigError::within(
+            "select.adaptive.min_gain",
+            built.min_gain,
+            Duration::ZERO..=LONGEST,
+        )?;
         for (field, value) in [
             ("select.adaptive.dwell", built.dwell),
             ("select.adaptive.probe_every", built.probe_every),
@@ -170,11 +175,7 @@ impl AdaptiveBuilder {
                 built.threshold.unwrap_or(LONGEST),
             ),
         ] {
-            ConfigError::lasting(field, value)?;
-            if value > LONGEST {
-                let accepted = "at most an hour is accepted";
-                return Err(ConfigError::new(field, format_args!("{value:?}"), accepted));
-            }
+            ConfigError::within(field, value, Duration::from_nanos(1)..=LONGEST)?;
         }
         Ok(built)
     }

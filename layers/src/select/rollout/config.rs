@@ -46,6 +46,10 @@ impl RolloutConfig {
 #[must_use]
 pub struct RolloutConfigBuilder(RolloutConfig);
 
+/// More often than this the look at the arms would keep a processor busy.
+const SHORTEST_TICK: Duration = Duration::from_millis(1);
+const LONGEST_DWELL: Duration = Duration::from_secs(30 * 86_400);
+
 impl RolloutConfigBuilder {
     /// The shares, one after the other, in basis points: 500, 2,500, 5,000 and 10,000.
     pub fn stages(mut self, basis_points: impl IntoIterator<Item = u32>) -> Self {
@@ -80,8 +84,8 @@ impl RolloutConfigBuilder {
     /// Checks the settings.
     ///
     /// # Errors
-    /// When there is no stage, one is 0, above 10,000 or not above the one before, the dwell or the tick is zero or too long, or the tick is longer than the
-    /// dwell.
+    /// When there is no stage, a stage is 0, above 10,000 or not above the one before it, the dwell is not within 1 ms to 30 days, or the tick is not within 1 ms
+    /// to the dwell.
     pub fn build(self) -> Result<RolloutConfig, ConfigError> {
         let built = self.0;
         let stages = &built.stages;
@@ -96,18 +100,8 @@ impl RolloutConfigBuilder {
                 "rising shares of 1 to 10000 basis points are accepted",
             ));
         }
-        ConfigError::lasting("rollout.dwell", built.dwell)?;
-        ConfigError::lasting("rollout.tick", built.tick)?;
-        if built.dwell > Duration::from_secs(30 * 86_400) {
-            let value = format_args!("{:?}", built.dwell);
-            let accepted = "at most 30 days are accepted";
-            return Err(ConfigError::new("rollout.dwell", value, accepted));
-        }
-        if built.tick > built.dwell {
-            let value = format_args!("{:?}", built.tick);
-            let accepted = format!("must be at most rollout.dwell, {:?}", built.dwell);
-            return Err(ConfigError::new("rollout.tick", value, accepted));
-        }
+        ConfigError::within("rollout.dwell", built.dwell, SHORTEST_TICK..=LONGEST_DWELL)?;
+        ConfigError::within("rollout.tick", built.tick, SHORTEST_TICK..=built.dwell)?;
         Ok(built)
     }
 }
