@@ -723,6 +723,86 @@ async fn a_rollout_begins_goes_on_after_a_restart_and_ends_by_the_file() {
     transport.close().await;
 }
 
+/// Calls with a payload of this size, over one transport.
+async fn echo_of(channel: Channel, bytes: usize, most: usize) -> Result<(), Status> {
+    let call = async move {
+        let payload = "x".repeat(bytes).into();
+        let mut client = EchoClient::new(channel).max_decoding_message_size(most);
+        let answer = client.echo(EchoRequest { payload }).await?.into_inner();
+        assert_eq!(answer.payload.len(), bytes);
+        Ok(())
+    };
+    soon("an answer", call).await
+}
+
+/// `max_message_size` holds for every service of the server and every channel of the client, whatever generated code is told.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_message_above_the_largest_is_refused_on_both_sides() {
+    const SMALL: &str = "transport.grpc.max_message_size = 1000\n";
+    for (of_server, of_client, told) in [
+        (SMALL, "", "above the 1000 that this server accepts"),
+        ("", SMALL, "at most 1000 are accepted"),
+    ] {
+        let server = Running::new(config(of_server)).await;
+        let client = client(of_client, &server.peer).await;
+        for kind in [TransportKind::Iroh, TransportKind::Tcp] {
+            let channel = over(&client, kind);
+            let small = echo_of(channel.clone(), 900, usize::MAX).await;
+            small.expect("small enough");
+            let error = echo_of(channel.clone(), 2000, usize::MAX).await;
+            let error = error.expect_err("too large");
+            assert_eq!(error.code(), Code::ResourceExhausted, "{kind}: {error}");
+            assert!(error.message().contains(told), "{kind}: {error}");
+            echo_of(channel, 900, usize::MAX)
+                .await
+                .expect("still there");
+        }
+        client.close().await;
+        server.stop().await;
+    }
+}
+
+/// Above 4 MiB generated code has to be told too, as the page and the warning say.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_message_above_4_mib_takes_both_the_setting_and_generated_code() {
+    const LARGE: usize = 16 << 20;
+    let lines = format!("transport.grpc.max_message_size = {LARGE}\n");
+    let warnings = config(&lines).warnings();
+    let said = ".max_decoding_message_size(config.max_message_size())";
+    assert!(
+        matches!(&warnings[..], [one] if one.contains(said)),
+        "{warnings:?}"
+    );
+    assert_eq!(config("").warnings(), [""; 0]);
+
+    let (transport, server) = Transport::from_config(config(&lines))
+        .await
+        .expect("it binds");
+    let (peer, handle) = (server.addresses().expect("dialable"), server.handle());
+    let service = EchoServer::new(EchoService);
+    let service = service.max_decoding_message_size(transport.config().max_message_size());
+    let services = transport.tonic().add_service(service);
+    let serving = tokio::spawn(
+        server.serve(|incoming, stopped| services.serve_with_incoming_shutdown(incoming, stopped)),
+    );
+    let client = client(&lines, &peer).await;
+    let most = client.config().max_message_size();
+    for kind in [TransportKind::Iroh, TransportKind::Tcp] {
+        echo_of(over(&client, kind), 6 << 20, most)
+            .await
+            .expect("answered");
+        let error = echo_of(over(&client, kind), 6 << 20, 4 << 20).await;
+        let error = error.expect_err("generated code refuses it");
+        assert_eq!(error.code(), Code::OutOfRange, "{kind}: {error}");
+    }
+    client.close().await;
+    handle.shutdown();
+    soon("the drain", serving)
+        .await
+        .expect("no panic")
+        .expect("served");
+}
+
 /// What is in force belongs to the transport, and not to the watch that put it there.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_second_watch_begins_with_what_is_in_force() {

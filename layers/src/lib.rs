@@ -30,6 +30,7 @@
 
 pub mod deadline;
 pub mod fault;
+pub mod message_size;
 pub mod peek;
 pub mod urgency;
 

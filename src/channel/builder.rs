@@ -45,6 +45,7 @@ pub struct ChannelBuilder {
     lanes: Option<Lanes>,
     peer: Option<Peer>,
     user_agent: Option<String>,
+    max_message_size: Option<u32>,
     stack: StackBuilder,
 }
 
@@ -92,6 +93,7 @@ impl ChannelBuilder {
             lanes: None,
             peer: None,
             user_agent: None,
+            max_message_size: None,
             stack: Stack::builder(),
         }
     }
@@ -142,6 +144,13 @@ impl ChannelBuilder {
     /// What stands before `tower-iroh/<version>` in the `user-agent` header. Default: nothing.
     pub fn user_agent(mut self, user_agent: impl Into<String>) -> Self {
         self.user_agent = Some(user_agent.into());
+        self
+    }
+
+    /// The largest message of a response, in bytes as they come over the wire. A larger one ends the response with RESOURCE_EXHAUSTED before its bytes are
+    /// taken in. Default: no bound; a generated client refuses more than 4 MiB by itself, unless its `max_decoding_message_size` is raised.
+    pub fn max_message_size(mut self, bytes: u32) -> Self {
+        self.max_message_size = Some(bytes);
         self
     }
 
@@ -364,6 +373,7 @@ impl ChannelBuilder {
             stacked,
             source,
             peer: id,
+            max_message_size: self.max_message_size,
         })
     }
 

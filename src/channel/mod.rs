@@ -12,6 +12,7 @@ use iroh::{Endpoint, EndpointId, SecretKey};
 use tokio::sync::watch;
 use tonic::body::Body;
 use tower::Service;
+use tower_iroh_layers::message_size;
 
 use crate::{
     error::Error,
@@ -81,6 +82,7 @@ pub struct Channel {
     stacked: Stacked<EitherArm>,
     source: ChannelLinks,
     peer: EndpointId,
+    max_message_size: Option<u32>,
 }
 
 impl Channel {
@@ -204,6 +206,7 @@ impl Service<Request<Body>> for Channel {
         ResponseFuture {
             inner: Box::pin(self.stacked.call(request)),
             peer: self.peer,
+            max_message_size: self.max_message_size,
         }
     }
 }
@@ -222,6 +225,7 @@ impl fmt::Debug for Channel {
 pub struct ResponseFuture {
     inner: Pin<Box<<Stacked<EitherArm> as Service<Request<Body>>>::Future>>,
     peer: EndpointId,
+    max_message_size: Option<u32>,
 }
 
 impl Future for ResponseFuture {
@@ -230,7 +234,10 @@ impl Future for ResponseFuture {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let response = ready!(self.inner.as_mut().poll(cx));
         Poll::Ready(match response {
-            Ok(response) => Ok(response.map(Body::new)),
+            Ok(response) => Ok(match self.max_message_size {
+                Some(max) => message_size::limit(response, max).map(Body::new),
+                None => response.map(Body::new),
+            }),
             Err(error) => Err(Error::from_layers(error).known_at(self.peer)),
         })
     }

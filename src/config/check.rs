@@ -49,6 +49,13 @@ impl Config {
                 super::keys::SERVICES
             ));
         }
+        if self.max_message_size > GENERATED {
+            warnings.push(format!(
+                "transport.grpc.max_message_size = {}: generated clients and services accept more than {GENERATED} bytes only with \
+                 .max_decoding_message_size(config.max_message_size())",
+                self.max_message_size
+            ));
+        }
         if self.insecure_plaintext_fallback {
             warnings.push(
                 "transport.migration.insecure_plaintext_fallback: calls may go out unencrypted, to whoever answers"

@@ -98,6 +98,12 @@ impl Config {
             .build()
     }
 
+    /// The largest message, as gRPC's prefix can write it.
+    #[cfg(feature = "authorize")]
+    pub(super) fn message_bytes(&self) -> u32 {
+        u32::try_from(self.max_message_size()).unwrap_or(u32::MAX)
+    }
+
     /// The settings of the server's connections over iroh.
     pub fn acceptor(&self) -> AcceptorBuilder {
         Acceptor::builder()

@@ -123,7 +123,10 @@ settings! {
 
         /// Where the server listens for TCP. Default `0.0.0.0:7001`; port 0 is any free one.
         grpc_bind_address: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 7001);
-        /// The largest message in bytes, for `max_decoding_message_size` of generated clients and servers, on both transports. Default 4 MiB.
+        /// The largest message that is received, in bytes as they come over the wire: of requests by services on [`Transport::tonic`](crate::Transport::tonic), of
+        /// responses by channels of [`Transport::peers`](crate::Transport::peers). A larger one is refused with RESOURCE_EXHAUSTED. Default 4 MiB.
+        ///
+        /// Generated code has a limit of 4 MiB of its own. To receive more, tell it to: `.max_decoding_message_size(config.max_message_size())`, on each client and service.
         max_message_size: usize = 4 << 20;
         /// Whether the TCP port answers TLS only. Default false: it also answers the plaintext of clients that exist today, whose callers have no identity.
         /// It never makes our own client speak plaintext.

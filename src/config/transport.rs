@@ -91,7 +91,8 @@ impl Transport {
     /// Begins tonic's server with what the configuration says of all its services: the [policy](Self::authorization) of who may call what, and the
     /// [largest message](Config::max_message_size) of a request. A server that begins with [`Tonic::builder`] has neither.
     pub fn tonic(&self) -> Tonic<Stack<AuthorizeLayer<ByPeer>, Identity>> {
-        Tonic::builder().layer(authorize(&self.policy))
+        let layer = authorize(&self.policy).max_message_bytes(self.config.message_bytes());
+        Tonic::builder().layer(layer)
     }
 
     /// The configuration of the start. [`ConfigWatch::current`] has the last one that was reloaded.

@@ -171,9 +171,12 @@ impl TransportBuilder {
             peers = peers.tcp(config.tcp_links(key).build()?);
         }
         let buffer = config.buffer()?;
+        let max_message_size = config.message_bytes();
         let peers = peers.policy(calls).channel(move |_, channel| {
             let buffer = buffer.clone();
-            channel.stack(move |stack| stack.buffer(buffer))
+            channel
+                .max_message_size(max_message_size)
+                .stack(move |stack| stack.buffer(buffer))
         });
         let peers = through(self.peers, peers).build();
         for (name, peer) in config.peers() {

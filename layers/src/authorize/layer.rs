@@ -12,6 +12,7 @@ pub struct AuthorizeLayer<I> {
     pub(super) handle: PolicyHandle,
     pub(super) identify: I,
     pub(super) hook: Option<Hook>,
+    pub(super) max_message_bytes: Option<u32>,
 }
 
 impl<I: Identify> AuthorizeLayer<I> {
@@ -21,7 +22,15 @@ impl<I: Identify> AuthorizeLayer<I> {
             handle,
             identify,
             hook: None,
+            max_message_bytes: None,
         }
+    }
+
+    /// Bounds each message of a request, whoever calls, to this many bytes as they come over the wire. A larger message fails the request with
+    /// RESOURCE_EXHAUSTED before its bytes are taken in. The policy may allow single callers less, not more. Default: no bound.
+    pub fn max_message_bytes(mut self, bytes: u32) -> Self {
+        self.max_message_bytes = Some(bytes);
+        self
     }
 
     /// Calls `hook` for each denial, on the task of the call: it must not block or panic. Unlike events, no denial is left out.

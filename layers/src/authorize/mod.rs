@@ -75,7 +75,7 @@
 //! counts from the request to the end of the response's stream. Both count calls that begin while there is such a limit:
 //! those that were open when a reload brought the first take no place. `max_message_bytes` is that of each message as it
 //! comes over the wire, and a larger one fails the request's stream before its bytes are taken in. All are
-//! RESOURCE_EXHAUSTED. What a message becomes when it is decompressed is for `max_decoding_message_size` of the generated
+//! RESOURCE_EXHAUSTED. [`AuthorizeLayer::max_message_bytes`] bounds the messages of every caller, whatever the policy. What a message becomes when it is decompressed is for `max_decoding_message_size` of the generated
 //! server. At most 10,000 callers that are not listed are kept account of; more at a time are refused, listed ones are not.
 //! One is forgotten when its bucket is full and no call is open.
 //!
@@ -112,7 +112,6 @@ mod identity;
 mod layer;
 mod limiter;
 mod limits;
-mod message;
 mod policy;
 mod request;
 mod service;

@@ -12,9 +12,9 @@ use tonic::{Status, body::Body};
 
 use super::{
     Reason,
-    message::Messages,
     watch::{Look, Watch},
 };
+use crate::message_size::Messages;
 
 pin_project! {
     /// Ends with an error when the permission is gone or a message is too large: what a handler spawned may hold it long after
@@ -25,19 +25,23 @@ pin_project! {
         #[pin]
         watch: Watch,
         messages: Messages,
+        // Of the caller, by the policy.
         max: Option<u32>,
+        // Of all callers.
+        max_of_all: u32,
         // Waits behind the data that came before it.
         error: Option<Status>,
     }
 }
 
 impl GuardedBody {
-    pub(super) fn new(inner: Body, watch: Watch, max: Option<u32>) -> Self {
+    pub(super) fn new(inner: Body, watch: Watch, max: Option<u32>, max_of_all: u32) -> Self {
         Self {
             inner: Some(inner),
             watch,
             messages: Messages::default(),
             max,
+            max_of_all,
             error: None,
         }
     }
@@ -81,14 +85,17 @@ impl http_body::Body for GuardedBody {
                 other => return Poll::Ready(other),
             };
             // Without a limit too: a reload may set one in the middle of a message.
-            let max = this.max.unwrap_or(u32::MAX);
+            let (max, who) = match *this.max {
+                Some(max) if max < *this.max_of_all => (max, "this caller may send"),
+                _ => (*this.max_of_all, "this server accepts"),
+            };
             match this.messages.pass(&data, max) {
                 Ok(()) => return Poll::Ready(Some(Ok(Frame::data(data)))),
                 Err(large) => {
                     let generation = this.watch.generation();
                     this.watch.call().note(Reason::MessageSize, generation);
                     *this.error = Some(Status::resource_exhausted(format!(
-                        "a message of {} bytes is above the {max} that this caller may send; send it in parts",
+                        "a message of {} bytes is above the {max} that {who}; send it in parts",
                         large.len
                     )));
                     if large.at > 0 {

@@ -16,7 +16,7 @@ use super::{
     request::GuardedBody,
     watch::{Call, Watch},
 };
-use crate::BoxError;
+use crate::{BoxError, message_size::is_grpc};
 
 /// The service that [`AuthorizeLayer`] makes.
 ///
@@ -96,7 +96,12 @@ where
         }
         if !http_body::Body::is_end_stream(request.body()) {
             let watch = Watch::new(call.clone(), generation);
-            request = request.map(|body| Body::new(GuardedBody::new(body, watch, max)));
+            // A body that is not gRPC has no messages.
+            let of_all = self.layer.max_message_bytes;
+            let of_all = of_all
+                .filter(|_| is_grpc(request.headers()))
+                .unwrap_or(u32::MAX);
+            request = request.map(|body| Body::new(GuardedBody::new(body, watch, max, of_all)));
         }
         let watch = Watch::new(call, generation);
         AuthorizeFuture::admitted(self.inner.call(request), watch, permit)

@@ -5,7 +5,7 @@ const PREFIX: usize = crate::peek::PREFIX_LEN;
 
 /// Reads prefixes, wherever frames are cut.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Messages {
+pub(crate) struct Messages {
     /// Of the prefix that is being read.
     prefix: [u8; PREFIX],
     have: usize,
@@ -15,14 +15,14 @@ pub(super) struct Messages {
 
 /// A message above the limit, whose prefix begins at `at` in the data that was looked at, or before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct TooLarge {
-    pub(super) at: usize,
-    pub(super) len: u32,
+pub(crate) struct TooLarge {
+    pub(crate) at: usize,
+    pub(crate) len: u32,
 }
 
 impl Messages {
     /// Looks at the next bytes of the body.
-    pub(super) fn pass(&mut self, data: &[u8], max: u32) -> Result<(), TooLarge> {
+    pub(crate) fn pass(&mut self, data: &[u8], max: u32) -> Result<(), TooLarge> {
         let mut at = 0;
         while at < data.len() {
             if self.left > 0 {
