@@ -40,12 +40,12 @@ impl ConfigBuilder {
 }
 
 impl Config {
-    /// What is accepted, and that somebody may not have meant.
+    /// Settings that are valid but probably unintended.
     pub fn warnings(&self) -> Vec<String> {
         let mut warnings = Vec::new();
         if self.raft_transport != RaftTransport::default() && !self.groups.contains_key(RAFT) {
             warnings.push(format!(
-                "transport.migration.raft_transport moves no call: there is no group \"{RAFT}\" in {}",
+                "transport.migration.raft_transport has no effect: there is no group \"{RAFT}\"; register it in code or add it to [{}]",
                 super::keys::SERVICES
             ));
         }
@@ -58,7 +58,7 @@ impl Config {
         }
         if self.insecure_plaintext_fallback {
             warnings.push(
-                "transport.migration.insecure_plaintext_fallback: calls may go out unencrypted, to whoever answers"
+                "transport.migration.insecure_plaintext_fallback = true: calls may go out unencrypted, and any server may answer them"
                     .to_owned(),
             );
         }
@@ -66,11 +66,11 @@ impl Config {
     }
 }
 
-/// Something that cannot be, though each value is one.
+/// Values that are accepted each by itself, and not together.
 #[derive(Debug)]
 pub(super) struct Contradiction {
     pub(super) key: &'static str,
-    /// Which entry of the key's list or table.
+    /// The entry of the key's list or table.
     pub(super) entry: Option<String>,
     /// The key that it contradicts.
     pub(super) other: Option<&'static str>,
@@ -99,7 +99,7 @@ impl Contradiction {
         self
     }
 
-    /// What was found.
+    /// The value that was found.
     pub(super) fn value(&self, config: &Config) -> String {
         let whole = || key(self.key).and_then(|key| (key.show)(config));
         let entry = self.entry.as_deref().map(quote);
@@ -118,7 +118,7 @@ pub(super) fn contradictions(config: &Config) -> Vec<Contradiction> {
             ),
         ] {
             if !is_on {
-                let accepted = "true is accepted where transport.mode is \"iroh\": nothing else is left to call over";
+                let accepted = "true is accepted where transport.mode is \"iroh\": there is no other transport to call over";
                 found.push(Contradiction::new(key, accepted).other("transport.mode"));
             }
         }
@@ -143,7 +143,7 @@ fn lists(config: &Config, found: &mut Vec<Contradiction>) {
         for name in names.iter().collect::<BTreeSet<_>>() {
             if moves && name == RAFT {
                 let accepted = format!(
-                    "\"{RAFT}\" belongs to transport.migration.raft_transport alone, which says how its calls go"
+                    "\"{RAFT}\" is accepted by transport.migration.raft_transport alone, which chooses the transport of its calls"
                 );
                 found.push(Contradiction::new(key, accepted).entry(name));
             } else if !config.groups.contains_key(name) {
@@ -154,7 +154,7 @@ fn lists(config: &Config, found: &mut Vec<Contradiction>) {
                     ..Contradiction::new(
                         key,
                         format!(
-                            "no such group; {} are known, and others are registered in code or in [{SERVICES}]",
+                            "there is no such group; the known groups are {}; register others in code or in [{SERVICES}]",
                             listed.join(", ")
                         ),
                     )
@@ -166,7 +166,7 @@ fn lists(config: &Config, found: &mut Vec<Contradiction>) {
     for name in &config.rollout_services {
         if config.prefer_iroh_for.contains(name) && name != RAFT {
             let accepted = format!(
-                "in one list: {} moves its calls already, all at once",
+                "one list per group is accepted: {} moves its calls already, all at once",
                 PREFER_IROH[0]
             );
             found.push(
@@ -193,7 +193,7 @@ fn names(config: &Config, found: &mut Vec<Contradiction>) {
     for (name, peer) in &config.peers {
         if let Some(first) = ids.insert(peer.id(), name) {
             let accepted = format!(
-                "a peer has one name, and this one has the same identity as {}",
+                "one name per identity is accepted; {} has the same identity",
                 quote(first)
             );
             found.push(Contradiction::new(PEERS, accepted).entry(name));

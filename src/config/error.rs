@@ -3,31 +3,31 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// A configuration that is not in force: the file cannot be read, or it says what cannot be.
+/// A configuration that was not loaded: the file cannot be read, or its text is not valid.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum LoadError {
     /// The file cannot be read.
     #[error("cannot read the configuration {}", path.display())]
     Read {
-        /// Which file.
+        /// The file.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         source: io::Error,
     },
-    /// The text is no configuration. There is at least one problem, and they stand in the order of the text.
+    /// The text is not a valid configuration. There is at least one problem; they are in the order of the text.
     #[error("{}", Lines(problems))]
     Invalid {
-        /// All that was found wrong with it, the first 20 at most.
+        /// All problems that were found, at most the first 20.
         problems: Vec<Problem>,
     },
 }
 
 impl LoadError {
-    /// How many problems are told at a time: who mistook a picture for the file does not want to read of each byte.
+    /// The most problems that are reported at a time: a file that is no text at all would have one for each byte.
     pub(super) const MOST: usize = 20;
 
-    /// What is wrong with the text; nothing where it could not be read at all.
+    /// The problems with the text; none where the file could not be read.
     pub fn problems(&self) -> &[Problem] {
         match self {
             Self::Read { .. } => &[],
@@ -35,7 +35,7 @@ impl LoadError {
         }
     }
 
-    /// Says of which file it speaks.
+    /// Adds the name of the file.
     pub(super) fn in_file(mut self, path: &Path) -> Self {
         if let Self::Invalid { problems } = &mut self {
             for problem in problems {
@@ -60,7 +60,7 @@ impl fmt::Display for Lines<'_> {
     }
 }
 
-/// One thing that is wrong with a configuration: where, what was found, what is accepted.
+/// One problem with a configuration: its place, what was found, and what is accepted.
 ///
 /// ```
 /// use tower_iroh::config::Config;
@@ -82,12 +82,12 @@ pub struct Problem {
 }
 
 impl Problem {
-    /// The file; `None` for a text that came from elsewhere.
+    /// The file; `None` for a text that came from no file.
     pub fn file(&self) -> Option<&Path> {
         self.file.as_deref()
     }
 
-    /// The line, from 1; `None` for what was said in code.
+    /// The line, from 1; `None` for a setting that was made in code.
     pub fn line(&self) -> Option<usize> {
         self.place.map(|(line, _)| line)
     }
@@ -97,12 +97,12 @@ impl Problem {
         self.place.map(|(_, column)| column)
     }
 
-    /// The key with its tables, such as `transport.grpc.bind_address`; empty where the text is no TOML.
+    /// The key with its tables, such as `transport.grpc.bind_address`; empty where the text is not valid TOML.
     pub fn key(&self) -> &str {
         &self.key
     }
 
-    /// What was found, abridged: `= "duel"`, or `is no key`.
+    /// What was found, abridged: `= "duel"`, or `is not a known key`.
     pub fn found(&self) -> &str {
         &self.found
     }

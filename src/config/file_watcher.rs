@@ -1,4 +1,4 @@
-//! What tells of changes to a file: the kernel, where it does.
+//! Notifies of changes to a file, where the kernel can.
 
 use std::{
     collections::BTreeSet,
@@ -12,25 +12,25 @@ use notify::{
 };
 use tokio::sync::Notify;
 
-/// Watches the folders in which a file can be replaced. Where the system watches nothing, somebody else has to look.
+/// Watches the folders in which a file can be replaced. Where the system cannot watch, polling has to do.
 pub(super) struct FileWatcher {
-    told: Arc<Notify>,
+    notified: Arc<Notify>,
     watcher: Option<RecommendedWatcher>,
     folders: BTreeSet<PathBuf>,
     has_failed: bool,
 }
 
 impl FileWatcher {
-    pub(super) fn new(told: Arc<Notify>) -> Self {
+    pub(super) fn new(notified: Arc<Notify>) -> Self {
         Self {
-            told,
+            notified,
             watcher: None,
             folders: BTreeSet::new(),
             has_failed: false,
         }
     }
 
-    /// Sees to it that the folders of the file and, where it is a link, of what it leads to are watched. It blocks for a moment.
+    /// Watches the folder of the file and, where the file is a link, the folder of its target. It blocks for a moment.
     pub(super) fn watch(&mut self, path: &Path) {
         let folders = folders(path);
         if self.watcher.is_none() {
@@ -40,7 +40,7 @@ impl FileWatcher {
             return;
         };
         for gone in self.folders.difference(&folders) {
-            // It may be gone from the disk as well.
+            // The folder may be gone from the disk as well.
             let _ = watcher.unwatch(gone);
         }
         self.folders.retain(|folder| folders.contains(folder));
@@ -50,40 +50,40 @@ impl FileWatcher {
             }
             match watcher.watch(&folder, RecursiveMode::NonRecursive) {
                 Ok(()) => drop(self.folders.insert(folder)),
-                Err(error) => tell(&mut self.has_failed, &error),
+                Err(error) => warn_once(&mut self.has_failed, &error),
             }
         }
     }
 
-    /// Begins anew: a change was there that nobody told of, as after a folder was replaced.
+    /// Begins anew after a change that was not notified: the folder may have been replaced.
     pub(super) fn open_again(&mut self) {
         self.watcher = None;
         self.folders.clear();
     }
 
     fn open(&mut self) {
-        let told = self.told.clone();
+        let notified = self.notified.clone();
         let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
-            // Whoever reads the file is told of as well, and we do.
+            // Reading the file is notified as well, and the follower reads it.
             let is_change = event.as_ref().is_ok_and(|event| match event.kind {
                 EventKind::Access(access) => access == AccessKind::Close(AccessMode::Write),
                 _ => true,
             });
             if is_change || event.is_err() {
-                told.notify_one();
+                notified.notify_one();
             }
         });
         match watcher {
             Ok(watcher) => self.watcher = Some(watcher),
-            Err(error) => tell(&mut self.has_failed, &error),
+            Err(error) => warn_once(&mut self.has_failed, &error),
         }
     }
 }
 
-/// Once is enough: it is tried again with each look.
-fn tell(has_failed: &mut bool, error: &notify::Error) {
+/// Logs a failure once: watching is tried again with each look.
+fn warn_once(has_failed: &mut bool, error: &notify::Error) {
     if !std::mem::replace(has_failed, true) {
-        tracing::warn!(target: "tower_iroh::config", "changes to the file are seen by looking, for they cannot be watched: {error}");
+        tracing::warn!(target: "tower_iroh::config", "the file cannot be watched, so changes are found by polling: {error}");
     }
 }
 

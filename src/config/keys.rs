@@ -1,4 +1,4 @@
-//! All keys of the file: which setting each is, how it is written, and what a reload does with it.
+//! All keys of the file: the setting, how it is written, and the effect of a reload.
 //!
 //! Reading, checking, showing and comparing go through this one table, so that none of them can forget a key.
 
@@ -12,7 +12,7 @@ use super::{
 };
 use tower_iroh_layers::ConfigError;
 
-/// What a reload does with a key.
+/// The effect of a reload on a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Reloads {
     /// Put in force while everything runs.
@@ -30,7 +30,7 @@ pub(super) struct Key {
 }
 
 impl Key {
-    /// Refuses what a program said.
+    /// Refuses a value that was set in code.
     pub(super) fn check(&self, config: &Config) -> Result<(), ConfigError> {
         (self.check)(config).map_err(|accepted| {
             let value = (self.show)(config).unwrap_or_default();
@@ -54,7 +54,7 @@ pub(super) const PREFER_IROH: [&str; 3] = [
 pub(super) const SERVICES: &str = "transport.services";
 /// A table of tables, whose keys are the peers' names.
 pub(super) const PEERS: &str = "peers";
-/// That this table is there switches the rollout on.
+/// The presence of this table switches the rollout on.
 pub(super) const ROLLOUT: &str = "transport.rollout";
 
 /// Reads a value and checks it.
@@ -84,7 +84,7 @@ macro_rules! keys {
 const YEAR: u64 = 365 * 86_400;
 const MONTH: u64 = 30 * 86_400;
 const HOUR_MS: u64 = 3_600_000;
-/// What a message's size on the wire can be (gRPC's length prefix has four bytes).
+/// The largest message on the wire: gRPC's length prefix has four bytes.
 const MESSAGE: u64 = u32::MAX as u64;
 /// More than any machine has descriptors for.
 const MANY: u64 = 1_000_000;

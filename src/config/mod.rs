@@ -1,4 +1,4 @@
-//! What a program's transports are configured with: a file in TOML, which is followed while the program runs, or the same in code.
+//! The configuration of a program's transports: a file in TOML, which is followed while the program runs, or the same in code.
 //!
 //! ```
 //! use tower_iroh::config::{Config, Mode};
@@ -13,17 +13,17 @@
 //! prefer_iroh_for = ["health", "status"]
 //! "#)?;
 //! assert_eq!(config.mode(), Mode::Dual);
-//! assert_eq!(config.failure_threshold(), 5, "what is not said has its default");
+//! assert_eq!(config.failure_threshold(), 5, "a key that is left out has its default");
 //! # Ok::<(), tower_iroh::config::LoadError>(())
 //! ```
 //!
-//! Every key with its type, unit and default, and with what a reload does with it, is in `docs/configuration.md`.
+//! Every key with its type, unit and default, and the effect of a reload, is in `docs/configuration.md`.
 //!
-//! **Strict.** An unknown key or group, a value of another type or out of its range, and settings that contradict each other are errors. They are found all
-//! at once, and each names its line and column, the key, what was found, what is accepted, and the nearest valid name: [`Problem`].
+//! **Strict.** An unknown key or group, a value of another type or out of its range, and settings that contradict each other are errors. All are reported at
+//! once, each with its line and column, the key, what was found, what is accepted, and the nearest valid name: [`Problem`].
 //!
-//! **Groups.** What the file says of services it says of groups of methods by name. `health` is built in; a program registers others with
-//! [`ConfigReader::group`], and the table `[transport.services]` has those that the operator makes. Of two with one name that of the file counts.
+//! **Groups.** The file names methods by groups. `health` is built in. A program registers others with [`ConfigReader::group`], and an operator adds them to
+//! the table `[transport.services]`. Where both have a group of one name, the file's counts.
 
 #[cfg(feature = "authorize")]
 mod apply;

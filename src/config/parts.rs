@@ -1,4 +1,4 @@
-//! What the parts of this library are built with.
+//! Builders of this library's parts, with the settings of a configuration.
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -6,23 +6,24 @@ use iroh::{Endpoint, RelayMode, SecretKey, endpoint::Builder};
 
 use super::Config;
 use crate::{
+    pool,
     quic::{Acceptor, AcceptorBuilder, Links, LinksBuilder, Tuning},
     tcp::{TcpAcceptor, TcpAcceptorBuilder, TcpLinks, TcpLinksBuilder},
 };
 use tower_iroh_layers::{ConfigError, breaker::BreakerConfig, buffer::BufferConfig};
 
 impl Config {
-    /// The methods of these groups, in their order; a group that there is not has none.
+    /// The methods of these groups, in their order; an unknown group has none.
     pub(crate) fn methods_of<'a>(&'a self, groups: &'a [String]) -> impl Iterator<Item = &'a str> {
         let methods = groups.iter().filter_map(|name| self.group(name));
         methods.flatten().map(String::as_str)
     }
 
-    /// An endpoint's settings: its port, interface and relay, and the tuning that the rest of this library counts on. The key is for the caller to
-    /// add, and so is any address lookup.
+    /// An endpoint's settings: its port, interface and relay, and the tuning that the rest of this library relies on. The caller adds the key, and an address
+    /// lookup where one is wanted.
     ///
     /// # Errors
-    /// [`ConfigError`] where the address cannot be one to bind.
+    /// [`ConfigError`] for an address that cannot be bound.
     pub fn endpoint(&self) -> Result<Builder, ConfigError> {
         let relay = match self.home_relay() {
             Some(url) => RelayMode::custom([url.clone()]),
@@ -50,33 +51,33 @@ impl Config {
 
     /// The settings of the connections to peers over iroh.
     pub fn links(&self, endpoint: Endpoint) -> LinksBuilder {
-        Links::builder(endpoint)
-            .max_connections(self.max_connections())
-            .dial_timeout(self.dial_timeout())
-            .backoff(self.reconnect_min(), self.reconnect_max())
-            .idle_timeout(self.idle_timeout())
-            .health_interval(self.health_check_interval())
+        self.connections(Links::builder(endpoint))
     }
 
     /// The settings of the connections to peers over TCP, which prove `key`.
     pub fn tcp_links(&self, key: SecretKey) -> TcpLinksBuilder {
-        TcpLinks::builder(key)
+        self.connections(TcpLinks::builder(key))
+            .insecure_plaintext_fallback(self.insecure_plaintext_fallback())
+    }
+
+    /// The settings that connections have over either transport.
+    fn connections<S>(&self, links: pool::LinksBuilder<S>) -> pool::LinksBuilder<S> {
+        links
             .max_connections(self.max_connections())
             .dial_timeout(self.dial_timeout())
             .backoff(self.reconnect_min(), self.reconnect_max())
             .idle_timeout(self.idle_timeout())
             .health_interval(self.health_check_interval())
-            .insecure_plaintext_fallback(self.insecure_plaintext_fallback())
     }
 
     /// The settings of a peer's circuit breakers.
     ///
     /// # Errors
-    /// [`ConfigError`], which no configuration leads to.
+    /// None for a valid configuration.
     pub fn breaker(&self) -> Result<BreakerConfig, ConfigError> {
         let defaults = BreakerConfig::builder();
         let recovery = self.recovery_timeout();
-        // A circuit that recovers sooner than it waits at first would be a contradiction.
+        // The first wait must not be longer than the longest.
         let first_wait = recovery.min(std::time::Duration::from_secs(1));
         defaults
             .failure_threshold(self.failure_threshold())
@@ -85,10 +86,10 @@ impl Config {
             .build()
     }
 
-    /// What waits for a peer that is not there, and how much of it.
+    /// The settings of the buffer: which calls wait for a peer that cannot be reached, and how many.
     ///
     /// # Errors
-    /// [`ConfigError`], which no configuration leads to.
+    /// None for a valid configuration.
     pub fn buffer(&self) -> Result<BufferConfig, ConfigError> {
         BufferConfig::builder()
             .serve(self.methods_of(self.buffer_for()))
@@ -111,7 +112,7 @@ impl Config {
             .drain_timeout(self.drain_timeout())
     }
 
-    /// The settings of the server's connections over TCP. Each stream of each lane is a connection there, so there may be four times as many.
+    /// The settings of the server's connections over TCP. Each stream of each lane is a connection there, so a peer may have four times as many.
     pub fn tcp_acceptor(&self, key: SecretKey) -> TcpAcceptorBuilder {
         self.on_tcp(TcpAcceptor::builder(key))
     }

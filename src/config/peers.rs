@@ -1,4 +1,4 @@
-//! The peers that a file names.
+//! Reads the peers of a file.
 
 use std::net::SocketAddr;
 
@@ -32,7 +32,7 @@ pub(super) fn read<'a>(draft: &mut Draft<'a>, found: Found<'a>) {
     }
 }
 
-/// Reads one peer; `None` where something is wrong with it, which has been noted.
+/// Reads one peer; `None` where a problem with it was noted.
 fn peer<'a>(draft: &mut Draft<'a>, name: &str, found: Found<'a>) -> Option<Peer> {
     const ACCEPTED: &str = "a table with an `id` or a `ticket` is accepted";
     let table = found.value.get_ref().as_table();
@@ -53,7 +53,7 @@ fn peer<'a>(draft: &mut Draft<'a>, name: &str, found: Found<'a>) -> Option<Peer>
             }
             other => Err(Refusal {
                 at: written.span(),
-                found: "is no key".to_owned(),
+                found: "is not a known key".to_owned(),
                 accepted: format!("a peer has {}", KEYS.join(", ")),
                 nearest: nearest(other, KEYS).map(str::to_owned),
             }),
@@ -74,8 +74,8 @@ fn peer<'a>(draft: &mut Draft<'a>, name: &str, found: Found<'a>) -> Option<Peer>
         (None, Some((ticket, _))) => ticket.id(),
         (None, None) => {
             let refusal = Refusal {
-                found: "says not who it is".to_owned(),
-                ..found.refuse(ACCEPTED)
+                found: "has no identity".to_owned(),
+                ..found.refuse("add `id = \"<endpoint id>\"` or `ticket = \"<ticket>\"`")
             };
             draft.note::<()>(name, Err(refusal));
             return None;
@@ -112,7 +112,7 @@ fn relay(found: Found<'_>) -> Result<RelayUrl, Refusal> {
     if is_good { Ok(url) } else { Err(refused()) }
 }
 
-/// Where somebody is dialled over TCP: an address or a name.
+/// The address of a peer over TCP: an IP address or a host's name, with a port.
 fn tcp_address(found: Found<'_>) -> Result<TcpAddr, Refusal> {
     let refused = || {
         found.refuse(

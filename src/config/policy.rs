@@ -1,4 +1,4 @@
-//! Which call goes where, as the selection takes it.
+//! The policy of the selection: which call goes over which transport.
 
 use std::{collections::HashSet, time::Duration};
 
@@ -14,10 +14,10 @@ use tower_iroh_layers::{
 };
 
 impl Config {
-    /// What the canary of the rollout is called: its name is its salt, so that the same keys move first in each program.
+    /// The name of the rollout's canary. The name is its salt, so that the same keys move first in each program.
     pub const ROLLOUT: &str = "rollout";
 
-    /// Whether this program's calls are moved by a rollout.
+    /// Whether a rollout moves calls of this program.
     pub fn rolls_out(&self) -> bool {
         let moves_all = self.rollout_services().is_empty();
         self.rollout_enabled()
@@ -26,10 +26,10 @@ impl Config {
             && (moves_all || self.methods_of(self.rollout_services()).next().is_some())
     }
 
-    /// How the rollout of the calls to a peer goes: its stages and gates, and with `rollout.state_folder` its file, which is called by the peer's identity.
+    /// The settings of the rollout to a peer: its stages and gates, and with `rollout.state_folder` its file, whose name is the peer's identity.
     ///
     /// # Errors
-    /// [`ConfigError`], which no configuration leads to.
+    /// None for a valid configuration.
     pub fn rollout(&self, peer: EndpointId) -> Result<RolloutConfig, ConfigError> {
         let gates = Gates::builder()
             .max_error_difference(self.rollout_max_error_difference())
@@ -56,10 +56,10 @@ impl Config {
         .build()
     }
 
-    /// Which of this program's calls go over which transport. A rollout begins at nothing; its share is for its controller to set.
+    /// Which of this program's calls go over which transport. A rollout's share begins at zero; its controller sets it.
     ///
     /// # Errors
-    /// [`ConfigError`], which no configuration leads to.
+    /// None for a valid configuration.
     pub fn policy(&self) -> Result<Policy, ConfigError> {
         match self.effective_mode() {
             Mode::Grpc => return Policy::builder(Choice::Fixed(Arm::Tcp)).build(),
@@ -142,7 +142,7 @@ mod tests {
         transport.services.raft = ["/c.Cluster/SendRaftMessage", "/c.Status/Leader"]
     "#;
 
-    /// What is said of a call, with these lines in the file.
+    /// The choice for a call, with these lines in the file.
     fn choice(lines: &str, path: &str) -> Choice {
         let config = Config::from_toml(&format!("{GROUPS}\n{lines}")).expect(lines);
         let policy = config.policy().expect(lines);

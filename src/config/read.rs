@@ -1,4 +1,4 @@
-//! From text to a configuration, with all that is wrong with it.
+//! Reads a configuration from text, and collects all problems in it.
 
 use std::{collections::HashMap, ops::Range};
 
@@ -16,7 +16,7 @@ use super::{
 };
 use tower_iroh_layers::MethodSet;
 
-/// Reads the text; `groups` are those that were registered in code.
+/// Reads the text; `groups` were registered in code.
 pub(super) fn read(text: &str, groups: &Groups) -> Result<Config, LoadError> {
     let mut draft = Draft {
         text,
@@ -35,7 +35,7 @@ pub(super) fn read(text: &str, groups: &Groups) -> Result<Config, LoadError> {
             file: None,
             place: at.map(|at| place(text, at)),
             key: String::new(),
-            found: "is no TOML".to_owned(),
+            found: "is not valid TOML".to_owned(),
             accepted: error.message().to_owned(),
             nearest: None,
         });
@@ -59,9 +59,9 @@ pub(super) struct Draft<'a> {
     pub(super) text: &'a str,
     pub(super) config: Config,
     problems: Vec<Problem>,
-    /// Where each key's value stands; for an entry of a list or table, under the key and the entry.
+    /// The place of each key's value; that of an entry of a list or table is under the key and the entry.
     places: HashMap<(&'static str, Option<String>), Range<usize>>,
-    /// Each spelling of the list of those that prefer iroh.
+    /// Each spelling of the list of groups that prefer iroh.
     lists: Vec<(&'static str, Range<usize>, Vec<String>)>,
 }
 
@@ -103,7 +103,7 @@ impl<'a> Draft<'a> {
         }
     }
 
-    /// Keeps what is wrong with a key.
+    /// Records why a key was refused.
     pub(super) fn note<T>(&mut self, key: &str, read: Result<T, Refusal>) -> Option<T> {
         match read {
             Ok(value) => Some(value),
@@ -121,7 +121,7 @@ impl<'a> Draft<'a> {
         }
     }
 
-    /// Remembers where an entry of a list or a table stands.
+    /// Records the place of an entry of a list or a table.
     pub(super) fn entry_at(&mut self, key: &'static str, entry: &str, at: Range<usize>) {
         self.places.insert((key, Some(entry.to_owned())), at);
     }
@@ -129,7 +129,7 @@ impl<'a> Draft<'a> {
     fn unknown(&mut self, prefix: &str, written: &str, at: Range<usize>) {
         let siblings = names_in(prefix);
         let near = nearest(written, siblings.iter().copied()).map(str::to_owned);
-        // Many a key is spelled well and stands in the wrong table.
+        // The key may be spelled well and stand in the wrong table.
         let elsewhere = || {
             let all = KEYS
                 .iter()
@@ -140,7 +140,7 @@ impl<'a> Draft<'a> {
         };
         let refusal = Refusal {
             at,
-            found: "is no key".to_owned(),
+            found: "is not a known key".to_owned(),
             nearest: near.or_else(elsewhere),
             accepted: match prefix {
                 "" => format!("{} are accepted", siblings.join(", ")),
@@ -216,7 +216,7 @@ impl<'a> Draft<'a> {
         self.lists.push((spelling, found.span(), names));
     }
 
-    /// Makes one list of all spellings, which must say the same.
+    /// Makes one list of all spellings, which must have the same content.
     fn one_list(&mut self) {
         self.lists.sort_by_key(|(_, at, _)| at.start);
         let sorted = |names: &[String]| {
@@ -237,9 +237,9 @@ impl<'a> Draft<'a> {
             let (line, _) = place(self.text, at.start);
             let refusal = Refusal {
                 at: at.clone(),
-                found: format!("says otherwise in line {line} than {first} in line {first_line}"),
+                found: format!("on line {line} differs from {first} on line {first_line}"),
                 accepted:
-                    "they are spellings of one list: one of them, or the same content, is accepted"
+                    "both are spellings of one list; keep one of them, or give both the same content"
                         .to_owned(),
                 nearest: None,
             };
@@ -249,7 +249,7 @@ impl<'a> Draft<'a> {
         self.config.prefer_iroh_for = names.clone();
     }
 
-    /// Looks at what the keys say together.
+    /// Checks all keys together.
     fn together(&mut self) {
         for wrong in contradictions(&self.config) {
             let line = |key| {
@@ -284,7 +284,7 @@ pub(super) fn plain(name: &str) -> String {
     }
 }
 
-/// Whether some key is in this table.
+/// Whether a key is in this table.
 fn is_table(name: &str) -> bool {
     let mut keys = KEYS.iter().map(|key| key.name);
     keys.any(|key| {
@@ -293,7 +293,7 @@ fn is_table(name: &str) -> bool {
     })
 }
 
-/// What may stand in a table.
+/// The names that a table may have.
 fn names_in(prefix: &str) -> Vec<&'static str> {
     let keys = KEYS.iter().map(|key| key.name);
     let others = PREFER_IROH.iter().chain([&SERVICES, &PEERS]).copied();

@@ -6,7 +6,7 @@ use std::{
 
 use super::{Config, LoadError, read::read, settings::Groups};
 
-/// Reads configurations, for a program that has groups of methods of its own.
+/// Reads configurations for a program that has groups of methods of its own.
 ///
 /// ```
 /// use tower_iroh::config::Config;
@@ -25,7 +25,7 @@ pub struct ConfigReader {
     groups: Groups,
 }
 
-/// Much longer than any configuration.
+/// Longer than any configuration.
 const LONGEST: u64 = 1 << 20;
 
 impl ConfigReader {
@@ -41,10 +41,10 @@ impl ConfigReader {
         self
     }
 
-    /// Reads a configuration from TOML. Relative paths in it are those of the process.
+    /// Reads a configuration from TOML. Relative paths in it begin at the current folder of the process.
     ///
     /// # Errors
-    /// [`LoadError::Invalid`] with all that is wrong, also with a group that was registered in code.
+    /// [`LoadError::Invalid`] with all problems, also those with groups that were registered in code.
     pub fn from_toml(&self, text: &str) -> Result<Config, LoadError> {
         read(text, &self.groups)
     }
@@ -54,7 +54,7 @@ impl ConfigReader {
     /// It blocks for as long as the file system does.
     ///
     /// # Errors
-    /// [`LoadError`] for a file that cannot be read, and with all that is wrong with it.
+    /// [`LoadError`] for a file that cannot be read, or with all problems of its text.
     pub fn from_file(&self, path: impl AsRef<Path>) -> Result<Config, LoadError> {
         let path = path.as_ref();
         let text = text_of(path).map_err(|source| LoadError::Read {
@@ -68,7 +68,7 @@ impl ConfigReader {
         Ok(config)
     }
 
-    /// Reads what stands in the file.
+    /// Reads the text of a file.
     pub(super) fn read_as(&self, path: &Path, text: &str) -> Result<Config, LoadError> {
         let mut config = self.from_toml(text).map_err(|error| error.in_file(path))?;
         let folder = path.parent().unwrap_or(Path::new(""));
@@ -92,30 +92,30 @@ pub(super) fn text_of(path: &Path) -> io::Result<String> {
     match text.len() as u64 > LONGEST {
         true => Err(io::Error::new(
             io::ErrorKind::FileTooLarge,
-            format!("it is larger than {LONGEST} bytes"),
+            format!("the file is larger than {LONGEST} bytes"),
         )),
         false => Ok(text),
     }
 }
 
 impl Config {
-    /// Begins to read with groups of methods that the program has: see [`ConfigReader`].
+    /// A reader, to register groups of methods with: see [`ConfigReader`].
     pub fn reader() -> ConfigReader {
         ConfigReader::default()
     }
 
-    /// Reads a configuration from TOML, with no groups but `health` and those that it lists.
+    /// Reads a configuration from TOML, with no groups but `health` and those in its own text.
     ///
     /// # Errors
-    /// [`LoadError::Invalid`] with all that is wrong.
+    /// [`LoadError::Invalid`] with all problems.
     pub fn from_toml(text: &str) -> Result<Self, LoadError> {
         Self::reader().from_toml(text)
     }
 
-    /// Reads a configuration from a file, with no groups but `health` and those that it lists: see [`ConfigReader::from_file`].
+    /// Reads a configuration from a file, with no groups but `health` and those in its own text: see [`ConfigReader::from_file`].
     ///
     /// # Errors
-    /// [`LoadError`] for a file that cannot be read, and with all that is wrong with it.
+    /// [`LoadError`] for a file that cannot be read, or with all problems of its text.
     pub fn from_file(path: impl AsRef<Path>) -> Result<Self, LoadError> {
         Self::reader().from_file(path)
     }

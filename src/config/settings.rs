@@ -15,7 +15,7 @@ use crate::{peer::Peer, server::Require};
 /// A group's name, and the methods in it.
 pub(super) type Groups = BTreeMap<String, Vec<String>>;
 
-/// The group of the calls that `raft_transport` speaks of.
+/// The group whose transport `raft_transport` chooses.
 pub(super) const RAFT: &str = "raft";
 
 /// `health` is built in.
@@ -30,10 +30,10 @@ macro_rules! settings {
         list { $($(#[$list_doc:meta])* $list:ident: $item:ty = $list_default:expr;)* }
         path { $($(#[$path_doc:meta])* $path:ident;)* }
     ) => {
-        /// What a program's transports are configured with: from TOML, or in code.
+        /// The configuration of a program's transports: from TOML, or in code.
         ///
-        /// It is valid, whoever made it. [`Display`](std::fmt::Display) shows all of it as TOML that loads again, and there is no secret in it: keys are in
-        /// files that it names. Each setting's key, unit and what a reload does with it are in `docs/configuration.md`.
+        /// It is always valid. [`Display`](std::fmt::Display) shows all of it as TOML that loads again. It holds no secret: keys are in the files that it
+        /// names. `docs/configuration.md` has each setting's key and unit, and the effect of a reload.
         #[derive(Clone, Debug, PartialEq)]
         pub struct Config {
             $(pub(crate) $simple: $simple_type,)*
@@ -70,12 +70,13 @@ macro_rules! settings {
                 self.$path.as_deref()
             })*
 
-            /// The relay through which this program is reached where no direct way is found. Default none: nothing is told to anybody who was not named.
+            /// The relay through which peers reach this program where there is no direct path. Default none: no third party learns of the program.
             pub fn home_relay(&self) -> Option<&RelayUrl> {
                 self.home_relay.as_ref()
             }
 
-            /// The metadata whose value decides which calls a rollout moves first, and that they stay. Default none: each call is a key of its own.
+            /// The metadata key whose value decides which calls a rollout moves first; calls with the same value stay together. Default none: each call is decided
+            /// by itself.
             pub fn rollout_key_header(&self) -> Option<&str> {
                 self.rollout_key_header.as_deref()
             }
@@ -95,13 +96,14 @@ macro_rules! settings {
                 self
             })*
 
-            /// The relay through which this program is reached where no direct way is found. Default none: nothing is told to anybody who was not named.
+            /// The relay through which peers reach this program where there is no direct path. Default none: no third party learns of the program.
             pub fn home_relay(mut self, value: impl Into<Option<RelayUrl>>) -> Self {
                 self.config.home_relay = value.into();
                 self
             }
 
-            /// The metadata whose value decides which calls a rollout moves first, and that they stay. Default none: each call is a key of its own.
+            /// The metadata key whose value decides which calls a rollout moves first; calls with the same value stay together. Default none: each call is decided
+            /// by itself.
             pub fn rollout_key_header(mut self, name: impl Into<String>) -> Self {
                 self.config.rollout_key_header = Some(name.into());
                 self
@@ -112,60 +114,60 @@ macro_rules! settings {
 
 settings! {
     simple {
-        /// Which transports there are. Default [`Mode::Dual`].
+        /// The transports of the program. Default [`Mode::Dual`].
         mode: Mode = Mode::Dual;
-        /// Which of them must be there for the server to run. Default [`Require::All`].
+        /// The transports that must be bound for the server to run. Default [`Require::All`].
         require: Require = Require::All;
-        /// How many connections one peer may have to this server. Default 16.
+        /// The most connections that one peer may have to this server. Default 16.
         max_connections_per_peer: usize = 16;
-        /// How long what is in flight may take to finish once the server stops. Default 10 s.
+        /// How long calls in flight may take to finish once the server stops. Default 10 s.
         drain_timeout: Duration = Duration::from_secs(10);
 
-        /// Where the server listens for TCP. Default `0.0.0.0:7001`; port 0 is any free one.
+        /// Where the server listens for TCP. Default `0.0.0.0:7001`; port 0 is any free port.
         grpc_bind_address: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 7001);
         /// The largest message that is received, in bytes as they come over the wire: of requests by services on [`Transport::tonic`](crate::Transport::tonic), of
         /// responses by channels of [`Transport::peers`](crate::Transport::peers). A larger one is refused with RESOURCE_EXHAUSTED. Default 4 MiB.
         ///
         /// Generated code has a limit of 4 MiB of its own. To receive more, tell it to: `.max_decoding_message_size(config.max_message_size())`, on each client and service.
         max_message_size: usize = 4 << 20;
-        /// Whether the TCP port answers TLS only. Default false: it also answers the plaintext of clients that exist today, whose callers have no identity.
-        /// It never makes our own client speak plaintext.
+        /// Whether the TCP port accepts TLS alone. Default false: it also accepts plaintext, from clients of today, whose callers have no identity. The program's
+        /// own calls are never plaintext because of it.
         tls_enabled: bool = false;
 
-        /// Whether there is iroh at all. Default true; false makes mode `dual` into `grpc`.
+        /// Whether the program uses iroh. Default true; false turns mode `dual` into `grpc`.
         iroh_enabled: bool = true;
         /// The interface that iroh binds. Default all.
         iroh_bind_ip: Option<IpAddr> = None;
-        /// The UDP port that iroh binds. Default 0, any free one.
+        /// The UDP port that iroh binds. Default 0: any free port.
         discovery_port: u16 = 0;
         /// Whether this program's own calls may go over iroh. Default true; with false its server still answers there.
         enable_peer_connector: bool = true;
 
-        /// How calls of the group `raft` go. Default [`RaftTransport::AlwaysGrpc`].
+        /// The transport of the calls of the group `raft`. Default [`RaftTransport::AlwaysGrpc`].
         raft_transport: RaftTransport = RaftTransport::AlwaysGrpc;
-        /// Whether a call that prefers iroh goes over TCP where iroh is not ready or failed before anything was sent. Default true.
+        /// Whether a call that prefers iroh goes over TCP while iroh is not ready, or after iroh failed before anything was sent. Default true.
         fallback_to_grpc: bool = true;
-        /// Whether our own client may call over TCP without TLS, and so without knowing whom. Default false.
+        /// Whether the program's own calls may go over TCP without TLS, and so to a server that proves no identity. Default false.
         insecure_plaintext_fallback: bool = false;
 
-        /// Whether calls move to iroh stage by stage. Default false; a file that has the table `transport.rollout` says true with that.
+        /// Whether calls move to iroh stage by stage. Default false; in a file, the table `transport.rollout` sets it to true.
         rollout_enabled: bool = false;
-        /// How long a stage lasts at least. Default 300 s.
+        /// The shortest time of a stage. Default 300 s.
         rollout_dwell: Duration = Duration::from_secs(300);
-        /// For how long a call counts when the transports are compared. Default 30 s.
+        /// How long a call counts in the comparison of the transports. Default 30 s.
         rollout_window: Duration = Duration::from_secs(30);
-        /// By how much iroh's error rate may be above TCP's, as a share of all calls. Default 0.01.
+        /// How far iroh's error rate may be above TCP's, as a share of all calls. Default 0.01.
         rollout_max_error_difference: f64 = 0.01;
-        /// How many times TCP's p99 iroh's may be. Default 1.25.
+        /// How many times TCP's p99 latency iroh's may be. Default 1.25.
         rollout_max_p99_ratio: f64 = 1.25;
-        /// By how much iroh's p99 may be above TCP's, whatever the ratio. Default 5 ms.
+        /// How far iroh's p99 latency may be above TCP's, whatever the ratio. Default 5 ms.
         rollout_max_p99_difference: Duration = Duration::from_millis(5);
-        /// How many calls each transport must have had within the window before they are compared. Default 100.
+        /// How many calls each transport needs within the window before they are compared. Default 100.
         rollout_min_samples: u32 = 100;
 
-        /// How many connections to peers there may be, dials included. Default 100.
+        /// The most connections to peers, dials included. Default 100.
         max_connections: usize = 100;
-        /// How long a dial may take. Default 10 s.
+        /// The longest that a dial may take. Default 10 s.
         dial_timeout: Duration = Duration::from_secs(10);
         /// The wait after a peer's first failed dial. Default 100 ms.
         reconnect_min: Duration = Duration::from_millis(100);
@@ -173,41 +175,41 @@ settings! {
         reconnect_max: Duration = Duration::from_secs(30);
         /// How often a connection is pinged. Default 30 s.
         health_check_interval: Duration = Duration::from_secs(30);
-        /// After how long without an open call a connection is closed. Default 300 s.
+        /// A connection without an open call is closed after this time. Default 300 s.
         idle_timeout: Duration = Duration::from_secs(300);
-        /// How many failures in a row open a peer's circuit breaker. Default 5.
+        /// The failures in a row that open a peer's circuit breaker. Default 5.
         failure_threshold: u32 = 5;
-        /// The longest that an open circuit breaker lets no call through. Default 30 s.
+        /// The longest wait of an open circuit breaker before it lets a call through. Default 30 s.
         recovery_timeout: Duration = Duration::from_secs(30);
-        /// How long a buffered call waits for its peer at most. Default 300 s.
+        /// The longest that a buffered call waits for its peer. Default 300 s.
         buffer_ttl: Duration = Duration::from_secs(300);
-        /// How many calls may wait for a peer. Default 1,000.
+        /// The most calls that wait for a peer. Default 1,000.
         buffer_max_calls: usize = 1_000;
-        /// How many bytes of requests may wait for a peer. Default 16 MiB.
+        /// The most bytes of requests that wait for a peer. Default 16 MiB.
         buffer_max_bytes: usize = 16 << 20;
     }
     list {
         /// The groups whose calls prefer iroh in mode `dual`. Default none.
         prefer_iroh_for: String = Vec::new();
-        /// The groups whose calls the rollout moves. Default none, which is every call that is in no other list.
+        /// The groups whose calls the rollout moves. Default none: it moves every call that is in no other list.
         rollout_services: String = Vec::new();
         /// The share of calls that go over iroh in each stage, in percent. Default 5, 25, 50, 100.
         rollout_stages: f64 = vec![5.0, 25.0, 50.0, 100.0];
-        /// The groups whose calls wait for a peer that is not there. Default none.
+        /// The groups whose calls wait while their peer cannot be reached. Default none.
         buffer_for: String = Vec::new();
     }
     path {
-        /// The file with this program's secret key, see [`identity`](crate::identity). Default none: a new identity with each start.
+        /// The file with this program's secret key, see [`identity`](crate::identity). Default none: each start makes a new identity.
         identity_file;
         /// The file with the policy of [`authorize`](crate::layers::authorize). Default none: no call is refused.
         authorization_file;
-        /// The folder in which the progress with each peer survives a restart. Default none.
+        /// The folder that keeps a rollout's progress with each peer over a restart. Default none.
         rollout_state_folder;
     }
 }
 
 impl Config {
-    /// Begins with the defaults.
+    /// A builder with the defaults.
     pub fn builder() -> ConfigBuilder {
         ConfigBuilder::default()
     }
@@ -223,12 +225,12 @@ impl Config {
         groups.map(|(name, methods)| (name.as_str(), methods.as_slice()))
     }
 
-    /// The peers that are named, by name.
+    /// All peers, by name.
     pub fn peers(&self) -> impl Iterator<Item = (&str, &Peer)> {
         self.peers.iter().map(|(name, peer)| (name.as_str(), peer))
     }
 
-    /// Which transports there are, once `transport.iroh.enabled` has been asked too.
+    /// The mode, with `transport.iroh.enabled` taken into account.
     pub fn effective_mode(&self) -> Mode {
         match self.mode {
             Mode::Dual if !self.iroh_enabled => Mode::Grpc,
@@ -237,7 +239,7 @@ impl Config {
     }
 }
 
-/// Makes a [`Config`] in code: the same settings, checked by the same rules as a file's.
+/// Makes a [`Config`] in code, checked by the same rules as a file.
 ///
 /// ```
 /// use tower_iroh::config::{Config, Mode};

@@ -43,7 +43,7 @@ impl fmt::Display for Config {
     }
 }
 
-/// The methods of a group as TOML; nothing where there is no such group.
+/// The methods of a group as TOML; an empty list for an unknown group.
 pub(super) fn group(config: &Config, name: &str) -> String {
     let methods = config.group(name).unwrap_or_default();
     let methods: Vec<_> = methods.iter().map(|method| quote(method)).collect();

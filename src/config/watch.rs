@@ -1,4 +1,4 @@
-//! A file that is followed.
+//! Follows a configuration file.
 
 use std::{
     fmt,
@@ -21,7 +21,7 @@ use super::{
 };
 use tower_iroh_layers::ConfigError;
 
-/// A configuration file that is followed: what changes in it is put in force while the program runs.
+/// Follows a configuration file: its changes are put in force while the program runs.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")]
@@ -45,18 +45,17 @@ use tower_iroh_layers::ConfigError;
 /// # }
 /// ```
 ///
-/// **How.** The folder is watched, since editors and Kubernetes replace a file and do not write to it; where the file is a link, the folder that it leads to
-/// too. A change is read once nothing has happened for 100 ms. The file is also looked at every 5 s, for file systems that tell nobody. The policy that
-/// `transport.authorization_file` names is followed with it, as far as that it is looked at as often; and as it may have changed since it was read, it is put in
-/// force once more at the start.
+/// **How.** The watch is on the folder, since editors and Kubernetes replace a file instead of writing to it; for a link, also on the folder of its target. A
+/// change is read once the folder has been quiet for 100 ms. The file is also read every 5 s, for file systems that notify of nothing. The policy file that
+/// `transport.authorization_file` names is re-read on every poll. It is applied once at the start, in case it changed after it was first read.
 ///
-/// **What.** The text is read, checked and compared whole; then [`Apply`] makes ready what is needed, and only then anything changes. A file with a mistake,
-/// an empty one and one that is gone leave in force what is, and the error is told.
+/// **What.** The text is read, checked and compared whole. [`Apply`] then prepares what is needed, and only after that anything changes. A file with a
+/// mistake, an empty file and a missing file are errors, and leave what is in force unchanged.
 ///
-/// **Telling.** By [`events`](Self::events), by an event of `tracing` with the target `tower_iroh::config`, and by the metrics
+/// **Reports.** Through [`events`](Self::events), as an event of `tracing` with the target `tower_iroh::config`, and in the metrics
 /// `tower_iroh_config_reloads_total{outcome}` (`applied` or `refused`) and `tower_iroh_config_restart_pending`, the number of keys that wait for a restart.
 ///
-/// Dropping it ends the watch; what is in force stays.
+/// Dropping it ends the watch; what is in force stays in force.
 pub struct ConfigWatch {
     accepted: watch::Receiver<Arc<Config>>,
     events: watch::Receiver<Followed>,
@@ -66,7 +65,7 @@ pub struct ConfigWatch {
 }
 
 impl ConfigWatch {
-    /// Begins to follow `path`, with what is in force: what was read from it at the start.
+    /// A watch of `path`. `config` is what is in force: it was read from the file at the start.
     pub fn builder(path: impl Into<PathBuf>, config: impl Into<Arc<Config>>) -> ConfigWatchBuilder {
         ConfigWatchBuilder {
             path: path.into(),
@@ -77,12 +76,12 @@ impl ConfigWatch {
         }
     }
 
-    /// The last configuration that was accepted. Of it, what [needs a restart](Reload::needs_restart) is not in force.
+    /// The last configuration that was accepted. Its keys that [need a restart](super::Reload::needs_restart) are not in force.
     pub fn current(&self) -> Arc<Config> {
         self.accepted.borrow().clone()
     }
 
-    /// What becomes of the file. A receiver sees the latest, and may miss what came before.
+    /// What becomes of the file. A receiver sees the latest event, and may miss earlier ones.
     pub fn events(&self) -> watch::Receiver<Followed> {
         self.events.clone()
     }
@@ -114,19 +113,20 @@ pub struct ConfigWatchBuilder {
 }
 
 impl ConfigWatchBuilder {
-    /// Reads with a program's own groups. Default: without any.
+    /// Reads with the program's own groups. Default: none.
     pub fn reader(mut self, reader: ConfigReader) -> Self {
         self.reader = reader;
         self
     }
 
-    /// How often the file is looked at though nobody told of a change. Default 5 s.
+    /// How often the file is read even if no change was notified. Default 5 s; at least 1 ms.
     pub fn poll_interval(mut self, interval: Duration) -> Self {
         self.poll_interval = interval;
         self
     }
 
-    /// For how long nothing must happen to the folder before the file is read; ten times that is the longest that it waits. Default 100 ms.
+    /// How long the folder must be quiet after a change before the file is read. A folder that is never quiet delays that by at most ten times as long. Default
+    /// 100 ms.
     pub fn settle(mut self, quiet: Duration) -> Self {
         self.settle = quiet;
         self

@@ -228,7 +228,7 @@ pub enum PeerError {
     },
     /// The text is no address on TCP that could be dialled.
     #[error(
-        "{0:?} is not where somebody could be dialled over TCP: 192.0.2.1:7001, [2001:db8::1]:7001 and host.example:7001 are accepted, \
+        "{0:?} is not a TCP address that can be dialled: 192.0.2.1:7001, [2001:db8::1]:7001 and host.example:7001 are accepted, \
          with a port above 0 and not 0.0.0.0 or [::]"
     )]
     TcpAddr(String),

@@ -81,7 +81,7 @@ impl Shared {
             if directory.departed.len() > MOST_DEPARTED
                 && let Some(longest_gone) = directory.departed.pop_front()
             {
-                self.no_longer_at(&longest_gone, directory);
+                self.forget_addrs(longest_gone.id());
             }
         }
         for (_, peer) in moved {
@@ -111,6 +111,16 @@ impl Shared {
             && !peer.addr().is_empty()
         {
             links.add_peer(peer);
+        }
+    }
+
+    /// Takes back all addresses of a peer, so that the links keep nothing of it. Calls in flight go on.
+    fn forget_addrs(&self, id: EndpointId) {
+        if let Some(tcp) = &self.tcp {
+            tcp.forget_addr(id);
+        }
+        if let Some(links) = &self.iroh {
+            links.forget_addr(id);
         }
     }
 

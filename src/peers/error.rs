@@ -3,23 +3,23 @@ use tonic::Status;
 use crate::peer::TransportKind;
 use tower_iroh_layers::ConfigError;
 
-/// Why there is no channel.
+/// A channel that cannot be made.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum PeersError {
-    /// Nobody has this name.
-    #[error("no peer is called {0:?}")]
+    /// No peer has this name.
+    #[error("no peer has the name {0:?}; add it to the directory first")]
     Unknown(String),
-    /// There are no links over this transport.
-    #[error("no call can go over {0} here: the directory has no links over it")]
+    /// The directory has no links over this transport.
+    #[error("the directory has no links over {0}")]
     NoTransport(TransportKind),
-    /// The channel cannot be made with its settings.
-    #[error("the channel cannot be made")]
+    /// The settings of the channel are not valid.
+    #[error("the channel's settings are not valid")]
     Channel(#[from] ConfigError),
 }
 
 impl From<PeersError> for Status {
-    /// NOT_FOUND for a name that nobody has, FAILED_PRECONDITION for settings that cannot be.
+    /// NOT_FOUND for a name that no peer has, FAILED_PRECONDITION otherwise.
     fn from(error: PeersError) -> Self {
         match &error {
             PeersError::Unknown(_) => Self::not_found(error.to_string()),

@@ -8,12 +8,12 @@ fn a_mistake_is_told_with_its_place_and_what_was_meant() {
     for (text, told) in [
         (
             "[transport]\nmod = \"dual\"",
-            "2:1: transport.mod is no key: [transport] has authorization_file, drain_timeout_secs, grpc, identity_file, iroh, \
+            "2:1: transport.mod is not a known key: [transport] has authorization_file, drain_timeout_secs, grpc, identity_file, iroh, \
              max_connections_per_peer, migration, mode, require, rollout, services; did you mean mode?",
         ),
         (
             "  [transprot]\n  mode = \"dual\"",
-            "1:4: transprot is no key: cluster, peers, transport are accepted; did you mean transport?",
+            "1:4: transprot is not a known key: cluster, peers, transport are accepted; did you mean transport?",
         ),
         (
             "[transport]\nmode = \"duel\"",
@@ -25,13 +25,13 @@ fn a_mistake_is_told_with_its_place_and_what_was_meant() {
         ),
         (
             "[transport]\nfallback_to_grpc = true",
-            "2:1: transport.fallback_to_grpc is no key: [transport] has authorization_file, drain_timeout_secs, grpc, identity_file, iroh, \
+            "2:1: transport.fallback_to_grpc is not a known key: [transport] has authorization_file, drain_timeout_secs, grpc, identity_file, iroh, \
              max_connections_per_peer, migration, mode, require, rollout, services; did you mean transport.migration.fallback_to_grpc?",
         ),
         (
             "transport.migration.prefer_iroh_for = [\"health\", \"statsu\"]",
-            "1:50: transport.migration.prefer_iroh_for = \"statsu\": no such group; \"health\", \"monitoring\", \"status\", \"vm_ops\" are known, \
-             and others are registered in code or in [transport.services]; did you mean \"status\"?",
+            "1:50: transport.migration.prefer_iroh_for = \"statsu\": there is no such group; the known groups are \"health\", \"monitoring\", \"status\", \"vm_ops\"; \
+             register others in code or in [transport.services]; did you mean \"status\"?",
         ),
         (
             "transport.grpc.bind_address = \"localhost\"",
@@ -47,7 +47,7 @@ fn a_mistake_is_told_with_its_place_and_what_was_meant() {
         ),
         (
             "transport.mode = \"iroh\"\n\ntransport.iroh.enabled = false",
-            "3:26: transport.iroh.enabled = false: true is accepted where transport.mode is \"iroh\": nothing else is left to call over \
+            "3:26: transport.iroh.enabled = false: true is accepted where transport.mode is \"iroh\": there is no other transport to call over \
              (transport.mode: line 1)",
         ),
         ("transport = 1", "1:13: transport = 1: a table is accepted"),
@@ -266,7 +266,7 @@ fn what_is_no_toml_is_told_with_its_line() {
     ] {
         let error = Config::from_toml(text).expect_err(text);
         assert_eq!(error.problems()[0].line(), Some(line), "{error}");
-        assert_eq!(error.problems()[0].found(), "is no TOML");
+        assert_eq!(error.problems()[0].found(), "is not valid TOML");
     }
 }
 

@@ -93,7 +93,7 @@ fn three_spellings_are_one_list() {
             panic!("{error}");
         };
         assert_eq!((problem.line(), problem.key()), (Some(3), second));
-        let found = format!("says otherwise in line 3 than {first} in line 1");
+        let found = format!("on line 3 differs from {first} on line 1");
         assert_eq!(problem.found(), found);
     }
 }

@@ -1,4 +1,4 @@
-//! How each kind of value is written, read and checked. The check is the same for what a file says and what a program says.
+//! How each kind of value is written, read and checked. The check is the same for a file and for code.
 
 use super::{
     nearest::nearest,
@@ -22,7 +22,7 @@ pub(super) trait Form<T> {
     /// The value as TOML; `None` where the key is left out.
     fn show(value: &T) -> Option<String>;
 
-    /// Refuses what is of the right kind and cannot be: says what is accepted.
+    /// Refuses a value of the right kind that is out of range; the error says what is accepted.
     fn check(_: &T) -> Result<(), String> {
         Ok(())
     }

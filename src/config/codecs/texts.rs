@@ -91,7 +91,7 @@ impl Form<Option<RelayUrl>> for Relay {
 pub(in crate::config) struct File;
 
 impl File {
-    /// Whether somebody wrote the secret where its file's name belongs: then it is not shown.
+    /// Whether a secret key is in place of its file's name: then it is not shown.
     fn is_secret(path: &std::path::Path) -> bool {
         let text = path.to_string_lossy();
         let text = text.trim();

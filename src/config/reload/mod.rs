@@ -1,4 +1,4 @@
-//! From one configuration to the next, while the program runs: what changes, what can be applied, and that all of it is or none.
+//! Replaces one configuration with the next while the program runs: what changes, what can be applied, all of it or nothing.
 
 use std::{collections::BTreeMap, fmt, path::PathBuf, sync::Arc};
 
@@ -13,7 +13,7 @@ mod state;
 use state::values;
 pub(super) use state::{PolicyText, State};
 
-/// A key whose value is another one now.
+/// A key whose value changed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Change {
     key: String,
@@ -27,12 +27,12 @@ impl Change {
         &self.key
     }
 
-    /// What was in force, as TOML; empty for what was not there.
+    /// The value in force before, as TOML; empty where there was none.
     pub fn from(&self) -> &str {
         &self.from
     }
 
-    /// What the file says now, as TOML; empty for what is not there any more.
+    /// The value in the file now, as TOML; empty where there is none any more.
     pub fn to(&self) -> &str {
         &self.to
     }
@@ -49,7 +49,7 @@ impl fmt::Display for Change {
     }
 }
 
-/// What a reload did, key by key.
+/// The result of a reload, key by key.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Reload {
     applied: Vec<Change>,
@@ -57,17 +57,17 @@ pub struct Reload {
 }
 
 impl Reload {
-    /// What is in force now.
+    /// The changes that are in force now.
     pub fn applied(&self) -> &[Change] {
         &self.applied
     }
 
-    /// What the file says and is not in force before the next start: all of it, also what earlier reloads told of.
+    /// The changes that are not in force before the next start: all of them, also those that earlier reloads reported.
     pub fn needs_restart(&self) -> &[Change] {
         &self.needs_restart
     }
 
-    /// Whether the file says what is in force.
+    /// Whether nothing changed: the file says what is in force.
     pub fn is_empty(&self) -> bool {
         self.applied.is_empty() && self.needs_restart.is_empty()
     }
@@ -91,20 +91,20 @@ impl fmt::Display for Reload {
     }
 }
 
-/// A reload that did nothing: what was in force still is.
+/// A reload that was refused. What was in force before stays in force.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ReloadError {
-    /// The file cannot be read, or it is no configuration.
+    /// The file cannot be read, or it is not a valid configuration.
     #[error("the configuration was not reloaded")]
     Load(#[from] LoadError),
-    /// The file says nothing at all. As a first configuration that is every default; in place of another it is a file that is being written.
+    /// The file is empty. A first configuration may be: it has every default. In place of another one it is taken for a file that is being written.
     #[error("the configuration {} was not reloaded: it is empty; [transport] alone is accepted for every default", path.display())]
     Empty {
-        /// Which file.
+        /// The file.
         path: PathBuf,
     },
-    /// It is a configuration, and what runs cannot take it.
+    /// It is a valid configuration, and the running program cannot take it.
     #[error("the configuration was not applied")]
     Apply(#[source] BoxError),
 }
@@ -125,17 +125,17 @@ impl Next {
         &self.old
     }
 
-    /// The configuration that is to be in force. Its keys that need a restart are to be left alone.
+    /// The configuration that is to be in force. Leave its keys that need a restart alone.
     pub fn config(&self) -> &Arc<Config> {
         &self.new
     }
 
-    /// What is to be applied.
+    /// The changes that are to be applied.
     pub fn applied(&self) -> &[Change] {
         &self.reload.applied
     }
 
-    /// Whether a key is to be applied, or a key in a table of this name.
+    /// Whether this key is to be applied, or a key in the table of this name.
     pub fn changes(&self, name: &str) -> bool {
         let is_within = |key: &str| {
             key.strip_prefix(name)
@@ -147,7 +147,7 @@ impl Next {
             .any(|change| is_within(&change.key))
     }
 
-    /// Says that what runs cannot take the new value of a key before a restart. A key that is not to be applied stays what it is.
+    /// Marks a key whose new value cannot be applied before a restart. It does nothing to a key that has not changed.
     pub fn needs_restart(&mut self, key: &str) {
         let is_it = |change: &mut Change| change.key == key;
         let taken = self.reload.applied.extract_if(.., is_it);
@@ -155,7 +155,7 @@ impl Next {
     }
 }
 
-/// Puts configurations in force, in two steps, so that either all of one is or nothing.
+/// Puts configurations in force, in two steps: either all of one or nothing.
 ///
 /// A closure is one:
 ///
@@ -169,12 +169,12 @@ impl Next {
 /// });
 /// ```
 pub trait Apply: Send + 'static {
-    /// Makes ready what the next configuration needs, and refuses it where something fails. It changes nothing that is in force: the [`Commit`] does.
+    /// Prepares what the next configuration needs, and refuses it where something fails. It changes nothing that is in force: the [`Commit`] does.
     ///
-    /// It may read files: it is called where blocking is allowed.
+    /// It may read files: it runs on a thread where blocking is allowed.
     ///
     /// # Errors
-    /// Whatever makes the configuration unfit for what runs. The old one stays in force.
+    /// Any error refuses the configuration. The old one stays in force.
     fn prepare(&mut self, next: &mut Next) -> Result<Commit, BoxError>;
 }
 
@@ -187,7 +187,7 @@ where
     }
 }
 
-/// Puts in force what was made ready. It cannot fail.
+/// Puts the prepared configuration in force. It cannot fail.
 pub type Commit = Box<dyn FnOnce() + Send>;
 
 /// Puts the next configuration in the place of the one in force.
