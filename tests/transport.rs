@@ -757,6 +757,15 @@ async fn a_message_above_the_largest_is_refused_on_both_sides() {
                 .await
                 .expect("still there");
         }
+        if of_server == SMALL {
+            let uri = format!("http://{}", server.peer.tcp().expect("TCP"));
+            let channel = tonic::transport::Endpoint::try_from(uri).expect("a URI");
+            let payload = vec![0; 2000].into();
+            let mut client = EchoClient::new(channel.connect_lazy());
+            let call = client.echo(EchoRequest { payload });
+            let error = soon("an answer", call).await.expect_err("too large");
+            assert_eq!(error.code(), Code::ResourceExhausted, "in the clear");
+        }
         client.close().await;
         server.stop().await;
     }

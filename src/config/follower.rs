@@ -134,7 +134,9 @@ impl Follower {
         let taken = {
             let mut state = lock(&self.in_force.state);
             // The next watch may have begun: what it finds later must not be overwritten with what this one read before.
-            self.claim.upgrade()?;
+            if self.claim.strong_count() == 0 {
+                return None;
+            }
             let taken =
                 read.and_then(|config| self.reloader.take(&mut state, config, seen.policy.clone()));
             self.in_force.accepted.send_if_modified(|accepted| {
