@@ -60,6 +60,17 @@ mod pool;
 mod quic;
 mod server;
 
+/// What links over either transport have in common, for code that is generic over the transport: `Links<D>` where `D: Dialer`.
+///
+/// Most programs use the aliases: [`Links`] and [`Connector`] over iroh, [`TcpLinks`](tcp::TcpLinks) and [`TcpConnector`](tcp::TcpConnector) over
+/// TCP.
+pub mod links {
+    pub use crate::http2::{Connector, ConnectorIo, Streams};
+    pub use crate::pool::{Dialer, Links, LinksBuilder};
+    pub use crate::quic::{QuicDialer, QuicSettings};
+    pub use crate::tcp::{TcpDialer, TcpSettings};
+}
+
 pub use channel::{
     Attempts, Channel, ChannelBuilder, ExactCodes, ExactCodesLayer, ResponseFuture, Stack,
     StackBuilder, StackHandle, Stacked,

@@ -22,23 +22,28 @@ use crate::{
     pool::{Dialer, Links, Pooled, Use},
 };
 
-/// A connection that opens byte streams for whoever speaks HTTP/2 on them.
+/// A connection that opens byte streams for whoever speaks HTTP/2 on them. A bound, and nothing to call or to implement.
 pub trait Streams: Pooled {
     /// One of them.
+    #[doc(hidden)]
     type Stream: AsyncRead + AsyncWrite + fmt::Debug + Unpin + Send + 'static;
     /// What knows why a stream ended.
+    #[doc(hidden)]
     type Ending: fmt::Debug + Send + Unpin + 'static;
 
     /// Opens a stream.
+    #[doc(hidden)]
     fn stream(
         &self,
         urgency: Urgency,
     ) -> impl Future<Output = Result<(Self::Stream, Self::Ending), Error>> + Send;
 
     /// What the end of a stream means for its calls.
+    #[doc(hidden)]
     fn why_ended(&self, ending: &Self::Ending) -> Error;
 
     /// Whether the peer has said, in bytes that hyper would not pass on, that it does not take the stream.
+    #[doc(hidden)]
     fn is_refused(_: &Self::Ending) -> bool {
         false
     }
@@ -66,7 +71,7 @@ impl<D: Dialer> Connector<D> {
         }
     }
 
-    /// Sets where a peer is: see [`Links::add_peer`](crate::Links::add_peer).
+    /// Sets where a peer is: see [`Links::add_peer`].
     pub fn add_peer(&self, peer: impl Into<Peer>) {
         self.links.add_peer(peer);
     }

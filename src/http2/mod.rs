@@ -12,10 +12,10 @@ mod permits;
 mod set;
 mod stream;
 
+pub use connector::{Connector, ConnectorIo, Streams};
 pub use lanes::{LaneConfig, Lanes};
 
 pub(crate) use carries::Carries;
 pub(crate) use connection::{Explain, Http2, Ready};
-pub(crate) use connector::{Connector, ConnectorIo, Streams};
 pub(crate) use set::{Gate, GateGuard, LanePermit, LaneSet, NoStream, Opener, StreamLimit};
 pub(crate) use stream::REOPENING;

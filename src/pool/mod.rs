@@ -40,17 +40,18 @@ mod state;
 mod stats;
 mod uses;
 
+pub use builder::LinksBuilder;
+pub use links::Links;
+pub use pooled::Dialer;
 pub use state::State;
 pub use stats::{EarlyData, PeerStats};
 
 pub(crate) use address_book::AddressBook;
 pub(crate) use admission::{Admission, Admitted, Full, Limits, Refusals};
 pub(crate) use backoff::{Backoff, Bounds};
-pub(crate) use builder::LinksBuilder;
 pub(crate) use config::PoolConfig;
 pub(crate) use entry::Announce;
-pub(crate) use links::Links;
-pub(crate) use pooled::{Dialer, End, Known, PoolHandle, Pooled};
+pub(crate) use pooled::{End, Known, PoolHandle, Pooled};
 pub(crate) use runtime::Runtime;
 pub(crate) use uses::{AnyUse, Use, Used, Uses};
 

@@ -8,24 +8,30 @@ use iroh::EndpointId;
 use super::{Announce, PeerStats, State, Used, Uses};
 use crate::{error::Error, peer::Peer};
 
-/// Makes the connections of one transport.
+/// Makes the connections of one transport: [`QuicDialer`](crate::links::QuicDialer) or [`TcpDialer`](crate::links::TcpDialer). A bound, and
+/// nothing to call or to implement.
 pub trait Dialer: Send + Sync + 'static {
     /// What it makes.
+    #[doc(hidden)]
     type Connection: Pooled;
 
     /// Whether it may tell of connections that are not complete yet.
+    #[doc(hidden)]
     fn sends_early_data(&self) -> bool {
         false
     }
 
     /// Takes note of where a peer is. Whether the peer says so for this transport, and whether its connection leads elsewhere now.
+    #[doc(hidden)]
     fn know(&self, peer: &Peer) -> Known;
 
     /// Forgets where a peer is.
+    #[doc(hidden)]
     fn forget(&self, id: EndpointId);
 
     /// Dials. The pool bounds its time, and drops it with the pool. Where calls that may be done twice can leave on a connection before it is
     /// complete, `early` is told of it.
+    #[doc(hidden)]
     fn dial(
         &self,
         id: EndpointId,

@@ -19,10 +19,9 @@ mod silence;
 mod tuning;
 
 pub use acceptor::{Acceptor, AcceptorBuilder, BareAcceptor, Incoming};
-pub use builder::LinksBuilder;
+pub use builder::{LinksBuilder, QuicSettings};
 pub use connector::{Connector, ConnectorIo};
+pub use dialer::QuicDialer;
 pub use io::QuicIo;
 pub use links::Links;
 pub use tuning::Tuning;
-
-pub(crate) use dialer::QuicDialer;

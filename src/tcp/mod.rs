@@ -48,9 +48,8 @@ mod refusal;
 mod tls;
 
 pub use acceptor::{TcpAcceptor, TcpAcceptorBuilder, TcpIncoming};
-pub use builder::TcpLinksBuilder;
+pub use builder::{TcpLinksBuilder, TcpSettings};
 pub use connector::{TcpConnector, TcpConnectorIo};
+pub use dialer::TcpDialer;
 pub use io::TcpIo;
 pub use links::TcpLinks;
-
-pub(crate) use dialer::TcpDialer;

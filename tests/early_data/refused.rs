@@ -179,7 +179,7 @@ async fn a_resumed_dial_that_fails_is_a_failed_dial() {
 }
 
 #[tokio::test]
-async fn an_early_call_that_is_dropped_leaves_nothing() {
+async fn an_early_call_that_is_dropped_leaves_the_dial_going_on() {
     let server = Server::early().await;
     let client = Client::early(&server).await;
     client.get_session(&server).await;
@@ -196,7 +196,8 @@ async fn an_early_call_that_is_dropped_leaves_nothing() {
     let state = client.links.state(client.server);
     assert_eq!(
         (client.links.connections(), *state.borrow()),
-        (0, State::Idle)
+        (1, State::Connecting),
+        "the dial is the pool's"
     );
     client.relay.set(Way::Open);
     until_read(&client).await;
