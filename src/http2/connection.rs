@@ -50,27 +50,14 @@ pub(crate) trait Explain: fmt::Debug + Send + Sync {
 pub(crate) struct Http2 {
     requests: h2::client::SendRequest<Bytes>,
     beneath: Arc<dyn Explain>,
+    limit: StreamLimit,
     ended: Arc<OnceLock<Instant>>,
     _used: oneshot::Sender<Infallible>,
 }
 
 impl Http2 {
-    /// Begins a connection on `runtime`. Sends the preface and waits for nothing.
+    /// Begins a connection on `runtime`, with a handle to ping the peer. Sends the preface and waits for nothing.
     pub(crate) async fn handshake<IO>(
-        io: IO,
-        beneath: Arc<dyn Explain>,
-        runtime: &Runtime,
-        limit: StreamLimit,
-    ) -> Result<Self, Error>
-    where
-        IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    {
-        let begun = Self::handshake_with_pings(io, beneath, runtime, limit).await;
-        Ok(begun?.0)
-    }
-
-    /// The same, and a handle to ping the peer with.
-    pub(crate) async fn handshake_with_pings<IO>(
         io: IO,
         beneath: Arc<dyn Explain>,
         runtime: &Runtime,
@@ -92,19 +79,33 @@ impl Http2 {
         let (used, unused) = oneshot::channel();
         let ended = Arc::<OnceLock<_>>::default();
         let note_end = NoteEnd(ended.clone());
+        let told = limit.clone();
         let driver = runtime.spawn(async move {
             let _note_end = note_end;
-            driver::drive(connection, unused, limit).await;
+            driver::drive(connection, unused, told).await;
         })?;
         // It ends by itself, soon after `used` is dropped.
         drop(driver.detach());
         let http2 = Self {
             requests,
             beneath,
+            limit,
             ended,
             _used: used,
         };
         Ok((http2, pings))
+    }
+
+    /// Waits until the peer has answered a ping, and so has taken the connection.
+    ///
+    /// # Errors
+    /// Why it has not.
+    pub(crate) async fn confirmed(&self, pings: &mut h2::PingPong) -> Result<(), Error> {
+        let Err(error) = pings.ping(h2::Ping::opaque()).await else {
+            return Ok(());
+        };
+        // The connection knows more of its end than the ping does.
+        Err(self.explain(self.ready().err().unwrap_or(error)))
     }
 
     /// Why the peer took none of the calls on this connection, and when it said so.
@@ -127,7 +128,11 @@ impl Http2 {
         let not_begun = match error.reason() {
             _ if self.beneath.is_refused(&error) => true,
             Some(h2::Reason::NO_ERROR) => error.is_go_away() && error.is_remote(),
-            Some(h2::Reason::REFUSED_STREAM) => error.is_reset() && error.is_remote(),
+            Some(h2::Reason::REFUSED_STREAM) => {
+                // The peer takes fewer calls than came. Whoever tries again may be faster than the driver, which says so too.
+                self.limit.set(|| self.requests.current_max_send_streams());
+                error.is_reset() && error.is_remote()
+            }
             _ => false,
         };
         let error = self.explain(error);

@@ -37,7 +37,7 @@ pub(super) async fn drive<IO>(
         let most = connection.max_concurrent_send_streams();
         if most != told {
             told = most;
-            limit.set(most);
+            limit.set(|| connection.max_concurrent_send_streams());
         }
         match polled {
             Poll::Ready(ended) => Poll::Ready(Some(ended)),

@@ -17,5 +17,5 @@ pub use lanes::{LaneConfig, Lanes};
 
 pub(crate) use carries::Carries;
 pub(crate) use connection::{Explain, Http2, Ready};
-pub(crate) use set::{Gate, GateGuard, LanePermit, LaneSet, NoStream, Opener, StreamLimit};
+pub(crate) use set::{Gate, GateGuard, LanePermit, LaneSet, NewStream, NoStream, Opener};
 pub(crate) use stream::REOPENING;

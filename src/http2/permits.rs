@@ -48,6 +48,8 @@ struct Stream {
     limit: usize,
     /// The peer has said how many it takes; until then a stream goes by what the others were told.
     told: bool,
+    /// It takes none for now.
+    paused: bool,
 }
 
 impl Permits {
@@ -56,6 +58,7 @@ impl Permits {
             calls: 0,
             limit: calls_per_stream,
             told: false,
+            paused: false,
         };
         Self {
             shared: Arc::new(Shared {
@@ -88,10 +91,10 @@ impl Permits {
     }
 
     /// The peer takes at most `calls` at once on this stream. Permits that are out stay. At least one call is let in, so that a stream that takes none for
-    /// now has somebody to notice when it ends.
-    pub(crate) fn limit(&self, stream: usize, calls: usize) {
+    /// now has somebody to notice when it ends. `calls` is asked under the lock: of two who tell, the later one knows better.
+    pub(crate) fn limit(&self, stream: usize, calls: impl FnOnce() -> usize) {
         let mut state = self.shared.lock();
-        let limit = calls.clamp(1, self.shared.calls_per_stream);
+        let limit = calls().clamp(1, self.shared.calls_per_stream);
         for (index, other) in state.streams.iter_mut().enumerate() {
             if index == stream {
                 other.told = true;
@@ -102,6 +105,15 @@ impl Permits {
         }
         drop(state);
         while self.shared.give() {}
+    }
+
+    /// Lets no further call onto a stream until the guard is dropped.
+    pub(crate) fn pause(&self, stream: usize) -> Pause {
+        self.shared.lock().streams[stream].paused = true;
+        Pause {
+            shared: self.shared.clone(),
+            stream,
+        }
     }
 
     /// Refuses everybody who waits, and everybody who asks from now on. Permits that are out stay.
@@ -116,13 +128,17 @@ impl Permits {
     }
 }
 
+impl Stream {
+    fn has_room(&self) -> bool {
+        self.calls < self.limit && !self.paused
+    }
+}
+
 impl State {
     /// Lets a call onto a stream, and says which, where one has room.
     fn take(&mut self) -> Option<usize> {
         let mut with_room = self.streams.iter().enumerate();
-        let mut with_room = with_room
-            .by_ref()
-            .filter(|(_, stream)| stream.calls < stream.limit);
+        let mut with_room = with_room.by_ref().filter(|(_, stream)| stream.has_room());
         let (index, _) = if self.spread {
             with_room.min_by_key(|(_, stream)| stream.calls)
         } else {
@@ -184,6 +200,20 @@ impl Permit {
 impl Drop for Permit {
     fn drop(&mut self) {
         self.shared.leave(self.stream);
+    }
+}
+
+/// See [`Permits::pause`].
+#[derive(Debug)]
+pub(crate) struct Pause {
+    shared: Arc<Shared>,
+    stream: usize,
+}
+
+impl Drop for Pause {
+    fn drop(&mut self) {
+        self.shared.lock().streams[self.stream].paused = false;
+        while self.shared.give() {}
     }
 }
 
@@ -349,7 +379,7 @@ mod tests {
         };
         let (first, second) = (stream(), stream());
         assert_eq!((first.0, second.0), (0, 0));
-        permits.limit(0, 1);
+        permits.limit(0, || 1);
         // What is out stays, the next goes to the other stream, and that one takes one as well.
         let third = stream();
         assert_eq!(third.0, 1);
@@ -360,14 +390,14 @@ mod tests {
         drop(first);
         assert!(!waiting[0].is_woken(), "one is there still");
         // Told that it takes more, it lets all of them in.
-        permits.limit(1, 1000);
+        permits.limit(1, || 1000);
         for waiting in &mut waiting {
             let permit = assert_ready!(waiting.poll()).expect("a permit");
             assert_eq!(permit.stream(), 1);
             // It goes on with the next.
             drop(permit);
         }
-        permits.limit(1, 0);
+        permits.limit(1, || 0);
         drop((second, third));
         let (first, second) = (stream(), stream());
         assert_eq!((first.0, second.0), (0, 1), "one is let in everywhere");
@@ -379,12 +409,13 @@ mod tests {
         fn places_are_neither_lost_nor_made(
             streams in 1usize..4,
             calls in 1usize..4,
-            steps in proptest::collection::vec((0u8..5, any::<prop::sample::Index>(), 0u8..=7), 0..200),
+            steps in proptest::collection::vec((0u8..7, any::<prop::sample::Index>(), 0u8..=7), 0..200),
             closes in any::<bool>(),
         ) {
             let permits = Permits::new(streams, calls, 1000);
             let mut acquiring = Vec::new();
             let mut held = Vec::new();
+            let mut pauses: Vec<_> = (0..streams).map(|_| None).collect();
             // Before the first limit no stream has more calls than it takes.
             let mut limited = false;
             let last = steps.len() / 2;
@@ -403,9 +434,15 @@ mod tests {
                     1 if !held.is_empty() => drop(held.swap_remove(which.index(held.len()))),
                     2 => {
                         limited = true;
-                        permits.limit(which.index(streams), usize::from(urgency));
+                        permits.limit(which.index(streams), || usize::from(urgency));
                     }
                     3 => permits.spread(urgency > 3),
+                    4 => {
+                        let stream = which.index(streams);
+                        pauses[stream] = None;
+                        pauses[stream] = Some(permits.pause(stream));
+                    }
+                    5 => pauses[which.index(streams)] = None,
                     _ if !acquiring.is_empty() => {
                         // Polled, or dropped in whatever state it is.
                         let mut acquire = acquiring.swap_remove(which.index(acquiring.len()));
@@ -429,8 +466,8 @@ mod tests {
                     prop_assert!(stream.limit >= 1 && stream.limit <= calls);
                     prop_assert!(limited || stream.calls <= calls);
                     prop_assert!(stream.calls <= calls, "what was out fitted before");
-                    let has_room = stream.calls < stream.limit;
-                    prop_assert!(!has_room || state.waiting.is_empty(), "nobody waits beside room");
+                    prop_assert_eq!(stream.paused, pauses[index].is_some());
+                    prop_assert!(!stream.has_room() || state.waiting.is_empty(), "nobody waits beside room");
                 }
                 if state.closed {
                     prop_assert!(state.waiting.is_empty(), "nobody waits for nothing");

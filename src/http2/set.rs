@@ -22,22 +22,27 @@ use crate::{
 /// Opens a lane's streams.
 pub(crate) trait Opener: Send + Sync + 'static {
     /// Opens a stream. The future is a task of the lane's: it bounds its own time, and does not keep the connection alive.
-    fn open(
-        self: &Arc<Self>,
-        urgency: Urgency,
-        limit: StreamLimit,
-    ) -> BoxFuture<'static, Result<Http2, Error>>;
+    fn open(self: &Arc<Self>, stream: NewStream) -> BoxFuture<'static, Result<Http2, Error>>;
+}
+
+/// A stream to be opened.
+#[derive(Debug)]
+pub(crate) struct NewStream {
+    pub(crate) urgency: Urgency,
+    pub(crate) limit: StreamLimit,
+    /// The peer has refused a stream before, so it is to [confirm](Http2::confirmed) this one before calls go on it.
+    pub(crate) confirm: bool,
 }
 
 /// How a stream's HTTP/2 connection says how many calls its peer takes on it.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct StreamLimit {
     permits: Permits,
     stream: usize,
 }
 
 impl StreamLimit {
-    pub(super) fn set(&self, calls: usize) {
+    pub(super) fn set(&self, calls: impl FnOnce() -> usize) {
         self.permits.limit(self.stream, calls);
     }
 }
@@ -51,6 +56,8 @@ pub(crate) struct Gate {
 #[derive(Debug)]
 struct GateInner {
     is_closed: AtomicBool,
+    /// The peer has refused a stream.
+    refused: AtomicBool,
     closed: CancellationToken,
     permits: Vec<Permits>,
 }
@@ -91,6 +98,8 @@ impl Drop for GateGuard {
 pub(crate) enum NoStream {
     /// The connection takes no further call; another one may.
     Closed,
+    /// This stream could not be opened; the lane has another one, for which the call may wait.
+    Paused(Error),
     Failed(Error),
 }
 
@@ -113,7 +122,7 @@ impl From<NoStream> for Error {
                 ErrorKind::Lost,
                 "the connection takes no further call: it was retired or lost",
             ),
-            NoStream::Failed(error) => error,
+            NoStream::Paused(error) | NoStream::Failed(error) => error,
         }
     }
 }
@@ -149,6 +158,7 @@ impl LaneSet {
         let gate = Gate {
             inner: Arc::new(GateInner {
                 is_closed: AtomicBool::new(false),
+                refused: AtomicBool::new(false),
                 closed: CancellationToken::new(),
                 permits: permits.clone(),
             }),
@@ -225,12 +235,27 @@ impl LaneSet {
 impl Lane {
     fn stream(&self, stream: usize, opener: &Arc<impl Opener>) -> Result<Stream, Error> {
         self.slots[stream].get(&self.runtime, || {
-            let limit = StreamLimit {
-                permits: self.permits.clone(),
-                stream,
-            };
-            opener.open(self.urgency, limit)
+            opener.open(NewStream {
+                urgency: self.urgency,
+                limit: StreamLimit {
+                    permits: self.permits.clone(),
+                    stream,
+                },
+                confirm: self.gate.inner.refused.load(Ordering::Relaxed),
+            })
         })
+    }
+
+    /// What the failure of a stream means for the calls that were to go on it. Where another stream of the lane is open, calls wait for that one
+    /// until the next opening is due: a lane that works is full, and has not failed.
+    fn failed(&self, stream: usize, error: Error) -> NoStream {
+        let mut others = self.slots.iter().enumerate();
+        let has_other = others.any(|(index, slot)| index != stream && slot.is_open());
+        let pause = || self.permits.pause(stream);
+        if has_other && self.slots[stream].pause(&self.runtime, pause) {
+            return NoStream::Paused(error);
+        }
+        NoStream::Failed(error)
     }
 }
 
@@ -266,8 +291,9 @@ impl LanePermit {
             if self.lane.gate.is_closed() {
                 return Err(NoStream::Closed);
             }
-            let stream = self.lane.stream(self.permit.stream(), opener);
-            let mut outcome = match stream.map_err(NoStream::Failed)? {
+            let index = self.permit.stream();
+            let failed = |error| self.lane.failed(index, error);
+            let mut outcome = match self.lane.stream(index, opener).map_err(failed)? {
                 Stream::Open(open) => return Ok(open),
                 Stream::Opening(outcome) => outcome,
             };
@@ -281,7 +307,7 @@ impl LanePermit {
                 () = self.lane.gate.inner.closed.cancelled() => return Err(NoStream::Closed),
             };
             match opened {
-                Some(result) => return result.map_err(NoStream::Failed),
+                Some(result) => return result.map_err(failed),
                 // Its runtime is ending; what is left of it may take a moment.
                 None => tokio::task::yield_now().await,
             }
@@ -290,7 +316,9 @@ impl LanePermit {
 
     /// Says that `ended` takes no more calls, so that the next one opens a new stream.
     pub(crate) fn replace(&self, ended: &Arc<Http2>) {
-        self.slot().replace(ended);
+        if self.slot().replace(ended) {
+            self.lane.gate.inner.refused.store(true, Ordering::Relaxed);
+        }
     }
 }
 

@@ -7,10 +7,13 @@ use std::{
 };
 
 use futures_util::{FutureExt, future::BoxFuture};
-use tokio::{sync::watch, time::Instant};
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep},
+};
 use tokio_util::task::AbortOnDropHandle;
 
-use super::Http2;
+use super::{Http2, permits::Pause};
 use crate::{
     error::{Error, ErrorKind},
     lock::lock,
@@ -35,6 +38,8 @@ struct Inner {
     opening: Option<Opening>,
     backoff: Backoff,
     last_error: Option<Error>,
+    /// Keeps further calls away until the next opening is due.
+    pause: Option<AbortOnDropHandle<()>>,
 }
 
 /// An opening under way. The task ends when this is dropped.
@@ -62,6 +67,7 @@ impl Slot {
                 opening: None,
                 backoff: Backoff::new(REOPENING),
                 last_error: None,
+                pause: None,
             }),
         }
     }
@@ -69,6 +75,13 @@ impl Slot {
     /// The stream, where it is open already.
     pub(super) fn open(&self) -> Option<Arc<Http2>> {
         lock(&self.inner).open.clone()
+    }
+
+    /// Whether the stream is open and takes calls.
+    pub(super) fn is_open(&self) -> bool {
+        let mut inner = lock(&self.inner);
+        inner.settle();
+        inner.open.as_ref().is_some_and(|open| open.ready().is_ok())
     }
 
     /// The stream, or what is to be waited for. `open` is asked where nobody opens it yet.
@@ -107,8 +120,28 @@ impl Slot {
         Ok(Stream::Opening(outcome))
     }
 
-    /// Takes out a stream that takes no more calls, so that the next call opens another; at once, or in a while where the peer refused this one.
-    pub(super) fn replace(&self, ended: &Arc<Http2>) {
+    /// Keeps further calls away while the next opening is not due; whether they are kept away.
+    pub(super) fn pause(&self, runtime: &Runtime, pause: impl FnOnce() -> Pause) -> bool {
+        let mut inner = lock(&self.inner);
+        inner.settle();
+        let Some(wait) = inner.backoff.wait(Instant::now()) else {
+            return false;
+        };
+        if inner.pause.as_ref().is_none_or(|it| it.is_finished()) {
+            let pause = pause();
+            let ends = async move {
+                sleep(wait).await;
+                drop(pause);
+            };
+            // Where there is no runtime, the pause is over already.
+            inner.pause = runtime.spawn(ends).ok();
+        }
+        inner.pause.is_some()
+    }
+
+    /// Takes out a stream that takes no more calls, so that the next call opens another; at once, or in a while where the peer refused this one,
+    /// which it says.
+    pub(super) fn replace(&self, ended: &Arc<Http2>) -> bool {
         let mut inner = lock(&self.inner);
         inner.settle();
         if !inner
@@ -116,13 +149,16 @@ impl Slot {
             .as_ref()
             .is_some_and(|open| Arc::ptr_eq(open, ended))
         {
-            return;
+            return false;
         }
         inner.open = None;
-        match ended.refusal() {
+        let refusal = ended.refusal();
+        let was_refused = refusal.is_some();
+        match refusal {
             Some((error, at)) => inner.failed(error, at),
             None => inner.backoff.reset(),
         }
+        was_refused
     }
 
     /// Forgets the stream.

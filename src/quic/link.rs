@@ -29,7 +29,7 @@ use super::{
 };
 use crate::{
     error::{Error, ErrorKind},
-    http2::{Carries, Explain, Http2, LaneSet, Lanes, Opener, StreamLimit},
+    http2::{Carries, Explain, Http2, LaneSet, Lanes, NewStream, Opener},
     peer::{Path, PeerInfo, Proof, TransportKind},
     pool::{EarlyData, End, PeerStats, PoolHandle, Pooled, Runtime, Used, Uses},
     wire::{self, Kind, Preamble, close, reset},
@@ -259,16 +259,12 @@ fn refused(code: Option<VarInt>) -> Option<Error> {
 }
 
 impl Opener for Link {
-    fn open(
-        self: &Arc<Self>,
-        urgency: Urgency,
-        limit: StreamLimit,
-    ) -> BoxFuture<'static, Result<Http2, Error>> {
+    fn open(self: &Arc<Self>, new: NewStream) -> BoxFuture<'static, Result<Http2, Error>> {
         let (carrier, runtime) = (self.carrier.clone(), self.runtime.clone());
         let link = Arc::downgrade(self);
         let preamble = Preamble {
             kind: Kind::Http2,
-            urgency,
+            urgency: new.urgency,
         };
         Box::pin(async move {
             let opened = timeout(OPENING, carrier.open_bi()).await;
@@ -277,7 +273,7 @@ impl Opener for Link {
                 Some(link) => link.opened(opened, preamble)?,
                 None => return Err(Error::new(ErrorKind::Closed, "the connection was closed")),
             };
-            begin(stream, link, preamble, &runtime, limit).await
+            begin(stream, link, preamble, &runtime, new).await
         })
     }
 }
@@ -288,7 +284,7 @@ async fn begin(
     link: Weak<Link>,
     preamble: Preamble,
     runtime: &Runtime,
-    limit: StreamLimit,
+    new: NewStream,
 ) -> Result<Http2, Error> {
     let lost = |link: Option<Arc<Link>>| match link {
         Some(link) => link.why_lost(),
@@ -301,7 +297,11 @@ async fn begin(
     let begun = timeout(OPENING, async {
         let said = tokio::io::AsyncWriteExt::write_all(&mut stream, &preamble.encode()).await;
         said.map_err(|_| lost(link.upgrade()))?;
-        Http2::handshake(stream, lane, runtime, limit).await
+        let (http2, pings) = Http2::handshake(stream, lane, runtime, new.limit).await?;
+        if let (true, Some(mut pings)) = (new.confirm, pings) {
+            http2.confirmed(&mut pings).await?;
+        }
+        Ok(http2)
     });
     begun.await.unwrap_or_else(|_| Err(lost(link.upgrade())))
 }

@@ -10,7 +10,7 @@ use h2::{Ping, PingPong};
 use iroh::EndpointId;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::task::AbortOnDropHandle;
-use tower_iroh_layers::{Incident, Urgency};
+use tower_iroh_layers::Incident;
 
 use super::{
     dial::{DialConfig, Dialled},
@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     error::{Error, ErrorKind},
-    http2::{Carries, Explain, GateGuard, Http2, LaneSet, Lanes, Opener, StreamLimit},
+    http2::{Carries, Explain, GateGuard, Http2, LaneSet, Lanes, NewStream, Opener},
     lock::lock,
     peer::{Path, TcpAddr, TransportKind},
     pool::{End, PeerStats, PoolHandle, Pooled, Runtime, Used, Uses},
@@ -84,6 +84,31 @@ impl Connections {
         };
         let dialled = dialled.map_err(|error| error.at(self.peer))?;
         Ok(watched(dialled, &self.health))
+    }
+}
+
+impl Connections {
+    /// Begins HTTP/2 on a connection.
+    async fn begin(&self, io: TcpIo, link: Weak<TcpLink>, new: NewStream) -> Result<Http2, Error> {
+        let Some(health) = io.health().cloned() else {
+            return Err(Error::new(ErrorKind::Internal, "nobody watches it"));
+        };
+        let lane = Arc::new(Lane {
+            link,
+            health: health.clone(),
+            pings: OnceLock::new(),
+        });
+        let runtime = &self.settings.runtime;
+        let (http2, pings) = Http2::handshake(io, lane.clone(), runtime, new.limit).await?;
+        if let Some(mut pings) = pings {
+            if new.confirm {
+                http2.confirmed(&mut pings).await?;
+            }
+            let task = ping(pings, health, self.settings.health_interval);
+            // The first and only one.
+            let _ = lane.pings.set(runtime.spawn(task)?);
+        }
+        Ok(http2)
     }
 }
 
@@ -202,32 +227,13 @@ pub(super) fn late(most: Duration) -> Error {
 
 impl Opener for TcpLink {
     /// TCP knows no priorities: the calls themselves say how urgent they are.
-    fn open(
-        self: &Arc<Self>,
-        _: Urgency,
-        limit: StreamLimit,
-    ) -> BoxFuture<'static, Result<Http2, Error>> {
+    fn open(self: &Arc<Self>, new: NewStream) -> BoxFuture<'static, Result<Http2, Error>> {
         let (connections, link) = (self.connections.clone(), Arc::downgrade(self));
         Box::pin(async move {
             let io = connections.connect().await?;
-            let Some(health) = io.health().cloned() else {
-                return Err(Error::new(ErrorKind::Internal, "nobody watches it"));
-            };
-            let settings = &connections.settings;
-            let lane = Arc::new(Lane {
-                link,
-                health: health.clone(),
-                pings: OnceLock::new(),
-            });
-            let begun =
-                Http2::handshake_with_pings(io, lane.clone(), &settings.runtime, limit).await;
-            let (http2, pings) = begun?;
-            if let Some(pings) = pings {
-                let task = ping(pings, health, settings.health_interval);
-                // The first and only one.
-                let _ = lane.pings.set(settings.runtime.spawn(task)?);
-            }
-            Ok(http2)
+            let most = connections.settings.dial_timeout;
+            let begun = timeout(most, connections.begin(io, link, new)).await;
+            begun.unwrap_or_else(|_| Err(late(most).at(connections.peer)))
         })
     }
 }

@@ -226,7 +226,7 @@ async fn call<D: Dialer<Connection: Carries>>(
             Some(Ok(permit)) => permit,
             // The link takes no further call, so the next turn has another one. Nobody has refused the call itself.
             Some(Err(NoStream::Closed)) => continue,
-            Some(Err(NoStream::Failed(error))) => return Err(error),
+            Some(Err(error)) => return Err(error.into()),
             None => {
                 // A lane that is full is backpressure, and no failure of the peer's.
                 let late = Error::new(
@@ -241,7 +241,7 @@ async fn call<D: Dialer<Connection: Carries>>(
             // Boxed, so that the calls that find it open have no room for it.
             None => match Box::pin(within(deadline, permit.http2(link.connection()))).await {
                 Some(Ok(http2)) => http2,
-                Some(Err(NoStream::Closed)) => continue,
+                Some(Err(NoStream::Closed | NoStream::Paused(_))) => continue,
                 // Nothing has left, and a new connection may be better.
                 Some(Err(NoStream::Failed(error))) if error.kind() == ErrorKind::Lost => {
                     last = Some(error);

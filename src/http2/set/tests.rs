@@ -36,21 +36,21 @@ impl Explain for Beneath {
 #[derive(Clone, Copy)]
 enum Plan {
     Open,
+    /// The connection opens, and its peer takes some calls at once and answers none.
+    Serve,
     /// The connection opens, and its peer closes it at once.
     Refuse,
     Fail,
     Panic,
 }
 
-/// Counts how often it was asked; opens connections whose server settings come from `settings`, or that nobody answers.
+/// Counts how often it was asked, and opens connections as planned.
 struct Opens {
     count: AtomicUsize,
     takes: Duration,
     plan: Mutex<Plan>,
     runtime: Runtime,
     peers: Mutex<Vec<tokio::io::DuplexStream>>,
-    serve: bool,
-    most: u32,
 }
 
 impl Opens {
@@ -61,8 +61,6 @@ impl Opens {
             plan: Mutex::new(Plan::Open),
             runtime: Runtime::new(None),
             peers: Mutex::default(),
-            serve: false,
-            most: 0,
         }
     }
 
@@ -72,11 +70,7 @@ impl Opens {
 }
 
 impl Opener for Opens {
-    fn open(
-        self: &Arc<Self>,
-        _: Urgency,
-        limit: StreamLimit,
-    ) -> BoxFuture<'static, Result<Http2, Error>> {
+    fn open(self: &Arc<Self>, new: NewStream) -> BoxFuture<'static, Result<Http2, Error>> {
         self.count.fetch_add(1, Ordering::SeqCst);
         let opens = Arc::downgrade(self);
         let takes = self.takes;
@@ -86,30 +80,37 @@ impl Opener for Opens {
             let opens = opens.upgrade().expect("held by the test");
             let plan = *lock(&opens.plan);
             match plan {
-                Plan::Open | Plan::Refuse => {}
+                Plan::Open | Plan::Serve | Plan::Refuse => {}
                 Plan::Fail => return Err(Error::new(ErrorKind::DialFailed, "nobody is there")),
                 Plan::Panic => panic!("as planned"),
             }
             let (io, peer) = tokio::io::duplex(64 * 1024);
             let refused = matches!(plan, Plan::Refuse);
-            if opens.serve {
-                tokio::spawn(serve(peer, opens.most));
-            } else if !refused {
+            let mut closes = None;
+            match plan {
+                Plan::Serve => drop(tokio::spawn(serve(peer))),
                 // Kept so that the connection stays open.
-                lock(&opens.peers).push(peer);
+                Plan::Open => lock(&opens.peers).push(peer),
+                _ => closes = Some(peer),
             }
             let beneath = Arc::new(Beneath { refused });
-            Http2::handshake(io, beneath, &opens.runtime, limit).await
+            let begun = Http2::handshake(io, beneath, &opens.runtime, new.limit).await;
+            let (http2, pings) = begun?;
+            drop(closes);
+            if new.confirm {
+                http2.confirmed(&mut pings.expect("one")).await?;
+            }
+            Ok(http2)
         }
         .boxed()
     }
 }
 
-/// A server that takes so many calls at once, and answers none of them.
-async fn serve(io: tokio::io::DuplexStream, most: u32) {
+/// A server that takes ten calls at once, and answers none of them.
+async fn serve(io: tokio::io::DuplexStream) {
     let mut server = h2::server::Builder::new();
     let server = server
-        .max_concurrent_streams(most)
+        .max_concurrent_streams(10)
         .handshake::<_, bytes::Bytes>(io);
     let mut server = server.await.expect("HTTP/2");
     let mut held = Vec::new();
@@ -133,7 +134,7 @@ async fn acquire(lanes: &LaneSet) -> LanePermit {
 fn kind<T>(result: Result<T, NoStream>) -> ErrorKind {
     match result {
         Err(NoStream::Failed(error)) => error.kind(),
-        Err(NoStream::Closed) => panic!("closed"),
+        Err(other) => panic!("{other:?}"),
         Ok(_) => panic!("no failure"),
     }
 }
@@ -277,13 +278,52 @@ async fn a_stream_that_the_peer_refuses_is_opened_again_after_a_while() {
     assert_eq!(kind(call.http2(&opener).await), ErrorKind::Backoff);
     assert_eq!(opener.count(), 1);
     sleep(REOPENING.min * 2).await;
-    let refused = call.http2(&opener).await.expect("open so far");
+    // From now on the peer is asked before a call goes on a stream.
+    assert_eq!(kind(call.http2(&opener).await), ErrorKind::Exhausted);
     assert_eq!(opener.count(), 2);
-    // What was refused long ago does not make the next call wait.
+    *lock(&opener.plan) = Plan::Serve;
     sleep(REOPENING.max).await;
-    call.replace(&refused);
-    *lock(&opener.plan) = Plan::Open;
     call.http2(&opener).await.expect("open");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_that_was_refused_long_ago_does_not_make_the_next_call_wait() {
+    let lanes = lanes(1, 10);
+    let opener = Arc::new(Opens::new());
+    *lock(&opener.plan) = Plan::Refuse;
+    let call = acquire(&lanes).await;
+    let refused = call.http2(&opener).await.expect("open so far");
+    sleep(REOPENING.max).await;
+    *lock(&opener.plan) = Plan::Serve;
+    call.replace(&refused);
+    call.http2(&opener).await.expect("open");
+}
+
+#[tokio::test(start_paused = true)]
+async fn calls_wait_for_the_open_stream_while_a_further_one_cannot_be_opened() {
+    let lanes = lanes(2, 1);
+    let opener = Arc::new(Opens::new());
+    let first = acquire(&lanes).await;
+    first.http2(&opener).await.expect("open");
+    *lock(&opener.plan) = Plan::Fail;
+    let second = acquire(&lanes).await;
+    let paused = second.http2(&opener).await;
+    assert!(matches!(paused, Err(NoStream::Paused(_))), "{paused:?}");
+    drop(second);
+    // There is a place on the second stream, and nobody is let onto it.
+    let mut waiting = task::spawn(lanes.acquire(Urgency::BULK, None));
+    assert_pending!(waiting.poll());
+    drop(first);
+    let third = assert_ready!(waiting.poll()).expect("a permit");
+    assert_eq!(third.permit.stream(), 0);
+    let mut waiting = task::spawn(lanes.acquire(Urgency::BULK, None));
+    assert_pending!(waiting.poll());
+    *lock(&opener.plan) = Plan::Open;
+    sleep(REOPENING.min * 2).await;
+    let fourth = assert_ready!(waiting.poll()).expect("a permit");
+    assert_eq!(fourth.permit.stream(), 1);
+    fourth.http2(&opener).await.expect("open");
+    assert_eq!(opener.count(), 3);
 }
 
 #[tokio::test]
@@ -343,11 +383,8 @@ async fn settled() {
 #[tokio::test]
 async fn the_peers_limit_counts_when_a_stream_is_chosen() {
     let lanes = lanes(4, 100);
-    let opener = Arc::new(Opens {
-        serve: true,
-        most: 10,
-        ..Opens::new()
-    });
+    let opener = Arc::new(Opens::new());
+    *lock(&opener.plan) = Plan::Serve;
     let first = acquire(&lanes).await;
     first.http2(&opener).await.expect("open");
     // The peer's SETTINGS are here.
