@@ -59,13 +59,13 @@ impl LaneConfig {
         self
     }
 
-    /// How many calls are in flight on each stream. Default 100, which every common server's HTTP/2 takes.
+    /// How many calls are in flight on each stream at most; fewer where the server's MAX_CONCURRENT_STREAMS (RFC 9113) is lower. Default 100.
     pub const fn calls_per_stream(mut self, calls: usize) -> Self {
         self.calls_per_stream = calls;
         self
     }
 
-    /// How many calls may wait for a place before further ones are refused with RESOURCE_EXHAUSTED. Default 10,000.
+    /// How many calls may wait for a permit before further ones are refused with RESOURCE_EXHAUSTED. Default 10,000.
     pub const fn max_waiting(mut self, calls: usize) -> Self {
         self.max_waiting = calls;
         self

@@ -18,7 +18,7 @@ use iroh::{
 };
 use tokio::time::{error::Elapsed, timeout};
 use tokio_util::task::AbortOnDropHandle;
-use tower_iroh_layers::{Incident, Urgency};
+use tower_iroh_layers::Incident;
 
 use super::{
     Tuning,
