@@ -60,6 +60,9 @@ impl LaneConfig {
     }
 
     /// How many calls are in flight on each stream at most; fewer where the server's MAX_CONCURRENT_STREAMS (RFC 9113) is lower. Default 100.
+    ///
+    /// A stream's limit is known a round trip after it has opened. Of the calls that come before, those beyond the limit are refused and sent again by the
+    /// retry layer, or wait inside HTTP/2 until others have ended.
     pub const fn calls_per_stream(mut self, calls: usize) -> Self {
         self.calls_per_stream = calls;
         self

@@ -317,35 +317,6 @@ async fn the_servers_limit_makes_further_streams_and_the_urgent_go_first() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn calls_that_came_before_the_servers_limit_was_known_are_spread_as_well() {
-    let key = SecretKey::generate();
-    let (acceptor, incoming) = TcpAcceptor::new(listener().await, key.clone()).expect("valid");
-    let server = Server::serving(acceptor, incoming, &key, |server| {
-        server.max_concurrent_streams(10)
-    });
-    let lane = LaneConfig::new(0..=7).max_streams(3);
-    let links = TcpLinks::builder(SecretKey::generate()).lanes(Lanes::new([lane]));
-    let channel = Channel::with_tcp_links(links.build().expect("valid"));
-    // With retries: the server refuses what it has not said that it does not take.
-    let channel = channel.peer(server.peer.clone()).build();
-    let client = EchoClient::new(channel.expect("valid"));
-    let mut calls = tokio::task::JoinSet::new();
-    for _ in 0..30 {
-        let mut client = client.clone();
-        calls.spawn(async move { client.echo(request(HOLD)).await.map(|_| ()) });
-    }
-    server
-        .stage
-        .wait("all at once", |counts| counts.begun == 30)
-        .await;
-    assert_eq!(server.acceptor.connections(), 3);
-    server.stage.release();
-    for answer in soon("the answers", calls.join_all()).await {
-        answer.expect("answered");
-    }
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn calls_wait_for_the_stream_that_is_open_where_the_server_takes_no_further_one() {
     let key = SecretKey::generate();
     let acceptor = TcpAcceptor::builder(key.clone()).max_connections_per_peer(1);
