@@ -125,6 +125,8 @@ impl ChannelLinks {
         };
         let (mut iroh, mut tcp) = (pin!(iroh), pin!(tcp));
         let (first, other) = tokio::select! {
+            // In this order, so that iroh's dial has begun however fast TCP's is.
+            biased;
             first = &mut iroh => match first {
                 Some(Ok(())) => return Ok(()),
                 first => (first, tcp.await),
