@@ -304,5 +304,6 @@ async fn lanes_end_with_their_runtime_and_calls_go_on_on_another() {
     };
     let recovered = tokio::time::timeout(Duration::from_secs(10), recovers).await;
     recovered.expect("in time");
-    world.end().await;
+    // Not closed: QUIC's own task of the first connection has ended with its runtime, and an endpoint's close waits for it.
+    drop(world);
 }

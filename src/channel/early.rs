@@ -1,6 +1,6 @@
 //! A call that leaves before its connection's handshake is complete.
 //!
-//! What leaves then may be recorded by somebody in between and delivered again, so only calls that may be done twice do. In return a call whose early
+//! What leaves then may be recorded on its way and delivered again, so only calls that may be done twice do. In return a call whose early
 //! attempt came to nothing, for whichever reason, can go again on the connection that the dial ends with.
 
 use std::sync::Arc;
@@ -33,7 +33,7 @@ pub(super) enum Outcome<L: Carries> {
 
 /// Sends a call on a connection that is not complete yet, and waits for its answer and for the handshake.
 ///
-/// `dial` is the dial that the connection belongs to, which somebody has to drive; nothing is believed before it has ended well.
+/// `dial` is the dial that the connection belongs to, whose task is the pool's. Nothing that the peer sends is believed before the dial has succeeded.
 pub(super) async fn attempt<L: Carries>(
     link: &Arc<L>,
     dial: impl Future<Output = Result<Use<L>, Error>>,

@@ -1,5 +1,5 @@
-//! A new connection to the peer is a sign of life, which ends the wait of a breaker that lost connections or failed dials have opened. So is
-//! a new address, and a peer that is heard again after a silence, for one that calls without any answer have opened too.
+//! A new connection to the peer is a sign of life: it ends the wait of a breaker that lost connections or failed dials opened. A new address counts as
+//! well. A peer that answers again after a silence also ends the wait, even if unanswered calls opened the breaker.
 
 use std::{
     fmt,
@@ -22,8 +22,8 @@ pub(super) struct Reconnects {
     pub(super) state: watch::Receiver<State>,
 }
 
-/// Passes readiness and calls on. While the breaker beneath lets it wait, it watches the connection's state; the circuit wakes whoever
-/// waits.
+/// Passes readiness and calls on. While the breaker beneath is not ready, it watches the connection's state. The circuit wakes the tasks that
+/// wait.
 pub struct WakeOnReconnect<S> {
     inner: S,
     signs: Option<Arc<Reconnects>>,
@@ -54,7 +54,7 @@ impl Reconnects {
             let now = *self.state.borrow_and_update();
             match (before, now) {
                 (_, State::Ready) => self.circuit.heard_again(),
-                // No connection was lost and no dial was given up: somebody said where the peer is.
+                // No connection was lost and no dial was given up: the program gave the peer's address.
                 (State::Idle | State::TransientFailure, State::Idle) => {
                     self.circuit.sign_of_life();
                 }

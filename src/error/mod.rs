@@ -137,7 +137,7 @@ impl Error {
         self
     }
 
-    /// Names the event that ended this call, so that whoever counts failures counts it once.
+    /// Names the event that ended this call, so that a breaker counts it once.
     pub(crate) fn of(mut self, incident: Incident) -> Self {
         self.fault = self.fault.of(incident);
         self

@@ -129,7 +129,7 @@ impl Http2 {
             _ if self.beneath.is_refused(&error) => true,
             Some(h2::Reason::NO_ERROR) => error.is_go_away() && error.is_remote(),
             Some(h2::Reason::REFUSED_STREAM) => {
-                // The peer takes fewer calls than came. Whoever tries again may be faster than the driver, which says so too.
+                // The peer takes fewer calls than came. The call's retry may be faster than the driver, which sets the limit too.
                 self.limit.set(|| self.requests.current_max_send_streams());
                 error.is_reset() && error.is_remote()
             }

@@ -22,7 +22,7 @@ use crate::{
     pool::{Dialer, Links, Pooled, Use},
 };
 
-/// A connection that opens byte streams for whoever speaks HTTP/2 on them. A bound, and nothing to call or to implement.
+/// A connection that opens byte streams for a client that speaks HTTP/2 itself. Use it as a bound: there is nothing to call or to implement.
 pub trait Streams: Pooled {
     /// One of them.
     #[doc(hidden)]

@@ -90,8 +90,8 @@ impl Permits {
         self.shared.lock().spread = spread;
     }
 
-    /// The peer takes at most `calls` at once on this stream. Permits that are out stay. At least one call is let in, so that a stream that takes none for
-    /// now has somebody to notice when it ends. `calls` is asked under the lock: of two who tell, the later one knows better.
+    /// The peer takes at most `calls` at once on this stream. Permits that are out stay. At least one call is let in, so that the end of a stream that
+    /// takes none for now is noticed. `calls` is asked under the lock: of two who tell, the later one knows better.
     pub(crate) fn limit(&self, stream: usize, calls: impl FnOnce() -> usize) {
         let mut state = self.shared.lock();
         let limit = calls().clamp(1, self.shared.calls_per_stream);
@@ -166,7 +166,7 @@ impl Shared {
         lock(&self.state)
     }
 
-    /// Whether somebody was given a permit.
+    /// Whether a waiting call was given a permit.
     fn give(&self) -> bool {
         let given = self.lock().give();
         given.map(Waker::wake).is_some()

@@ -93,7 +93,7 @@ fn create(path: &Path) -> Result<SecretKey, IdentityError> {
         .collect();
     writeln!(file, "{hex}").map_err(failed)?;
     file.sync_all().map_err(failed)?;
-    // Unlike a rename, a link fails when somebody was faster; then theirs is the key.
+    // Unlike a rename, a link fails where another process was faster; then its key counts.
     match fs::hard_link(&beside.0, path) {
         Ok(()) => Ok(key),
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => load(path),

@@ -58,7 +58,7 @@ impl PeerInfo {
     /// The identity that the peer proved in the handshake; it never becomes another.
     ///
     /// `None` while nothing is proved, which over iroh only a method meets that
-    /// [`AcceptorBuilder::early_data`](crate::AcceptorBuilder::early_data) lists: such a call may be somebody's replay of it. With the handshake's end
+    /// [`AcceptorBuilder::early_data`](crate::AcceptorBuilder::early_data) lists: such a call may be a replay. With the handshake's end
     /// the same handle has the identity. Over TCP it is `None` for a caller without TLS, where
     /// [`plaintext`](crate::tcp::TcpAcceptorBuilder::plaintext) lets those in, and stays so.
     pub fn id(&self) -> Option<EndpointId> {

@@ -109,7 +109,7 @@ impl Peer {
         uri("iroh", self.id())
     }
 
-    /// The peer as a text that can be sent to somebody who is to dial it.
+    /// The peer as a text, to be sent to a program that is to dial it.
     pub fn ticket(&self) -> String {
         EndpointTicket::new(self.addr.clone()).encode_string()
     }
@@ -149,7 +149,7 @@ fn is_dialable(addr: &TransportAddr) -> bool {
     }
 }
 
-/// Errors name what they were given, and somebody may give them a megabyte.
+/// An error quotes its input, which may be a megabyte.
 fn abridged(text: &str) -> String {
     const MOST: usize = 80;
     match text.char_indices().nth(MOST) {

@@ -49,7 +49,7 @@ impl Backoff {
         self.until = Some(now + wait);
     }
 
-    /// Whoever calls now has waited long enough by a clock of its own: the next dial is due, and what has failed is not forgotten.
+    /// The caller paces itself: the next dial is due, and the failures still count.
     pub(crate) fn hurry(&mut self) {
         self.until = None;
     }

@@ -57,8 +57,9 @@ impl<S> LinksBuilder<S> {
 
     /// The runtime that dials and connections live on. Default: the current one when the links are built; outside of any, that of the first call.
     ///
-    /// It has to be one that is driven: a current-thread runtime moves only while somebody blocks on it. When it ends, its connections are gone at
-    /// once, and the next call dials on the caller's own runtime.
+    /// It has to be one that is driven: a current-thread runtime moves only while a thread blocks on it. When it ends, its connections are gone at
+    /// once, and the next call dials on the caller's own runtime. Over iroh it should be the runtime that the endpoint was bound on: QUIC's own tasks live where the dial
+    /// does, and an endpoint's `close` waits for them.
     pub fn runtime(mut self, runtime: Handle) -> Self {
         self.pool.runtime = Some(runtime);
         self

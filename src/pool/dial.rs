@@ -133,7 +133,7 @@ impl<D: Dialer> Shared<D> {
                 connection.installed(handle);
             }
             Err(error) => {
-                // Whoever hears of the failure finds the place free.
+                // A caller that hears of the failure finds the slot free.
                 drop(slot);
                 dialling.failed(error);
             }

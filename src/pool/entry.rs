@@ -31,7 +31,7 @@ pub(super) struct Inner<C> {
     pub(super) last_error: Option<Error>,
 }
 
-/// A dial under way. It goes on whoever waits for it, and ends with the pool.
+/// A dial under way. It goes on without callers, and ends with the pool.
 pub(super) struct Dial {
     /// How the dial ended. Closed without a word when the dial's runtime has ended.
     pub(super) outcome: watch::Receiver<Option<Result<(), Error>>>,

@@ -107,7 +107,7 @@ impl<D: Dialer> Links<D> {
         self.pool.get(id).await.map_err(|error| error.at(id))
     }
 
-    /// These links, for whoever must not keep them.
+    /// These links, for a holder that must not keep them alive.
     pub(crate) fn downgrade(&self) -> WeakLinks<D> {
         WeakLinks(self.pool.downgrade())
     }

@@ -12,7 +12,7 @@ use std::{
 
 use tokio::{sync::Notify, time::Instant};
 
-/// Told when a connection that somebody waits for is not used any more.
+/// Notified when a connection falls unused while a dial waits for a slot.
 #[derive(Debug, Default)]
 pub(super) struct Freed {
     pub(super) waiting: AtomicUsize,
@@ -114,7 +114,7 @@ impl Uses {
         self.0.total.load(Ordering::Relaxed)
     }
 
-    /// When somebody last began or ended to use it.
+    /// When a use last began or ended.
     pub(crate) fn last(&self) -> Instant {
         self.0.since + Duration::from_micros(self.0.last.load(Ordering::Relaxed))
     }

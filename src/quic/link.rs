@@ -309,7 +309,7 @@ async fn begin(
 /// One lane's stream: what its end means.
 #[derive(Debug)]
 struct Lane {
-    /// Whoever has a call on the lane keeps the link.
+    /// A call on the lane keeps the link alive.
     link: Weak<Link>,
     activity: Arc<Activity>,
 }

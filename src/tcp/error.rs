@@ -31,7 +31,7 @@ pub(super) fn speaks_no_tls(error: &io::Error) -> bool {
     )
 }
 
-/// Somebody was reached, and did not become a connection.
+/// The address answered, and the handshake failed.
 pub(super) fn handshake(error: io::Error, remote: SocketAddr) -> Error {
     let (kind, message) = match tls(&error) {
         Some(error) => refused(error),
@@ -108,7 +108,7 @@ pub(super) fn lost(error: &io::Error) -> Error {
             _ => (ErrorKind::Lost, format!("the connection was lost: {error}")),
         },
     };
-    // It cannot be cloned, and whoever reads on gets it too.
+    // An IO error cannot be cloned, and later reads return it too.
     Error::new(kind, message).caused_by(io::Error::new(error.kind(), error.to_string()))
 }
 

@@ -54,7 +54,7 @@ pub struct TcpLink {
 struct Connections {
     peer: EndpointId,
     addr: TcpAddr,
-    /// The dial's own, until somebody takes it.
+    /// The dial's own connection, until a lane or a connector takes it.
     first: Mutex<Option<TcpIo>>,
     health: Arc<LinkHealth>,
     settings: LinkSettings,
@@ -145,7 +145,7 @@ impl TcpLink {
         })
     }
 
-    /// A connection for somebody who speaks HTTP/2 himself: the one that the dial made, or another. Those that fail are paced.
+    /// A connection for a client that speaks HTTP/2 itself: the one that the dial made, or another. After a failure the next one is paced.
     pub(super) async fn connect(&self) -> Result<(TcpIo, Arc<ConnectionHealth>), Error> {
         let health = self.health();
         health.due()?;

@@ -66,7 +66,7 @@ impl TlsIdentity {
         Ok(config)
     }
 
-    /// For a server that takes whoever proves a key.
+    /// For a server that accepts every caller that proves a key.
     pub(super) fn server(&self) -> Result<ServerConfig, rustls::Error> {
         let mut config = ServerConfig::builder_with_provider(self.provider.clone())
             .with_protocol_versions(&[&TLS13])?

@@ -4,7 +4,7 @@
 //! it a stream of kind [`Kind::Http2`] is an HTTP/2 connection from the client preface on, and one of kind
 //! [`Kind::Ping`] carries eight bytes that the acceptor sends back.
 //!
-//! A QUIC datagram is a copy of some of a stream's bytes; whoever ignores it loses nothing.
+//! A QUIC datagram is a copy of some of a stream's bytes; a peer that ignores it loses nothing.
 
 use iroh::endpoint::VarInt;
 use tower_iroh_layers::Urgency;

@@ -1,4 +1,4 @@
-//! An arm that is ready when its connection is there: for whoever chooses between arms.
+//! An arm that is ready when its connection is there: for a selection between arms.
 
 use std::{
     pin::Pin,
@@ -16,9 +16,8 @@ use crate::{
 pub(super) type ConnectionReady = Pin<Box<dyn Future<Output = ()> + Send + Sync>>;
 
 impl<D: Dialer<Connection: Carries>> Arm<D> {
-    /// The same arm, but that its readiness is the connection's: asked for it, it dials, and is `Pending` until the connection is there or the dial
-    /// has failed. Then it is ready, and while the next dial is not due, so that the call has the error at once. While the peer is
-    /// [silent](State::Silent) it is `Pending` too.
+    /// Makes readiness follow the connection. `poll_ready` dials, and is pending until the dial ends. After a failed dial, and during the backoff, it is
+    /// ready, so that the call returns the error at once. While the peer is [silent](State::Silent) it is pending.
     ///
     /// The dial is the pool's: it goes on where the caller has chosen another arm meanwhile, and wakes the task that polls. A clone carries no
     /// readiness, and a dropped one leaves nothing behind but that dial.

@@ -11,7 +11,7 @@ use crate::wire::StreamCopy;
 const BUDGET: f64 = 64.0 * 1024.0;
 /// What a copy counts at least: a packet costs, however little is in it.
 const LEAST: usize = 64;
-/// How many may wait. The budget does not let more in as long as somebody sends what is due.
+/// How many may wait. The budget lets no more in while what is due is sent.
 const MOST_WAITING: usize = 2048;
 /// How often a write is copied.
 const COPIES: u32 = 2;

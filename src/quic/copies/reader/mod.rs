@@ -26,8 +26,7 @@ pub(super) struct Inbox {
     some: AtomicBool,
     store: Mutex<Store>,
     reader: AtomicWaker,
-    /// How far the lane has been read. Only saves work: a copy that is taken for needed and is not stays in the store until the
-    /// reader passes by.
+    /// How far the lane has been read. An optimisation only: a stale value may keep a useless copy until the reader has passed it.
     read: AtomicU64,
 }
 
