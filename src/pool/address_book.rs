@@ -1,4 +1,4 @@
-//! Where peers are, as far as the program said.
+//! The addresses that the program gave for its peers.
 
 use std::{
     collections::HashMap,

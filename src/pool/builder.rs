@@ -49,7 +49,7 @@ impl<S> LinksBuilder<S> {
 
     /// How often a connection is pinged. Default 30 s. Over iroh, two pings in a row without an answer close the connection. Over TCP, one ping that is not
     /// answered for twice the interval does, or for 20 s where that is shorter; what goes through a [`TcpConnector`](crate::tcp::TcpConnector) is pinged by
-    /// whoever speaks HTTP/2 on it.
+    /// the client that speaks HTTP/2 on it.
     pub fn health_interval(mut self, interval: Duration) -> Self {
         self.pool.health_interval = interval;
         self

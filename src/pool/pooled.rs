@@ -65,7 +65,7 @@ pub trait Pooled: Used + fmt::Debug + Send + Sync + Sized + 'static {
     fn close(&self);
     /// What is known of it; nothing while it is not complete.
     fn stats(&self) -> Option<PeerStats>;
-    /// The smoothed round trip to the peer, as far as it is known.
+    /// The smoothed round trip to the peer; `None` while it is not known.
     fn rtt(&self) -> Option<Duration>;
     /// It is in the pool now; `pool` is how it says that it is good for nothing any more.
     fn installed(self: &Arc<Self>, pool: PoolHandle<Self>);

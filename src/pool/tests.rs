@@ -324,7 +324,7 @@ async fn a_peer_that_is_removed_is_forgotten_and_its_dial_ends() {
     let watched = pool.watch(id(1));
     pool.plan(Plan::Succeed);
     pool.remove(id(1));
-    // Whoever waits dials anew, and a watcher still sees it.
+    // The waiting caller dials anew, and a watcher still sees it.
     drop(waiting.await.expect("dialled"));
     assert_eq!(pool.dialling(), 0);
     assert_eq!(*watched.borrow(), State::Ready);

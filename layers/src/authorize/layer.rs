@@ -26,7 +26,7 @@ impl<I: Identify> AuthorizeLayer<I> {
         }
     }
 
-    /// Bounds each message of a request, whoever calls, to this many bytes as they come over the wire. A larger message fails the request with
+    /// Bounds each message of every caller's requests to this many bytes as they come over the wire. A larger message fails the request with
     /// RESOURCE_EXHAUSTED before its bytes are taken in. The policy may allow single callers less, not more. Default: no bound.
     pub fn max_message_bytes(mut self, bytes: u32) -> Self {
         self.max_message_bytes = Some(bytes);

@@ -153,7 +153,7 @@ async fn a_second_stream_opens_when_the_first_is_full_and_is_opened_once() {
     let second = tickets[3].http2(&opener).await.expect("open");
     assert!(!Arc::ptr_eq(opened[0].as_ref().expect("open"), &second));
     assert_eq!(opener.count(), 2);
-    // A seventh waits until somebody leaves, and takes the room that became free.
+    // A seventh call waits until another one ends, and takes the permit that became free.
     let mut seventh = task::spawn(lanes.acquire(Urgency::HIGHEST, None));
     assert_pending!(seventh.poll());
     tickets.remove(0);
