@@ -23,7 +23,10 @@ use tokio::{
 use tokio_util::task::AbortOnDropHandle;
 use tower_iroh_layers::peek::Peeked;
 
-use super::{driver, set::StreamLimit};
+use super::{
+    driver,
+    set::{StreamLimit, UNTOLD},
+};
 use crate::{error::Error, pool::Runtime};
 
 /// How much a lane's peer may send ahead of its readers: on one call, and on all of them together. They bound what a
@@ -73,6 +76,7 @@ impl Http2 {
             // Calls that were dropped may still be answered for a moment; what is remembered of them is not held against us.
             .max_concurrent_reset_streams(RESET_CALLS)
             .enable_push(false)
+            .initial_max_send_streams(UNTOLD)
             .handshake(io);
         let (requests, mut connection) = handshake.await.map_err(|error| beneath.explain(error))?;
         let pings = connection.ping_pong();

@@ -15,7 +15,7 @@ use tokio::{
     time::timeout,
 };
 
-use super::set::StreamLimit;
+use super::set::{StreamLimit, UNTOLD};
 
 /// How long a connection that nobody uses any more may take to say goodbye.
 const GOODBYE: Duration = Duration::from_secs(1);
@@ -30,7 +30,7 @@ pub(super) async fn drive<IO>(
     IO: AsyncRead + AsyncWrite + Unpin,
 {
     let (mut connection, mut unused) = (pin!(connection), pin!(unused));
-    let mut told = usize::MAX;
+    let mut told = UNTOLD;
     let ended = poll_fn(|cx| {
         let polled = connection.as_mut().poll(cx);
         // It comes with the peer's SETTINGS, which h2 tells nobody about.

@@ -61,8 +61,8 @@ impl LaneConfig {
 
     /// How many calls are in flight on each stream at most; fewer where the server's MAX_CONCURRENT_STREAMS (RFC 9113) is lower. Default 100.
     ///
-    /// A stream's limit is known a round trip after it has opened. Of the calls that come before, those beyond the limit are refused and sent again by the
-    /// retry layer, or wait inside HTTP/2 until others have ended.
+    /// The server's limit is known a round trip after the lane's first stream has opened. Until then ten calls go on that stream, and the others wait. A server that takes
+    /// fewer than ten refuses what is beyond, for the retry layer to send again.
     pub const fn calls_per_stream(mut self, calls: usize) -> Self {
         self.calls_per_stream = calls;
         self

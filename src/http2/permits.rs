@@ -14,6 +14,10 @@ use tower_iroh_layers::Urgency;
 
 use crate::lock::lock;
 
+/// How many calls go on a stream before any stream of its lane was told how many its peer takes, which is a round trip. h2 keeps what is beyond the
+/// peer's limit to itself, in no order of urgency, and it does not go on another stream then. gRPC's other clients let no call go so early.
+const UNTOLD: usize = 10;
+
 /// The permits of one lane. Clones share.
 #[derive(Clone, Debug)]
 pub(crate) struct Permits {
@@ -56,7 +60,7 @@ impl Permits {
     pub(crate) fn new(streams: usize, calls_per_stream: usize, max_waiting: usize) -> Self {
         let stream = Stream {
             calls: 0,
-            limit: calls_per_stream,
+            limit: calls_per_stream.min(UNTOLD),
             told: false,
             paused: false,
         };
@@ -87,29 +91,27 @@ impl Permits {
 
     /// Whether calls are spread over the streams, from the next one on.
     pub(crate) fn spread(&self, spread: bool) {
-        self.shared.lock().spread = spread;
+        self.shared.change(|state| state.spread = spread);
     }
 
     /// The peer takes at most `calls` at once on this stream. Permits that are out stay. At least one call is let in, so that the end of a stream that
-    /// takes none for now is noticed. `calls` is asked under the lock: of two who tell, the later one knows better.
-    pub(crate) fn limit(&self, stream: usize, calls: impl FnOnce() -> usize) {
-        let mut state = self.shared.lock();
-        let limit = calls().clamp(1, self.shared.calls_per_stream);
-        for (index, other) in state.streams.iter_mut().enumerate() {
-            if index == stream {
-                other.told = true;
-                other.limit = limit;
-            } else if !other.told {
-                other.limit = limit;
+    /// takes none for now is noticed. `calls` is asked under the lock: of two who tell, the later one knows better. It may not know yet.
+    pub(crate) fn limit(&self, stream: usize, calls: impl FnOnce() -> Option<usize>) {
+        self.shared.change(|state| {
+            let Some(calls) = calls() else { return };
+            let limit = calls.clamp(1, self.shared.calls_per_stream);
+            state.streams[stream].told = true;
+            for (index, other) in state.streams.iter_mut().enumerate() {
+                if index == stream || !other.told {
+                    other.limit = limit;
+                }
             }
-        }
-        drop(state);
-        while self.shared.give() {}
+        });
     }
 
     /// Lets no further call onto a stream until the guard is dropped.
     pub(crate) fn pause(&self, stream: usize) -> Pause {
-        self.shared.lock().streams[stream].paused = true;
+        self.shared.pause(stream, true);
         Pause {
             shared: self.shared.clone(),
             stream,
@@ -130,23 +132,32 @@ impl Permits {
 
 impl Stream {
     fn has_room(&self) -> bool {
-        self.calls < self.limit && !self.paused
+        self.calls < self.limit
     }
 }
 
 impl State {
+    /// The stream that the next call goes on, where one has room.
+    fn next_stream(&self) -> Option<usize> {
+        let streams = self.streams.iter().enumerate();
+        let mut open = streams.filter(|(_, stream)| !stream.paused);
+        let (index, stream) = if self.spread {
+            open.min_by_key(|(_, stream)| (!stream.has_room(), stream.calls))
+        } else if self.streams.iter().any(|stream| stream.told) {
+            // A further stream is opened only when those before it are full, so that few calls share the packets of few streams.
+            open.find(|(_, stream)| stream.has_room())
+        } else {
+            // Whether the first is full is not known yet.
+            open.next()
+        }?;
+        stream.has_room().then_some(index)
+    }
+
     /// Lets a call onto a stream, and says which, where one has room.
     fn take(&mut self) -> Option<usize> {
-        let mut with_room = self.streams.iter().enumerate();
-        let mut with_room = with_room.by_ref().filter(|(_, stream)| stream.has_room());
-        let (index, _) = if self.spread {
-            with_room.min_by_key(|(_, stream)| stream.calls)
-        } else {
-            // A further stream is opened only when those before it are full, so that few calls share the packets of few streams.
-            with_room.next()
-        }?;
-        self.streams[index].calls += 1;
-        Some(index)
+        let stream = self.next_stream()?;
+        self.streams[stream].calls += 1;
+        Some(stream)
     }
 
     /// Gives a permit to the first in the queue, where there are both. The caller wakes it.
@@ -170,6 +181,16 @@ impl Shared {
     fn give(&self) -> bool {
         let given = self.lock().give();
         given.map(Waker::wake).is_some()
+    }
+
+    /// Changes what has room, and gives the room to those who wait.
+    fn change(&self, change: impl FnOnce(&mut State)) {
+        change(&mut self.lock());
+        while self.give() {}
+    }
+
+    fn pause(&self, stream: usize, paused: bool) {
+        self.change(|state| state.streams[stream].paused = paused);
     }
 
     fn leave(&self, stream: usize) {
@@ -212,8 +233,7 @@ pub(crate) struct Pause {
 
 impl Drop for Pause {
     fn drop(&mut self) {
-        self.shared.lock().streams[self.stream].paused = false;
-        while self.shared.give() {}
+        self.shared.pause(self.stream, false);
     }
 }
 
@@ -309,9 +329,16 @@ mod tests {
 
     use super::*;
 
+    /// Permits whose peer has said that it takes as many.
+    fn permits(streams: usize, calls: usize, max_waiting: usize) -> Permits {
+        let permits = Permits::new(streams, calls, max_waiting);
+        permits.limit(0, || Some(calls));
+        permits
+    }
+
     #[test]
     fn the_more_urgent_goes_first_and_equals_by_arrival() {
-        let permits = Permits::new(1, 1, 10);
+        let permits = permits(1, 1, 10);
         let permit =
             assert_ready!(task::spawn(permits.acquire(Urgency::BULK)).poll()).expect("a permit");
         let mut bulk = task::spawn(permits.acquire(Urgency::BULK));
@@ -329,7 +356,7 @@ mod tests {
 
     #[test]
     fn a_waiter_who_leaves_with_an_unseen_place_passes_it_on() {
-        let permits = Permits::new(1, 1, 10);
+        let permits = permits(1, 1, 10);
         let permit =
             assert_ready!(task::spawn(permits.acquire(Urgency::BULK)).poll()).expect("a permit");
         let mut gone = task::spawn(permits.acquire(Urgency::CONTROL));
@@ -344,7 +371,7 @@ mod tests {
 
     #[test]
     fn a_full_queue_refuses() {
-        let permits = Permits::new(1, 1, 1);
+        let permits = permits(1, 1, 1);
         let _permit = assert_ready!(task::spawn(permits.acquire(Urgency::BULK)).poll());
         let mut waiting = task::spawn(permits.acquire(Urgency::BULK));
         assert_pending!(waiting.poll());
@@ -354,7 +381,7 @@ mod tests {
 
     #[test]
     fn closed_permits_let_all_go_who_wait() {
-        let permits = Permits::new(1, 1, 10);
+        let permits = permits(1, 1, 10);
         let permit =
             assert_ready!(task::spawn(permits.acquire(Urgency::BULK)).poll()).expect("a permit");
         let mut waiting = task::spawn(permits.acquire(Urgency::BULK));
@@ -371,7 +398,7 @@ mod tests {
 
     #[test]
     fn a_limit_holds_for_streams_that_were_told_nothing_and_room_goes_to_those_who_wait() {
-        let permits = Permits::new(2, 3, 10);
+        let permits = permits(2, 3, 10);
         let acquire = || task::spawn(permits.acquire(Urgency::BULK));
         let stream = || {
             let permit = assert_ready!(acquire().poll()).expect("a permit");
@@ -379,7 +406,7 @@ mod tests {
         };
         let (first, second) = (stream(), stream());
         assert_eq!((first.0, second.0), (0, 0));
-        permits.limit(0, || 1);
+        permits.limit(0, || Some(1));
         // What is out stays, the next goes to the other stream, and that one takes one as well.
         let third = stream();
         assert_eq!(third.0, 1);
@@ -390,17 +417,39 @@ mod tests {
         drop(first);
         assert!(!waiting[0].is_woken(), "one is there still");
         // Told that it takes more, it lets all of them in.
-        permits.limit(1, || 1000);
+        permits.limit(1, || Some(1000));
         for waiting in &mut waiting {
             let permit = assert_ready!(waiting.poll()).expect("a permit");
             assert_eq!(permit.stream(), 1);
             // It goes on with the next.
             drop(permit);
         }
-        permits.limit(1, || 0);
+        permits.limit(1, || Some(0));
         drop((second, third));
         let (first, second) = (stream(), stream());
         assert_eq!((first.0, second.0), (0, 1), "one is let in everywhere");
+    }
+
+    #[test]
+    fn until_a_stream_was_told_ten_calls_go_on_it_and_no_further_one_opens() {
+        let permits = Permits::new(3, 100, 100);
+        let acquire = || task::spawn(permits.acquire(Urgency::BULK));
+        let held: Vec<_> = (0..10).map(|_| assert_ready!(acquire().poll())).collect();
+        let mut waiting: Vec<_> = (0..20).map(|_| acquire()).collect();
+        for waiting in &mut waiting {
+            assert_pending!(waiting.poll());
+        }
+        permits.limit(0, || None);
+        assert!(!waiting[0].is_woken(), "nothing is known yet");
+        permits.limit(0, || Some(10));
+        let streams = waiting.iter_mut().map(|waiting| {
+            let permit = assert_ready!(waiting.poll()).expect("a permit");
+            (permit.stream(), permit)
+        });
+        let streams: Vec<_> = streams.collect();
+        let on = |n| streams.iter().filter(|(stream, _)| *stream == n).count();
+        assert_eq!((on(0), on(1), on(2)), (0, 10, 10));
+        drop(held);
     }
 
     proptest! {
@@ -434,7 +483,7 @@ mod tests {
                     1 if !held.is_empty() => drop(held.swap_remove(which.index(held.len()))),
                     2 => {
                         limited = true;
-                        permits.limit(which.index(streams), || usize::from(urgency));
+                        permits.limit(which.index(streams), || (urgency > 0).then_some(usize::from(urgency)));
                     }
                     3 => permits.spread(urgency > 3),
                     4 => {
@@ -467,8 +516,8 @@ mod tests {
                     prop_assert!(limited || stream.calls <= calls);
                     prop_assert!(stream.calls <= calls, "what was out fitted before");
                     prop_assert_eq!(stream.paused, pauses[index].is_some());
-                    prop_assert!(!stream.has_room() || state.waiting.is_empty(), "nobody waits beside room");
-                }
+                                    }
+                prop_assert!(state.waiting.is_empty() || state.next_stream().is_none(), "nobody waits beside room");
                 if state.closed {
                     prop_assert!(state.waiting.is_empty(), "nobody waits for nothing");
                 } else {
@@ -484,7 +533,7 @@ mod tests {
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
     async fn threads_never_exceed_the_places_and_all_get_one() {
-        let permits = Permits::new(1, 3, 10_000);
+        let permits = permits(1, 3, 10_000);
         let inside = Arc::new(AtomicUsize::new(0));
         let calls: Vec<_> = (0..2_000u32)
             .map(|n| {

@@ -41,9 +41,14 @@ pub(crate) struct StreamLimit {
     stream: usize,
 }
 
+/// What h2 has for the peer's limit until the peer's SETTINGS have come, which it does not tell otherwise. Where they name no limit it has `usize::MAX`.
+pub(super) const UNTOLD: usize = usize::MAX - 1;
+
 impl StreamLimit {
+    /// `calls` is what h2 has for the peer's limit.
     pub(super) fn set(&self, calls: impl FnOnce() -> usize) {
-        self.permits.limit(self.stream, calls);
+        let told = || Some(calls()).filter(|calls| *calls != UNTOLD);
+        self.permits.limit(self.stream, told);
     }
 }
 

@@ -119,11 +119,19 @@ async fn serve(io: tokio::io::DuplexStream) {
     }
 }
 
-fn lanes(streams: usize, calls: usize) -> LaneSet {
+/// One lane, whose peer has not said how many calls it takes.
+fn untold(streams: usize, calls: usize) -> LaneSet {
     let lane = LaneConfig::new(0..=7)
         .max_streams(streams)
         .calls_per_stream(calls);
     LaneSet::new(Lanes::new([lane]), Runtime::new(None))
+}
+
+/// One lane, whose peer takes as many calls as come.
+fn lanes(streams: usize, calls: usize) -> LaneSet {
+    let lanes = untold(streams, calls);
+    lanes.lanes[0].permits.limit(0, || Some(calls));
+    lanes
 }
 
 async fn acquire(lanes: &LaneSet) -> LanePermit {
@@ -382,15 +390,12 @@ async fn settled() {
 
 #[tokio::test]
 async fn the_peers_limit_counts_when_a_stream_is_chosen() {
-    let lanes = lanes(4, 100);
+    let lanes = untold(4, 100);
     let opener = Arc::new(Opens::new());
     *lock(&opener.plan) = Plan::Serve;
-    let first = acquire(&lanes).await;
-    first.http2(&opener).await.expect("open");
-    // The peer's SETTINGS are here.
-    settled().await;
-    let mut calls = vec![first];
-    for _ in 1..30 {
+    let mut calls = Vec::new();
+    for _ in 0..30 {
+        // The eleventh waits here until the peer's SETTINGS have come.
         let call = acquire(&lanes).await;
         call.http2(&opener).await.expect("open");
         calls.push(call);
