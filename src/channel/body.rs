@@ -11,7 +11,7 @@ use http_body::{Body, Frame, SizeHint};
 use super::arm::InFlight;
 use crate::error::Error;
 
-/// The body of a response. It ends, and gives up the call's place, with its trailers or an error; dropped before that it resets the
+/// The body of a response. It ends with its trailers or an error, and releases the call's permit then. Dropped before its end it resets the
 /// call.
 pub(super) struct ResponseBody {
     /// Gone once the body has ended, so that a call which the deadline ended is reset and not just unread.
@@ -28,7 +28,7 @@ enum Part {
 impl ResponseBody {
     pub(super) fn new(stream: h2::RecvStream, held: InFlight) -> Self {
         Self {
-            // A response that is only headers is over; its place is free at once.
+            // A response without a body has ended; its permit is free at once.
             held: (!stream.is_end_stream()).then_some(held),
             stream: Some(stream),
             state: Part::Data,

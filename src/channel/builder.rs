@@ -38,10 +38,10 @@ use crate::{
 pub struct ChannelBuilder {
     iroh: Option<Given<LinksBuilder, Links>>,
     tcp: Option<Given<TcpLinksBuilder, TcpLinks>>,
-    /// A setting that the links cannot have, and why.
+    /// A setting that the channel's links cannot take, and why.
     contradiction: Option<(&'static str, Why)>,
     select: Option<SelectHandle>,
-    /// For links over TCP that are made in the end.
+    /// The lanes of links over TCP that `build` makes.
     lanes: Option<Lanes>,
     peer: Option<Peer>,
     user_agent: Option<String>,
@@ -49,7 +49,7 @@ pub struct ChannelBuilder {
     stack: StackBuilder,
 }
 
-/// Links of the channel's own, to be made; or such that others use too.
+/// The channel's own links, which `build` makes, or links that several channels share.
 #[derive(Clone, Debug)]
 enum Given<B, L> {
     Own(B),
@@ -98,8 +98,8 @@ impl ChannelBuilder {
         }
     }
 
-    /// Leads over TCP too, and chooses between the two transports for each call, by the policy of `select`. For channels that begin with an endpoint, or with links over
-    /// iroh: over TCP it proves the same identity. The peer must [say where it answers](crate::Peer::with_tcp), else its calls over TCP find no address.
+    /// Adds TCP as a second transport; the policy of `select` chooses between the two for each call. The channel must begin with an endpoint or with links over
+    /// iroh, whose identity it proves over TCP as well. The peer needs [a TCP address](crate::Peer::with_tcp); without one, calls over TCP fail.
     ///
     /// ```
     /// # async fn example(endpoint: iroh::Endpoint, peer: tower_iroh::Peer) -> Result<(), Box<dyn std::error::Error>> {
@@ -120,8 +120,8 @@ impl ChannelBuilder {
         self
     }
 
-    /// The links over TCP of a channel that [chooses](Self::select), where others use them too. They have their own settings: beside
-    /// [`tcp_links`](Self::tcp_links) they are refused.
+    /// Shared links over TCP for a channel with [`select`](Self::select). Shared links keep their own settings, so `build` refuses them together with
+    /// [`tcp_links`](Self::tcp_links).
     pub fn shared_tcp_links(mut self, links: TcpLinks) -> Self {
         if let Some(Given::Own(_)) = self.tcp {
             self.contradiction = Some(("channel.tcp_links", Why::Shared));
@@ -130,36 +130,36 @@ impl ChannelBuilder {
         self
     }
 
-    /// Whom to call, and where the peer is. Required.
+    /// The peer to call, with its addresses. Required.
     pub fn peer(mut self, peer: impl Into<Peer>) -> Self {
         self.peer = Some(peer.into());
         self
     }
 
-    /// The longest that a call may take, from the call to the end of its response. Default: as long as the call itself says.
+    /// The longest time that a call may take, to the end of its response. Default: the call's own deadline, if it has one.
     pub fn timeout(self, timeout: Duration) -> Self {
         self.stack(|stack| stack.timeout(timeout))
     }
 
-    /// What stands before `tower-iroh/<version>` in the `user-agent` header. Default: nothing.
+    /// The application's name in the `user-agent` header, before `tower-iroh/<version>`. Default: none.
     pub fn user_agent(mut self, user_agent: impl Into<String>) -> Self {
         self.user_agent = Some(user_agent.into());
         self
     }
 
-    /// The largest message of a response, in bytes as they come over the wire. A larger one ends the response with RESOURCE_EXHAUSTED before its bytes are
-    /// taken in. Default: no bound; a generated client refuses more than 4 MiB by itself, unless its `max_decoding_message_size` is raised.
+    /// The largest message of a response, in bytes on the wire. A larger message ends the response with RESOURCE_EXHAUSTED before its bytes are
+    /// buffered. Default: unlimited; a generated client itself refuses more than 4 MiB, unless its `max_decoding_message_size` is raised.
     pub fn max_message_size(mut self, bytes: u32) -> Self {
         self.max_message_size = Some(bytes);
         self
     }
 
-    /// The urgency of calls that say nothing of their own. Default [`Urgency::INTERACTIVE`].
+    /// The urgency of calls that set none. Default [`Urgency::INTERACTIVE`].
     pub fn urgency(self, urgency: Urgency) -> Self {
         self.stack(|stack| stack.urgency(urgency))
     }
 
-    /// The layers that stand in the channel: see [`Stack`].
+    /// Configures the channel's layers: see [`Stack`].
     ///
     /// ```
     /// # async fn example(endpoint: iroh::Endpoint, peer: tower_iroh::Peer) -> Result<(), Box<dyn std::error::Error>> {
@@ -198,7 +198,7 @@ impl ChannelBuilder {
         self.own("channel.tuning", |links| links.tuning(tuning))
     }
 
-    /// Whether calls that are declared idempotent leave with a dial's first packets: see [`LinksBuilder::early_data`]. Default off.
+    /// Whether idempotent calls are sent with the first packets of a dial: see [`LinksBuilder::early_data`]. Default off.
     ///
     /// ```
     /// # async fn example(endpoint: iroh::Endpoint, peer: tower_iroh::Peer) -> Result<(), Box<dyn std::error::Error>> {
@@ -233,7 +233,7 @@ impl ChannelBuilder {
         self.own("channel.links", configure)
     }
 
-    /// Any other setting of the own links of a channel over [TCP](Channel::tcp).
+    /// Any other setting of the channel's own links over TCP.
     ///
     /// ```
     /// # fn example(key: iroh::SecretKey, peer: tower_iroh::Peer) -> Result<(), tower_iroh::ConfigError> {
@@ -299,7 +299,7 @@ impl ChannelBuilder {
         }
     }
 
-    /// The identity that is proved over iroh.
+    /// The key that the channel proves over iroh.
     fn key(&self) -> Option<SecretKey> {
         let endpoint = match self.iroh.as_ref()? {
             Given::Own(links) => links.endpoint(),
@@ -377,7 +377,7 @@ impl ChannelBuilder {
         })
     }
 
-    /// The links, as far as they fit together.
+    /// The links of the channel, or the reason why its settings contradict each other.
     fn ends(&mut self, selects: bool) -> Result<transport::ChannelLinks, ConfigError> {
         if let Some((setting, why)) = self.contradiction {
             let (value, accepted) = match why {

@@ -1,7 +1,7 @@
-//! A call that leaves before its connection's handshake is complete.
+//! Sends a call before its connection's handshake is complete.
 //!
-//! What leaves then may be recorded on its way and delivered again, so only calls that may be done twice do. In return a call whose early
-//! attempt came to nothing, for whichever reason, can go again on the connection that the dial ends with.
+//! An attacker can record such a call and replay it, so only idempotent calls are sent early. In return, a call whose early
+//! attempt failed for any reason can be sent again on the connection that the dial returns.
 
 use std::sync::Arc;
 
@@ -13,27 +13,27 @@ use tower_iroh_layers::{Deadline, Idempotent, Urgency, peek::Peeked, retry::Retr
 use super::arm::{self, Sent};
 use crate::{error::Error, http2::Carries, pool::Use};
 
-/// The largest request that leaves early. HTTP/2 lets no more go before the server's settings are known (RFC 9113, section 6.9.2).
+/// The largest request that is sent early. HTTP/2 allows no more before the server's settings are known (RFC 9113, section 6.9.2).
 const MOST: u32 = 64 * 1024 - 1 - tower_iroh_layers::peek::PREFIX_LEN as u32;
 
-/// Whether a call may leave early: it may be done twice, and all of its request is there.
+/// Whether a call may be sent early: it is idempotent, and its request is complete.
 pub(super) fn may_leave(head: &Request<()>, body: &Peeked<Body>, declared: &RetryPolicy) -> bool {
     let idempotent = head.extensions().get::<Idempotent>().is_some()
         || declared.is_idempotent(head.uri().path());
     idempotent && body.is_whole() && body.message_len().is_some_and(|len| len <= MOST)
 }
 
-/// How a call fared that left early.
+/// The outcome of an early call.
 pub(super) enum Outcome<L: Carries> {
     Answered(Response<h2::RecvStream>, Sent, Use<L>),
     Failed(Error),
-    /// The peer has not taken it, or not on this connection. It is to go again, on this one.
+    /// The peer did not accept the early call. The call must be sent again, on this connection.
     Again(Use<L>),
 }
 
-/// Sends a call on a connection that is not complete yet, and waits for its answer and for the handshake.
+/// Sends a call on a connection whose handshake is not complete, and waits for the answer and for the handshake.
 ///
-/// `dial` is the dial that the connection belongs to, whose task is the pool's. Nothing that the peer sends is believed before the dial has succeeded.
+/// `dial` is the pool's dial of this connection. The answer is not used before the dial has succeeded.
 pub(super) async fn attempt<L: Carries>(
     link: &Arc<L>,
     dial: impl Future<Output = Result<Use<L>, Error>>,
@@ -59,7 +59,7 @@ pub(super) async fn attempt<L: Carries>(
         }
     };
     tokio::pin!(answer, dial);
-    // A dial that has failed is the reason, whatever it did to the call.
+    // If the dial failed, its error is the reason, whatever the call reported.
     let (confirmed, answered) = tokio::select! {
         biased;
         confirmed = &mut dial => (confirmed, None),

@@ -26,7 +26,7 @@ type BoxError = Box<dyn StdError + Send + Sync>;
 /// |---|---|---|
 /// | the connection was lost during a call | Unknown | UNAVAILABLE |
 /// | the timeout expired, on this side's clock or the server's | Cancelled | DEADLINE_EXCEEDED |
-/// | a dial failed | Unavailable | what the dial says: PERMISSION_DENIED, RESOURCE_EXHAUSTED, ... |
+/// | a dial failed | Unavailable | the dial's code: PERMISSION_DENIED, RESOURCE_EXHAUSTED, ... |
 ///
 /// ```no_run
 /// # use tower_iroh_proto::echo::echo_client::EchoClient;
@@ -40,10 +40,10 @@ type BoxError = Box<dyn StdError + Send + Sync>;
 /// # }
 /// ```
 ///
-/// What it says of a lost connection is also what the layers of a [`Stack`](crate::Stack) go by, whose failure it was and whether
-/// the call may have been begun: put it beneath them, over TCP too.
+/// The layers of a [`Stack`](crate::Stack) also need it beneath them, over TCP too: it tells them whose failure a lost connection was, and whether
+/// the peer may have begun the call.
 ///
-/// Readiness and cancellation are the inner service's; nothing is held.
+/// Readiness and cancellation are the inner service's. The layer holds no state.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct ExactCodesLayer;
 
@@ -161,13 +161,13 @@ where
     }
 }
 
-/// What an error of tonic's transport says when it is asked for its causes.
+/// The exact error in the source chain of a tonic transport error.
 fn exact(error: BoxError) -> Error {
     if let Some(ours) = Error::in_chain(&*error) {
         return ours.clone();
     }
     if chain(&*error).any(|cause| cause.is::<ConnectError>()) {
-        // Nothing has left.
+        // Nothing was sent.
         let deepest = chain(&*error).last().map(ToString::to_string);
         let message = format!("the dial failed: {}", deepest.unwrap_or_default());
         return Error::new(ErrorKind::DialFailed, message);
@@ -181,7 +181,7 @@ fn exact(error: BoxError) -> Error {
         {
             return Error::with_status(ErrorKind::Reset, status.clone()).perhaps_processed();
         }
-        // hyper shows h2's error, or of an IO error beneath it that one alone.
+        // hyper shows either h2's error or, if an I/O error caused it, only that.
         let h2 = current.downcast_ref::<h2::Error>();
         let io = h2.and_then(h2::Error::get_io).or(current.downcast_ref());
         if let Some(io) = io {
@@ -189,7 +189,7 @@ fn exact(error: BoxError) -> Error {
         }
         if let Some(h2) = h2.filter(|h2| h2.is_go_away()) {
             return match h2.reason() {
-                // It reaches only the calls that the peer has not begun, RFC 9113 section 6.8.
+                // Only calls that the peer has not begun get this error, RFC 9113 section 6.8.
                 Some(h2::Reason::NO_ERROR) if h2.is_remote() => {
                     Error::new(ErrorKind::Draining, "the peer is shutting down")
                 }
@@ -204,7 +204,7 @@ fn exact(error: BoxError) -> Error {
         if let Some(hyper) = current.downcast_ref::<hyper::Error>()
             && (hyper.is_closed() || hyper.is_incomplete_message() || hyper.is_canceled())
         {
-            // hyper "cancels" what it has not sent when its connection goes away.
+            // hyper "cancels" unsent requests when their connection ends.
             return Error::new(ErrorKind::Lost, "the connection was lost").perhaps_processed();
         }
     }

@@ -56,26 +56,26 @@ use transport::{ChannelLinks, EitherArm};
 /// # }
 /// ```
 ///
-/// It dials when the first call needs it and again whenever that is needed; clones share everything.
+/// A channel dials at the first call, and again when a call finds no connection. Clones share everything.
 ///
 /// It is a [`Stack`] of layers over the peer's [`Links`], its [`TcpLinks`], or [both](ChannelBuilder::select): metrics, deadline, priority, retry, buffer, fail fast, selection and
-/// breaker, each to be configured or left out with [`ChannelBuilder::stack`]. As it comes it sends nothing twice: a retry or a buffered call needs a method that is listed, or
-/// a call that says so.
+/// breaker. [`ChannelBuilder::stack`] configures each layer or leaves it out. By default no call is executed twice: a retry or a buffered call needs a listed method, or
+/// a call that asks for it.
 ///
-/// **Readiness.** Always ready. What waits (a dial, a place in a lane, an open breaker) waits in the response future, under the
+/// **Readiness.** Always ready. A call waits (for a dial, a permit of its lane, an open breaker) in its response future, under its
 /// deadline.
 ///
 /// **Deadline.** The shortest of the call's `grpc-timeout`, that of the incoming call in whose handler it is made (see
-/// [`deadline`](crate::layers::deadline)), and [`ChannelBuilder::timeout`]; covers dialling, waiting, headers and body. The peer is told what is left when the request leaves. A response body
-/// acts on it when it is polled; one that is kept and never read keeps its place until it is dropped.
+/// [`deadline`](crate::layers::deadline)), and [`ChannelBuilder::timeout`]; it covers dialling, waiting, headers and body. The request carries the time that is left when it is sent. A response body
+/// checks the deadline when it is polled; a body that is never read holds its permit until it is dropped.
 ///
-/// **Cancel safety.** Dropping the response future or body resets the call at the peer and gives its place up. A dial that
-/// others wait for goes on.
+/// **Cancel safety.** Dropping the response future or body resets the call at the peer and releases its permit. The pool's dial
+/// goes on.
 ///
 /// **Errors.** An [`Error`], with the exact [`tonic::Status`] in its source chain.
 ///
-/// **Urgency.** From the request's [`Urgency`](crate::Urgency) extension or `priority` header, else the method's, else the channel's own; a large message
-/// goes as bulk. It chooses the lane and the order in the buffer, and a request that is not of the default urgency tells the peer by the
+/// **Urgency.** Taken from the request's [`Urgency`](crate::Urgency) extension or `priority` header, else from the method, else from the channel. A large message
+/// is bulk. The urgency selects the lane and the order in the buffer. If it is not the default, the request carries it in the
 /// `priority` header (RFC 9218).
 #[derive(Clone)]
 pub struct Channel {
@@ -86,18 +86,18 @@ pub struct Channel {
 }
 
 impl Channel {
-    /// Begins a channel with links of its own.
+    /// Begins a channel with its own links.
     pub fn builder(endpoint: Endpoint) -> ChannelBuilder {
         ChannelBuilder::new(endpoint)
     }
 
-    /// Begins a channel on links that others use too, so that all share one connection per peer.
+    /// Begins a channel on shared links: all channels on them share one connection per peer.
     pub fn with_links(links: Links) -> ChannelBuilder {
         ChannelBuilder::with_links(links)
     }
 
-    /// Begins a channel over TCP alone, with links of its own, that proves `key`: that of the endpoint, where there is one. The peer must
-    /// [say where it answers](crate::Peer::with_tcp).
+    /// Begins a channel over TCP alone, with its own links. It proves `key`: use the endpoint's key if the program has an endpoint. The peer needs a
+    /// [TCP address](crate::Peer::with_tcp).
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")]
@@ -114,23 +114,23 @@ impl Channel {
         ChannelBuilder::tcp(key)
     }
 
-    /// Begins a channel over TCP alone, on links that others use too.
+    /// Begins a channel over TCP alone, on shared links.
     pub fn with_tcp_links(links: TcpLinks) -> ChannelBuilder {
         ChannelBuilder::with_tcp_links(links)
     }
 
-    /// Which transports it leads over, with the choice between them in [`stack`](Self::stack) where there are two.
+    /// The channel's transports. Where there are two, [`stack`](Self::stack) has the selection between them.
     pub fn transports(&self) -> impl Iterator<Item = TransportKind> {
         self.source.transports()
     }
 
-    /// Whom the channel calls.
+    /// The identity of the peer that the channel calls.
     pub fn peer(&self) -> EndpointId {
         self.peer
     }
 
-    /// Connects now, where the first call would have; at once where there is a connection. For programs that want to learn at their start whether the peer is
-    /// there. A channel over two transports dials over both, and one of them will do.
+    /// Connects now instead of at the first call, so that a program learns at its start whether the peer answers. Returns at once if there is a connection.
+    /// A channel over two transports dials over both, and succeeds with the first connection.
     ///
     /// ```no_run
     /// # async fn example(channel: tower_iroh::Channel) -> Result<(), tower_iroh::Error> {
@@ -141,33 +141,33 @@ impl Channel {
     /// # }
     /// ```
     ///
-    /// It takes as long as a dial may, 10 s by default. **Cancel safety.** Dropped, it leaves the dial going on: a later call finds what came of it.
+    /// It takes at most the dial timeout, 10 s by default. **Cancel safety.** Dropping the future does not end the dial: a later call uses its result.
     ///
     /// # Errors
-    /// Why the dial failed, or the one before it while the next is not due: [`Error::kind`] says which. A peer that accepts the connection and
-    /// then refuses its calls by policy is found out by the first call.
+    /// Why the dial failed, or during the backoff why the last dial failed: [`Error::kind`] says which. If the peer accepts the connection but
+    /// refuses calls by policy, only the first call reports it.
     pub async fn connect(&self) -> Result<(), Error> {
         self.source.connect(self.peer).await
     }
 
-    /// The state of the connection, to be watched: that over iroh, where there are two. [`state_of`](Self::state_of) has both.
+    /// Watches the state of the connection; with two transports, of the connection over iroh. [`state_of`](Self::state_of) has both.
     pub fn state(&self) -> watch::Receiver<State> {
         // One of them is there.
         let state = self.state_of(self.source.transport());
         state.unwrap_or_else(|| watch::channel(State::Idle).1)
     }
 
-    /// The state of the connection over one transport, to be watched; `None` where the channel does not lead over it.
+    /// Watches the state of the connection over one transport; `None` if the channel does not use it.
     pub fn state_of(&self, transport: TransportKind) -> Option<watch::Receiver<State>> {
         self.source.state(transport, self.peer)
     }
 
-    /// What is known of the connection, that over iroh where there are two; `None` while there is none.
+    /// Statistics of the connection; with two transports, of the connection over iroh. `None` while there is no connection.
     pub fn stats(&self) -> Option<PeerStats> {
         self.stats_of(self.source.transport())
     }
 
-    /// What is known of the connection over one transport; `None` while there is none.
+    /// Statistics of the connection over one transport; `None` while there is no connection.
     pub fn stats_of(&self, transport: TransportKind) -> Option<PeerStats> {
         self.source.stats(transport, self.peer)
     }
@@ -177,12 +177,12 @@ impl Channel {
         self.stacked.handle()
     }
 
-    /// The links beneath, of a channel that leads over iroh.
+    /// The channel's links over iroh, if it uses iroh.
     pub fn links(&self) -> Option<&Links> {
         self.source.iroh.as_ref()
     }
 
-    /// The links beneath, of a channel that leads over TCP.
+    /// The channel's links over TCP, if it uses TCP.
     pub fn tcp_links(&self) -> Option<&TcpLinks> {
         self.source.tcp.as_ref()
     }
@@ -220,7 +220,7 @@ impl fmt::Debug for Channel {
     }
 }
 
-/// The response of a [`Channel`]: headers, and a body that streams.
+/// The response future of a [`Channel`].
 #[must_use = "futures do nothing unless polled"]
 pub struct ResponseFuture {
     inner: Pin<Box<<Stacked<EitherArm> as Service<Request<Body>>>::Future>>,

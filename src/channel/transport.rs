@@ -1,4 +1,4 @@
-//! Over what a channel leads to its peer.
+//! The transports of a channel.
 
 use std::{
     pin::pin,
@@ -22,7 +22,7 @@ use crate::{
     tcp::{TcpDialer, TcpLinks},
 };
 
-/// The arm that a channel has.
+/// The arm of either transport.
 #[derive(Clone)]
 pub(super) enum EitherArm {
     Iroh(Arm<QuicDialer>),
@@ -30,7 +30,7 @@ pub(super) enum EitherArm {
 }
 
 impl EitherArm {
-    /// The same, ready when its connection is there.
+    /// The same arm, ready once it is connected.
     pub(super) fn waiting(self) -> Self {
         match self {
             Self::Iroh(arm) => Self::Iroh(arm.waiting()),
@@ -59,7 +59,7 @@ impl Service<Request<Body>> for EitherArm {
     }
 }
 
-/// What a channel's connections come from: one of the two at least.
+/// The links of a channel: over one transport at least.
 #[derive(Clone)]
 pub(super) struct ChannelLinks {
     pub(super) iroh: Option<Links>,
@@ -67,14 +67,14 @@ pub(super) struct ChannelLinks {
 }
 
 impl ChannelLinks {
-    /// All that it leads over.
+    /// The channel's transports.
     pub(super) fn transports(&self) -> impl Iterator<Item = TransportKind> + use<> {
         let there = [self.iroh.is_some(), self.tcp.is_some()];
         let all = TransportKind::ALL.into_iter().zip(there);
         all.filter_map(|(transport, there)| there.then_some(transport))
     }
 
-    /// What it leads over; iroh where it may lead over both.
+    /// The channel's transport; iroh if it has both.
     pub(super) fn transport(&self) -> TransportKind {
         match self.iroh {
             Some(_) => TransportKind::Iroh,
@@ -100,7 +100,7 @@ impl ChannelLinks {
         }
     }
 
-    /// Asks for the round trip to the peer, without keeping the links: a breaker's handle may outlive its channel.
+    /// Reads the round trip to the peer. It does not keep the links alive, because a breaker's handle may outlive its channel.
     pub(super) fn rtt(&self, transport: TransportKind, peer: EndpointId) -> Rtt {
         let (iroh, tcp) = match transport {
             TransportKind::Iroh => (self.iroh.as_ref().map(Links::downgrade), None),
@@ -113,7 +113,7 @@ impl ChannelLinks {
         })
     }
 
-    /// Dials over each transport, and answers with the first that succeeds; else with why the [first](Self::transport) failed.
+    /// Dials over each transport and returns with the first that succeeds, or with the error of the [first](Self::transport) transport.
     pub(super) async fn connect(&self, peer: EndpointId) -> Result<(), Error> {
         let iroh = async {
             let links = self.iroh.as_ref()?;
@@ -125,7 +125,7 @@ impl ChannelLinks {
         };
         let (mut iroh, mut tcp) = (pin!(iroh), pin!(tcp));
         let (first, other) = tokio::select! {
-            // In this order, so that iroh's dial has begun however fast TCP's is.
+            // In this order, so that iroh's dial begins even if TCP's succeeds at once.
             biased;
             first = &mut iroh => match first {
                 Some(Ok(())) => return Ok(()),

@@ -7,10 +7,10 @@ use tower_iroh_layers::{Fault, Incident, Origin};
 mod carried;
 mod from;
 
-/// What went wrong between a caller and a peer.
+/// Why a call, a dial or a connection failed.
 ///
-/// Its [`source`](StdError::source) is a [`Fault`], which tells layers whose failure it is, the fault's the [`Status`] that a gRPC caller
-/// sees, and that one's the cause beneath it. So the code survives any stack of boxes: tonic looks for a `Status` along the chain.
+/// Its [`source`](StdError::source) is a [`Fault`], which tells layers whose failure it is. The fault's source is the [`Status`] that a gRPC caller
+/// sees, and the status's source is the cause. tonic looks for a `Status` along this chain, so the code survives any number of boxed errors.
 #[derive(Clone, Debug)]
 pub struct Error {
     kind: ErrorKind,
@@ -18,51 +18,51 @@ pub struct Error {
     fault: Fault,
 }
 
-/// What went wrong, in the words of this project.
+/// The kind of an [`Error`], with the gRPC code that it maps to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ErrorKind {
-    /// The URI or peer is not one: INVALID_ARGUMENT.
+    /// The URI does not name a peer: INVALID_ARGUMENT.
     InvalidPeer,
-    /// Nothing is known of where the peer is: UNAVAILABLE.
+    /// The peer has no known address: UNAVAILABLE.
     NoAddress,
     /// The peer did not answer the dial in time: UNAVAILABLE.
     DialTimeout,
-    /// The dial failed in another way: UNAVAILABLE.
+    /// The dial failed for another reason: UNAVAILABLE.
     DialFailed,
-    /// The peer is there and does not speak the protocol: UNAVAILABLE.
+    /// The peer answers but does not speak the protocol: UNAVAILABLE.
     AlpnMismatch,
-    /// Who answered could not prove that it is the peer: UNAVAILABLE.
+    /// The machine that answered did not prove the peer's key: UNAVAILABLE.
     WrongIdentity,
-    /// An earlier dial failed and the next is not due yet: the code of that failure, and says when.
+    /// An earlier dial failed and the next is not due yet: the code of that failure. The text says when the next is due.
     Backoff,
-    /// The peer's policy refuses us: PERMISSION_DENIED.
+    /// The peer's policy refuses this caller: PERMISSION_DENIED.
     Forbidden,
-    /// The peer's policy does not know us: UNAUTHENTICATED.
+    /// The peer's policy does not know this caller: UNAUTHENTICATED.
     Unauthenticated,
-    /// The peer or our own pool is at a limit: RESOURCE_EXHAUSTED.
+    /// The peer or this side's pool is at a limit: RESOURCE_EXHAUSTED.
     Exhausted,
     /// The peer is shutting down: UNAVAILABLE.
     Draining,
     /// The connection was lost: UNAVAILABLE.
     Lost,
-    /// The peer ended this one call at the HTTP/2 level; the code follows gRPC's table.
+    /// The peer reset this call at the HTTP/2 level; the code follows gRPC's table.
     Reset,
-    /// The caller's own request body failed: the status that it failed with.
+    /// The caller's request body failed: the status that it failed with.
     RequestBody,
     /// The deadline passed: DEADLINE_EXCEEDED.
     Deadline,
-    /// A layer on this side rejected the call before it was sent, for the reason and with the code that its own error in the source
-    /// chain has: the breaker has been open for long, the buffer is full or has held the call for too long.
+    /// A layer on this side rejected the call before it was sent: the breaker was open for too long, the buffer was full or held the call
+    /// for too long. The layer's error in the source chain has the reason and the code.
     Rejected,
-    /// Our own endpoint or links were closed: UNAVAILABLE.
+    /// This side's endpoint or links were closed: UNAVAILABLE.
     Closed,
-    /// A fault of this program: INTERNAL.
+    /// A bug in this program: INTERNAL.
     Internal,
 }
 
 impl ErrorKind {
-    /// The gRPC code that a caller sees by default.
+    /// The gRPC code of this kind where nothing more exact is known.
     pub fn code(self) -> Code {
         match self {
             Self::InvalidPeer => Code::InvalidArgument,
@@ -178,18 +178,18 @@ impl Error {
         self.kind
     }
 
-    /// Whether the peer provably has not begun the call, so that sending it again cannot do anything twice: it never left, or
-    /// the peer said so (REFUSED_STREAM, a GOAWAY below the call, a lane that it did not take).
+    /// Whether the peer provably has not begun the call, so that a retry cannot execute it twice: the call was never sent, or
+    /// the peer refused it (REFUSED_STREAM, a GOAWAY below the call, a refused lane).
     pub fn not_processed(&self) -> bool {
         self.fault.not_processed()
     }
 
-    /// The peer that it went wrong with, where one was known.
+    /// The peer, if one was known.
     pub fn peer(&self) -> Option<EndpointId> {
         self.peer
     }
 
-    /// What a gRPC caller sees.
+    /// The status that a gRPC caller sees.
     pub fn status(&self) -> &Status {
         self.fault.status()
     }

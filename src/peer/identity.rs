@@ -1,4 +1,4 @@
-//! A key that stays the same: an endpoint's identity, kept in a file.
+//! An endpoint's secret key, kept in a file so that its identity stays the same.
 
 use std::{
     fs,
@@ -8,11 +8,11 @@ use std::{
 
 use iroh::SecretKey;
 
-/// Reads the key at `path`, or makes one and keeps it there.
+/// Reads the key at `path`, or generates one and stores it there.
 ///
-/// The file holds 64 hexadecimal digits and a newline and belongs to its owner alone (mode 0600). A new one is written
-/// beside its place and linked into it whole: nobody ever reads half a key, and of several processes that start at once
-/// all end up with the same.
+/// The file holds 64 hexadecimal digits and a newline, and only its owner may read it (mode 0600). A new file is written
+/// under a temporary name and then linked to `path`: no process reads half a key, and processes that start at the same time
+/// all get the same key.
 ///
 /// ```
 /// # let folder = tempfile::tempdir()?;
@@ -25,8 +25,8 @@ use iroh::SecretKey;
 /// ```
 ///
 /// # Errors
-/// [`IdentityError`] for a file that cannot be read or made, that others may read, or that holds no key. Nothing is
-/// replaced: a file that is wrong stays as it is.
+/// [`IdentityError`] if the file cannot be read or created, if others may read it, or if it holds no key. An
+/// existing file is never changed.
 pub fn load_or_create(path: impl AsRef<Path>) -> Result<SecretKey, IdentityError> {
     let path = path.as_ref();
     match load(path) {
@@ -48,9 +48,9 @@ pub fn load(path: impl AsRef<Path>) -> Result<SecretKey, IdentityError> {
         source,
     };
     let mut file = fs::File::open(path).map_err(unreadable)?;
-    // The permissions of what was opened, not of what stands at the path by then.
+    // The permissions of the opened file; another may be at the path by now.
     check_permissions(path, &file.metadata().map_err(unreadable)?)?;
-    // A key is 65 bytes; whatever is much longer is something else, and not read whole.
+    // A key is 65 bytes; a much longer file is not a key and is not read whole.
     let mut text = String::new();
     io::Read::read_to_string(&mut io::Read::take(&mut file, 1024), &mut text).map_err(
         |source| match source.kind() {
@@ -93,7 +93,7 @@ fn create(path: &Path) -> Result<SecretKey, IdentityError> {
         .collect();
     writeln!(file, "{hex}").map_err(failed)?;
     file.sync_all().map_err(failed)?;
-    // Unlike a rename, a link fails where another process was faster; then its key counts.
+    // Unlike a rename, a link fails if another process was faster; then that process's key is used.
     match fs::hard_link(&beside.0, path) {
         Ok(()) => Ok(key),
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => load(path),
@@ -101,12 +101,12 @@ fn create(path: &Path) -> Result<SecretKey, IdentityError> {
     }
 }
 
-/// A file that is removed again.
+/// A temporary file, removed on drop.
 struct Beside(PathBuf);
 
 impl Drop for Beside {
     fn drop(&mut self) {
-        // It may never have been made, and there is nobody to tell.
+        // The file may never have been created, and a destructor cannot report an error.
         let _ = fs::remove_file(&self.0);
     }
 }
@@ -140,7 +140,7 @@ pub enum IdentityError {
         /// Why.
         source: io::Error,
     },
-    /// The file cannot be made.
+    /// The file cannot be created.
     #[error("cannot make the identity file {}", path.display())]
     Create {
         /// Which file.
@@ -159,7 +159,7 @@ pub enum IdentityError {
         /// Its permission bits.
         mode: u32,
     },
-    /// The file holds something else. What it holds is not shown: it may be a secret.
+    /// The file does not hold a key. The error does not show its content, which may be secret.
     #[error("the identity file {} holds no key: 64 hexadecimal digits are accepted", path.display())]
     NotAKey {
         /// Which file.

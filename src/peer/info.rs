@@ -5,13 +5,12 @@ use tower_iroh_layers::Urgency;
 
 use super::{Path, Proof, TransportKind};
 
-/// Who called: in the extensions of every request that came through an [`Acceptor`](crate::Acceptor) or a
+/// The caller's identity and path, in the extensions of every request that came through an [`Acceptor`](crate::Acceptor) or a
 /// [`TcpAcceptor`](crate::tcp::TcpAcceptor).
 ///
-/// It is a live handle: the lane stays what it is, the path is the one of the moment that it is asked for.
-/// It does not keep the connection alive.
+/// It is a live handle: path and round trip are read when they are asked for. It does not keep the connection alive.
 ///
-/// Over both transports the same peer has the same [`id`](Self::id). What only one of them knows is `None` over the other.
+/// A peer has the same [`id`](Self::id) over both transports. Values that one transport does not have are `None`.
 ///
 /// ```
 /// use tower_iroh::PeerInfo;
@@ -47,7 +46,7 @@ impl PeerInfo {
         }
     }
 
-    /// Of a TCP connection; without an id nothing was proved and nothing will be.
+    /// A TCP connection; without an id the caller never proves one.
     pub(crate) fn tcp(id: Option<EndpointId>, remote: SocketAddr) -> Self {
         Self {
             via: Via::Tcp { id, remote },
@@ -55,12 +54,12 @@ impl PeerInfo {
         }
     }
 
-    /// The identity that the peer proved in the handshake; it never becomes another.
+    /// The identity that the peer proved in the handshake. It never changes.
     ///
-    /// `None` while nothing is proved, which over iroh only a method meets that
-    /// [`AcceptorBuilder::early_data`](crate::AcceptorBuilder::early_data) lists: such a call may be a replay. With the handshake's end
-    /// the same handle has the identity. Over TCP it is `None` for a caller without TLS, where
-    /// [`plaintext`](crate::tcp::TcpAcceptorBuilder::plaintext) lets those in, and stays so.
+    /// Over iroh it is `None` until the handshake is complete. Only methods that
+    /// [`AcceptorBuilder::early_data`](crate::AcceptorBuilder::early_data) lists are called that early, and such a call may be a replay. Once the handshake
+    /// is complete, the same handle has the identity. Over TCP it stays `None` for a caller without TLS, which
+    /// [`plaintext`](crate::tcp::TcpAcceptorBuilder::plaintext) admits.
     pub fn id(&self) -> Option<EndpointId> {
         match &self.via {
             Via::Iroh(proof) => proof.id(),
@@ -68,7 +67,7 @@ impl PeerInfo {
         }
     }
 
-    /// What the call came over.
+    /// The transport of the call.
     pub fn transport(&self) -> TransportKind {
         match &self.via {
             Via::Iroh(_) => TransportKind::Iroh,
@@ -76,7 +75,7 @@ impl PeerInfo {
         }
     }
 
-    /// The urgency of the lane that the call came on. TCP has no such lanes: the default there, and the call's own is in its `priority` header.
+    /// The urgency of the call's lane. Over TCP it is the default; the call's own urgency is in its `priority` header.
     pub fn urgency(&self) -> Urgency {
         self.urgency
     }
@@ -88,8 +87,8 @@ impl PeerInfo {
         }
     }
 
-    /// The path of this moment; `None` before the handshake is complete, and once the connection is gone. Over TCP it is always
-    /// [`Path::Direct`], from the address that the connection came from.
+    /// The path in use; `None` before the handshake is complete and after the connection has ended. Over TCP it is always
+    /// [`Path::Direct`] with the caller's address.
     pub fn path(&self) -> Option<Path> {
         match &self.via {
             Via::Iroh(_) => Path::of(&self.connection()?).map(|(path, _)| path),
@@ -97,24 +96,24 @@ impl PeerInfo {
         }
     }
 
-    /// The smoothed round-trip time of the path of this moment; `None` where there is no [`path`](Self::path), and over TCP.
+    /// The smoothed round-trip time of the [path](Self::path) in use; `None` without a path, and over TCP.
     pub fn rtt(&self) -> Option<Duration> {
         Path::of(&self.connection()?).map(|(_, rtt)| rtt)
     }
 
-    /// How many packets this side has sent on the connection; `None` where there is no [`path`](Self::path), and over TCP.
+    /// How many packets this side has sent on the connection; `None` without a [path](Self::path), and over TCP.
     pub fn sent_packets(&self) -> Option<u64> {
         Some(self.connection()?.stats().sent_packets)
     }
 
-    /// How many of them the peer did not acknowledge in time, path probes included; `None` where there is no [`path`](Self::path), and over TCP.
+    /// How many of these packets the peer did not acknowledge in time, path probes included; `None` without a [path](Self::path), and over TCP.
     ///
     /// Not all of them were lost in the network: see [`PeerStats::lost_packets`](crate::PeerStats::lost_packets).
     pub fn lost_packets(&self) -> Option<u64> {
         Some(self.connection()?.stats().lost_packets)
     }
 
-    /// The peer's socket address, where the path of this moment has one: not through a relay.
+    /// The peer's socket address; `None` if the path goes through a relay.
     pub fn remote_addr(&self) -> Option<SocketAddr> {
         match self.path()? {
             Path::Direct(addr) => Some(addr),

@@ -19,10 +19,10 @@ pub(crate) use proof::Proof;
 pub use tcp_addr::TcpAddr;
 pub use transport_kind::TransportKind;
 
-/// How to reach a peer: its identity, and the addresses that are known of it.
+/// How to reach a peer: its identity and its known addresses.
 ///
-/// It is read from a ticket, a bare endpoint id, `iroh://<endpoint id>` or `http://<endpoint id>`, and shown as a ticket. Where it answers over
-/// TCP, [`tcp`](Self::tcp), is in none of them: tickets are iroh's.
+/// It parses from a ticket, a bare endpoint id, `iroh://<endpoint id>` or `http://<endpoint id>`, and displays as a ticket. None of these carries the
+/// [TCP address](Self::tcp), because the ticket's format is iroh's.
 ///
 /// ```
 /// use tower_iroh::Peer;
@@ -41,18 +41,18 @@ pub struct Peer {
 }
 
 impl Peer {
-    /// A peer of whom only the identity is known; its addresses come from the endpoint's address lookup.
+    /// A peer with only an identity; the endpoint's address lookup finds its addresses.
     pub fn new(id: EndpointId) -> Self {
         EndpointAddr::new(id).into()
     }
 
-    /// What others need to dial `endpoint`, with dialable addresses only: never `0.0.0.0`, never port 0.
+    /// The peer that `endpoint` is to others, with dialable addresses only: never `0.0.0.0`, never port 0.
     ///
     /// An endpoint that was bound a moment ago may not know all of its addresses yet; with a relay, wait for
     /// [`Endpoint::online`] first.
     ///
     /// # Errors
-    /// [`PeerError::Closed`] for an endpoint that is closed, [`PeerError::NotDialable`] for one that has neither an
+    /// [`PeerError::Closed`] if the endpoint is closed, [`PeerError::NotDialable`] if it has neither an
     /// address nor a relay.
     pub fn of(endpoint: &Endpoint) -> Result<Self, PeerError> {
         if endpoint.is_closed() {
@@ -80,9 +80,9 @@ impl Peer {
         &self.addr
     }
 
-    /// The same peer, which answers over TCP too, and proves the same identity there.
+    /// Adds the peer's TCP address. The peer proves the same identity there.
     ///
-    /// A ticket does not carry the address: who reads one adds it again.
+    /// A ticket does not carry this address; the reader of a ticket must add it again.
     ///
     /// ```
     /// use tower_iroh::{Peer, TcpAddr};
@@ -99,7 +99,7 @@ impl Peer {
         self
     }
 
-    /// Where it answers over TCP, if that is known.
+    /// The peer's TCP address, if known.
     pub fn tcp(&self) -> Option<&TcpAddr> {
         self.tcp.as_ref()
     }
@@ -109,7 +109,7 @@ impl Peer {
         uri("iroh", self.id())
     }
 
-    /// The peer as a text, to be sent to a program that is to dial it.
+    /// The peer as text, for another program that will dial it.
     pub fn ticket(&self) -> String {
         EndpointTicket::new(self.addr.clone()).encode_string()
     }
@@ -198,7 +198,7 @@ impl FromStr for Peer {
     }
 }
 
-/// Something that was to be a peer and is not one.
+/// Why a text, a URI or an endpoint does not name a peer.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum PeerError {
@@ -208,7 +208,7 @@ pub enum PeerError {
          to it would ask for a certificate that nobody has; write iroh://<endpoint id> or http://<endpoint id>"
     )]
     Https,
-    /// The scheme is another one.
+    /// The scheme is unknown.
     #[error("scheme {0:?}: iroh://<endpoint id> and http://<endpoint id> are accepted")]
     Scheme(String),
     /// The host is not an endpoint id.
@@ -221,12 +221,12 @@ pub enum PeerError {
         "{text:?} is not a peer: a ticket (endpoint...), an endpoint id, or iroh://<endpoint id> are accepted"
     )]
     Ticket {
-        /// What was given, abridged.
+        /// The text, abridged.
         text: String,
         /// What the ticket's parser said.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// The text is no address on TCP that could be dialled.
+    /// The text is not a TCP address that can be dialled.
     #[error(
         "{0:?} is not a TCP address that can be dialled: 192.0.2.1:7001, [2001:db8::1]:7001 and host.example:7001 are accepted, \
          with a port above 0 and not 0.0.0.0 or [::]"
@@ -235,7 +235,7 @@ pub enum PeerError {
     /// The endpoint is closed.
     #[error("the endpoint is closed: bind it before asking for its address")]
     Closed,
-    /// The endpoint has no address that anybody could dial.
+    /// The endpoint has no dialable address.
     #[error(
         "the endpoint has no dialable address: bind it to an interface, or give it a relay and wait for it to be online"
     )]

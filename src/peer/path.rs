@@ -2,7 +2,7 @@ use std::{fmt, net::SocketAddr};
 
 use iroh::{RelayUrl, TransportAddr};
 
-/// The way that bytes take to a peer right now.
+/// The network path that packets to a peer take now.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Path {
@@ -15,18 +15,18 @@ pub enum Path {
 }
 
 impl Path {
-    /// Whether no relay is in between.
+    /// Whether the path uses no relay.
     pub fn is_direct(&self) -> bool {
         matches!(self, Self::Direct(_))
     }
 
-    /// The path over which `connection` sends, once one is chosen.
+    /// The path over which `connection` sends, once iroh has selected one.
     pub(crate) fn of(
         connection: &iroh::endpoint::Connection,
     ) -> Option<(Self, std::time::Duration)> {
         let paths = connection.paths();
         let selected = paths.iter().find(|path| path.is_selected());
-        // During the first moments of a connection none is selected and there is one: the one that the handshake took.
+        // A new connection has no selected path for a moment; then it uses the handshake's path.
         let path = selected.or_else(|| paths.iter().next())?;
         Some((path.remote_addr().into(), path.rtt()))
     }

@@ -2,7 +2,7 @@ use std::fmt;
 
 use tower_iroh_layers::select::Arm;
 
-/// What a peer is reached over.
+/// The transport over which a peer is reached.
 ///
 /// A [selection](tower_iroh_layers::select) calls the two its arms: [`Arm`] converts from this, and back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -15,7 +15,7 @@ pub enum TransportKind {
 }
 
 impl TransportKind {
-    /// All that there are.
+    /// Both transports.
     pub const ALL: [Self; 2] = [Self::Iroh, Self::Tcp];
 
     /// `iroh` or `tcp`, as in metrics.

@@ -1,4 +1,4 @@
-//! A link's one task: watches its path, its copies, its health, its peer's silence, its idleness, its end.
+//! A link's task: watches the path, copies, health, the peer's silence, idleness and the connection's end.
 
 use std::{
     pin::pin,

@@ -1,4 +1,4 @@
-//! An arm that is ready when its connection is there: for a selection between arms.
+//! An arm that is ready once it is connected: for a selection between arms.
 
 use std::{
     pin::Pin,
@@ -19,8 +19,8 @@ impl<D: Dialer<Connection: Carries>> Arm<D> {
     /// Makes readiness follow the connection. `poll_ready` dials, and is pending until the dial ends. After a failed dial, and during the backoff, it is
     /// ready, so that the call returns the error at once. While the peer is [silent](State::Silent) it is pending.
     ///
-    /// The dial is the pool's: it goes on where the caller has chosen another arm meanwhile, and wakes the task that polls. A clone carries no
-    /// readiness, and a dropped one leaves nothing behind but that dial.
+    /// The pool owns the dial: it goes on if the caller chooses another arm meanwhile. A clone carries no
+    /// readiness, and dropping the arm leaves only the dial.
     pub(in crate::channel) fn waiting(mut self) -> Self {
         self.waits = true;
         self
@@ -44,10 +44,10 @@ impl<D: Dialer<Connection: Carries>> Arm<D> {
 }
 
 async fn reach<D: Dialer<Connection: Carries>>(inner: Arc<Inner<D>>) {
-    // The peer is heard again, or the connection is given up. The watch ends with the links alone.
+    // Either the peer answers again or the connection ends. The watch ends only with the links.
     let mut state = inner.state.clone();
     let _ = state.wait_for(|state| *state != State::Silent).await;
-    // The call is told how the dial went.
+    // The call itself reports how the dial ended.
     let _ = inner.get().await;
 }
 

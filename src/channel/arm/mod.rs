@@ -1,4 +1,4 @@
-//! The way of one call over either transport, from request to response headers.
+//! One call over either transport, from the request to the response's headers.
 
 use std::{
     future::{Future, poll_fn},
@@ -36,7 +36,7 @@ use connection_ready::ConnectionReady;
 /// How often a request that has not left is offered to another stream or connection.
 const OFFERS: usize = 4;
 
-/// What a call holds until its response has ended. Dropped earlier, the request's body stops and the call is reset.
+/// What a call holds until its response has ended. Dropping it earlier stops the request's body and resets the call.
 pub(super) struct InFlight {
     sent: Sent,
     _link: AnyUse,
@@ -53,12 +53,12 @@ impl InFlight {
     }
 }
 
-/// A call that has left, and its place.
+/// A call that was sent, and its permit.
 pub(super) struct Sent {
     _pump: Option<AbortOnDropHandle<()>>,
     _permit: LanePermit,
     http2: Arc<Http2>,
-    /// What the request's body failed with.
+    /// The error of the request's body.
     body_failure: Arc<OnceLock<Status>>,
 }
 
@@ -95,13 +95,13 @@ impl Sent {
     }
 }
 
-/// One transport's arm: takes a call, gets a connection to the peer, a place in a lane, and sends it.
+/// One transport's arm: gets a connection to the peer and a permit of a lane, and sends the call.
 ///
-/// **Readiness.** As it comes always ready; a call waits for the dial and for its place in its own future, until the deadline in its extensions.
-/// Past that the deadline is the business of the layer above. One that [waits](Self::waiting) is ready when the connection is there, or when the
-/// call is to have the error that there is instead.
+/// **Readiness.** By default always ready: a call waits for the dial and for its permit in its own future, until the deadline in its extensions.
+/// Once the call is sent, the deadline layer above ends it. An arm that [waits](Self::waiting) is ready once it is connected, or once the
+/// call can return an error.
 ///
-/// **Cancel safety.** Dropping the future or the body resets the call at the peer and gives its place up. A dial that others wait for
+/// **Cancel safety.** Dropping the future or the body resets the call at the peer and releases its permit. The pool's dial
 /// goes on.
 pub(super) struct Arm<D: Dialer> {
     inner: Arc<Inner<D>>,
@@ -127,7 +127,7 @@ struct Inner<D: Dialer> {
     scheme: http::uri::Scheme,
     authority: http::uri::Authority,
     user_agent: HeaderValue,
-    /// Where early data is switched on: which methods may be done twice.
+    /// The idempotent methods, if early data is on.
     early_data: Option<RetryPolicy>,
     state: watch::Receiver<State>,
 }
@@ -203,7 +203,7 @@ async fn call<D: Dialer<Connection: Carries>>(
                 Some(message) => {
                     let (head, copy) = (head.clone(), message.clone());
                     let attempt = early::attempt(&link, getting, head, copy, urgency);
-                    // Boxed, so that the calls that do not leave early have no room for it.
+                    // Boxed, to keep the future of other calls small.
                     match Box::pin(attempt).await {
                         Outcome::Answered(response, sent, link) => {
                             return Ok(answer(response, InFlight::new(sent, link)));
@@ -224,11 +224,11 @@ async fn call<D: Dialer<Connection: Carries>>(
         let acquired = within(deadline, link.lanes().acquire(urgency, message_len)).await;
         let permit = match acquired {
             Some(Ok(permit)) => permit,
-            // The link takes no further call, so the next turn has another one. Nobody has refused the call itself.
+            // The link takes no further call; the next attempt gets another link.
             Some(Err(NoStream::Closed)) => continue,
             Some(Err(error)) => return Err(error.into()),
             None => {
-                // A lane that is full is backpressure, and no failure of the peer's.
+                // A full lane is backpressure, not a failure of the peer.
                 let late = Error::new(
                     ErrorKind::Deadline,
                     "the deadline passed while the call waited for a place",
@@ -238,11 +238,11 @@ async fn call<D: Dialer<Connection: Carries>>(
         };
         let http2 = match permit.open() {
             Some(http2) => http2,
-            // Boxed, so that the calls that find it open have no room for it.
+            // Boxed, to keep the future of calls that find the stream open small.
             None => match Box::pin(within(deadline, permit.http2(link.connection()))).await {
                 Some(Ok(http2)) => http2,
                 Some(Err(NoStream::Closed | NoStream::Paused(_))) => continue,
-                // Nothing has left, and a new connection may be better.
+                // Nothing was sent, so another connection can take the call.
                 Some(Err(NoStream::Failed(error))) if error.kind() == ErrorKind::Lost => {
                     last = Some(error);
                     offers -= 1;
@@ -268,7 +268,7 @@ async fn call<D: Dialer<Connection: Carries>>(
                 let leaving = error.is_go_away() && error.reason() == Some(h2::Reason::NO_ERROR);
                 last = Some(http2.explain(error));
                 if leaving {
-                    // The peer is leaving: the calls that it has go on, this one goes to a new connection.
+                    // The peer is shutting down: its open calls go on, this call goes to a new connection.
                     arm.links.retire(arm.peer, link.connection());
                 } else {
                     permit.replace(&http2);
@@ -281,7 +281,7 @@ async fn call<D: Dialer<Connection: Carries>>(
             .await
             .map_err(|error| http2.explain(error))?;
         let held = InFlight::new(sent, link);
-        // From here on the deadline is the layer's that stands above: it drops what it no longer waits for.
+        // From here on the deadline layer above ends the call by dropping it.
         return match response.await {
             Ok(response) => Ok(answer(response, held)),
             Err(error) => Err(held.explain(error)),
@@ -294,7 +294,7 @@ fn answer(response: Response<h2::RecvStream>, held: InFlight) -> Response<Respon
     response.map(|stream| ResponseBody::new(stream, held))
 }
 
-/// Looks at what of a body is there.
+/// Peeks at the part of the body that is ready.
 async fn peeked(body: Body) -> Peeked<Body> {
     let mut offered = Some(body);
     poll_fn(|cx| match offered.take() {
@@ -305,27 +305,27 @@ async fn peeked(body: Body) -> Peeked<Body> {
     .await
 }
 
-/// What a call may leave on.
+/// The connection on which a call can be sent.
 enum Reached<L: Carries> {
     Link(Use<L>),
-    /// Not complete yet; the dial is still to be waited for.
+    /// The handshake is not complete; the dial is still under way.
     Early(Arc<L>),
 }
 
 impl<D: Dialer<Connection: Carries>> Inner<D> {
-    /// The connection to the peer, dialled where there is none.
+    /// The connection to the peer; dials if there is none.
     async fn get(&self) -> Result<Use<D::Connection>, Error> {
         let got = self.links.get(self.peer).await;
         got.map_err(|error| error.at(self.peer))
     }
 
-    /// The connection, or what there is of it where that is good enough for the call.
+    /// The connection; for a call that may be sent early, also one whose handshake is not complete.
     async fn reach(
         &self,
         mut getting: Pin<&mut impl Future<Output = Result<Use<D::Connection>, Error>>>,
         early: bool,
     ) -> Result<Reached<D::Connection>, Error> {
-        // Most calls find a connection that is there.
+        // Most calls find a connection.
         if let Poll::Ready(link) = poll_fn(|cx| Poll::Ready(getting.as_mut().poll(cx))).await {
             return link.map(Reached::Link);
         }
@@ -339,7 +339,7 @@ impl<D: Dialer<Connection: Carries>> Inner<D> {
         }
     }
 
-    /// Makes the head what HTTP/2 and gRPC want of a request to this peer.
+    /// Turns the head into a valid HTTP/2 and gRPC request to this peer.
     fn prepare(&self, head: &mut Request<()>, urgency: Urgency) -> Result<(), Error> {
         let mut parts = std::mem::take(head.uri_mut()).into_parts();
         parts.scheme = Some(self.scheme.clone());
@@ -365,8 +365,8 @@ impl<D: Dialer<Connection: Carries>> Inner<D> {
     }
 }
 
-/// The future's result, or nothing once the deadline has passed. It goes by the clock at each poll and not by its timer alone, so that it answers
-/// before the layer above, whose timer may fire first, gives up.
+/// The future's result, or `None` once the deadline has passed. It reads the clock at each poll and does not rely on its timer alone, because the timer of the
+/// layer above may fire first.
 async fn within<F: Future>(deadline: Option<Deadline>, future: F) -> Option<F::Output> {
     let mut future = pin!(future);
     let Some(deadline) = deadline else {

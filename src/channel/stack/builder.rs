@@ -15,9 +15,9 @@ use tower_iroh_layers::{
 use super::{NewCircuit, Stack};
 use crate::{peer::TransportKind, pool::State};
 
-/// Settings of a [`Stack`]: each layer to be configured or left out.
+/// Settings of a [`Stack`]: each layer can be configured or left out.
 ///
-/// What is left out stays in its place and does nothing, so that the type is the same.
+/// A layer that is left out stays in its place and does nothing, so the type of the stack does not change.
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct StackBuilder {
@@ -70,19 +70,19 @@ impl Default for StackBuilder {
 }
 
 impl StackBuilder {
-    /// The longest that a call may take, from the call to the end of its response. Default: as long as the call itself says.
+    /// The longest time that a call may take, to the end of its response. Default: the call's own deadline, if it has one.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = Some(timeout);
         self
     }
 
-    /// The urgency of calls that say nothing of their own and whose method is not listed. Default [`Urgency::INTERACTIVE`].
+    /// The urgency of calls that set none and whose method is not listed. Default [`Urgency::INTERACTIVE`].
     pub fn urgency(mut self, urgency: Urgency) -> Self {
         self.urgency = Some(urgency);
         self
     }
 
-    /// What metrics call the transport beneath. Default "any". A [`Channel`](crate::Channel) says "iroh" or "tcp" itself, and refuses another name.
+    /// The transport's name in metrics. Default "any". A [`Channel`](crate::Channel) sets "iroh" or "tcp" itself and refuses any other name.
     pub fn transport(mut self, name: &'static str) -> Self {
         self.transport = Some(name);
         self
@@ -94,13 +94,13 @@ impl StackBuilder {
         self
     }
 
-    /// Records no call and no attempt.
+    /// Records no calls and no attempts.
     pub fn without_metrics(mut self) -> Self {
         self.metrics = None;
         self
     }
 
-    /// Opens no span, and carries no trace onwards.
+    /// Opens no spans and propagates no trace context.
     pub fn without_trace(mut self) -> Self {
         self.trace = TraceLayer::disabled();
         self
@@ -112,43 +112,43 @@ impl StackBuilder {
         self
     }
 
-    /// Goes by what a call itself says, and by [`urgency`](Self::urgency) else.
+    /// Uses the call's own urgency, or [`urgency`](Self::urgency) where the call sets none.
     pub fn without_priority(mut self) -> Self {
         self.priority = PriorityConfig::disabled();
         self
     }
 
-    /// What is made again. Default: what provably never reached the peer, and no method by its code, as none is listed.
+    /// Which calls are retried. Default: those that provably never reached the peer. No method is retried by its status code until it is listed.
     pub fn retry(mut self, retry: RetryPolicy) -> Self {
         self.retry = retry;
         self
     }
 
-    /// A budget that others share: for several channels to one peer. By default each service has one of its own.
+    /// A retry budget to share, for several channels to one peer. Default: each service has its own.
     pub fn retry_budget(mut self, budget: RetryBudget) -> Self {
         self.budget = Some(budget);
         self
     }
 
-    /// Makes nothing again, not even what never left.
+    /// Retries nothing, not even calls that were never sent.
     pub fn without_retry(mut self) -> Self {
         self.retry = RetryPolicy::disabled();
         self
     }
 
-    /// What waits for the peer, and how much of it. Default: calls with [`WaitForReady`](tower_iroh_layers::buffer::WaitForReady).
+    /// Which calls wait for the peer, and how many of them. Default: calls with [`WaitForReady`](tower_iroh_layers::buffer::WaitForReady).
     pub fn buffer(mut self, buffer: BufferConfig) -> Self {
         self.buffer = buffer;
         self
     }
 
-    /// Holds no call back, even if it asks for that.
+    /// Buffers no calls, not even those that ask for it.
     pub fn without_buffer(mut self) -> Self {
         self.buffer = BufferConfig::disabled();
         self
     }
 
-    /// How long calls that are not buffered wait for a peer that is not ready. Default 2 s. Without a reason of its own it gives the breaker's.
+    /// How long calls that are not buffered wait for a peer that is not ready. Default 2 s. If nothing else is known, the error gives the breaker's reason.
     pub fn fail_fast(mut self, fail_fast: FailFastConfig) -> Self {
         self.fail_fast = fail_fast;
         self
@@ -162,29 +162,29 @@ impl StackBuilder {
 
     /// When the breaker opens, and for how long. Each service that the stack is put on has a circuit of its own.
     ///
-    /// A circuit that is [given](Self::circuit) has its own settings: both together are refused.
+    /// A [shared circuit](Self::circuit) has its own settings: `build` refuses the two together.
     pub fn breaker(mut self, breaker: BreakerConfig) -> Self {
         self.breaker.config = Some(breaker);
         self.configures_breaker = true;
         self
     }
 
-    /// A circuit that others share: one of a [`Registry`](tower_iroh_layers::breaker::Registry), for several channels to one peer. It keeps the
+    /// A circuit to share: one of a [`Registry`](tower_iroh_layers::breaker::Registry), for several channels to one peer. It keeps the
     /// round-trip time and the transport's name that it was built with.
     ///
-    /// A channel that chooses between two transports has a circuit for each: see [`circuit_of`](Self::circuit_of).
+    /// A channel over two transports has one circuit for each: see [`circuit_of`](Self::circuit_of).
     pub fn circuit(mut self, circuit: Circuit) -> Self {
         self.circuit = Some(circuit);
         self
     }
 
-    /// The same for one of the transports of a [`Channel`](crate::Channel).
+    /// The shared circuit of one of the transports of a [`Channel`](crate::Channel).
     pub fn circuit_of(mut self, transport: TransportKind, circuit: Circuit) -> Self {
         self.circuits_of[transport as usize] = Some(circuit);
         self
     }
 
-    /// Calls the peer however often it fails, and takes back any breaker or circuit that was set before. The circuit is forced closed; releasing or
+    /// Leaves the breaker out, and removes any breaker or circuit that was set before. The circuit is forced closed; releasing or
     /// resetting it turns the breaker on.
     pub fn without_breaker(mut self) -> Self {
         self.breaker.config = None;
@@ -194,7 +194,7 @@ impl StackBuilder {
         self
     }
 
-    /// Leaves out all of them, but for the deadline: what a call brings with it is kept to.
+    /// Leaves out every layer except the deadline, so that a call's own deadline still holds.
     pub fn without_layers(self) -> Self {
         self.without_metrics()
             .without_trace()
@@ -205,8 +205,8 @@ impl StackBuilder {
             .without_breaker()
     }
 
-    /// Where the smoothed round-trip time to the peer is known: a missed deadline of less than four of them is no failure of the peer's. A
-    /// [`Channel`](crate::Channel) knows its own, and refuses another.
+    /// Gives the smoothed round-trip time to the peer. The breaker does not count a missed deadline that was shorter than four round trips. A
+    /// [`Channel`](crate::Channel) knows its own round trip and refuses this setting.
     pub fn rtt(mut self, rtt: impl Fn() -> Option<Duration> + Send + Sync + 'static) -> Self {
         self.breaker.rtt = Some(Arc::new(rtt));
         self
@@ -217,7 +217,7 @@ impl StackBuilder {
         &self.retry
     }
 
-    /// Takes what a channel knows of itself, which a stack is not to be told by anybody else.
+    /// Sets what the channel knows of its own transports, and refuses settings that contradict it.
     pub(in crate::channel) fn of_channel(
         mut self,
         transports: &[TransportKind],
@@ -261,7 +261,7 @@ impl StackBuilder {
         Ok(self)
     }
 
-    /// The connection beneath of a channel over one transport: that it comes to be is a sign of life, and it knows its round trip.
+    /// The connection of a channel over one transport: it gives the round trip, and a new connection ends the breaker's wait.
     pub(in crate::channel) fn over(mut self, connection: super::ArmContext) -> Self {
         self.connection = Some(connection.state);
         self.breaker.rtt = Some(connection.rtt);

@@ -7,13 +7,13 @@ use std::{
 
 use tower::Service;
 
-/// A service that is cloned when it is used, and not when it is handed around.
+/// A service that is cloned when it is first used, not when its handle is cloned.
 ///
-/// Each layer above takes a clone of all that is below for each call, be it only for the case that the call has to be made again. A clone of
-/// this is one reference. Its response future is in a box, since what is above moves it from state to state.
+/// For each call the layers above clone everything below them, in case the call is retried. A clone of this costs one reference count.
+/// The response future is boxed because the layers above move it between their states.
 pub struct LazyClone<S> {
     template: Arc<S>,
-    /// Made with the first look at readiness, which is its own.
+    /// The clone, made at the first `poll_ready`.
     used: Option<S>,
 }
 

@@ -55,7 +55,7 @@ use one_or_selected::OneOrSelected;
 ///             attempt metrics -> breaker -> the service
 /// ```
 ///
-/// [`Channel`](crate::Channel) has it over iroh. It goes over any other gRPC service that is `Clone + Send + Sync` too, tonic's own `Channel` for one:
+/// [`Channel`](crate::Channel) has these layers over iroh. A stack also goes over any other gRPC service that is `Clone + Send + Sync`, such as tonic's own `Channel`:
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")]
@@ -66,7 +66,7 @@ use one_or_selected::OneOrSelected;
 ///
 /// let channel = tonic::transport::Endpoint::from_static("http://127.0.0.1:1").connect_lazy();
 /// let stack = Stack::builder().transport("tcp").build()?;
-/// // tonic calls a lost connection Unknown; the layer beneath says what it was.
+/// // tonic reports a lost connection as UNKNOWN; the layer beneath gives the exact code.
 /// let service = ServiceBuilder::new().layer(stack).layer(ExactCodesLayer).service(channel);
 /// let handle = service.handle().clone();
 ///
@@ -79,15 +79,15 @@ use one_or_selected::OneOrSelected;
 /// # }
 /// ```
 ///
-/// **State.** Each service that it is put on has a circuit, a buffer and a retry budget of its own, which its clones share. Several channels to one
+/// **State.** Each service under a stack has its own circuit, buffer and retry budget, which the clones of the stacked service share. Several channels to one
 /// peer share a circuit and a budget with [`StackBuilder::circuit`] and [`StackBuilder::retry_budget`].
 ///
-/// **Readiness.** Always ready: a call waits in its own future, under its deadline. **Cancel safety.** Dropping the future or the body takes
-/// the call back, wherever it is.
+/// **Readiness.** Always ready: a call waits in its own future, under its deadline. **Cancel safety.** Dropping the future or the body cancels
+/// the call, wherever it is.
 #[derive(Clone, Debug)]
 pub struct Stack {
     calls: MetricsLayer,
-    /// Whether attempts are recorded too.
+    /// Whether attempts are recorded as well.
     records: bool,
     trace: TraceLayer,
     deadline: DeadlineLayer,
@@ -100,11 +100,11 @@ pub struct Stack {
     circuits_of: [Option<Circuit>; 2],
     new_circuit: NewCircuit,
     connection: Option<watch::Receiver<State>>,
-    /// The transport of a channel that leads over one.
+    /// The transport of a channel with only one.
     only: Option<TransportKind>,
 }
 
-/// What is known of where an arm leads.
+/// What the stack needs of an arm's connection.
 pub(super) struct ArmContext {
     pub(super) transport: TransportKind,
     pub(super) state: watch::Receiver<State>,
@@ -127,7 +127,7 @@ impl ArmContext {
     }
 }
 
-/// What a circuit is made of, where each service gets one of its own.
+/// The settings of the circuit that each service gets, if none is shared.
 #[derive(Clone)]
 struct NewCircuit {
     config: Option<BreakerConfig>,
@@ -144,16 +144,16 @@ impl Stack {
     }
 }
 
-/// One arm, with what watches it.
+/// One arm with its breaker and attempt metrics.
 type Watched<S> = WakeOnReconnect<Metrics<Breaker<S>>>;
-/// The way to the peer: the arm that there is, or two and the choice between them.
+/// The only arm, or two with the selection between them.
 type Selected<S> = LazyClone<OneOrSelected<Watched<S>>>;
-/// All ways to a peer: that of calls that wait, and that of those that pass by.
+/// Buffered calls, and all others, which fail fast.
 type Buffered<S> = LazyClone<Buffer<Selected<S>, FailFast<Selected<S>>>>;
 /// All calls, from the outermost layer inwards.
 type Calls<S> = Trace<Metrics<ClientDeadline<Priority<Retry<Buffered<S>>>>>>;
 
-/// A service that a [`Stack`] goes over: gRPC calls to one peer. Implemented by every service that is one.
+/// A service beneath a [`Stack`]: gRPC calls to one peer. Every such service implements it.
 pub trait Attempts:
     Service<
         Request<Body>,
@@ -200,7 +200,7 @@ impl<S: Attempts> Layer<S> for Stack {
 }
 
 impl Stack {
-    /// Puts the layers over two services, and the choice between them.
+    /// Puts the layers over two services, with the selection between them.
     pub(super) fn between<S>(
         &self,
         iroh: (S, ArmContext),
@@ -360,7 +360,7 @@ where
     }
 }
 
-/// The handles of a stack's layers. Clones are the same handles.
+/// The handles of a stack's layers. Clones share.
 #[derive(Clone, Debug)]
 pub struct StackHandle {
     circuits: Circuits,
@@ -368,10 +368,10 @@ pub struct StackHandle {
     budget: RetryBudget,
 }
 
-/// A circuit per arm.
+/// The circuit of each arm.
 #[derive(Clone, Debug)]
 enum Circuits {
-    /// And over which transport it leads, where a channel says so.
+    /// The transport, if the stack belongs to a channel with only one.
     One(Circuit, Option<TransportKind>),
     Two {
         iroh: Circuit,
@@ -381,14 +381,14 @@ enum Circuits {
 }
 
 impl StackHandle {
-    /// The breaker: its state to be watched, and to be forced or reset. Where there are two transports it is iroh's, and [`circuit_of`](Self::circuit_of) has both.
+    /// The breaker: watches its state, and forces or resets it. With two transports it is iroh's; [`circuit_of`](Self::circuit_of) has both.
     pub fn circuit(&self) -> &Circuit {
         match &self.circuits {
             Circuits::One(circuit, _) | Circuits::Two { iroh: circuit, .. } => circuit,
         }
     }
 
-    /// The breaker of one transport; `None` where the channel does not lead over it, and for a [`Stack`] over a service of one's own.
+    /// The breaker of one transport; `None` if the channel does not use it, and for a [`Stack`] over the user's own service.
     pub fn circuit_of(&self, transport: TransportKind) -> Option<&Circuit> {
         match (&self.circuits, transport) {
             (Circuits::One(circuit, over), _) => (*over == Some(transport)).then_some(circuit),
@@ -397,7 +397,7 @@ impl StackHandle {
         }
     }
 
-    /// The selection: its policy to be swapped, what it decided and why; `None` where there is no choice between two transports.
+    /// The selection: swaps its policy, and tells what it decided and why; `None` without a second transport.
     pub fn select(&self) -> Option<&SelectHandle> {
         match &self.circuits {
             Circuits::One(..) => None,
@@ -405,12 +405,12 @@ impl StackHandle {
         }
     }
 
-    /// The buffer: what waits in it, and what became of the rest.
+    /// The buffer: which calls wait in it, and what became of the others.
     pub fn buffer(&self) -> &BufferHandle {
         &self.buffer
     }
 
-    /// What may be spent on retries.
+    /// The budget for retries.
     pub fn retry_budget(&self) -> &RetryBudget {
         &self.budget
     }

@@ -1,19 +1,19 @@
-//! Whether copies pay on a path. Pure: it is told the time.
+//! Decides whether a path needs copies. Pure: the caller passes the time.
 
 use std::time::{Duration, Instant};
 
 use super::super::tuning::SHORT_PATH;
 
-/// For how long after a lost packet copies are sent.
+/// How long copies are sent after a lost packet.
 const AFTER_LOSS: Duration = Duration::from_secs(30);
 /// The time between a write and its first copy, and between the copies: an eighth of the round trip, within these.
 const SOONEST: Duration = Duration::from_millis(1);
 const LATEST: Duration = Duration::from_millis(5);
 
-/// What the connection's owner sees of the selected path at one moment.
+/// A sample of the selected path.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct LossSample {
-    /// Which path this is about.
+    /// The path's identity; the history begins anew when it changes.
     pub(crate) path: u64,
     /// Its shortest round trip.
     pub(crate) shortest: Duration,
@@ -21,16 +21,16 @@ pub(crate) struct LossSample {
     pub(crate) lost: u64,
 }
 
-/// Remembers when a packet was lost last.
+/// Remembers when the last packet was lost.
 #[derive(Debug, Default)]
 pub(super) struct LossHistory {
-    /// The path, and the packets lost on it when it was last looked at.
+    /// The path, and its count of lost packets at the last sample.
     seen: Option<(u64, u64)>,
     last_loss: Option<Instant>,
 }
 
 impl LossHistory {
-    /// The delay of copies from now on; `None` while none are worth it: the path is short, or loses nothing.
+    /// The delay of copies from now on; `None` while the path is short or loses nothing.
     pub(super) fn update(&mut self, now: Instant, sample: LossSample) -> Option<Duration> {
         match self.seen.replace((sample.path, sample.lost)) {
             Some((path, lost)) if path == sample.path => {

@@ -1,11 +1,11 @@
 //! Second copies of small writes, for paths that lose packets.
 //!
-//! A lane is an ordered stream: one lost packet holds up whatever comes after it until the loss has been noticed and mended,
-//! a round trip and more. So while a connection loses packets, small writes of urgent lanes are sent again as QUIC datagrams,
-//! twice, a few milliseconds later. The peer's reader takes bytes from whichever comes first. Beneath HTTP/2 nothing can run
-//! twice: a byte has its place in the stream and is read once.
+//! A lane is an ordered stream: a lost packet delays everything after it until it is sent again, at least
+//! a round trip. So while a connection loses packets, small writes of urgent lanes are sent again as QUIC datagrams,
+//! twice, a few milliseconds later. The peer's reader uses whichever arrives first. No call can run
+//! twice: copies are of the bytes beneath HTTP/2, and each byte of a stream is read once.
 //!
-//! [`Copies`] is one connection's, [`LaneCopies`] one lane's. A peer that ignores the datagrams loses nothing
+//! [`Copies`] belongs to a connection, [`LaneCopies`] to a lane. A peer may ignore the datagrams
 //! (`docs/wire.md`, `docs/decisions/second-copies.md`).
 
 use std::{
@@ -42,7 +42,7 @@ use loss_history::LossHistory;
 use reader::{Inbox, Reader};
 use schedule::CopySchedule;
 
-/// The largest write that is copied, in bytes. With its head it fits into a datagram of any path that QUIC runs over.
+/// The largest write that is copied, in bytes. With its header it fits into one datagram on any path that QUIC supports.
 const LARGEST: usize = 1000;
 /// How many datagrams are read in one go.
 const BATCH: usize = 16;
@@ -55,11 +55,11 @@ pub(crate) struct Copies {
 
 #[derive(Debug)]
 struct Shared {
-    /// Microseconds between copies; zero while none are to be sent, which is all that a write looks at then.
+    /// Microseconds between copies; zero while none are sent, so that a write reads only this.
     delay: AtomicU64,
     history: Mutex<LossHistory>,
     schedule: Mutex<CopySchedule>,
-    /// Told when a copy is due before all others.
+    /// Notified when a new copy is due before all others.
     sooner: Notify,
     inboxes: Mutex<HashMap<u64, Arc<Inbox>>>,
     sent: AtomicU64,
@@ -89,15 +89,15 @@ impl Copies {
         )
     }
 
-    /// Decides, from what is seen of the path now, whether copies are sent.
+    /// Decides from a sample of the path whether copies are sent.
     pub(crate) fn follow(&self, sample: LossSample) {
         let delay = lock(&self.shared.history).update(StdInstant::now(), sample);
         let micros = delay.map_or(0, |delay| u64::try_from(delay.as_micros()).unwrap_or(0));
         self.shared.delay.store(micros, Relaxed);
     }
 
-    /// The copies of one lane, of which `read` bytes have been read and nothing has been written. The peer's are taken; copies of
-    /// what is written here are sent if `sends`.
+    /// The copies of one lane, of which `read` bytes have been read and nothing has been written. The peer's copies are used; copies of
+    /// this side's writes are sent if `sends`.
     pub(crate) fn lane(&self, stream: &SendStream, read: u64, sends: bool) -> LaneCopies {
         let reader = Reader::new(read);
         let stream = u64::from(stream.id());
@@ -111,7 +111,7 @@ impl Copies {
         }
     }
 
-    /// Sends what is due and hands out what comes, as long as it is polled. Cancel safe.
+    /// Sends the copies that are due and delivers those that arrive, as long as it is polled. Cancel safe.
     pub(crate) async fn run(&self, connection: &Connection) -> Infallible {
         let mut received = [const { Bytes::new() }; BATCH];
         loop {
@@ -129,7 +129,7 @@ impl Copies {
                             self.hand_out(std::mem::take(datagram));
                         }
                     }
-                    // The connection is closed, which its owner finds out by itself.
+                    // The connection is closed; its owner notices that elsewhere.
                     Err(_) => pending().await,
                 },
                 () = due => self.send_due(connection),
@@ -157,7 +157,7 @@ impl Copies {
             let Some(copy) = due else {
                 return;
             };
-            // It fails where the peer takes no datagrams or the connection is gone: the stream does without.
+            // This fails if the peer takes no datagrams or the connection is gone. The stream works without copies.
             if connection.send_datagram(copy).is_ok() {
                 self.shared.sent.fetch_add(1, Relaxed);
             }
@@ -165,7 +165,7 @@ impl Copies {
     }
 }
 
-/// The copies of one lane, in both directions. Dropping it forgets what was kept for its reader.
+/// The copies of one lane, in both directions. Dropping it discards the copies kept for its reader.
 #[derive(Debug)]
 pub(crate) struct LaneCopies {
     shared: Arc<Shared>,
@@ -176,12 +176,12 @@ pub(crate) struct LaneCopies {
 }
 
 impl LaneCopies {
-    /// Whether a write of so many bytes is to be copied now.
+    /// Whether a write of this size is copied now.
     pub(crate) fn wanted(&self, bytes: usize) -> bool {
         self.sends && bytes <= LARGEST && self.shared.delay.load(Relaxed) > 0
     }
 
-    /// Counts bytes that the stream has taken, and plans the copies of those that are given.
+    /// Counts bytes that the stream has accepted, and schedules copies of `copied`.
     pub(crate) fn wrote(&mut self, bytes: usize, copied: Option<&[u8]>) {
         let offset = self.written;
         self.written += bytes as u64;
@@ -201,7 +201,7 @@ impl LaneCopies {
         }
     }
 
-    /// Reads the stream, and the peer's copies where it has nothing.
+    /// Reads the stream, and the peer's copies while the stream has no bytes.
     pub(crate) fn poll_read(
         &mut self,
         stream: &mut RecvStream,

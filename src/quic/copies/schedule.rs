@@ -1,4 +1,4 @@
-//! When which copy is sent, and how many. Pure: it is told the time.
+//! Schedules the copies of a connection within a budget. Pure: the caller passes the time.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -7,21 +7,21 @@ use tokio::time::Instant;
 
 use crate::wire::StreamCopy;
 
-/// What the copies of one connection may take, in bytes: at once, and per second.
+/// The budget for the copies of one connection: the burst in bytes, and bytes per second.
 const BUDGET: f64 = 64.0 * 1024.0;
-/// What a copy counts at least: a packet costs, however little is in it.
+/// The least that a copy counts, in bytes, because even a small packet has a cost.
 const LEAST: usize = 64;
-/// How many may wait. The budget lets no more in while what is due is sent.
+/// How many copies may wait. The budget keeps the queue below this while due copies are sent.
 const MOST_WAITING: usize = 2048;
-/// How often a write is copied.
+/// How many copies each write gets.
 const COPIES: u32 = 2;
 
-/// Copies that wait for their time.
+/// Copies that are not due yet.
 #[derive(Debug)]
 pub(super) struct CopySchedule {
     left: f64,
     at: Instant,
-    /// The budget was used up, and half of it has not come back yet.
+    /// The budget was used up, and is not half full again.
     dry: bool,
     waiting: BTreeMap<(Instant, u64), Bytes>,
     number: u64,
@@ -38,7 +38,7 @@ impl CopySchedule {
         }
     }
 
-    /// Plans the copies of a write, `delay` apart, within the budget; whether one of them is due before all others.
+    /// Schedules the copies of a write, `delay` apart, within the budget. Returns whether one of them is due before all others.
     pub(super) fn plan(
         &mut self,
         now: Instant,
@@ -59,8 +59,8 @@ impl CopySchedule {
         first
     }
 
-    /// A copy is of little use where the one before it is missing. So whoever writes more than the budget has all of its writes
-    /// copied for a while, then none, rather than every second one.
+    /// A copy helps little if the copy before it is missing. So a lane that writes more than the budget has all of its writes
+    /// copied for a while, then none, instead of every second write.
     fn pay(&mut self, now: Instant, bytes: usize) -> bool {
         let earned = now.saturating_duration_since(self.at).as_secs_f64() * BUDGET;
         self.at = now;

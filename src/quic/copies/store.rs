@@ -1,14 +1,14 @@
-//! Copies that have come before the reader needed them. Pure, and bounded whatever the peer sends.
+//! Stores copies that arrive before the reader needs them. Pure, and bounded whatever the peer sends.
 
 use std::collections::VecDeque;
 
 use tokio::io::ReadBuf;
 
-/// How many bytes and how many copies are kept; the oldest goes first.
+/// How many bytes and how many copies are kept; the oldest is dropped first.
 pub(super) const MOST_BYTES: usize = 64 * 1024;
 pub(super) const MOST_COPIES: usize = 128;
 
-/// Some of a stream's bytes, in the order of their arrival.
+/// Ranges of a stream's bytes, in the order of their arrival.
 #[derive(Debug, Default)]
 pub(super) struct Store {
     kept: VecDeque<Kept>,
@@ -29,7 +29,7 @@ impl Kept {
 }
 
 impl Store {
-    /// Keeps bytes that stand at `start`; whether there is anything new in them.
+    /// Stores bytes at offset `start`. Returns whether any of them are new.
     pub(super) fn insert(&mut self, start: u64, bytes: &[u8]) -> bool {
         let end = start.saturating_add(bytes.len() as u64);
         let known = |kept: &Kept| kept.start <= start && end <= kept.end();
@@ -45,14 +45,14 @@ impl Store {
         self.bytes += bytes.len();
         self.kept.push_back(Kept {
             start,
-            // The datagram is a part of whatever came from the socket in one go; keeping it would keep all of that.
+            // The datagram is a slice of a larger receive buffer, which a reference would keep alive.
             bytes: bytes.into(),
             used: false,
         });
         true
     }
 
-    /// Moves what continues at `at` into `buf` and forgets what lies behind; how many copies were of use for the first time.
+    /// Moves the bytes from offset `at` on into `buf` and drops earlier bytes. Returns how many copies were used for the first time.
     pub(super) fn take(&mut self, mut at: u64, buf: &mut ReadBuf<'_>) -> u64 {
         let mut used = 0;
         while buf.remaining() > 0 {
@@ -60,7 +60,7 @@ impl Store {
             let Some(kept) = self.kept.iter_mut().find(covers) else {
                 break;
             };
-            // Within the copy's length, which is a usize.
+            // Within the copy's length, which fits a usize.
             let rest = &kept.bytes[(at - kept.start) as usize..];
             let taken = rest.len().min(buf.remaining());
             buf.put_slice(&rest[..taken]);

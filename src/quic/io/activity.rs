@@ -1,4 +1,4 @@
-//! What the readers of a connection's lanes are doing, for the connection's owner.
+//! Tells a connection's owner what the readers of its lanes do.
 
 use std::{
     io,
@@ -12,15 +12,15 @@ use iroh::endpoint::{ReadError, VarInt, WriteError};
 
 use crate::lock::lock;
 
-/// One lane's reader: does it wait for bytes, or have bytes been waiting for it?
+/// The state of one lane's reader.
 #[derive(Debug, Default)]
 pub struct Activity {
-    /// Its last read found nothing: it has taken everything that has arrived.
+    /// The last read found nothing: the reader has taken every byte that has arrived.
     waiting: AtomicBool,
     reads: AtomicU64,
     /// Set with the first byte that any lane of the connection receives.
     alive: Arc<AtomicBool>,
-    /// Why the stream ended, if the peer gave a code.
+    /// The code with which the peer ended the stream, if any.
     code: OnceLock<VarInt>,
 }
 
@@ -60,7 +60,7 @@ impl Activity {
     }
 }
 
-/// A lane, and how many reads it had when it was last looked at.
+/// A lane, and its number of reads at the last look.
 type Lane = (Weak<Activity>, u64);
 
 /// The lanes of one connection. Clones share.
@@ -85,7 +85,7 @@ impl Activities {
         self.alive.load(Relaxed)
     }
 
-    /// How many lanes have bytes waiting that nobody has fetched since this was last asked.
+    /// How many lanes have had unread bytes since the last look.
     pub(crate) fn stalled(&self) -> u64 {
         let mut stalled = 0;
         self.lock().retain_mut(|(activity, seen)| {

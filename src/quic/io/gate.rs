@@ -14,18 +14,18 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use super::screen::{Permits, Screen};
 use crate::peer::Proof;
 
-/// A lane's reader until the handshake is over. Bytes that arrive before may be a replay, and their sender has proved nothing. Only calls that a
-/// [`Screen`] passes are read on. The rest waits, and if the handshake fails nobody ever sees it.
+/// A lane's reader until the handshake is over. Bytes that arrive earlier may be a replay, and their sender has proved nothing. Only calls that a
+/// [`Screen`] passes are delivered. All others wait, and are dropped if the handshake fails.
 ///
-/// It works beneath HTTP/2, so a server needs no layer for it and cannot forget one.
+/// The gate works beneath HTTP/2, so a server needs no layer for it and cannot forget one.
 #[derive(Debug)]
 pub(crate) struct Gate {
     screen: Screen,
-    /// Read from the stream and not handed over.
+    /// Bytes read from the stream and not yet delivered.
     held: BytesMut,
-    /// How many of the held bytes may be handed over.
+    /// How many of the held bytes may be delivered.
     passed: usize,
-    /// Bytes came that must wait; nothing more is read.
+    /// Bytes arrived that must wait; the gate reads no more.
     shut: bool,
     /// Resolves when the handshake has succeeded or failed.
     over: Pin<Box<WaitForCancellationFutureOwned>>,

@@ -1,4 +1,4 @@
-//! One bidirectional QUIC stream as an IO that hyper, tokio and tonic take.
+//! One bidirectional QUIC stream as an I/O object for hyper, tokio and tonic.
 
 use std::{
     io::{self, IoSlice},
@@ -38,30 +38,30 @@ pub struct QuicIo {
     info: PeerInfo,
     priority: StreamPriority,
     activity: std::sync::Arc<Activity>,
-    /// Called when the stream ends: it uncounts the server's lane.
+    /// Called when the stream ends, so that the server stops counting the lane.
     release: Option<Release>,
     corking: Corking,
-    /// While the connection's handshake is not complete, on the server's side.
+    /// Present on the server's side until the connection's handshake is complete.
     gate: Option<Box<Gate>>,
     copies: Option<LaneCopies>,
 }
 
-/// Whether a small write yields to the runtime first, so that what other calls write by then goes into the same packet.
+/// Whether a small write yields to the runtime first, so that other calls' writes can share its packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Corking {
     Never,
-    /// The next small write waits.
+    /// The next small write yields.
     Armed,
-    /// It has waited; every write goes out until the next flush.
+    /// It has yielded; writes go out at once until the next flush.
     Waited,
 }
 
 /// A write of this size fills most of a packet by itself.
 const SMALL_WRITE: usize = 1024;
 
-/// Called when nobody writes to the stream any more.
+/// Called when the stream is no longer written to.
 ///
-/// It gets the sending side if that ended well; after a reset the peer receives nothing more.
+/// It gets the sending side if the stream ended well, and nothing after a reset.
 pub(crate) struct Release(pub(crate) Box<LetGo>);
 
 type LetGo = dyn FnOnce(Option<&SendStream>) + Send + Sync;
@@ -79,7 +79,7 @@ impl QuicIo {
         activities: &Activities,
     ) -> Self {
         let priority = StreamPriority::new(info.urgency(), Instant::now());
-        // It fails on a stream that is closed already; the first write gives the better error.
+        // This fails on a closed stream; the first write gives a better error.
         let _ = send.set_priority(priority.priority());
         Self {
             send,
@@ -112,16 +112,16 @@ impl QuicIo {
         self
     }
 
-    /// Makes small writes wait for one turn of the scheduler.
+    /// Makes small writes yield to the scheduler once.
     ///
-    /// For a writer that flushes after each call because it does not know of the others, such as hyper's client. Each write would be
-    /// a packet, and a packet costs QUIC more than TCP.
+    /// For a writer that flushes after each call, such as hyper's client. Otherwise each write would be
+    /// a packet, which costs QUIC more than TCP.
     pub(crate) fn corked(mut self) -> Self {
         self.corking = Corking::Armed;
         self
     }
 
-    /// Whether a write of so many bytes must wait; if so, the task has been woken already.
+    /// Whether a write of this size must yield; if so, the task has been woken already.
     fn waits(&mut self, cx: &Context<'_>, bytes: usize) -> bool {
         let waits = self.corking == Corking::Armed && bytes < SMALL_WRITE;
         if waits {
@@ -137,7 +137,7 @@ impl QuicIo {
 
     /// Ends the stream in both directions with a code.
     pub(crate) fn refuse(mut self, code: VarInt) {
-        // Each fails if the peer was faster, and then there is nothing to refuse.
+        // Each fails if the peer has ended the stream already.
         let _ = self.send.reset(code);
         let _ = self.recv.stop(code);
         if let Some(Release(release)) = self.release.take() {
@@ -155,7 +155,7 @@ impl QuicIo {
         copies.is_some_and(|copies| copies.wanted(bytes))
     }
 
-    /// Counts the bytes that the stream has taken; `copied` are sent again.
+    /// Counts bytes that the stream has accepted; `copied` are sent again.
     fn wrote(&mut self, bytes: usize, copied: Option<&[u8]>) {
         if let Some(copies) = &mut self.copies {
             copies.wrote(bytes, copied);
@@ -186,7 +186,7 @@ impl QuicIo {
     }
 }
 
-/// The stream and the copies of it that came.
+/// Reads the stream and its copies.
 struct Source<'a> {
     recv: &'a mut RecvStream,
     copies: Option<&'a mut LaneCopies>,
@@ -208,10 +208,10 @@ impl AsyncRead for Source<'_> {
 
 impl Drop for QuicIo {
     fn drop(&mut self) {
-        // Nobody reads the rest, which must not look like a stall to an owner that keeps the activity.
+        // Unread bytes must not look like a stall to an owner that keeps the activity.
         self.activity.waits();
         if let Some(Release(release)) = self.release.take() {
-            // It fails if the stream was finished, reset or lost before: nothing is left to send then.
+            // This fails if the stream has ended already; nothing is left to send then.
             let _ = self.send.finish();
             release(Some(&self.send));
         }
@@ -232,7 +232,7 @@ impl AsyncRead for QuicIo {
             }
             Poll::Ready(Ok(())) => {
                 match buf.filled().len() - before {
-                    // The end: nothing unread is left.
+                    // The end: no unread bytes are left.
                     0 => self.activity.waits(),
                     _ => self.activity.read(),
                 }
@@ -318,7 +318,7 @@ impl AsyncWrite for QuicIo {
         // QUIC reuses the ids of streams whose early data was rejected, and `finish` could end another stream. Dropping checks, and follows
         // right after.
         if !self.recv.is_0rtt() {
-            // A stream that is closed already is as shut down as it gets.
+            // The stream is closed already.
             let _ = self.send.finish();
         }
         Poll::Ready(Ok(()))

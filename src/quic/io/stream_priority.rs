@@ -1,7 +1,7 @@
-//! A stream's priority, which it keeps as long as it does not abuse it. Pure: it is told the time.
+//! A stream's priority, which falls while the stream exceeds its share. Pure: the caller passes the time.
 //!
-//! Stream priority in QUIC is strict: while a higher stream has data, a lower one sends nothing. Two rules keep that
-//! from starving anybody, in whichever direction the bytes flow, since each side applies them to what it writes:
+//! Stream priority in QUIC is strict: while a higher stream has data, a lower one sends nothing. Two rules prevent
+//! starvation. Each side applies them to its own writes, so they hold in both directions:
 //!
 //! - A control lane has a budget of bytes. Beyond it, it queues with bulk until half of the budget has come back.
 //! - Every other lane above bulk sends a sixteenth of its bytes at bulk's priority. There it takes turns with bulk, so bulk
@@ -11,13 +11,13 @@ use std::time::Instant;
 
 use tower_iroh_layers::Urgency;
 
-/// What a control lane may write at once, and per second.
+/// A control lane's budget: the burst in bytes, and bytes per second.
 const CONTROL_BUDGET: f64 = 256.0 * 1024.0;
 /// Of each cycle's bytes the last sixteenth is written at bulk's priority.
 const CYCLE: u64 = 1024 * 1024;
 const HUMBLE: u64 = CYCLE / 16;
 
-/// The priority of a stream, by what it has written.
+/// The priority of a stream, from the bytes that it has written.
 #[derive(Debug)]
 pub(crate) struct StreamPriority {
     urgency: Urgency,
@@ -27,7 +27,7 @@ pub(crate) struct StreamPriority {
 
 #[derive(Debug)]
 enum Rule {
-    /// At bulk's level or below: nothing to lose.
+    /// At bulk's priority or below: it never changes.
     None,
     Budget {
         left: f64,
@@ -57,7 +57,7 @@ impl StreamPriority {
         }
     }
 
-    /// QUIC's priority, where larger goes first.
+    /// The priority for QUIC, where larger values go first.
     pub(crate) fn priority(&self) -> i32 {
         let urgency = if self.lowered {
             Urgency::BULK
@@ -67,7 +67,7 @@ impl StreamPriority {
         i32::from(Urgency::LOWEST.get() - urgency.get())
     }
 
-    /// Counts `bytes` that were written; the new priority where it changed.
+    /// Counts `bytes` that were written. Returns the new priority if it changed.
     pub(crate) fn wrote(&mut self, now: Instant, bytes: usize) -> Option<i32> {
         let lowered = match &mut self.rule {
             Rule::None => return None,
@@ -75,7 +75,7 @@ impl StreamPriority {
                 let earned = now.saturating_duration_since(*at).as_secs_f64() * CONTROL_BUDGET;
                 *at = now;
                 *left = (*left + earned).min(CONTROL_BUDGET) - bytes as f64;
-                // A debt is bounded, so that one flood is not paid for during hours.
+                // The debt is bounded, so that one flood does not lower the priority for hours.
                 *left = left.max(-CONTROL_BUDGET);
                 let enough = if self.lowered {
                     CONTROL_BUDGET / 2.0

@@ -1,50 +1,50 @@
-//! How much BBR3 may have in flight on a path that it knows: a quarter more than the path holds. Pure: it is told the time.
+//! Bounds what BBR3 has in flight on a known path: 1.25 times the bandwidth-delay product. Pure: the caller passes the time.
 //!
-//! BBR3's window is twice what the path holds, and where it looks for more bandwidth it fills that window: for hundreds of milliseconds a round trip's worth
-//! of bytes stands in the network's queue, and a small urgent call behind them. A quarter more in flight finds a quarter more bandwidth in each round trip as well
+//! BBR3's own window is twice the bandwidth-delay product. While BBR3 probes for bandwidth it fills that window: for hundreds of milliseconds a round trip's
+//! worth of bytes waits in the network's queue, and a small urgent call waits behind them. A bound of 1.25 still finds a quarter more bandwidth in each round trip
 //! (`docs/decisions/bulk-leaves-the-queue-short.md`).
 
 use std::time::{Duration, Instant};
 
 use super::SHORT_PATH;
 
-/// Of what the path holds, and of its bandwidth.
+/// The bound as a multiple of the bandwidth-delay product, and the pace as a multiple of the bandwidth.
 const GAIN: f64 = 1.25;
 /// Acknowledgements of two packets each, and what the next is sent with.
 const SLACK: u64 = 6;
-/// The bandwidth is still looked for where it has grown by a quarter within so many round trips.
+/// BBR3 still probes if the bandwidth grew by a quarter within this many round trips.
 const GROWING: u32 = 4;
-/// For so long it counts how far acknowledgements came in advance of the bandwidth.
+/// The window over which the largest burst of acknowledgements is kept.
 const MEMORY: Duration = Duration::from_secs(2);
 
-/// The bound, and what it is made of.
+/// The bound and its inputs.
 #[derive(Clone, Debug)]
 pub(super) struct Bound {
     bytes: u64,
     rate: u64,
     early: Early,
-    /// When the bandwidth had last grown by a quarter, and to what.
+    /// When the bandwidth last grew by a quarter, and its value then.
     grown: Option<(Instant, f64)>,
 }
 
-/// Acknowledgements that were held up come in bursts (`extra_acked` of the BBR draft, section 5.5.9): for the time of the burst more has to be in flight.
+/// Delayed acknowledgements arrive in bursts (`extra_acked` of the BBR draft, section 5.5.9). More must be in flight to keep sending across a burst.
 #[derive(Clone, Debug, Default)]
 struct Early {
-    /// When the count began, and what was acknowledged since.
+    /// Start of the count, and the bytes acknowledged since.
     since: Option<(Instant, u64)>,
-    /// The most of this period and of the one before.
+    /// The largest burst of this period and of the previous one.
     most: [u64; 2],
     period: Option<Instant>,
 }
 
-/// What is known of the path.
+/// What the connection knows of the path.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct PathEstimate {
     /// Its shortest round trip, and the smoothed one.
     pub(super) shortest: Duration,
     pub(super) smoothed: Duration,
     pub(super) mtu: u16,
-    /// What BBR3 believes, in bits a second.
+    /// BBR3's bandwidth estimate, in bits a second.
     pub(super) bandwidth: Option<u64>,
 }
 
@@ -78,19 +78,19 @@ impl Bound {
             return;
         }
         let early = self.early.count(now, acked, bandwidth, known.shortest);
-        // On a shorter path programs are what one waits for, not the network.
+        // On a shorter path the programs are the bottleneck, not the network.
         let holds = bandwidth * known.shortest.max(SHORT_PATH).as_secs_f64();
         let more = ((GAIN - 1.0) * holds).max(holds.min(early as f64));
         self.bytes = (holds + more) as u64 + SLACK * u64::from(known.mtu);
         self.rate = (GAIN * bandwidth) as u64;
     }
 
-    /// What may be in flight.
+    /// How many bytes may be in flight.
     pub(super) fn bytes(&self) -> u64 {
         self.bytes
     }
 
-    /// How fast it may leave, in bytes a second.
+    /// The pacing rate, in bytes a second.
     pub(super) fn rate(&self) -> u64 {
         self.rate
     }

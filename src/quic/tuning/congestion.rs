@@ -1,13 +1,13 @@
 //! A congestion controller that is Cubic on a short path and BBR3 on a long one, or one that loses packets.
 //!
-//! Each is the worse where the other is better: BBR3 reached a fifth of Cubic's rate on loopback with iroh's own windows (FACTS), and Cubic has a twenty-fifth of
-//! BBR3's at 1 % loss over 40 ms, a half where there is no delay. Both are fed everything, so that the one that takes over knows the path already; one of them
-//! is asked. Which one depends on the path's shortest round trip, not the smoothed one, which rises with our own queue
-//! and would turn a busy LAN into a WAN.
+//! Each is worse where the other is better. BBR3 reached a fifth of Cubic's rate on loopback with iroh's own windows. At 1 % loss Cubic reaches a twenty-fifth of
+//! BBR3's rate over 40 ms, and half of it without delay. Both controllers see every event, so the one that takes over knows the path already; only one of them
+//! decides. The choice depends on the path's shortest round trip. The smoothed round trip rises with our own queue
+//! and would make a busy LAN look like a WAN.
 //!
-//! What BBR3 says is kept within bounds: a quarter more than the path holds ([`bound`](super::bound)), no less than an initial window a round trip, and it is not told of
-//! losses that are the link's own ([`losses`](super::losses)). A smaller window comes into force by degrees ([`reduction`](super::reduction)), and a silent peer is
-//! sent a packet beyond it ([`spare`](super::spare)).
+//! BBR3's window and rate are bounded: at most 1.25 times the bandwidth-delay product ([`bound`](super::bound)), at least an initial window a round trip. BBR3 does not
+//! see losses that are the link's own ([`losses`](super::losses)). A smaller window takes effect gradually ([`reduction`](super::reduction)), and a silent peer gets
+//! a packet beyond the window ([`spare`](super::spare)).
 
 use std::{
     any::Any,
@@ -77,7 +77,7 @@ struct FollowsPath {
     bound: Bound,
     reduction: Reduction,
     mtu: u16,
-    /// Acknowledged, and not yet told to those who want to know it of a whole acknowledgement.
+    /// Bytes acknowledged by the acknowledgement that is being processed.
     acked: u64,
     spare: KeepProbing,
 }
@@ -85,7 +85,7 @@ struct FollowsPath {
 impl FollowsPath {
     fn is_cubic(&self) -> bool {
         if self.shortest == Duration::MAX {
-            // Nothing is known before the first acknowledgement; Cubic starts the faster of the two.
+            // Before the first acknowledgement nothing is known of the path; Cubic starts faster.
             return !self.long_from.is_zero();
         }
         let always = self.long_from == Duration::MAX;
@@ -99,7 +99,7 @@ impl FollowsPath {
         }
     }
 
-    /// What may be in flight, once a reduction is through.
+    /// How many bytes may be in flight once a reduction has finished.
     fn allowed(&self) -> u64 {
         let window = self.active().window();
         match self.is_cubic() {
@@ -108,9 +108,9 @@ impl FollowsPath {
         }
     }
 
-    /// What is never paced more slowly, in bytes a second: the initial window in a round trip.
+    /// The lowest pacing rate, in bytes a second: one initial window a round trip.
     ///
-    /// BBR3 may take what a quiet sender has sent for what the path can carry. Small calls are then paced at their own rate and
+    /// BBR3 can mistake the rate of a quiet sender for the path's bandwidth. Small calls would then be paced at their own rate and
     /// queue on an empty path (`docs/decisions/quiet-senders-are-not-paced.md`). RFC 9002, section 7.7, allows bursts of an initial
     /// window in any case; the congestion window holds as before.
     fn least_rate(&self) -> u64 {

@@ -1,4 +1,4 @@
-//! Applies a [`ReceiveWindow`] to a connection, lets its [`Copies`] know what is seen of the path, and counts its packets.
+//! Samples a connection's path: sets its [`ReceiveWindow`], informs its [`Copies`], and counts its packets.
 
 use std::{
     hash::{DefaultHasher, Hash, Hasher},
@@ -18,12 +18,12 @@ use super::{
     packets::{Packets, Side},
 };
 
-/// How often a busy connection is looked at, and one on which nothing moves.
+/// How often a busy connection is sampled, and a quiet one.
 const BUSY: Duration = Duration::from_millis(100);
 const QUIET: Duration = Duration::from_secs(1);
 
-/// Keeps a connection's receive window, and whether it sends copies, at what its path and its lanes ask for. Dropped, it counts
-/// what was sent last.
+/// Adapts a connection's receive window and its copies to its path and its lanes. When it is dropped, it counts
+/// the last packets.
 pub(crate) struct Follow {
     connection: Connection,
     activities: Activities,
@@ -32,7 +32,7 @@ pub(crate) struct Follow {
     copies: Copies,
     set: Option<u64>,
     received: u64,
-    /// Looked at as a busy one until then: what the handshake says of the path is to be corrected before there is a load.
+    /// Until then the connection is sampled as a busy one, so that the handshake's estimate of the path is corrected before there is load.
     new_until: Instant,
 }
 
@@ -56,12 +56,12 @@ impl Follow {
         }
     }
 
-    /// Whether the path that was seen last is one for several streams.
+    /// Whether several streams suit the last sampled path.
     pub(crate) fn spreads(&self) -> bool {
         self.window.spreads()
     }
 
-    /// Looks once; when to look again.
+    /// Takes a sample. Returns when to take the next.
     pub(crate) fn tick(&mut self) -> Instant {
         let Self {
             connection,
@@ -78,7 +78,7 @@ impl Follow {
             path.remote_addr().hash(&mut hasher);
             let path_hash = hasher.finish();
             let smoothed = path.rtt();
-            // It begins with the handshake's computations, and under load it rises with our own queue.
+            // The smoothed round trip includes the handshake's computations, and under load it rises with our own queue.
             let shortest = (smoothed >= SHORT_PATH)
                 .then(|| connection.congestion_state(path.id()))
                 .flatten()
@@ -102,7 +102,7 @@ impl Follow {
         let moved = received.saturating_sub(self.received);
         self.received = received;
         let now = Instant::now();
-        // Keep-alives and their answers are a few dozen bytes; a stalled lane may hold up others.
+        // More than keep-alives, which are a few dozen bytes, or a stalled lane, which may hold up others.
         let busy = moved > 4096 || stalled_lanes > 0 || now < self.new_until;
         now + if busy { BUSY } else { QUIET }
     }

@@ -1,18 +1,18 @@
-//! Room for a packet where the congestion window is full of what a silent peer does not acknowledge. Pure: it is told the time.
+//! Lets a packet beyond a congestion window that is full because the peer is silent. Pure: the caller passes the time.
 //!
 //! Without it nothing leaves but QUIC's own probes, seconds apart (`docs/decisions/knock-when-silent.md`). Two packets a second congest nothing.
 
 use std::time::{Duration, Instant};
 
-/// For so long at least nothing was acknowledged; on a long path it is two round trips.
+/// Minimum time without an acknowledgement before a packet is let through; on a long path two round trips.
 const PATIENCE: Duration = Duration::from_millis(500);
 
-/// What may be sent beyond the window.
+/// How many bytes may be sent beyond the window.
 #[derive(Clone, Debug)]
 pub(super) struct KeepProbing {
     bytes: u64,
     patience: Duration,
-    /// When the window was found full, or room was made last; `None` since the last acknowledgement.
+    /// When the window was found full, or the last packet was let through; `None` since the last acknowledgement.
     from: Option<Instant>,
 }
 

@@ -1,21 +1,21 @@
-//! Which losses are congestion, for BBR3, and whether there are so many that Cubic won't do. Pure.
+//! Decides which losses BBR3 is told of, and whether a path is too lossy for Cubic. Pure.
 //!
-//! BBR3 takes 2 % of a round trip's packets lost for a path that is too full. Where a link loses 1 % by itself, some round trips lose 2 % by chance, and each
-//! takes its window down for seconds: over a minute it has two thirds of what TCP's BBR (version 1, which does not look at losses) has on the same link. What
-//! congestion loses is preceded by a queue, or is much (`docs/decisions/losses-without-a-queue.md`).
+//! BBR3 treats a loss of 2 % of a round trip's packets as congestion. On a link that loses 1 % by itself, some round trips lose 2 % by chance, and each of them
+//! lowers BBR3's window for seconds. Over a minute it reaches two thirds of the rate of TCP's BBR (version 1, which ignores losses). A loss by
+//! congestion comes after a queue has built up, or takes many packets (`docs/decisions/losses-without-a-queue.md`).
 
 use std::time::Duration;
 
-/// Of the packets of a while: more is congestion, whatever the round trip says.
+/// The share of recent packets above which losses count as congestion, whatever the round trip is.
 const MOST: f64 = 0.05;
-/// Of the packets of a while: a link that loses more is lossy, until it loses half of that. Cubic fills a queue until it loses one in thousands.
+/// The share of recent packets above which a link counts as lossy, until it loses half of that. Cubic itself loses one packet in thousands.
 const LOSSY: f64 = 0.005;
-/// A while, in packets. Those before it count for less and less.
+/// How many packets count as recent. The weight of earlier packets decays.
 const WHILE: f64 = 1000.0;
-/// Above the shortest by so much, the smoothed round trip tells of a queue.
+/// A smoothed round trip this far above the shortest one means that a queue has built up.
 const QUEUE: f64 = 1.5;
 
-/// How many of the packets of a while were lost.
+/// The share of recent packets that were lost.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Losses {
     packets: f64,

@@ -42,7 +42,7 @@ pub(crate) use window::{PathSample, ReceiveWindow};
 /// [`long_window`](Self::long_window) where it is not.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tuning {
-    /// The round trip from which on a path is BBR3's, and Cubic's below.
+    /// BBR3 controls paths of at least this round trip, Cubic shorter ones.
     long_from: Duration,
     stream_window: u64,
     send_window: u64,
@@ -51,8 +51,8 @@ pub struct Tuning {
 }
 
 impl Tuning {
-    /// Follows the path: Cubic and a small window while its shortest round trip is under 2 ms, BBR3 and a large window
-    /// beyond; BBR3 also on a short path that loses more than one packet in 200. The default.
+    /// The default: adapts to the path. Cubic and a small window while the shortest round trip is under 2 ms; BBR3 and a large
+    /// window on longer paths. BBR3 also on a short path that loses more than one packet in 200.
     pub const fn auto() -> Self {
         Self {
             long_from: SHORT_PATH,
@@ -63,7 +63,7 @@ impl Tuning {
         }
     }
 
-    /// For machines in one room: Cubic and a small window, whatever the path looks like.
+    /// For machines on one local network: Cubic and a small window on every path.
     pub const fn lan() -> Self {
         let auto = Self::auto();
         Self {
@@ -73,7 +73,7 @@ impl Tuning {
         }
     }
 
-    /// For long or lossy paths: BBR3 and a large window, whatever the path looks like.
+    /// For long or lossy paths: BBR3 and a large window on every path.
     pub const fn wan() -> Self {
         let auto = Self::auto();
         Self {
@@ -83,14 +83,13 @@ impl Tuning {
         }
     }
 
-    /// How many bytes each stream's peer may send ahead of its reader. Default and most: 1,250,000.
+    /// The receive window of each stream, in bytes. Default and maximum: 1,250,000.
     pub const fn stream_window(mut self, bytes: u64) -> Self {
         self.stream_window = bytes;
         self
     }
 
-    /// How many bytes a connection holds for sending that the peer has not acknowledged. Default 20,000,000: sixteen
-    /// full streams.
+    /// How many sent but unacknowledged bytes a connection holds. Default 20,000,000: sixteen full streams.
     pub const fn send_window(mut self, bytes: u64) -> Self {
         self.send_window = bytes;
         self
@@ -102,8 +101,8 @@ impl Tuning {
         self
     }
 
-    /// The connection's receive window while the path is long, and so the most that the peer's lanes together may make this side hold. Default
-    /// 20,000,000: sixteen full streams. One that is smaller than all bulk streams' windows lets bulk take the room of urgent calls.
+    /// The connection's receive window while the path is long: the most that the peer's lanes together can make this side hold. Default
+    /// 20,000,000: sixteen full streams. If it is smaller than the windows of all bulk streams together, bulk transfers can hold up urgent calls.
     pub const fn long_window(mut self, bytes: u64) -> Self {
         self.long_window = bytes;
         self

@@ -1,4 +1,4 @@
-//! How many packets connections send, and how many of them get lost, as metrics.
+//! Metrics of the packets that connections send and lose.
 
 use iroh::endpoint::Connection;
 
@@ -25,7 +25,7 @@ impl Side {
     }
 }
 
-/// What a connection has counted, as far as the metrics know.
+/// The counts of a connection that the metrics already have.
 pub(super) struct Packets {
     side: Side,
     sent: u64,
@@ -41,9 +41,9 @@ impl Packets {
         }
     }
 
-    /// Adds what is new.
+    /// Adds the difference to the metrics.
     ///
-    /// The counters are looked up each time, a few times a second at most, so a recorder may be installed at any time.
+    /// The counters are looked up each time, at most a few times a second, so a recorder may be installed at any time.
     pub(super) fn count(&mut self, connection: &Connection) {
         let stats = connection.stats();
         self.add(stats.sent_packets, stats.lost_packets);
@@ -56,7 +56,7 @@ impl Packets {
         ] {
             let more = now.saturating_sub(*before);
             *before = now.max(*before);
-            // The series of a connection that has lost nothing is there too: zero is what one wants to see.
+            // The series exists even if no packet was lost, so that a dashboard shows zero.
             metrics::counter!(name).increment(more);
         }
     }

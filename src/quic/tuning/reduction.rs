@@ -1,19 +1,19 @@
-//! How a smaller congestion window comes into force while more than that is in flight: proportional rate reduction, RFC 6937. Pure.
+//! Applies a smaller congestion window gradually while more than that is in flight: proportional rate reduction, RFC 6937. Pure.
 //!
-//! Without it a sender whose window falls, after a loss or because BBR3 measures the round trip, sends nothing until what is beyond the window has been
-//! acknowledged: half a round trip, and an urgent call waits as long as everybody else.
+//! A window falls after a loss, or because BBR3 measures the round trip. Without this the sender sends nothing until the bytes beyond the window are
+//! acknowledged: half a round trip, during which urgent calls wait as well.
 
-/// How much may be in flight on the way from a large window to a small one.
+/// The effective window on the way from a large window to a small one.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Reduction {
-    /// While one is under way.
+    /// The reduction under way, if any.
     under_way: Option<UnderWay>,
 }
 
 #[derive(Clone, Debug)]
 struct UnderWay {
     allowed: f64,
-    /// What part of each acknowledged byte may not be sent again.
+    /// The share of each acknowledged byte that must not be replaced by a new one.
     withheld: f64,
 }
 
@@ -35,7 +35,7 @@ impl Reduction {
         }
     }
 
-    /// What may be in flight where the controller allows `window`.
+    /// How many bytes may be in flight if the controller allows `window`.
     pub(super) fn window(&self, window: u64) -> u64 {
         match &self.under_way {
             Some(under_way) => window.max(under_way.allowed as u64),

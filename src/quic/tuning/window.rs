@@ -1,29 +1,29 @@
-//! How large a connection's receive window should be, from what the connection has seen. Pure.
+//! Chooses a connection's receive window from samples of its path. Pure.
 
 use std::time::Duration;
 
 use super::SHORT_PATH;
 use crate::wire::MAX_STREAM_WINDOW;
 
-/// As many as the standard bulk lane has.
+/// As many streams as the standard bulk lane has.
 const SEVERAL: u64 = 4;
 
-/// What the connection's owner sees at one moment.
+/// A sample of a connection.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct PathSample {
-    /// Which path this is about; a change of it starts the measurement anew.
+    /// The path's identity; the measurement begins anew when it changes.
     pub(crate) path: u64,
     pub(crate) rtt: Duration,
-    /// How many lanes hold bytes that their reader does not fetch.
+    /// How many lanes have unread bytes.
     pub(crate) stalled_lanes: u64,
 }
 
 /// The connection's receive window.
 ///
-/// On a short path it is small, because iroh drops its own packets when more than about a hundred arrive in one go. On a longer one it holds a full
-/// window of every stream: a sender's bulk streams take what the connection allows as soon as they have bytes to queue, and an urgent stream would have to
-/// wait for a round trip until there is more (`docs/decisions/windows-follow-the-path.md`). A lane whose reader stalls holds its bytes for as long as it
-/// likes, so each one adds a stream's window: the others go on.
+/// On a short path it is small, because iroh drops packets of its own when more than about a hundred arrive at once. On a longer path it holds a full
+/// window of every stream: a sender's bulk streams use up whatever the connection allows, and an urgent stream would have to
+/// wait a round trip for more (`docs/decisions/windows-follow-the-path.md`). A lane whose reader stalls can hold its bytes
+/// for ever, so each such lane adds a stream's window for the others.
 #[derive(Clone, Debug)]
 pub(crate) struct ReceiveWindow {
     short: u64,
@@ -42,17 +42,17 @@ impl ReceiveWindow {
         }
     }
 
-    /// The shortest round trip of the path that was seen last.
+    /// The shortest round trip of the last sampled path.
     pub(crate) fn shortest(&self) -> Duration {
         self.shortest
     }
 
-    /// Whether that is a long one. No path is, while none was seen.
+    /// Whether the last sampled path is long; false before the first sample.
     fn is_long(&self) -> bool {
         self.path.is_some() && self.shortest >= SHORT_PATH
     }
 
-    /// Whether several streams are better than one: on a long path, and only with room for them, since those that are written to first take all of it.
+    /// Whether several streams are better than one: on a long path, if the window holds them all. Otherwise the streams that are written first use all of it.
     pub(crate) fn spreads(&self) -> bool {
         self.is_long() && self.long >= SEVERAL * MAX_STREAM_WINDOW
     }

@@ -1,4 +1,4 @@
-//! One lane's reading: the QUIC stream in its order, and copies where the stream has nothing.
+//! Reads one lane: the QUIC stream in order, and copies while the stream has no bytes.
 
 use std::{
     io,
@@ -16,22 +16,22 @@ use tokio::io::{AsyncRead, ReadBuf};
 use super::store::Store;
 use crate::lock::lock;
 
-/// Where a lane's copies are left for its reader.
+/// The copies that wait for a lane's reader.
 ///
-/// **No wake-up is lost.** Whoever leaves a copy first leaves it and then wakes; the reader first registers and then looks.
-/// [`AtomicWaker`] orders the two: if the wake came before the registration, the reader sees what was left before the wake.
+/// **No wake-up is lost.** The writer first stores a copy and then wakes the reader; the reader first registers and then looks.
+/// [`AtomicWaker`] orders the two: if the wake came before the registration, the reader sees what was stored before the wake.
 #[derive(Debug, Default)]
 pub(super) struct Inbox {
-    /// Whether the store holds anything: what a reader asks first.
+    /// Whether the store holds anything, so that a reader rarely takes the lock.
     some: AtomicBool,
     store: Mutex<Store>,
     reader: AtomicWaker,
-    /// How far the lane has been read. An optimisation only: a stale value may keep a useless copy until the reader has passed it.
+    /// The offset up to which the lane has been read. A stale value only keeps a useless copy a little longer.
     read: AtomicU64,
 }
 
 impl Inbox {
-    /// Leaves a copy for the reader.
+    /// Stores a copy for the reader.
     pub(super) fn leave(&self, offset: u64, bytes: &[u8]) {
         let end = offset.saturating_add(bytes.len() as u64);
         if end <= self.read.load(Ordering::Relaxed) {
@@ -47,7 +47,7 @@ impl Inbox {
         self.reader.wake();
     }
 
-    /// Moves what continues at `at` into `buf`; how many copies were of use.
+    /// Moves the bytes from offset `at` on into `buf`. Returns how many copies were used.
     fn take(&self, at: u64, buf: &mut ReadBuf<'_>) -> u64 {
         if !self.some.load(Ordering::Acquire) {
             return 0;
@@ -63,9 +63,9 @@ impl Inbox {
 #[derive(Debug)]
 pub(super) struct Reader {
     inbox: Arc<Inbox>,
-    /// How many bytes the stream has given, those included that were skipped.
+    /// How many bytes the stream has delivered, including skipped ones.
     streamed: u64,
-    /// How many bytes the reader was given. Ahead of `streamed` by what came from copies.
+    /// How many bytes the reader has got: `streamed`, and those that came from copies ahead of it.
     read: u64,
     ended: bool,
 }
@@ -87,10 +87,10 @@ impl Reader {
         &self.inbox
     }
 
-    /// Reads. The stream decides on its end and its errors; `used` is told of copies that were ahead of it.
+    /// Reads. Only the stream reports the end and errors; `used` is called with the number of copies that were ahead of the stream.
     ///
     /// # Errors
-    /// The stream's own, and `InvalidData` where the stream ends before what its copies told.
+    /// The stream's errors, and `InvalidData` if the stream ends before bytes that its copies had.
     pub(super) fn poll_read<S>(
         &mut self,
         stream: &mut S,
@@ -111,7 +111,7 @@ impl Reader {
                 let polled = Pin::new(&mut *stream).poll_read(cx, buf);
                 (polled, buf.filled().len() - before)
             } else {
-                // Read before, from copies: fetched into the room that the next bytes will take, and left there.
+                // Already read from copies: read into the unused part of the buffer and overwritten by the next bytes.
                 let room = usize::try_from(ahead).unwrap_or(usize::MAX);
                 let room = room.min(buf.remaining());
                 let mut skipped = ReadBuf::new(buf.initialize_unfilled_to(room));
@@ -156,7 +156,7 @@ impl Reader {
         self.inbox.read.store(self.read, Ordering::Relaxed);
     }
 
-    /// After the stream's end or its failure nothing comes from copies.
+    /// Drops all copies, once the stream has ended or failed.
     fn end(&mut self) {
         self.ended = true;
         self.inbox.read.store(u64::MAX, Ordering::Relaxed);

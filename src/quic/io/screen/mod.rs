@@ -1,8 +1,8 @@
 //! Reads the bytes that arrive on a lane before the peer has proved anything, and decides how many of them may be served.
 //!
-//! The screen is an HTTP/2 server that answers nobody. It feeds the bytes to h2, the same code that tonic uses, before tonic sees them. Each block of headers must
+//! The screen is an HTTP/2 server that never answers. It feeds the bytes to h2, the same code that tonic uses, before tonic sees them. Each block of headers must
 //! come out as a request to a listed method. A reader of frames counts the blocks by their nine-byte heads alone. So if h2 swallows a block, resets it or
-//! takes it for something else, the counts differ and the lane stops: bytes that are not understood wait for the handshake.
+//! reads it as something else, the counts differ and the lane stops: bytes that the screen does not understand wait for the handshake.
 
 use std::{
     fmt,
@@ -25,11 +25,11 @@ use crate::lock::lock;
 /// Whether the method at a path may be served early.
 pub(crate) type Permits = Arc<dyn Fn(&str) -> bool + Send + Sync>;
 
-/// So many bytes of a lane are read before the handshake is complete. A client that has not seen the server's settings may send no more than this in DATA
+/// How many bytes of a lane are read before the handshake is complete. A client that has not seen the server's settings may send no more than this in DATA
 /// frames (RFC 9113, section 6.9.2).
 pub(super) const MOST: usize = 64 * 1024;
 
-/// So many calls of a lane are held before the handshake is complete. hyper's servers take as many at a time.
+/// How many calls of a lane are held before the handshake is complete. hyper's servers take as many at a time.
 const MOST_CALLS: u32 = 200;
 
 pub(super) struct Screen {
@@ -37,7 +37,7 @@ pub(super) struct Screen {
     frames: Frames,
     http2: Http2,
     tape: Tape,
-    /// Kept, because h2 resets a stream that nobody holds and then takes its next frames for errors. Their headers are dropped: one byte of a block can
+    /// Kept because h2 resets a stream whose handles are dropped, and then treats its next frames as errors. Their headers are dropped: one byte of a block can
     /// become a header of 72 bytes.
     requests: Vec<(RecvStream, SendResponse<Bytes>)>,
     seen: usize,
