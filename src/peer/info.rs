@@ -35,6 +35,7 @@ enum Via {
     Tcp {
         id: Option<EndpointId>,
         remote: SocketAddr,
+        local: Option<SocketAddr>,
     },
 }
 
@@ -47,9 +48,13 @@ impl PeerInfo {
     }
 
     /// A TCP connection; without an id the caller never proves one.
-    pub(crate) fn tcp(id: Option<EndpointId>, remote: SocketAddr) -> Self {
+    pub(crate) fn tcp(
+        id: Option<EndpointId>,
+        remote: SocketAddr,
+        local: Option<SocketAddr>,
+    ) -> Self {
         Self {
-            via: Via::Tcp { id, remote },
+            via: Via::Tcp { id, remote, local },
             urgency: Urgency::default(),
         }
     }
@@ -118,6 +123,14 @@ impl PeerInfo {
         match self.path()? {
             Path::Direct(addr) => Some(addr),
             Path::Relay(_) | Path::Other(_) => None,
+        }
+    }
+
+    /// The address at which this side accepted the connection, over TCP. `None` over iroh, whose connections may change it.
+    pub fn local_addr(&self) -> Option<SocketAddr> {
+        match &self.via {
+            Via::Iroh(_) => None,
+            Via::Tcp { local, .. } => *local,
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Makes tonic's [`Request::remote_addr`](tonic::Request::remote_addr) work over both transports.
+//! Makes tonic's [`Request::remote_addr`](tonic::Request::remote_addr) and `local_addr` work over both transports.
 
 use std::task::{Context, Poll};
 
@@ -10,7 +10,8 @@ use crate::peer::PeerInfo;
 /// A server layer that gives each request the caller's socket address, if the current path has one.
 ///
 /// tonic reads `remote_addr` from an extension of its own TCP transport. A connection can put only one extension into its
-/// requests, and ours is [`PeerInfo`]. This layer adds tonic's from it, over iroh and over [TCP](crate::tcp). Calls through a relay have no address.
+/// requests, and ours is [`PeerInfo`]. This layer adds tonic's from it, over iroh and over [TCP](crate::tcp). Calls through a relay have no address,
+/// and calls over iroh no [`local_addr`](tonic::Request::local_addr).
 ///
 /// ```
 /// let server = tonic::transport::Server::builder().layer(tower_iroh::RemoteAddrLayer);
@@ -46,14 +47,12 @@ where
     }
 
     fn call(&mut self, mut request: http::Request<B>) -> S::Future {
-        let remote_addr = request
-            .extensions()
-            .get::<PeerInfo>()
-            .and_then(PeerInfo::remote_addr);
-        if remote_addr.is_some() {
+        let info = request.extensions().get::<PeerInfo>();
+        let addrs = info.and_then(|info| Some((info.remote_addr()?, info.local_addr())));
+        if let Some((remote, local_addr)) = addrs {
             request.extensions_mut().insert(TcpConnectInfo {
-                local_addr: None,
-                remote_addr,
+                local_addr,
+                remote_addr: Some(remote),
             });
         }
         self.inner.call(request)

@@ -82,13 +82,18 @@ impl DialConfig {
         }
     }
 
+    /// How long data may stay unacknowledged. The kernels count in seconds; less would end a connection for one lost packet.
+    fn user_timeout(&self) -> Option<Duration> {
+        Some(self.keep_alive.max(Duration::from_secs(1)) * 2)
+    }
+
     async fn prove(
         &self,
         stream: TcpStream,
         peer: EndpointId,
         remote: SocketAddr,
     ) -> io::Result<Stream> {
-        prepare(&stream, self.keep_alive)?;
+        prepare(&stream, self.keep_alive, self.user_timeout())?;
         let config = self.identity.client(peer).map_err(io::Error::other)?;
         // It is not sent.
         let name = ServerName::from(remote.ip());
@@ -116,7 +121,7 @@ impl DialConfig {
         }
         let failed = |error| error::unreachable(error, &remote);
         let (stream, remote, rtt) = race(&[remote]).await.map_err(failed)?;
-        prepare(&stream, self.keep_alive).map_err(failed)?;
+        prepare(&stream, self.keep_alive, self.user_timeout()).map_err(failed)?;
         Ok(Dialled {
             stream: Stream::Plain(stream),
             remote,
@@ -154,11 +159,17 @@ async fn race(addrs: &[SocketAddr]) -> io::Result<(TcpStream, SocketAddr, Durati
     }
 }
 
-/// No Nagle, which would hold small calls back; and a silent peer is given up after twice `keep_alive`.
-pub(super) fn prepare(stream: &TcpStream, keep_alive: Duration) -> io::Result<()> {
+/// Turns Nagle's algorithm off, which would hold small calls back, and keep-alive probes on. The probes give up a silent peer after twice `keep_alive`. While
+/// data is unacknowledged the kernel sends no probes; then `user_timeout` (RFC 5482) counts, or the kernel's own limit. It also ends a connection whose
+/// peer answers with a window of zero.
+pub(super) fn prepare(
+    stream: &TcpStream,
+    keep_alive: Duration,
+    user_timeout: Option<Duration>,
+) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let socket = SockRef::from(stream);
-    // The kernels count in seconds. A user time-out below that would end a connection for one lost packet.
+    // The kernels count in seconds.
     let keep_alive = keep_alive.max(Duration::from_secs(1));
     let probes = TcpKeepalive::new()
         .with_time(keep_alive)
@@ -166,9 +177,10 @@ pub(super) fn prepare(stream: &TcpStream, keep_alive: Duration) -> io::Result<()
     #[cfg(target_os = "linux")]
     let probes = probes.with_retries(3);
     socket.set_tcp_keepalive(&probes)?;
-    // Keep-alive probes say nothing while something is unacknowledged.
     #[cfg(target_os = "linux")]
-    socket.set_tcp_user_timeout(Some(keep_alive * 2))?;
+    socket.set_tcp_user_timeout(user_timeout)?;
+    #[cfg(not(target_os = "linux"))]
+    let _ = user_timeout;
     Ok(())
 }
 
@@ -184,7 +196,13 @@ mod tests {
         let addr = listener.local_addr().expect("an address");
         let stream = TcpStream::connect(addr).await.expect("connected");
         for (keep_alive, expected) in [(100, 2000), (1500, 3000)] {
-            prepare(&stream, Duration::from_millis(keep_alive)).expect("set");
+            let config = DialConfig {
+                identity: TlsIdentity::new(iroh::SecretKey::generate()),
+                keep_alive: Duration::from_millis(keep_alive),
+                insecure_plaintext_fallback: false,
+                warned: Arc::default(),
+            };
+            prepare(&stream, config.keep_alive, config.user_timeout()).expect("set");
             let timeout = SockRef::from(&stream).tcp_user_timeout().expect("read");
             assert_eq!(timeout, Some(Duration::from_millis(expected)));
         }

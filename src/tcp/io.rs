@@ -80,9 +80,13 @@ pub(super) type End = Pin<Box<dyn Future<Output = io::Error> + Send + Sync>>;
 
 impl TcpIo {
     pub(super) fn new(stream: Stream, id: Option<EndpointId>, remote: SocketAddr) -> Self {
+        let local = match &stream {
+            Stream::Plain(tcp) => tcp.local_addr(),
+            Stream::Tls(tls) => tls.get_ref().0.local_addr(),
+        };
         Self {
             stream,
-            info: PeerInfo::tcp(id, remote),
+            info: PeerInfo::tcp(id, remote, local.ok()),
             ended: Ended::Never,
             health: None,
             listener: None,

@@ -1,13 +1,16 @@
-//! How a server refuses a TCP connection: in HTTP/2, so that every client understands it.
+//! How a server refuses a TCP connection.
 //!
-//! The refusal is an empty SETTINGS frame, which must come first, and GOAWAY with 0 as the last stream (RFC 9113, sections 3.4 and 6.8).
+//! A client with an iroh identity gets an empty SETTINGS frame, which must come first, and GOAWAY with 0 as the last stream (RFC 9113, sections 3.4 and 6.8). Other
+//! clients would connect again at once, or report only a lost connection: each of their calls gets a status, and then the connection ends.
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     time::timeout,
 };
+use tonic::{Code, Status};
 
 const SETTINGS: [u8; 9] = [0, 0, 0, 4, 0, 0, 0, 0, 0];
 const GOAWAY: u8 = 7;
@@ -30,20 +33,52 @@ fn encode(reason: h2::Reason, text: &str) -> Vec<u8> {
     bytes
 }
 
-/// Sends the refusal, then reads until the client closes: closing with unread data would make the kernel reset the connection and discard the refusal.
+/// Sends the refusal.
 pub(super) async fn say<IO>(mut io: IO, reason: h2::Reason, text: &str)
 where
     IO: AsyncRead + AsyncWrite + Unpin,
 {
     let refusal = async {
         io.write_all(&encode(reason, text)).await?;
-        io.shutdown().await?;
-        let mut rest = [0; 1024];
-        while io.read(&mut rest).await? > 0 {}
-        std::io::Result::Ok(())
+        close(io).await
     };
     // A client that does not read in time misses the refusal.
     let _ = timeout(PATIENCE, refusal).await;
+}
+
+/// Ends a connection, and reads until the client closes: closing with unread data would make the kernel reset the connection and discard what was sent.
+async fn close<IO>(mut io: IO) -> std::io::Result<()>
+where
+    IO: AsyncRead + AsyncWrite + Unpin,
+{
+    io.shutdown().await?;
+    let mut rest = [0; 1024];
+    while io.read(&mut rest).await? > 0 {}
+    Ok(())
+}
+
+/// Answers the client's calls with a status, for at most a second.
+pub(super) async fn answer<IO>(mut io: IO, code: Code, text: &str)
+where
+    IO: AsyncRead + AsyncWrite + Unpin,
+{
+    let answers = async {
+        let mut server = h2::server::Builder::new();
+        let server = server.max_concurrent_streams(100);
+        let mut connection = server.handshake::<_, Bytes>(&mut io).await?;
+        while let Some(call) = connection.accept().await {
+            let (_, mut respond) = call?;
+            let answer = Status::new(code, text).into_http::<()>();
+            respond.send_response(answer, true)?;
+            connection.graceful_shutdown();
+        }
+        drop(connection);
+        // What it fails with concerns nobody any more.
+        let _ = close(io).await;
+        Ok::<_, h2::Error>(())
+    };
+    // A client that makes no call in time learns nothing.
+    let _ = timeout(PATIENCE, answers).await;
 }
 
 /// Looks for a refusal in the first bytes that a client receives.
@@ -111,6 +146,31 @@ mod tests {
             prop_assume!(other[..SETTINGS.len()] != SETTINGS);
             prop_assert_eq!(Listener::default().hear(&other), Heard::Welcome);
         }
+    }
+
+    #[tokio::test]
+    async fn every_call_is_answered_before_the_connection_ends() {
+        let (client, server) = tokio::io::duplex(4096);
+        let answers = answer(server, Code::PermissionDenied, "not in the clear");
+        let heard = async {
+            let (requests, connection) = h2::client::handshake(client).await.expect("begun");
+            let connection = tokio::spawn(connection);
+            let call = async |mut requests: h2::client::SendRequest<Bytes>| {
+                let request = http::Request::post("http://x/a.B/C")
+                    .body(())
+                    .expect("valid");
+                let (response, _) = requests.send_request(request, false).expect("sent");
+                response.await.expect("answered")
+            };
+            for head in <[_; 2]>::from(tokio::join!(call(requests.clone()), call(requests))) {
+                assert_eq!(head.status(), 200);
+                let status = Status::from_header_map(head.headers()).expect("trailers-only");
+                assert_eq!(status.code(), Code::PermissionDenied);
+                assert_eq!(status.message(), "not in the clear");
+            }
+            connection.await.expect("no panic").expect("ended well");
+        };
+        tokio::join!(answers, heard);
     }
 
     #[tokio::test]

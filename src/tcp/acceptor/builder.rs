@@ -89,8 +89,11 @@ impl TcpAcceptorBuilder {
         self
     }
 
-    /// After how long without a byte the kernel probes the caller. Default 10 s. A caller that is silent for twice that long is given up, also while it owes an
-    /// acknowledgement (on Linux; elsewhere the system's own count of probes applies). The kernel counts in whole seconds.
+    /// After how long without a byte the kernel probes the caller. Default 10 s. A caller whose kernel does not answer for twice that long is given up (on Linux;
+    /// elsewhere the system's own count of probes applies). The kernel counts in whole seconds.
+    ///
+    /// A caller whose kernel answers keeps its connection, even if the program stands still. While a caller owes an acknowledgement the kernel does not probe it
+    /// and gives up after its own time, about 15 minutes on Linux. tonic's `http2_keepalive_interval` finds a lost caller sooner, and a stopped program as well.
     pub fn keep_alive(mut self, interval: Duration) -> Self {
         self.settings.keep_alive = interval;
         self

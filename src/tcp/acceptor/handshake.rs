@@ -8,11 +8,11 @@ use std::{
 
 use iroh::EndpointId;
 use tokio::{
-    io::{AsyncRead, AsyncWrite},
     net::TcpStream,
     time::{sleep, timeout},
 };
 use tokio_rustls::TlsAcceptor;
+use tonic::Code;
 
 use super::{
     super::{
@@ -20,14 +20,12 @@ use super::{
         io::{Stream, TcpIo},
         refusal, tls,
     },
-    Permit, Shared,
+    Shared,
 };
 use crate::pool::Full;
 
 /// A TLS record that holds a handshake: RFC 8446, section 5.1.
 const TLS: u8 = 0x16;
-/// The first byte of HTTP/2's preface: RFC 9113, section 3.4.
-const HTTP2: u8 = b'P';
 
 /// Makes a connection of an accepted socket, or refuses it. Dropping the future closes the socket.
 pub(super) async fn shake_hands(
@@ -46,6 +44,10 @@ pub(super) async fn shake_hands(
     };
     let reason = refused.reason();
     shared.refusals.add(reason, |suppressed| match refused {
+        Refused::Plaintext if !shared.warned.swap(true, Relaxed) => tracing::warn!(
+            %remote, listener = %shared.local_addr,
+            "refused a caller without TLS: this port takes only TLS with iroh identities; TcpAcceptorBuilder::plaintext admits such callers; this is logged once"
+        ),
         Refused::Full(..) => {
             tracing::warn!(%remote, reason, suppressed, "refused a TCP connection: {refused}");
         }
@@ -59,16 +61,18 @@ async fn admit(
     stream: TcpStream,
     remote: SocketAddr,
 ) -> Result<TcpIo, Refused> {
-    prepare(&stream, shared.settings.keep_alive)?;
+    // A caller that stands still, in a debugger for example, has a full window for as long as it likes, and its kernel answers all the time.
+    prepare(&stream, shared.settings.keep_alive, None)?;
     let mut first = [0];
     let came = stream.peek(&mut first).await?;
     match first[0] {
         _ if came == 0 => Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),
         TLS => encrypted(shared, stream, remote).await,
-        HTTP2 if shared.settings.plaintext => plain(shared, stream, remote).await,
-        HTTP2 => {
+        // HTTP/2's preface begins with a letter (RFC 9113, section 3.4) as HTTP/1.1's methods do, which gRPC-Web needs.
+        b'A'..=b'Z' if shared.settings.plaintext => plain(shared, stream, remote).await,
+        b'P' => {
             let said = "this port takes TLS 1.3 with raw public keys, not plaintext";
-            refusal::say(stream, h2::Reason::INADEQUATE_SECURITY, said).await;
+            refusal::answer(stream, Code::PermissionDenied, said).await;
             Err(Refused::Plaintext)
         }
         other => Err(Refused::Garbage(other)),
@@ -87,7 +91,13 @@ async fn encrypted(
         return Err(Refused::NoAlpn);
     }
     let id = tls::proved(session).ok_or(Refused::NoKey)?;
-    let (stream, permit) = permitted(shared, stream, Some(id)).await?;
+    let permit = match shared.admit(Some(id)) {
+        Ok(permit) => permit,
+        Err(full) => {
+            refusal::say(stream, h2::Reason::ENHANCE_YOUR_CALM, &full.to_string()).await;
+            return Err(Refused::Full(full, Some(id)));
+        }
+    };
     let stream = Stream::Tls(Box::new(stream.into()));
     let io = TcpIo::new(stream, Some(id), remote).at(permit);
     Ok(bounded(shared, io))
@@ -104,24 +114,15 @@ async fn plain(
             "serving a caller without TLS, because plaintext is allowed: it has no identity, and anybody on the path can read and change its calls; this is logged once"
         );
     }
-    let (stream, permit) = permitted(shared, stream, None).await?;
+    let permit = match shared.admit(None) {
+        Ok(permit) => permit,
+        Err(full) => {
+            refusal::answer(stream, Code::ResourceExhausted, &full.to_string()).await;
+            return Err(Refused::Full(full, None));
+        }
+    };
     let io = TcpIo::new(Stream::Plain(stream), None, remote).at(permit);
     Ok(bounded(shared, io))
-}
-
-/// Admits a caller, or tells it which limit refuses it.
-async fn permitted<IO: AsyncRead + AsyncWrite + Unpin>(
-    shared: &Shared,
-    stream: IO,
-    caller: Option<EndpointId>,
-) -> Result<(IO, Permit), Refused> {
-    match shared.admit(caller) {
-        Ok(permit) => Ok((stream, permit)),
-        Err(full) => {
-            refusal::say(stream, h2::Reason::ENHANCE_YOUR_CALM, &full.to_string()).await;
-            Err(Refused::Full(full, caller))
-        }
-    }
 }
 
 /// Cuts a connection on which HTTP/2 does not begin in time, or that is open at the end of the drain time.
@@ -179,7 +180,7 @@ impl fmt::Display for Refused {
             Self::Garbage(byte) => {
                 write!(
                     f,
-                    "the first byte, {byte:#04x}, begins neither TLS nor HTTP/2"
+                    "the first byte, {byte:#04x}, begins neither TLS nor HTTP"
                 )
             }
             Self::Full(full, Some(peer)) => write!(f, "peer {}: {full}", peer.fmt_short()),
