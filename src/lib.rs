@@ -87,8 +87,8 @@ pub use quic::{
     QuicIo, Tuning, presets,
 };
 pub use server::{
-    BindError, RemoteAddr, RemoteAddrLayer, Require, Server, ServerBuilder, ServerError,
-    ServerHandle, ServerIncoming, ServerIo, Stopped,
+    BindError, RemoteAddr, RemoteAddrLayer, Require, Server, ServerBuilder, ServerDrain,
+    ServerError, ServerHandle, ServerIncoming, ServerIo, Stopped,
 };
 #[cfg(feature = "authorize")]
 pub use server::{ByPeer, authorize, peer_name};

@@ -12,6 +12,7 @@ mod authorize;
 mod bad_input;
 mod copies;
 mod endings;
+mod header_lists;
 mod lanes;
 mod layers_doc;
 mod migration;

@@ -68,8 +68,15 @@ impl ResponseBody {
             Ok(trailers) => trailers,
             Err(error) => return Poll::Ready(Some(Err(self.fail(error)))),
         };
+        let checked = match (&self.held, &trailers) {
+            (Some(held), Some(trailers)) => held.check(trailers),
+            _ => Ok(()),
+        };
         self.end();
-        Poll::Ready(trailers.map(|trailers| Ok(Frame::trailers(trailers))))
+        Poll::Ready(match checked {
+            Ok(()) => trailers.map(|trailers| Ok(Frame::trailers(trailers))),
+            Err(error) => Some(Err(error)),
+        })
     }
 }
 

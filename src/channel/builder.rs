@@ -1,11 +1,11 @@
 use std::time::Duration;
 
-use http::HeaderValue;
-use iroh::{Endpoint, SecretKey};
+use http::{HeaderValue, Uri, uri::Scheme};
+use iroh::{Endpoint, EndpointId, SecretKey};
 use tower::Layer as _;
 use tower_iroh_layers::{ConfigError, Urgency, select::SelectHandle};
 
-use super::{Arm, ArmContext, Channel, EitherArm, Stack, StackBuilder, transport};
+use super::{Arm, ArmContext, Channel, EitherArm, Stack, StackBuilder, arm::Common, transport};
 use crate::{
     http2::Lanes,
     peer::{Peer, TransportKind},
@@ -45,7 +45,9 @@ pub struct ChannelBuilder {
     lanes: Option<Lanes>,
     peer: Option<Peer>,
     user_agent: Option<String>,
+    origin: Option<Uri>,
     max_message_size: Option<u32>,
+    max_header_list_size: Option<u32>,
     stack: StackBuilder,
 }
 
@@ -93,7 +95,9 @@ impl ChannelBuilder {
             lanes: None,
             peer: None,
             user_agent: None,
+            origin: None,
             max_message_size: None,
+            max_header_list_size: None,
             stack: Stack::builder(),
         }
     }
@@ -147,6 +151,23 @@ impl ChannelBuilder {
         self
     }
 
+    /// The `:scheme` and `:authority` of the requests, as tonic's `Endpoint::origin` sets them: for a server that looks at them, such as a gateway or one with
+    /// virtual hosts. Default: `http` and the peer's id.
+    ///
+    /// ```
+    /// # async fn example(endpoint: iroh::Endpoint, peer: tower_iroh::Peer) -> Result<(), Box<dyn std::error::Error>> {
+    /// let channel = tower_iroh::Channel::builder(endpoint)
+    ///     .peer(peer)
+    ///     .origin("https://shop.example".parse()?)
+    ///     .build()?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn origin(mut self, origin: Uri) -> Self {
+        self.origin = Some(origin);
+        self
+    }
+
     /// The largest message of a response, in bytes on the wire. A larger message ends the response with RESOURCE_EXHAUSTED before its bytes are
     /// buffered. Default: unlimited; a generated client itself refuses more than 4 MiB, unless its `max_decoding_message_size` is raised.
     pub fn max_message_size(mut self, bytes: u32) -> Self {
@@ -191,6 +212,13 @@ impl ChannelBuilder {
                 ..self
             },
         }
+    }
+
+    /// The largest list of headers or trailers in a response: see [`Lanes::max_header_list_size`], whatever [`lanes`](Self::lanes) says. For channels with
+    /// their own links. Default 16 KiB.
+    pub fn max_header_list_size(mut self, bytes: u32) -> Self {
+        self.max_header_list_size = Some(bytes);
+        self
     }
 
     /// Windows and congestion control of the channel's own links. Default [`Tuning::auto`].
@@ -320,18 +348,7 @@ impl ChannelBuilder {
                 "a peer is required: a ticket, an endpoint id or an address",
             ));
         };
-        let ours = concat!("tower-iroh/", env!("CARGO_PKG_VERSION"));
-        let user_agent = match &self.user_agent {
-            Some(theirs) => format!("{theirs} {ours}"),
-            None => ours.to_owned(),
-        };
-        let user_agent = HeaderValue::from_str(&user_agent).map_err(|_| {
-            ConfigError::new(
-                "channel.user_agent",
-                format_args!("{:?}", self.user_agent.take().unwrap_or_default()),
-                "visible ASCII characters and spaces are accepted",
-            )
-        })?;
+        let common = self.common(peer.id())?;
         let id = peer.id();
         let select = self.select.take();
         let source = self.ends(select.is_some())?;
@@ -346,20 +363,17 @@ impl ChannelBuilder {
         let transports: Vec<_> = source.transports().collect();
         let stack = self.stack.of_channel(&transports)?;
         let policy = stack.declared().clone();
-        let unfit = || ConfigError::new("channel.peer", id, "an endpoint id that fits a URI");
         let iroh = source.iroh.as_ref().map(|links| {
-            let arm = Arm::new(links.pool().clone(), id, user_agent.clone(), &policy);
-            let arm = arm.map(EitherArm::Iroh).ok_or_else(unfit)?;
+            let arm = Arm::new(links.pool().clone(), id, common.clone(), &policy);
             let context = ArmContext::new(&source, links.state(id), TransportKind::Iroh, id);
-            Ok((arm, context))
+            (EitherArm::Iroh(arm), context)
         });
         let tcp = source.tcp.as_ref().map(|links| {
-            let arm = Arm::new(links.pool().clone(), id, user_agent.clone(), &policy);
-            let arm = arm.map(EitherArm::Tcp).ok_or_else(unfit)?;
+            let arm = Arm::new(links.pool().clone(), id, common.clone(), &policy);
             let context = ArmContext::new(&source, links.state(id), TransportKind::Tcp, id);
-            Ok((arm, context))
+            (EitherArm::Tcp(arm), context)
         });
-        let stacked = match (iroh.transpose()?, tcp.transpose()?, select) {
+        let stacked = match (iroh, tcp, select) {
             (Some((iroh, to)), Some((tcp, and_to)), Some(select)) => {
                 let (iroh, tcp) = ((iroh.waiting(), to), (tcp.waiting(), and_to));
                 stack.build()?.between(iroh, tcp, select)
@@ -367,7 +381,13 @@ impl ChannelBuilder {
             (Some((only, to)), ..) | (None, Some((only, to)), _) => {
                 stack.over(to).build()?.layer(only)
             }
-            (None, None, _) => return Err(unfit()),
+            (None, None, _) => {
+                return Err(ConfigError::new(
+                    "channel.links",
+                    "none",
+                    "links over one transport",
+                ));
+            }
         };
         Ok(Channel {
             stacked,
@@ -375,6 +395,41 @@ impl ChannelBuilder {
             peer: id,
             max_message_size: self.max_message_size,
         })
+    }
+
+    /// What all requests carry.
+    fn common(&mut self, peer: EndpointId) -> Result<Common, ConfigError> {
+        let ours = concat!("tower-iroh/", env!("CARGO_PKG_VERSION"));
+        let user_agent = match &self.user_agent {
+            Some(theirs) => format!("{theirs} {ours}"),
+            None => ours.to_owned(),
+        };
+        let user_agent = HeaderValue::from_str(&user_agent).map_err(|_| {
+            ConfigError::new(
+                "channel.user_agent",
+                format_args!("{:?}", self.user_agent.take().unwrap_or_default()),
+                "visible ASCII characters and spaces are accepted",
+            )
+        })?;
+        let origin = self.origin.take();
+        let parts = origin.clone().unwrap_or_else(|| Peer::new(peer).uri());
+        let parts = parts.into_parts();
+        let scheme = parts.scheme.filter(|scheme| {
+            let known = [Scheme::HTTP, Scheme::HTTPS];
+            known.contains(scheme)
+        });
+        match (scheme, parts.authority) {
+            (Some(scheme), Some(authority)) => Ok(Common {
+                scheme,
+                authority,
+                user_agent,
+            }),
+            _ => Err(ConfigError::new(
+                "channel.origin",
+                origin.unwrap_or_default(),
+                "http:// or https:// with a host is accepted",
+            )),
+        }
     }
 
     /// The links of the channel, or the reason why its settings contradict each other.
@@ -413,13 +468,25 @@ impl ChannelBuilder {
         if selects && self.tcp.is_none() {
             self.tcp = self.key().map(|key| Given::Own(self.new_tcp(key)));
         }
+        let header_list = self.max_header_list_size;
+        let shared = [
+            matches!(self.iroh, Some(Given::Shared(_))),
+            matches!(self.tcp, Some(Given::Shared(_))),
+        ];
+        if let (Some(bytes), true) = (header_list, shared.contains(&true)) {
+            return Err(ConfigError::new(
+                "channel.max_header_list_size",
+                bytes,
+                "the shared links' lanes have it: Lanes::max_header_list_size",
+            ));
+        }
         let iroh = match self.iroh.take() {
-            Some(Given::Own(links)) => Some(links.build()?),
+            Some(Given::Own(links)) => Some(links.max_header_list_size(header_list).build()?),
             Some(Given::Shared(links)) => Some(links),
             None => None,
         };
         let tcp = match self.tcp.take() {
-            Some(Given::Own(links)) => Some(links.build()?),
+            Some(Given::Own(links)) => Some(links.max_header_list_size(header_list).build()?),
             Some(Given::Shared(links)) => Some(links),
             None => None,
         };

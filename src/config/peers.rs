@@ -81,7 +81,9 @@ fn peer<'a>(draft: &mut Draft<'a>, name: &str, found: Found<'a>) -> Option<Peer>
             return None;
         }
     };
-    let known = ticket.map(|(ticket, _)| ticket.addr().addrs.clone());
+    let ticket = ticket.map(|(ticket, _)| ticket);
+    let tcp = tcp.or_else(|| ticket.as_ref()?.tcp().cloned());
+    let known = ticket.map(|ticket| ticket.addr().addrs.clone());
     let addr = EndpointAddr::from_parts(id, known.into_iter().flatten().chain(addrs));
     let peer = Peer::from(addr);
     Some(match tcp {
@@ -95,7 +97,7 @@ fn id(found: Found<'_>) -> Result<EndpointId, Refusal> {
         found.refuse("an endpoint id of 64 hexadecimal digits or 52 base32 characters is accepted")
     };
     let text = found.string().map_err(|_| refused())?;
-    text.parse().map_err(|_| refused())
+    text.to_ascii_lowercase().parse().map_err(|_| refused())
 }
 
 fn ticket(found: Found<'_>) -> Result<Peer, Refusal> {

@@ -49,7 +49,8 @@ impl ConfigReader {
         read(text, &self.groups)
     }
 
-    /// Reads a configuration from a file of at most 1 MiB, and logs its [warnings](Config::warnings). Relative paths in it begin at the file's folder.
+    /// Reads a configuration from a file of at most 1 MiB, and logs its [warnings](Config::warnings). Relative paths in it begin at the file's folder, as it is
+    /// now: the process may change its own folder later.
     ///
     /// It blocks for as long as the file system does.
     ///
@@ -71,6 +72,7 @@ impl ConfigReader {
     /// Reads the text of a file.
     pub(super) fn read_as(&self, path: &Path, text: &str) -> Result<Config, LoadError> {
         let mut config = self.from_toml(text).map_err(|error| error.in_file(path))?;
+        let path = absolute(path);
         let folder = path.parent().unwrap_or(Path::new(""));
         for file in [
             &mut config.identity_file,
@@ -82,6 +84,12 @@ impl ConfigReader {
         }
         Ok(config)
     }
+}
+
+/// A path that stays the same when the process changes its folder.
+pub(super) fn absolute(path: &Path) -> PathBuf {
+    // It fails for an empty path, and where the process has no folder any more.
+    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
 }
 
 /// The text of a file that is no longer than a configuration can be.
@@ -118,5 +126,19 @@ impl Config {
     /// [`LoadError`] for a file that cannot be read, or with all problems of its text.
     pub fn from_file(path: impl AsRef<Path>) -> Result<Self, LoadError> {
         Self::reader().from_file(path)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn relative_paths_begin_at_the_files_folder_whatever_becomes_of_the_processs() {
+        let text = "transport.mode = \"dual\"\ntransport.identity_file = \"key\"";
+        let read = Config::reader().read_as(Path::new("conf/app.toml"), text);
+        let folder = std::env::current_dir().expect("a folder");
+        let config = read.expect("valid");
+        assert_eq!(config.identity_file(), Some(&*folder.join("conf/key")));
     }
 }

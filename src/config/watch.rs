@@ -17,6 +17,7 @@ use super::{
     Apply, Config, ConfigReader, ReloadError,
     follower::{Followed, Follower, Look},
     in_force::InForce,
+    reader::absolute,
     reload::Reloader,
 };
 use tower_iroh_layers::ConfigError;
@@ -68,7 +69,7 @@ impl ConfigWatch {
     /// A watch of `path`. `config` is what is in force: it was read from the file at the start.
     pub fn builder(path: impl Into<PathBuf>, config: impl Into<Arc<Config>>) -> ConfigWatchBuilder {
         ConfigWatchBuilder {
-            path: path.into(),
+            path: absolute(&path.into()),
             config: config.into(),
             reader: Config::reader(),
             poll_interval: Duration::from_secs(5),

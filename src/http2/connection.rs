@@ -25,7 +25,8 @@ use tower_iroh_layers::peek::Peeked;
 
 use super::{
     driver,
-    set::{StreamLimit, UNTOLD},
+    header_list::HeaderListLimit,
+    set::{NewStream, StreamLimit, UNTOLD},
 };
 use crate::{error::Error, pool::Runtime};
 
@@ -36,8 +37,6 @@ const CALL_WINDOW: u32 = 2 * 1024 * 1024;
 const LANE_WINDOW: u32 = 5 * 1024 * 1024;
 /// How many calls that this side reset are remembered, so that late frames for them are not an error.
 const RESET_CALLS: usize = 1000;
-/// As hyper and tonic have it.
-const MAX_HEADER_LIST: u32 = 16 * 1024;
 
 /// What the transport beneath an HTTP/2 connection knows of that connection alone.
 pub(crate) trait Explain: fmt::Debug + Send + Sync {
@@ -54,17 +53,18 @@ pub(crate) struct Http2 {
     requests: h2::client::SendRequest<Bytes>,
     beneath: Arc<dyn Explain>,
     limit: StreamLimit,
+    header_list: HeaderListLimit,
     ended: Arc<OnceLock<Instant>>,
     _used: oneshot::Sender<Infallible>,
 }
 
 impl Http2 {
-    /// Begins a connection on `runtime`, with a handle to ping the peer. Sends the preface and waits for nothing.
+    /// Begins a connection for a new stream on `runtime`, with a handle to ping the peer. Sends the preface and waits for nothing.
     pub(crate) async fn handshake<IO>(
         io: IO,
         beneath: Arc<dyn Explain>,
         runtime: &Runtime,
-        limit: StreamLimit,
+        new: NewStream,
     ) -> Result<(Self, Option<h2::PingPong>), Error>
     where
         IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
@@ -72,7 +72,7 @@ impl Http2 {
         let handshake = h2::client::Builder::new()
             .initial_window_size(CALL_WINDOW)
             .initial_connection_window_size(LANE_WINDOW)
-            .max_header_list_size(MAX_HEADER_LIST)
+            .max_header_list_size(new.header_list.held())
             // Calls that were dropped may still be answered for a moment; what is remembered of them is not held against us.
             .max_concurrent_reset_streams(RESET_CALLS)
             .enable_push(false)
@@ -83,7 +83,7 @@ impl Http2 {
         let (used, unused) = oneshot::channel();
         let ended = Arc::<OnceLock<_>>::default();
         let note_end = NoteEnd(ended.clone());
-        let told = limit.clone();
+        let told = new.limit.clone();
         let driver = runtime.spawn(async move {
             let _note_end = note_end;
             driver::drive(connection, unused, told).await;
@@ -93,7 +93,8 @@ impl Http2 {
         let http2 = Self {
             requests,
             beneath,
-            limit,
+            limit: new.limit,
+            header_list: new.header_list,
             ended,
             _used: used,
         };
@@ -144,6 +145,11 @@ impl Http2 {
             true => error,
             false => error.perhaps_processed(),
         }
+    }
+
+    /// How large header lists may be.
+    pub(crate) fn header_list(&self) -> HeaderListLimit {
+        self.header_list
     }
 
     /// Whether the connection takes another request, and the handle to send it with.

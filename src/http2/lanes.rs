@@ -23,6 +23,7 @@ use crate::wire::MAX_STREAM_WINDOW;
 pub struct Lanes {
     pub(super) lanes: Vec<LaneConfig>,
     large_message: u32,
+    pub(super) max_header_list_size: u32,
 }
 
 /// One lane: a range of urgencies, and how many calls it takes.
@@ -102,6 +103,7 @@ impl Lanes {
         Self {
             lanes: lanes.into_iter().collect(),
             large_message: 64 * 1024,
+            max_header_list_size: 16 * 1024,
         }
     }
 
@@ -128,6 +130,14 @@ impl Lanes {
     /// 64 KiB; `u32::MAX` for never.
     pub const fn large_message(mut self, bytes: u32) -> Self {
         self.large_message = bytes;
+        self
+    }
+
+    /// The largest list of headers or trailers that is accepted in a response, in bytes as RFC 9113, section 6.5.2, counts them: names, values, and 32 for each.
+    /// Default 16 KiB, as tonic's. A larger one fails its call with RESOURCE_EXHAUSTED, naming the limit and the largest header; the other calls go on. A request may
+    /// have 64 KiB, or as much as is accepted here.
+    pub const fn max_header_list_size(mut self, bytes: u32) -> Self {
+        self.max_header_list_size = bytes;
         self
     }
 

@@ -7,6 +7,7 @@ mod carries;
 mod connection;
 mod connector;
 mod driver;
+mod header_list;
 mod lanes;
 mod permits;
 mod set;

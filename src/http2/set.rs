@@ -11,6 +11,7 @@ use tower_iroh_layers::Urgency;
 
 use super::{
     Http2, Lanes,
+    header_list::HeaderListLimit,
     permits::{NoPermit, Permit, Permits},
     stream::{Slot, Stream},
 };
@@ -29,7 +30,8 @@ pub(crate) trait Opener: Send + Sync + 'static {
 #[derive(Debug)]
 pub(crate) struct NewStream {
     pub(crate) urgency: Urgency,
-    pub(crate) limit: StreamLimit,
+    pub(super) limit: StreamLimit,
+    pub(super) header_list: HeaderListLimit,
     /// The peer has refused a stream before, so it is to [confirm](Http2::confirmed) this one before calls go on it.
     pub(crate) confirm: bool,
 }
@@ -148,6 +150,7 @@ struct Lane {
     slots: Box<[Slot]>,
     spread: bool,
     urgency: Urgency,
+    header_list: HeaderListLimit,
     gate: Gate,
     runtime: Runtime,
 }
@@ -174,6 +177,7 @@ impl LaneSet {
                 slots: (0..lane.max_streams).map(|_| Slot::new()).collect(),
                 spread: lane.spread,
                 urgency: middle(lane.urgencies.clone()),
+                header_list: HeaderListLimit(config.max_header_list_size),
                 gate: gate.clone(),
                 runtime: runtime.clone(),
             })
@@ -242,6 +246,7 @@ impl Lane {
         self.slots[stream].get(&self.runtime, || {
             opener.open(NewStream {
                 urgency: self.urgency,
+                header_list: self.header_list,
                 limit: StreamLimit {
                     permits: self.permits.clone(),
                     stream,

@@ -12,7 +12,8 @@ use iroh::SecretKey;
 ///
 /// The file holds 64 hexadecimal digits and a newline, and only its owner may read it (mode 0600). A new file is written
 /// under a temporary name and then linked to `path`: no process reads half a key, and processes that start at the same time
-/// all get the same key.
+/// all get the same key. On a file system without hard links, as on Android and some network shares, the file is renamed under a lock on the
+/// folder instead; where such locks have no effect either, two processes that start at the same time may get different keys once.
 ///
 /// ```
 /// # let folder = tempfile::tempdir()?;
@@ -31,7 +32,7 @@ pub fn load_or_create(path: impl AsRef<Path>) -> Result<SecretKey, IdentityError
     let path = path.as_ref();
     match load(path) {
         Err(IdentityError::Read { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
-            create(path)
+            create(path, |new, path| fs::hard_link(new, path))
         }
         other => other,
     }
@@ -60,7 +61,7 @@ pub fn load(path: impl AsRef<Path>) -> Result<SecretKey, IdentityError> {
             _ => unreadable(source),
         },
     )?;
-    let text = text.trim();
+    let text = text.trim().to_ascii_lowercase();
     let is_hex = text.len() == 64 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
     match text.parse() {
         Ok(key) if is_hex => Ok(key),
@@ -70,7 +71,10 @@ pub fn load(path: impl AsRef<Path>) -> Result<SecretKey, IdentityError> {
     }
 }
 
-fn create(path: &Path) -> Result<SecretKey, IdentityError> {
+fn create(
+    path: &Path,
+    link: impl FnOnce(&Path, &Path) -> io::Result<()>,
+) -> Result<SecretKey, IdentityError> {
     let failed = |source| IdentityError::Create {
         path: path.to_owned(),
         source,
@@ -94,11 +98,24 @@ fn create(path: &Path) -> Result<SecretKey, IdentityError> {
     writeln!(file, "{hex}").map_err(failed)?;
     file.sync_all().map_err(failed)?;
     // Unlike a rename, a link fails if another process was faster; then that process's key is used.
-    match fs::hard_link(&beside.0, path) {
-        Ok(()) => Ok(key),
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => load(path),
-        Err(error) => Err(failed(error)),
+    let linked = match link(&beside.0, path) {
+        Ok(()) => true,
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => false,
+        Err(_) => rename_new(&beside.0, folder, path).map_err(failed)?,
+    };
+    if linked { Ok(key) } else { load(path) }
+}
+
+/// Renames a file where no other is yet, for file systems without hard links; whether it did.
+fn rename_new(new: &Path, folder: &Path, path: &Path) -> io::Result<bool> {
+    // Released when it is closed. Where there are no locks, the check is as good as it gets.
+    let lock = fs::File::open(folder)?;
+    let _ = lock.lock();
+    let is_new = !path.try_exists()?;
+    if is_new {
+        fs::rename(new, path)?;
     }
+    Ok(is_new)
 }
 
 /// A temporary file, removed on drop.
@@ -141,7 +158,7 @@ pub enum IdentityError {
         source: io::Error,
     },
     /// The file cannot be created.
-    #[error("cannot make the identity file {}", path.display())]
+    #[error("cannot create the identity file {}", path.display())]
     Create {
         /// Which file.
         path: PathBuf,
@@ -224,17 +241,38 @@ mod tests {
 
     #[test]
     fn many_at_once_get_the_same_key() {
+        fn no_links(_: &Path, _: &Path) -> io::Result<()> {
+            Err(io::ErrorKind::Unsupported.into())
+        }
+        fn links(new: &Path, path: &Path) -> io::Result<()> {
+            fs::hard_link(new, path)
+        }
+        for link in [links, no_links] {
+            let folder = tempfile::tempdir().expect("a folder");
+            let path = folder.path().join("key");
+            let keys: Vec<_> = std::thread::scope(|scope| {
+                let threads: Vec<_> = (0..16)
+                    .map(|_| scope.spawn(|| create(&path, link).expect("a key").public()))
+                    .collect();
+                threads
+                    .into_iter()
+                    .map(|thread| thread.join().expect("no panic"))
+                    .collect()
+            });
+            assert!(keys.iter().all(|key| *key == keys[0]));
+            assert_eq!(load(&path).expect("read").public(), keys[0]);
+            let names: Vec<_> = fs::read_dir(folder.path()).expect("a folder").collect();
+            assert_eq!(names.len(), 1, "nothing else is left behind: {names:?}");
+        }
+    }
+
+    #[test]
+    fn capitals_are_read() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("key");
-        let keys: Vec<_> = std::thread::scope(|scope| {
-            let threads: Vec<_> = (0..16)
-                .map(|_| scope.spawn(|| load_or_create(&path).expect("a key").public()))
-                .collect();
-            threads
-                .into_iter()
-                .map(|thread| thread.join().expect("no panic"))
-                .collect()
-        });
-        assert!(keys.iter().all(|key| *key == keys[0]));
+        let key = load_or_create(&path).expect("made").public();
+        let text = fs::read_to_string(&path).expect("read");
+        fs::write(&path, text.to_ascii_uppercase()).expect("written");
+        assert_eq!(load(&path).expect("read").public(), key);
     }
 }

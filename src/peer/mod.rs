@@ -21,8 +21,8 @@ pub use transport_kind::TransportKind;
 
 /// How to reach a peer: its identity and its known addresses.
 ///
-/// It parses from a ticket, a bare endpoint id, `iroh://<endpoint id>` or `http://<endpoint id>`, and displays as a ticket. None of these carries the
-/// [TCP address](Self::tcp), because the ticket's format is iroh's.
+/// It parses from a ticket, a bare endpoint id, `iroh://<endpoint id>` or `http://<endpoint id>`, in small letters or capitals, and displays as a
+/// [ticket](Self::ticket).
 ///
 /// ```
 /// use tower_iroh::Peer;
@@ -82,8 +82,6 @@ impl Peer {
 
     /// Adds the peer's TCP address. The peer proves the same identity there.
     ///
-    /// A ticket does not carry this address; the reader of a ticket must add it again.
-    ///
     /// ```
     /// use tower_iroh::{Peer, TcpAddr};
     ///
@@ -91,7 +89,7 @@ impl Peer {
     /// let addr: TcpAddr = "db.example:7001".parse()?;
     /// let peer = Peer::new(id).with_tcp(addr.clone());
     /// assert_eq!(peer.tcp(), Some(&addr));
-    /// assert_eq!(peer.ticket().parse::<Peer>()?.tcp(), None);
+    /// assert_eq!(peer.ticket().parse::<Peer>()?, peer);
     /// # Ok::<(), tower_iroh::PeerError>(())
     /// ```
     pub fn with_tcp(mut self, addr: impl Into<TcpAddr>) -> Self {
@@ -104,14 +102,25 @@ impl Peer {
         self.tcp.as_ref()
     }
 
-    /// `iroh://<endpoint id>`: what [`tonic::transport::Endpoint`] is made from.
+    /// `http://<endpoint id>`, for [`tonic::transport::Endpoint`], which sends the scheme as `:scheme`. gRPC servers expect `http` or `https` there.
     pub fn uri(&self) -> Uri {
-        uri("iroh", self.id())
+        Uri::builder()
+            .scheme("http")
+            .authority(self.id().to_string())
+            .path_and_query("/")
+            .build()
+            // All parts are valid.
+            .unwrap_or_default()
     }
 
-    /// The peer as text, for another program that will dial it.
+    /// The peer as text, for another program that will dial it: iroh's ticket, and after it `+tcp/<address>` if the peer has a
+    /// [TCP address](Self::tcp). iroh's own programs read the part before the `+`.
     pub fn ticket(&self) -> String {
-        EndpointTicket::new(self.addr.clone()).encode_string()
+        let ticket = EndpointTicket::new(self.addr.clone()).encode_string();
+        match &self.tcp {
+            Some(tcp) => format!("{ticket}{TCP}{tcp}"),
+            None => ticket,
+        }
     }
 
     /// Reads `iroh://<endpoint id>` or `http://<endpoint id>`.
@@ -119,26 +128,20 @@ impl Peer {
     /// # Errors
     /// [`PeerError::Scheme`] and [`PeerError::Id`], naming what was found.
     pub fn from_uri(uri: &Uri) -> Result<Self, PeerError> {
-        match uri.scheme_str() {
-            Some("iroh" | "http") => {}
-            Some("https") => return Err(PeerError::Https),
-            other => return Err(PeerError::Scheme(other.unwrap_or("none").to_owned())),
+        let scheme = uri.scheme_str().unwrap_or("none");
+        match scheme.to_ascii_lowercase().as_str() {
+            "iroh" | "http" => {}
+            "https" => return Err(PeerError::Https),
+            _ => return Err(PeerError::Scheme(scheme.to_owned())),
         }
         let host = uri.host().unwrap_or_default();
-        let id = host.parse().map_err(|_| PeerError::Id(abridged(host)))?;
-        Ok(Self::new(id))
+        let id = host.to_ascii_lowercase().parse();
+        Ok(Self::new(id.map_err(|_| PeerError::Id(abridged(host)))?))
     }
 }
 
-/// Builds a URI of which both parts are known to be valid.
-pub(crate) fn uri(scheme: &str, id: EndpointId) -> Uri {
-    Uri::builder()
-        .scheme(scheme)
-        .authority(id.to_string())
-        .path_and_query("/")
-        .build()
-        .unwrap_or_default()
-}
+/// Between iroh's ticket and the TCP address. All of it can be part of a QR code's alphanumeric text.
+const TCP: &str = "+tcp/";
 
 fn is_dialable(addr: &TransportAddr) -> bool {
     match addr {
@@ -187,14 +190,24 @@ impl FromStr for Peer {
                 .map_err(|_| PeerError::Id(abridged(text)))?;
             return Self::from_uri(&uri);
         }
-        if let Ok(id) = text.parse::<EndpointId>() {
-            return Ok(Self::new(id));
-        }
-        let ticket = EndpointTicket::decode_string(text).map_err(|source| PeerError::Ticket {
-            text: abridged(text),
-            source: source.into(),
-        })?;
-        Ok(ticket.endpoint_addr().clone().into())
+        // None of the formats has letters that differ in case alone.
+        let lower = text.to_ascii_lowercase();
+        let (of_iroh, tcp) = match lower.split_once(TCP) {
+            Some((of_iroh, tcp)) => (of_iroh, Some(tcp.parse::<TcpAddr>()?)),
+            None => (lower.as_str(), None),
+        };
+        let peer = match of_iroh.parse::<EndpointId>() {
+            Ok(id) => Self::new(id),
+            Err(_) => EndpointTicket::decode_string(of_iroh)
+                .map_err(|source| PeerError::Ticket {
+                    text: abridged(text),
+                    source: source.into(),
+                })?
+                .endpoint_addr()
+                .clone()
+                .into(),
+        };
+        Ok(Self { tcp, ..peer })
     }
 }
 
@@ -261,8 +274,27 @@ mod tests {
             Peer::new(id()).ticket(),
             format!("  {}\n", Peer::new(id()).ticket()),
         ] {
-            assert_eq!(text.parse::<Peer>().expect("a peer").id(), id(), "{text}");
+            for text in [text.to_ascii_uppercase(), text] {
+                assert_eq!(text.parse::<Peer>().expect("a peer").id(), id(), "{text}");
+            }
         }
+    }
+
+    #[test]
+    fn a_ticket_carries_the_tcp_address() {
+        let of_iroh = Peer::from(EndpointAddr::new(id()).with_ip_addr(([192, 0, 2, 1], 1).into()));
+        for addr in ["db.example:7001", "192.0.2.1:7001", "[2001:db8::1]:7001"] {
+            let peer = of_iroh
+                .clone()
+                .with_tcp(addr.parse::<TcpAddr>().expect("valid"));
+            let ticket = peer.ticket();
+            assert_eq!(ticket, format!("{}+tcp/{addr}", of_iroh.ticket()));
+            for text in [ticket.to_ascii_uppercase(), ticket] {
+                assert_eq!(text.parse::<Peer>().expect("a peer"), peer);
+            }
+        }
+        let refused = format!("{}+tcp/db.example", of_iroh.ticket()).parse::<Peer>();
+        assert!(matches!(refused, Err(PeerError::TcpAddr(addr)) if addr == "db.example"));
     }
 
     #[test]

@@ -56,6 +56,14 @@ impl LinksBuilder {
         self
     }
 
+    /// What a channel says of the lanes.
+    pub(crate) fn max_header_list_size(mut self, bytes: Option<u32>) -> Self {
+        if let Some(bytes) = bytes {
+            self.own.lanes = self.own.lanes.max_header_list_size(bytes);
+        }
+        self
+    }
+
     /// Windows and congestion control of each connection. Default [`Tuning::auto`].
     pub fn tuning(mut self, tuning: Tuning) -> Self {
         self.own.tuning = tuning;

@@ -297,8 +297,9 @@ async fn begin(
     let begun = timeout(OPENING, async {
         let said = tokio::io::AsyncWriteExt::write_all(&mut stream, &preamble.encode()).await;
         said.map_err(|_| lost(link.upgrade()))?;
-        let (http2, pings) = Http2::handshake(stream, lane, runtime, new.limit).await?;
-        if let (true, Some(mut pings)) = (new.confirm, pings) {
+        let confirm = new.confirm;
+        let (http2, pings) = Http2::handshake(stream, lane, runtime, new).await?;
+        if let (true, Some(mut pings)) = (confirm, pings) {
             http2.confirmed(&mut pings).await?;
         }
         Ok(http2)

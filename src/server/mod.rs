@@ -98,7 +98,7 @@ impl Server {
         self.id
     }
 
-    /// Where the server can be dialled, with the addresses of the transports that it has.
+    /// Where the server can be dialled, with the addresses of the transports that it has. Hand it over as a [ticket](Peer::ticket), which has both.
     ///
     /// A listener on all interfaces gets the address of the endpoint. Without an endpoint, or while the endpoint does not know its own addresses, set
     /// [`advertise_tcp`](ServerBuilder::advertise_tcp).
@@ -158,6 +158,32 @@ impl Server {
         }
     }
 
+    /// The connections alone, for a server that is not tonic's, with what drains them. [`ServerHandle::shutdown`] has no effect then.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use futures_util::StreamExt;
+    ///
+    /// let server = tower_iroh::Server::builder().key(iroh::SecretKey::generate()).tcp(([127, 0, 0, 1], 0).into()).bind().await?;
+    /// let (incoming, drain) = server.into_incoming();
+    /// let serving = tokio::spawn(incoming.for_each_concurrent(None, |connection| async move {
+    ///     // An `AsyncRead + AsyncWrite`, for example for `hyper::server::conn::http2`.
+    ///     drop(connection);
+    /// }));
+    /// serving.abort();
+    /// drain.drained().await;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn into_incoming(self) -> (ServerIncoming, ServerDrain) {
+        let drain = ServerDrain {
+            iroh: self.iroh,
+            tcp: self.tcp,
+        };
+        (self.incoming, drain)
+    }
+
     /// Serves until [`ServerHandle::shutdown`], and drains. `services` runs tonic's server with the connections and the signal that it is given.
     ///
     /// # Errors
@@ -191,8 +217,26 @@ impl Server {
                 () = stop.cancelled() => {}
             }
         }));
-        let served = services(self.incoming, stopped).await;
+        let (incoming, drain) = self.into_incoming();
+        let served = services(incoming, stopped).await;
         // tonic has sent its GOAWAYs, and both acceptors bound the time that is left.
+        drain.drained().await;
+        served.map_err(ServerError::Serve)
+    }
+}
+
+/// What is left of a [`Server`] after [`into_incoming`](Server::into_incoming). Dropping it cuts the connections over iroh.
+#[derive(Debug)]
+#[must_use = "dropping it cuts the connections over iroh"]
+pub struct ServerDrain {
+    iroh: Option<Iroh>,
+    tcp: Option<TcpAcceptor>,
+}
+
+impl ServerDrain {
+    /// Waits until the incoming stream is dropped and every connection has ended, at most for the [drain time](ServerBuilder::drain_timeout) after that. Then
+    /// closes the endpoint, also one that was given.
+    pub async fn drained(self) {
         if let Some(tcp) = &self.tcp {
             tcp.drained().await;
         }
@@ -202,7 +246,6 @@ impl Server {
                 tracing::error!(%error, "another protocol's handler on this endpoint panicked");
             }
         }
-        served.map_err(ServerError::Serve)
     }
 }
 

@@ -59,6 +59,14 @@ impl TcpLinksBuilder {
         self
     }
 
+    /// What a channel says of the lanes.
+    pub(crate) fn max_header_list_size(mut self, bytes: Option<u32>) -> Self {
+        if let Some(bytes) = bytes {
+            self.own.lanes = self.own.lanes.max_header_list_size(bytes);
+        }
+        self
+    }
+
     /// Whether to go on without encryption and without knowing who answers, where the peer's port does not speak TLS. Default false: such a dial fails.
     ///
     /// Exactly: TLS is tried first, with each connection. If the first bytes that come back are none of TLS's, the connection is made again and

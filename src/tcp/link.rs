@@ -99,9 +99,10 @@ impl Connections {
             pings: OnceLock::new(),
         });
         let runtime = &self.settings.runtime;
-        let (http2, pings) = Http2::handshake(io, lane.clone(), runtime, new.limit).await?;
+        let confirm = new.confirm;
+        let (http2, pings) = Http2::handshake(io, lane.clone(), runtime, new).await?;
         if let Some(mut pings) = pings {
-            if new.confirm {
+            if confirm {
                 http2.confirmed(&mut pings).await?;
             }
             let task = ping(pings, health, self.settings.health_interval);

@@ -66,7 +66,7 @@ mod tests {
     use tower::Service;
     use tower_iroh_layers::retry::RetryPolicy;
 
-    use super::*;
+    use super::{super::Common, *};
     use crate::{
         error::ErrorKind,
         peer::Peer,
@@ -77,10 +77,13 @@ mod tests {
 
     fn arm(links: &TcpLinks, peer: &Peer) -> Arm<TcpDialer> {
         links.add_peer(peer.clone());
-        let agent = HeaderValue::from_static("test");
+        let common = Common {
+            scheme: http::uri::Scheme::HTTP,
+            authority: http::uri::Authority::from_static("test"),
+            user_agent: HeaderValue::from_static("test"),
+        };
         let pool = links.pool().clone();
-        let arm = Arm::new(pool, peer.id(), agent, &RetryPolicy::default());
-        arm.expect("an id that fits").waiting()
+        Arm::new(pool, peer.id(), common, &RetryPolicy::default()).waiting()
     }
 
     async fn ready(arm: &mut Arm<TcpDialer>) {

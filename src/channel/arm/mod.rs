@@ -8,7 +8,7 @@ use std::{
 };
 
 use futures_util::future::BoxFuture;
-use http::{HeaderValue, Request, Response, Uri, Version, header};
+use http::{HeaderMap, HeaderValue, Request, Response, Uri, Version, header};
 use iroh::EndpointId;
 use tokio::{sync::watch, time::sleep_until};
 use tokio_util::task::AbortOnDropHandle;
@@ -25,7 +25,6 @@ use super::{
 use crate::{
     error::{Error, ErrorKind},
     http2::{Carries, Http2, LanePermit, NoStream, Ready},
-    peer,
     pool::{AnyUse, Dialer, Pool, State, Use},
 };
 
@@ -51,6 +50,11 @@ impl InFlight {
     pub(super) fn explain(&self, error: h2::Error) -> Error {
         self.sent.explain(error)
     }
+
+    /// Checks the size of the response's headers, or of its trailers.
+    pub(super) fn check(&self, headers: &HeaderMap) -> Result<(), Error> {
+        self.sent.http2.header_list().check_response(headers)
+    }
 }
 
 /// A call that was sent, and its permit.
@@ -69,8 +73,11 @@ pub(super) async fn send(
     body: Peeked<Body>,
     permit: LanePermit,
     http2: &Arc<Http2>,
-) -> Result<(h2::client::ResponseFuture, Sent), h2::Error> {
-    let sent = ready.send(head, body)?;
+) -> Result<(h2::client::ResponseFuture, Sent), Error> {
+    http2.header_list().check_request(head.headers())?;
+    let sent = ready
+        .send(head, body)
+        .map_err(|error| http2.explain(error))?;
     let going = Sent {
         _pump: match sent.pump {
             Some(pump) => pump.start().await,
@@ -121,41 +128,43 @@ impl<D: Dialer> Clone for Arm<D> {
     }
 }
 
+/// What all requests of a channel have in common.
+#[derive(Clone)]
+pub(super) struct Common {
+    pub(super) scheme: http::uri::Scheme,
+    pub(super) authority: http::uri::Authority,
+    pub(super) user_agent: HeaderValue,
+}
+
 struct Inner<D: Dialer> {
     links: Pool<D>,
     peer: EndpointId,
-    scheme: http::uri::Scheme,
-    authority: http::uri::Authority,
-    user_agent: HeaderValue,
+    common: Common,
     /// The idempotent methods, if early data is on.
     early_data: Option<RetryPolicy>,
     state: watch::Receiver<State>,
 }
 
 impl<D: Dialer<Connection: Carries>> Arm<D> {
-    /// `None` where the peer's id does not fit a URI.
     pub(super) fn new(
         links: Pool<D>,
         peer: EndpointId,
-        user_agent: HeaderValue,
+        common: Common,
         declared: &RetryPolicy,
-    ) -> Option<Self> {
+    ) -> Self {
         let sends_early_data = links.dialer().sends_early_data();
         let early_data = sends_early_data.then(|| declared.clone());
-        let parts = peer::uri("http", peer).into_parts();
-        Some(Self {
+        Self {
             inner: Arc::new(Inner {
                 state: links.watch(peer),
                 links,
                 peer,
-                scheme: parts.scheme?,
-                authority: parts.authority?,
-                user_agent,
+                common,
                 early_data,
             }),
             waits: false,
             readying: None,
-        })
+        }
     }
 }
 
@@ -206,7 +215,7 @@ async fn call<D: Dialer<Connection: Carries>>(
                     // Boxed, to keep the future of other calls small.
                     match Box::pin(attempt).await {
                         Outcome::Answered(response, sent, link) => {
-                            return Ok(answer(response, InFlight::new(sent, link)));
+                            return answer(response, InFlight::new(sent, link));
                         }
                         Outcome::Failed(error) => return Err(error),
                         Outcome::Again(link) => {
@@ -277,21 +286,23 @@ async fn call<D: Dialer<Connection: Carries>>(
                 continue;
             }
         };
-        let (response, sent) = send(sender, head, body, permit, &http2)
-            .await
-            .map_err(|error| http2.explain(error))?;
+        let (response, sent) = send(sender, head, body, permit, &http2).await?;
         let held = InFlight::new(sent, link);
         // From here on the deadline layer above ends the call by dropping it.
         return match response.await {
-            Ok(response) => Ok(answer(response, held)),
+            Ok(response) => answer(response, held),
             Err(error) => Err(held.explain(error)),
         };
     }
     Err(last.unwrap_or_else(|| Error::new(ErrorKind::Lost, "no connection took the call")))
 }
 
-fn answer(response: Response<h2::RecvStream>, held: InFlight) -> Response<ResponseBody> {
-    response.map(|stream| ResponseBody::new(stream, held))
+fn answer(
+    response: Response<h2::RecvStream>,
+    held: InFlight,
+) -> Result<Response<ResponseBody>, Error> {
+    held.check(response.headers())?;
+    Ok(response.map(|stream| ResponseBody::new(stream, held)))
 }
 
 /// Peeks at the part of the body that is ready.
@@ -342,8 +353,8 @@ impl<D: Dialer<Connection: Carries>> Inner<D> {
     /// Turns the head into a valid HTTP/2 and gRPC request to this peer.
     fn prepare(&self, head: &mut Request<()>, urgency: Urgency) -> Result<(), Error> {
         let mut parts = std::mem::take(head.uri_mut()).into_parts();
-        parts.scheme = Some(self.scheme.clone());
-        parts.authority = Some(self.authority.clone());
+        parts.scheme = Some(self.common.scheme.clone());
+        parts.authority = Some(self.common.authority.clone());
         if parts.path_and_query.is_none() {
             parts.path_and_query = Some(http::uri::PathAndQuery::from_static("/"));
         }
@@ -354,7 +365,7 @@ impl<D: Dialer<Connection: Carries>> Inner<D> {
         let headers = head.headers_mut();
         headers
             .entry(header::USER_AGENT)
-            .or_insert_with(|| self.user_agent.clone());
+            .or_insert_with(|| self.common.user_agent.clone());
         if urgency != Urgency::default() || headers.contains_key(urgency::PRIORITY) {
             // One digit and two letters are a header value.
             if let Ok(value) = http::HeaderValue::try_from(urgency.to_string()) {

@@ -94,10 +94,11 @@ impl Opener for Opens {
                 _ => closes = Some(peer),
             }
             let beneath = Arc::new(Beneath { refused });
-            let begun = Http2::handshake(io, beneath, &opens.runtime, new.limit).await;
+            let confirm = new.confirm;
+            let begun = Http2::handshake(io, beneath, &opens.runtime, new).await;
             let (http2, pings) = begun?;
             drop(closes);
-            if new.confirm {
+            if confirm {
                 http2.confirmed(&mut pings.expect("one")).await?;
             }
             Ok(http2)
