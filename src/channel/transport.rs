@@ -13,7 +13,12 @@ use tokio::sync::watch;
 use tonic::body::Body;
 use tower::Service;
 
-use super::{arm::Arm, body::ResponseBody, stack::Rtt};
+use super::{
+    arm::Arm,
+    body::ResponseBody,
+    stack::Rtt,
+    wake_on_reconnect::{Connecting, Connection},
+};
 use crate::{
     error::Error,
     peer::TransportKind,
@@ -90,6 +95,33 @@ impl ChannelLinks {
         match transport {
             TransportKind::Iroh => Some(self.iroh.as_ref()?.state(peer)),
             TransportKind::Tcp => Some(self.tcp.as_ref()?.state(peer)),
+        }
+    }
+
+    /// The connection over one transport, for a breaker to watch and to connect.
+    pub(super) fn connection(
+        &self,
+        transport: TransportKind,
+        state: watch::Receiver<State>,
+        peer: EndpointId,
+    ) -> Connection {
+        let (iroh, tcp) = match transport {
+            TransportKind::Iroh => (self.iroh.clone(), None),
+            TransportKind::Tcp => (None, self.tcp.clone()),
+        };
+        let connect = move || -> Connecting {
+            let (iroh, tcp) = (iroh.clone(), tcp.clone());
+            Box::pin(async move {
+                match (iroh, tcp) {
+                    (Some(links), _) => links.get(peer).await.is_ok(),
+                    (None, Some(links)) => links.get(peer).await.is_ok(),
+                    (None, None) => false,
+                }
+            })
+        };
+        Connection {
+            state,
+            connect: Arc::new(connect),
         }
     }
 

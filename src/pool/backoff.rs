@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::ANOTHER_ATTEMPT;
+
 /// The shortest and the longest wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Bounds {
@@ -16,6 +18,7 @@ pub(crate) struct Bounds {
 pub(crate) struct Backoff {
     bounds: Bounds,
     failures: u32,
+    failed: Option<Instant>,
     until: Option<Instant>,
 }
 
@@ -24,6 +27,7 @@ impl Backoff {
         Self {
             bounds,
             failures: 0,
+            failed: None,
             until: None,
         }
     }
@@ -31,6 +35,13 @@ impl Backoff {
     /// How long the next dial has to wait still; `None` when it is due.
     pub(crate) fn wait(&self, now: Instant) -> Option<Duration> {
         let wait = self.until?.saturating_duration_since(now);
+        (!wait.is_zero()).then_some(wait)
+    }
+
+    /// How long a dial has to wait that a caller asks for, whatever the wait has grown to.
+    pub(crate) fn wait_when_asked(&self, now: Instant) -> Option<Duration> {
+        let asked = self.failed? + ANOTHER_ATTEMPT.max(self.bounds.min);
+        let wait = asked.saturating_duration_since(now).min(self.wait(now)?);
         (!wait.is_zero()).then_some(wait)
     }
 
@@ -46,6 +57,7 @@ impl Backoff {
             .mul_f64(jitter)
             .min(self.bounds.max);
         self.failures = self.failures.saturating_add(1);
+        self.failed = Some(now);
         self.until = Some(now + wait);
     }
 
@@ -84,6 +96,8 @@ mod tests {
                 let ideal = Duration::from_millis(100 << n.min(20)).min(BOUNDS.max);
                 prop_assert!(wait >= ideal.mul_f64(0.79) && wait <= ideal.mul_f64(1.21), "{wait:?} for {ideal:?}");
                 prop_assert!(wait <= BOUNDS.max);
+                prop_assert_eq!(backoff.wait_when_asked(now), Some(wait.min(ANOTHER_ATTEMPT)));
+                prop_assert_eq!(backoff.wait_when_asked(now + ANOTHER_ATTEMPT), None);
                 now += wait;
                 prop_assert_eq!(backoff.wait(now), None);
             }

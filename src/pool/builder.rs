@@ -29,13 +29,17 @@ impl<S> LinksBuilder<S> {
         self
     }
 
-    /// How long a dial may take, and how long it may wait for a place in the pool before that. Default 10 s.
+    /// How long a dial may take, and how long it may wait for a place in the pool before that. Default 10 s. While a caller waits, a dial makes a further
+    /// attempt every 1.25 s beside those under way; the first that ends decides.
     pub fn dial_timeout(mut self, timeout: Duration) -> Self {
         self.pool.dial_timeout = timeout;
         self
     }
 
     /// The wait after the first failed dial, and the longest. Default 100 ms and 30 s; it doubles with each failure and varies by 20 %.
+    ///
+    /// While calls ask for the peer, the next dial is due after 1.25 s at most, or after `min` if that is longer, so that a peer that is back is found at once. All
+    /// dials of these links that come early in this way, or accompany another, are at most 50 a second; beyond that the full wait holds.
     pub fn backoff(mut self, min: Duration, max: Duration) -> Self {
         self.pool.backoff = Bounds { min, max };
         self

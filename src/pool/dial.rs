@@ -6,15 +6,18 @@ use std::{
     sync::{Arc, Weak},
 };
 
-use futures_util::FutureExt;
+use futures_util::{
+    FutureExt,
+    stream::{FuturesUnordered, StreamExt},
+};
 use iroh::EndpointId;
 use tokio::{
     sync::{OwnedSemaphorePermit, watch},
-    time::timeout,
+    time::{Instant, sleep, timeout},
 };
 
 use super::{
-    Announce, Dialer, Pooled, Shared, State, Uses,
+    ANOTHER_ATTEMPT, Announce, Dialer, Pooled, Shared, State, Uses,
     entry::{Dial, Entry},
     pool_full,
     uses::Waiting,
@@ -45,6 +48,11 @@ impl<C: Pooled> Dialling<C> {
             task: None,
         };
         (dialling, dial)
+    }
+
+    /// Whether somebody waits for the outcome, beside the entry.
+    fn is_waited_for(&self) -> bool {
+        self.outcome.receiver_count() > 1
     }
 
     fn waits_for_slot(&self, waits: bool) {
@@ -110,18 +118,15 @@ impl<D: Dialer> Shared<D> {
             }
             return;
         };
-        let Some((dial, limit, handle)) = pool.upgrade().map(|pool| {
-            let uses = Uses::new(pool.freed.clone());
-            let early = Announce::new(&dialling.entry);
-            // A panic must not leave the waiting callers without an answer.
-            let dial = AssertUnwindSafe(pool.dialer.dial(id, uses, early)).catch_unwind();
-            (dial, pool.config.dial_timeout, pool.handle_of(id))
-        }) else {
+        let Some((limit, handle)) = pool
+            .upgrade()
+            .map(|pool| (pool.config.dial_timeout, pool.handle_of(id)))
+        else {
             return;
         };
-        let dialled = match timeout(limit, dial).await {
-            Ok(Ok(dialled)) => dialled,
-            Ok(Err(_)) => Err(Error::new(ErrorKind::Internal, "the dial panicked")),
+        let dialled = match timeout(limit, Self::attempts(&pool, id, &dialling)).await {
+            Ok(Some(dialled)) => dialled,
+            Ok(None) => return,
             Err(_) => {
                 let message = format!("the peer did not answer within {limit:?}");
                 Err(Error::new(ErrorKind::DialTimeout, message))
@@ -136,6 +141,33 @@ impl<D: Dialer> Shared<D> {
                 // A caller that hears of the failure finds the slot free.
                 drop(slot);
                 dialling.failed(error);
+            }
+        }
+    }
+
+    /// Attempts to reach the peer, a further one every [`ANOTHER_ATTEMPT`] while somebody waits. The first that ends decides. Nothing, once the pool is gone.
+    async fn attempts(
+        pool: &Weak<Self>,
+        id: EndpointId,
+        dialling: &Dialling<D::Connection>,
+    ) -> Option<Result<Arc<D::Connection>, Error>> {
+        let mut under_way = FuturesUnordered::new();
+        loop {
+            let pool = pool.upgrade()?;
+            let repeats = || dialling.is_waited_for() && pool.may_repeat(Instant::now());
+            if under_way.is_empty() || repeats() {
+                let uses = Uses::new(pool.freed.clone());
+                let early = Announce::new(&dialling.entry);
+                let attempt = pool.dialer.dial(id, uses, early);
+                // A panic must not leave the waiting callers without an answer.
+                under_way.push(AssertUnwindSafe(attempt).catch_unwind());
+            }
+            drop(pool);
+            tokio::select! {
+                Some(ended) = under_way.next() => return Some(ended.unwrap_or_else(|_| {
+                    Err(Error::new(ErrorKind::Internal, "the dial panicked"))
+                })),
+                () = sleep(ANOTHER_ATTEMPT) => {}
             }
         }
     }

@@ -12,7 +12,9 @@ use crate::{error::Error, peer::Peer};
 /// Cloning shares. When the last clone is gone and no call is in flight, the connections close, and dials under way end.
 ///
 /// - A dial is a task of the links. Callers wait for its outcome and may leave at any moment: the next caller finds the connection.
-/// - After a failed dial, calls fail at once until the next dial is due: 100 ms, then exponentially up to 30 s, with jitter.
+/// - A dial makes a further attempt every 1.25 s while a caller waits, and takes the first connection.
+/// - After a failed dial, calls fail at once until the next dial is due: 100 ms, then exponentially up to 30 s, with jitter. A call that asks dials after 1.25 s
+///   all the same, 50 such dials a second for all peers together.
 /// - At 100 connections, the least recently used one without an open call makes room. Where all are in use, a dial waits as long as it may take, and then
 ///   fails with RESOURCE_EXHAUSTED.
 /// - A connection without an open call for 300 s is closed.

@@ -13,6 +13,7 @@ use std::{
         Arc, Mutex, Weak,
         atomic::{AtomicBool, Ordering},
     },
+    time::Duration,
 };
 
 use iroh::EndpointId;
@@ -29,6 +30,7 @@ use crate::{
 mod address_book;
 mod admission;
 mod backoff;
+mod budget;
 mod builder;
 mod config;
 mod dial;
@@ -55,12 +57,16 @@ pub(crate) use pooled::{End, Known, PoolHandle, Pooled};
 pub(crate) use runtime::Runtime;
 pub(crate) use uses::{AnyUse, Use, Used, Uses};
 
+use budget::Budget;
 use dial::Dialling;
 use entry::{Dial, Entry};
 use uses::Freed;
 
 /// How many peers without a connection are remembered beside those with one.
 const REMEMBERED: usize = 1024;
+/// How long an attempt to reach a peer has before another begins beside it. QUIC and TCP repeat their first packet after a second, which may still be answered,
+/// and then at ever longer intervals; a new attempt finds a peer that is back.
+const ANOTHER_ATTEMPT: Duration = Duration::from_millis(1250);
 /// How many dials of one call may be lost with the runtime that they ran on.
 const LOST_DIALS: usize = 3;
 
@@ -75,6 +81,7 @@ struct Shared<D: Dialer> {
     runtime: Runtime,
     slots: Arc<Semaphore>,
     freed: Arc<Freed>,
+    budget: Mutex<Budget>,
     peers: Mutex<HashMap<EndpointId, Arc<Entry<D::Connection>>>>,
     /// Takes no further call.
     is_shut_down: AtomicBool,
@@ -87,6 +94,7 @@ impl<D: Dialer> Pool<D> {
                 dialer,
                 slots: Arc::new(Semaphore::new(config.max_connections)),
                 freed: Arc::default(),
+                budget: Mutex::new(Budget::new(Instant::now())),
                 peers: Mutex::default(),
                 config,
                 runtime,
@@ -298,8 +306,12 @@ impl<D: Dialer> Shared<D> {
         if let Some(dial) = &inner.dial {
             return Ok(Found::Dial(dial.outcome.clone()));
         }
-        if let (Some(wait), Some(last)) = (inner.backoff.wait(Instant::now()), &inner.last_error) {
-            return Err(Error::backoff(wait, last));
+        let now = Instant::now();
+        if let (Some(wait), Some(last)) = (inner.backoff.wait(now), &inner.last_error) {
+            match inner.backoff.wait_when_asked(now) {
+                None if self.may_repeat(now) => {}
+                asked => return Err(Error::backoff(asked.unwrap_or(wait), last)),
+            }
         }
         let (dialling, dial) = Dialling::begin(entry);
         let outcome = dial.outcome.clone();
@@ -314,6 +326,11 @@ impl<D: Dialer> Shared<D> {
             dial.task = Some(task);
         }
         Ok(Found::Dial(outcome))
+    }
+
+    /// Whether there is a dial left for a peer that has not answered one.
+    fn may_repeat(&self, now: Instant) -> bool {
+        lock(&self.budget).take(now)
     }
 
     /// Ends the least recently used connection that nobody uses.

@@ -208,6 +208,54 @@ async fn a_thousand_calls_to_a_dead_peer_make_two_dials_at_most_in_100_ms() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_peer_that_comes_back_is_found_beside_an_attempt_that_hangs() {
+    let pool = pool(1, Plan::Hang);
+    let began = Instant::now();
+    let waits = tokio::spawn({
+        let pool = pool.clone();
+        async move { pool.get(id(1)).await.map(|used| used.number) }
+    });
+    sleep(Duration::from_millis(3500)).await;
+    assert_eq!((pool.dials(), pool.dialling()), (3, 3));
+    pool.plan(Plan::Succeed);
+    let number = waits.await.expect("no panic").expect("it is back");
+    assert_eq!(number, 3);
+    assert!(began.elapsed() < Duration::from_millis(3800));
+    // The others end with it.
+    tokio::task::yield_now().await;
+    assert_eq!((pool.dials(), pool.dialling()), (4, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_caller_that_asks_dials_each_second_whatever_the_backoff() {
+    let pool = pool(1, Plan::Fail);
+    let mut waits = Vec::new();
+    for _ in 0..10 {
+        let began = Instant::now();
+        while pool.get(id(1)).await.expect_err("dead").kind() == ErrorKind::Backoff {
+            sleep(Duration::from_millis(10)).await;
+        }
+        waits.push(began.elapsed().as_millis());
+    }
+    assert!((1200..1300).contains(&waits[9]), "{waits:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_thousand_dead_peers_share_a_budget() {
+    let pool = pool(1000, Plan::Hang);
+    let ids = (0..1000u16).map(|n| {
+        let mut bytes = [7; 32];
+        bytes[..2].copy_from_slice(&n.to_be_bytes());
+        iroh::SecretKey::from_bytes(&bytes).public()
+    });
+    let ids: Vec<_> = ids.collect();
+    let calls = ids.iter().map(|id| pool.get(*id));
+    let _ = timeout(Duration::from_millis(9900), join_all(calls)).await;
+    // Each once, and then 50 each time that all of them are due.
+    assert_eq!(pool.dials(), 1000 + 7 * 50);
+}
+
+#[tokio::test(start_paused = true)]
 async fn while_backing_off_calls_fail_at_once_and_say_when() {
     let pool = pool(10, Plan::Fail);
     let mut last = Duration::ZERO;
@@ -303,7 +351,11 @@ async fn a_dial_that_nobody_waits_for_ends_in_time_and_counts() {
     while start.elapsed() < Duration::from_secs(5) {
         let _ = timeout(Duration::from_millis(10), pool.get(id(1))).await;
     }
-    assert_eq!(pool.dials(), 1);
+    assert_eq!(
+        pool.dials(),
+        4,
+        "one dial, with further attempts while they ask"
+    );
     sleep(Duration::from_secs(6)).await;
     assert_eq!((pool.dialling(), pool.slots_taken()), (0, 0));
     assert_eq!(pool.state(id(1)), State::TransientFailure);

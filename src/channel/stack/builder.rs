@@ -1,6 +1,5 @@
 use std::{sync::Arc, time::Duration};
 
-use tokio::sync::watch;
 use tower_iroh_layers::{
     ConfigError, Urgency,
     breaker::{BreakerConfig, Circuit},
@@ -12,8 +11,8 @@ use tower_iroh_layers::{
     retry::{RetryBudget, RetryPolicy},
 };
 
-use super::{NewCircuit, Stack};
-use crate::{peer::TransportKind, pool::State};
+use super::{super::wake_on_reconnect::Connection, NewCircuit, Stack};
+use crate::peer::TransportKind;
 
 /// Settings of a [`Stack`]: each layer can be configured or left out.
 ///
@@ -36,7 +35,7 @@ pub struct StackBuilder {
     configures_breaker: bool,
     circuit: Option<Circuit>,
     circuits_of: [Option<Circuit>; 2],
-    connection: Option<watch::Receiver<State>>,
+    connection: Option<Connection>,
     only: Option<TransportKind>,
     is_channels: bool,
 }
@@ -263,7 +262,7 @@ impl StackBuilder {
 
     /// The connection of a channel over one transport: it gives the round trip, and a new connection ends the breaker's wait.
     pub(in crate::channel) fn over(mut self, connection: super::ArmContext) -> Self {
-        self.connection = Some(connection.state);
+        self.connection = Some(connection.connection);
         self.breaker.rtt = Some(connection.rtt);
         self
     }

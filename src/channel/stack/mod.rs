@@ -30,7 +30,7 @@ use tower_iroh_layers::{
 
 use super::{
     ChannelLinks,
-    wake_on_reconnect::{Reconnects, WakeOnReconnect},
+    wake_on_reconnect::{Connection, Reconnects, WakeOnReconnect},
 };
 use crate::{peer::TransportKind, pool::State};
 
@@ -99,7 +99,7 @@ pub struct Stack {
     circuit: Option<Circuit>,
     circuits_of: [Option<Circuit>; 2],
     new_circuit: NewCircuit,
-    connection: Option<watch::Receiver<State>>,
+    connection: Option<Connection>,
     /// The transport of a channel with only one.
     only: Option<TransportKind>,
 }
@@ -107,7 +107,7 @@ pub struct Stack {
 /// What the stack needs of an arm's connection.
 pub(super) struct ArmContext {
     pub(super) transport: TransportKind,
-    pub(super) state: watch::Receiver<State>,
+    pub(super) connection: Connection,
     pub(super) rtt: Rtt,
 }
 
@@ -121,7 +121,7 @@ impl ArmContext {
         let rtt = source.rtt(transport, peer);
         Self {
             transport,
-            state,
+            connection: source.connection(transport, state, peer),
             rtt,
         }
     }
@@ -187,8 +187,8 @@ impl<S: Attempts> Layer<S> for Stack {
             Some(circuit) => circuit.clone(),
             None => self.new_circuit.make(),
         };
-        let state = self.connection.clone();
-        let one = self.watched(inner, &circuit, self.new_circuit.transport, state);
+        let connection = self.connection.clone();
+        let one = self.watched(inner, &circuit, self.new_circuit.transport, connection);
         let known = circuit.clone();
         let fail_fast = self.fail_fast.clone().or_reason(move || known.why());
         self.over(
@@ -221,7 +221,7 @@ impl Stack {
                 }
                 .make(),
             };
-            let watched = self.watched(inner, &circuit, transport, Some(context.state));
+            let watched = self.watched(inner, &circuit, transport, Some(context.connection));
             (watched, circuit)
         };
         let ((iroh, over_iroh), (tcp, over_tcp)) = (arm(iroh), arm(tcp));
@@ -245,15 +245,18 @@ impl Stack {
         inner: S,
         circuit: &Circuit,
         transport: &'static str,
-        state: Option<watch::Receiver<State>>,
+        connection: Option<Connection>,
     ) -> Watched<S> {
         let attempts = match self.records {
             true => MetricsLayer::attempt(transport),
             false => MetricsLayer::disabled(),
         };
-        let signs = state.map(|state| {
+        let signs = connection.map(|connection| {
             let circuit = circuit.clone();
-            Arc::new(Reconnects { circuit, state })
+            Arc::new(Reconnects {
+                circuit,
+                connection,
+            })
         });
         let breaker = BreakerLayer::new(circuit.clone()).layer(inner);
         WakeOnReconnect::new(attempts.layer(breaker), signs)
