@@ -16,6 +16,7 @@ mod dual;
 mod memory;
 mod nat;
 mod partition;
+mod path_change;
 mod place;
 mod relay;
 #[expect(
@@ -36,6 +37,7 @@ fn main() -> ExitCode {
     }
     let cases = [
         partition::cases(),
+        path_change::cases(),
         address::cases(),
         black_hole::cases(),
         relay::cases(),

@@ -25,6 +25,7 @@ use super::{
     keep_probing::KeepProbing,
     losses::Losses,
     reduction::Reduction,
+    shortest::Shortest,
 };
 
 /// RFC 9002, section 7.2: ten packets of the size that every path carries.
@@ -33,7 +34,7 @@ const INITIAL_WINDOW: u64 = 10 * 1200;
 /// The shortest time from a packet's sending to its acknowledgement, where a controller is ours and has seen one.
 pub(super) fn shortest_round_trip(controller: Box<dyn Controller>) -> Option<Duration> {
     let ours = controller.into_any().downcast::<FollowsPath>().ok()?;
-    (ours.shortest != Duration::MAX).then_some(ours.shortest)
+    Some(ours.shortest.get()).filter(|shortest| *shortest != Duration::MAX)
 }
 
 /// Cubic where the shortest round trip is below `long_from` and few packets are lost, BBR3 elsewhere. [`Duration::MAX`] is Cubic everywhere.
@@ -48,7 +49,7 @@ impl ControllerFactory for FollowsPathConfig {
             cubic: Arc::new(CubicConfig::default()).build(now, current_mtu),
             bbr3: Arc::new(Bbr3Config::default()).build(now, current_mtu),
             long_from: self.long_from,
-            shortest: Duration::MAX,
+            shortest: Shortest::new(),
             smoothed: Duration::ZERO,
             losses: Losses::default(),
             bound: Bound::default(),
@@ -71,7 +72,7 @@ struct FollowsPath {
     bbr3: Box<dyn Controller>,
     long_from: Duration,
     /// The shortest time from a packet's sending to its acknowledgement.
-    shortest: Duration,
+    shortest: Shortest,
     smoothed: Duration,
     losses: Losses,
     bound: Bound,
@@ -84,12 +85,12 @@ struct FollowsPath {
 
 impl FollowsPath {
     fn is_cubic(&self) -> bool {
-        if self.shortest == Duration::MAX {
+        if self.shortest.get() == Duration::MAX {
             // Before the first acknowledgement nothing is known of the path; Cubic starts faster.
             return !self.long_from.is_zero();
         }
         let always = self.long_from == Duration::MAX;
-        self.shortest < self.long_from && (always || !self.losses.is_lossy())
+        self.shortest.get() < self.long_from && (always || !self.losses.is_lossy())
     }
 
     fn active(&self) -> &dyn Controller {
@@ -114,7 +115,7 @@ impl FollowsPath {
     /// queue on an empty path (`docs/decisions/quiet-senders-are-not-paced.md`). RFC 9002, section 7.7, allows bursts of an initial
     /// window in any case; the congestion window holds as before.
     fn least_rate(&self) -> u64 {
-        let rate = INITIAL_WINDOW as f64 / self.shortest.as_secs_f64();
+        let rate = INITIAL_WINDOW as f64 / self.shortest.get().as_secs_f64();
         // Saturates where the path is infinitely short.
         rate as u64
     }
@@ -156,7 +157,7 @@ impl Controller for FollowsPath {
         self.spare.heard(self.smoothed);
         self.acked += bytes;
         self.losses.acked();
-        self.shortest = self.shortest.min(now.saturating_duration_since(sent));
+        self.shortest.saw(now, now.saturating_duration_since(sent));
         self.each(|c| c.on_ack(now, sent, bytes, pn, app_limited, rtt));
     }
 
@@ -170,7 +171,7 @@ impl Controller for FollowsPath {
         self.each(|c| c.on_end_acks(now, in_flight, app_limited, largest_packet_num_acked));
         let acked = std::mem::take(&mut self.acked);
         let known = PathEstimate {
-            shortest: self.shortest,
+            shortest: self.shortest.get(),
             smoothed: self.smoothed,
             mtu: self.mtu,
             bandwidth: self.bbr3.metrics().bandwidth_estimate,
@@ -203,7 +204,7 @@ impl Controller for FollowsPath {
 
     fn on_packet_lost(&mut self, lost_bytes: u16, pn: u64, now: Instant) {
         self.cubic.on_packet_lost(lost_bytes, pn, now);
-        if self.losses.lost(self.smoothed, self.shortest) {
+        if self.losses.lost(self.smoothed, self.shortest.get()) {
             self.bbr3.on_packet_lost(lost_bytes, pn, now);
         }
     }
@@ -231,7 +232,7 @@ impl Controller for FollowsPath {
 
     fn metrics(&self) -> ControllerMetrics {
         let mut metrics = self.active().metrics();
-        metrics.pacing_rate = if self.shortest == Duration::MAX {
+        metrics.pacing_rate = if self.shortest.get() == Duration::MAX {
             Some(FIRST_RATE)
         } else {
             let (most, least) = (self.bound.rate(), self.least_rate());
@@ -275,11 +276,13 @@ mod tests {
 
     fn with(long_from: Duration, shortest: Duration) -> FollowsPath {
         let now = Instant::now();
+        let mut seen = Shortest::new();
+        seen.saw(now, shortest);
         FollowsPath {
             cubic: Arc::new(CubicConfig::default()).build(now, 1200),
             bbr3: Arc::new(Bbr3Config::default()).build(now, 1200),
             long_from,
-            shortest,
+            shortest: seen,
             smoothed: Duration::ZERO,
             losses: Losses::default(),
             bound: Bound::default(),

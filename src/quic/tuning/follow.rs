@@ -85,6 +85,7 @@ impl Follow {
                 .and_then(shortest_round_trip);
             let sample = PathSample {
                 path: path_hash,
+                now: std::time::Instant::now(),
                 rtt: shortest.map_or(smoothed, |shortest| shortest.min(smoothed)),
                 stalled_lanes,
             };

@@ -16,6 +16,7 @@ mod keep_probing;
 mod losses;
 mod packets;
 mod reduction;
+mod shortest;
 mod window;
 
 pub(crate) use follow::Follow;

@@ -1,8 +1,8 @@
 //! Chooses a connection's receive window from samples of its path. Pure.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use super::SHORT_PATH;
+use super::{SHORT_PATH, shortest::Shortest};
 use crate::wire::MAX_STREAM_WINDOW;
 
 /// As many streams as the standard bulk lane has.
@@ -13,6 +13,7 @@ const SEVERAL: u64 = 4;
 pub(crate) struct PathSample {
     /// The path's identity; the measurement begins anew when it changes.
     pub(crate) path: u64,
+    pub(crate) now: Instant,
     pub(crate) rtt: Duration,
     /// How many lanes have unread bytes.
     pub(crate) stalled_lanes: u64,
@@ -29,7 +30,7 @@ pub(crate) struct ReceiveWindow {
     short: u64,
     long: u64,
     path: Option<u64>,
-    shortest: Duration,
+    shortest: Shortest,
 }
 
 impl ReceiveWindow {
@@ -38,18 +39,18 @@ impl ReceiveWindow {
             short,
             long,
             path: None,
-            shortest: Duration::MAX,
+            shortest: Shortest::new(),
         }
     }
 
     /// The shortest round trip of the last sampled path.
     pub(crate) fn shortest(&self) -> Duration {
-        self.shortest
+        self.shortest.get()
     }
 
     /// Whether the last sampled path is long; false before the first sample.
     fn is_long(&self) -> bool {
-        self.path.is_some() && self.shortest >= SHORT_PATH
+        self.path.is_some() && self.shortest() >= SHORT_PATH
     }
 
     /// Whether several streams are better than one: on a long path, if the window holds them all. Otherwise the streams that are written first use all of it.
@@ -60,9 +61,9 @@ impl ReceiveWindow {
     /// The window after `sample`.
     pub(crate) fn update(&mut self, sample: PathSample) -> u64 {
         if self.path.replace(sample.path) != Some(sample.path) {
-            self.shortest = Duration::MAX;
+            self.shortest = Shortest::new();
         }
-        self.shortest = self.shortest.min(sample.rtt);
+        self.shortest.saw(sample.now, sample.rtt);
         let by_path = match self.is_long() {
             true => self.long,
             false => self.short,
@@ -83,6 +84,7 @@ mod tests {
     fn sample(rtt_ms: f64) -> PathSample {
         PathSample {
             path: 0,
+            now: Instant::now(),
             rtt: Duration::from_secs_f64(rtt_ms / 1000.0),
             stalled_lanes: 0,
         }
