@@ -89,7 +89,7 @@ fn peek(c: &mut Criterion) {
 fn room(c: &mut Criterion) {
     let mut group = c.benchmark_group("room");
     let mut cx = Context::from_waker(Waker::noop());
-    let free = permits::Permits::new(1, 64, 64);
+    let free = permits::Permits::new(1, 64, 64, 64);
     group.bench_function("a place that is free", |b| {
         b.iter(|| {
             let entered = pin!(free.acquire(Urgency::INTERACTIVE)).poll(&mut cx);
@@ -97,7 +97,7 @@ fn room(c: &mut Criterion) {
         });
     });
     let mut cx = Context::from_waker(Waker::noop());
-    let full = permits::Permits::new(1, 1, 1024);
+    let full = permits::Permits::new(1, 1, 1, 1024);
     group.bench_function("a place handed on to one of 256 who wait", |b| {
         let mut place = Some(take(&full, &mut cx));
         let mut waiting: Vec<_> = (0..256)

@@ -182,13 +182,3 @@ async fn what_may_have_been_begun_is_told_from_what_was_not() {
     client.close().await;
     router.shutdown().await.expect("no panic");
 }
-
-#[test]
-fn a_server_takes_no_more_lanes_than_its_send_window_carries() {
-    let error = Acceptor::builder()
-        .max_lanes_per_connection(17)
-        .build()
-        .expect_err("16 fit");
-    assert_eq!(error.field(), "acceptor.max_lanes_per_connection");
-    assert!(error.accepted().contains("carries 16 lanes"), "{error}");
-}

@@ -8,7 +8,9 @@ use std::{
 
 use iroh::{Endpoint, protocol::Router};
 use tonic::{Request, Status, service::interceptor::InterceptedService};
-use tower_iroh::{Acceptor, Channel, LaneConfig, Lanes, Links, Peer, PeerInfo, Urgency, presets};
+use tower_iroh::{
+    Acceptor, Channel, Connector, LaneConfig, Lanes, Links, Peer, PeerInfo, Urgency, presets,
+};
 use tower_iroh_proto::{
     EchoService,
     echo::{EchoRequest, StreamRequest, echo_client::EchoClient, echo_server::EchoServer},
@@ -306,4 +308,84 @@ async fn lanes_end_with_their_runtime_and_calls_go_on_on_another() {
     recovered.expect("in time");
     // Not closed: QUIC's own task of the first connection has ended with its runtime, and an endpoint's close waits for it.
     drop(world);
+}
+
+/// Watches and subscriptions that stay open take no call's place.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn five_hundred_open_streams_hold_up_no_call() {
+    let world = World::new().await;
+    let channel = Channel::builder(world.endpoint.clone()).peer(world.peer.clone());
+    let channel = channel.build().expect("valid");
+    let mut client = EchoClient::new(channel.clone());
+    let mut open = Vec::new();
+    for _ in 0..500 {
+        let call = StreamRequest {
+            count: 2,
+            size: 1,
+            interval_ms: 3_600_000,
+        };
+        let begun = tokio::time::timeout(Duration::from_secs(5), client.server_stream(call));
+        let messages = begun.await.expect("no place is waited for");
+        open.push(messages.expect("begun").into_inner());
+    }
+    let echo = client.echo(request(10, None));
+    let echo = tokio::time::timeout(Duration::from_secs(5), echo).await;
+    echo.expect("no place is waited for").expect("answered");
+    let stats = channel.stats().expect("connected");
+    assert_eq!((stats.open_calls, stats.waiting_calls), (500, 0), "{stats}");
+    drop(open);
+    world.end().await;
+}
+
+/// One lane's limit, where it has one: who waits is counted.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn calls_that_wait_for_a_permit_are_counted() {
+    let world = World::new().await;
+    let one = LaneConfig::new(0..=7).max_streams(1).calls_per_stream(1);
+    let channel = Channel::builder(world.endpoint.clone());
+    let channel = channel.peer(world.peer.clone()).lanes(Lanes::new([one]));
+    let channel = channel.build().expect("valid");
+    let mut client = EchoClient::new(channel.clone());
+    let held = StreamRequest {
+        count: 2,
+        size: 1,
+        interval_ms: 3_600_000,
+    };
+    let held = client.server_stream(held).await.expect("begun");
+    let waits: Vec<_> = (0..3)
+        .map(|_| {
+            let mut client = client.clone();
+            tokio::spawn(async move { client.echo(request(1, None)).await })
+        })
+        .collect();
+    let counted = async {
+        while channel.stats().expect("connected").waiting_calls < 3 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    let counted = tokio::time::timeout(Duration::from_secs(5), counted);
+    counted.await.expect("three wait");
+    drop(held);
+    for call in waits {
+        call.await.expect("no panic").expect("answered");
+    }
+    assert_eq!(channel.stats().expect("connected").waiting_calls, 0);
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn twenty_tonic_channels_share_one_connector() {
+    let world = World::new().await;
+    let connector = Connector::new(world.endpoint.clone());
+    connector.add_peer(world.peer.clone());
+    let mut clients = Vec::new();
+    for _ in 0..20 {
+        let endpoint = tonic::transport::Endpoint::from(world.peer.uri());
+        let channel = endpoint.connect_with_connector_lazy(connector.clone());
+        let mut client = EchoClient::new(channel);
+        client.echo(request(10, None)).await.expect("answered");
+        clients.push(client);
+    }
+    assert_eq!(connector.links().connections(), 1);
+    world.end().await;
 }

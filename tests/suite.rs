@@ -17,6 +17,7 @@ mod lanes;
 mod layers_doc;
 mod migration;
 mod peers;
+mod readers;
 mod readme;
 mod runtimes;
 mod selection;

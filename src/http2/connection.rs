@@ -30,11 +30,13 @@ use super::{
 };
 use crate::{error::Error, pool::Runtime};
 
-/// How much a lane's peer may send ahead of its readers: on one call, and on all of them together. They bound what a
-/// slow reader makes us hold. They are not the knob for the network's speed (h2 allows small frames by half of the
-/// connection's window, so a small one punishes small messages); the QUIC windows beneath are.
+/// How much a lane's peer may send ahead of its readers: on one call, and on all of them together. They bound what a slow reader makes us hold, and eight readers
+/// that stand still hold up no other call. They are not the knob for the network's speed; the QUIC windows beneath are.
 const CALL_WINDOW: u32 = 2 * 1024 * 1024;
-const LANE_WINDOW: u32 = 5 * 1024 * 1024;
+const LANE_WINDOW: u32 = 16 * 1024 * 1024;
+/// What h2 allows for the cost of frames below 256 bytes that nobody has read: a million of them. By itself h2 allows a few thousand, and ends the connection for
+/// more. So the windows hold back a peer that sends messages of 16 bytes and more.
+const SMALL_FRAMES: usize = 1024 * 1024 * 256;
 /// How many calls that this side reset are remembered, so that late frames for them are not an error.
 const RESET_CALLS: usize = 1000;
 
@@ -77,6 +79,7 @@ impl Http2 {
             .max_concurrent_reset_streams(RESET_CALLS)
             .enable_push(false)
             .initial_max_send_streams(UNTOLD)
+            .data_frame_budget(SMALL_FRAMES)
             .handshake(io);
         let (requests, mut connection) = handshake.await.map_err(|error| beneath.explain(error))?;
         let pings = connection.ping_pong();

@@ -26,19 +26,24 @@ pub struct Lanes {
     pub(super) max_header_list_size: u32,
 }
 
+/// How many calls a stream has before its lane opens a further one.
+const FILL: usize = 100;
+
 /// One lane: a range of urgencies, and how many calls it takes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LaneConfig {
     pub(super) urgencies: RangeInclusive<u8>,
     pub(super) max_streams: usize,
     pub(super) calls_per_stream: usize,
+    /// How many calls a stream has before a further one is opened.
+    pub(super) fill: usize,
     pub(super) max_waiting: usize,
     pub(super) copies: bool,
     pub(super) spread: bool,
 }
 
 impl LaneConfig {
-    /// A lane for these urgencies: one stream at first, up to 2, of 100 calls each, and 10,000 calls waiting for a place. Copies
+    /// A lane for these urgencies: one stream at first, up to 2, and as many calls as the server takes. Copies
     /// where the urgencies are above bulk's on the average, and calls spread where they are not.
     pub const fn new(urgencies: RangeInclusive<u8>) -> Self {
         // Wide enough for bounds that will be refused later.
@@ -49,23 +54,27 @@ impl LaneConfig {
             spread: bulk,
             urgencies,
             max_streams: 2,
-            calls_per_stream: 100,
+            calls_per_stream: usize::MAX,
+            fill: FILL,
             max_waiting: 10_000,
         }
     }
 
-    /// How many QUIC streams the lane opens, a further one when those before it are full, or [spread](Self::spread) at once. Default 2.
+    /// How many QUIC streams the lane opens, a further one when those before it have 100 calls or are full, or [spread](Self::spread) at once. Default 2.
     pub const fn max_streams(mut self, streams: usize) -> Self {
         self.max_streams = streams;
         self
     }
 
-    /// How many calls are in flight on each stream at most; fewer where the server's MAX_CONCURRENT_STREAMS (RFC 9113) is lower. Default 100.
+    /// How many calls are in flight on each stream at most; fewer where the server's MAX_CONCURRENT_STREAMS (RFC 9113) is lower. Default: as many as the server
+    /// takes, which is any number with tonic's default. Whatever the limit, the lane opens a further stream when those it has have 100 calls each, and beyond
+    /// that shares the calls among them. With a limit, calls beyond it wait, the more urgent first.
     ///
     /// The server's limit is known a round trip after the lane's first stream has opened. Until then ten calls go on that stream, and the others wait. A server that takes
     /// fewer than ten refuses what is beyond, for the retry layer to send again.
     pub const fn calls_per_stream(mut self, calls: usize) -> Self {
         self.calls_per_stream = calls;
+        self.fill = if calls < FILL { calls } else { FILL };
         self
     }
 

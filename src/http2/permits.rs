@@ -27,13 +27,15 @@ pub(crate) struct Permits {
 #[derive(Debug)]
 struct Shared {
     state: Mutex<State>,
-    calls_per_stream: usize,
+    most: usize,
     max_waiting: usize,
 }
 
 #[derive(Debug)]
 struct State {
     streams: Box<[Stream]>,
+    /// How many calls a stream has before a further one is opened.
+    fill: usize,
     /// Whether calls go where there are fewest, instead of filling one stream before the next.
     spread: bool,
     /// No further permit is given.
@@ -57,10 +59,11 @@ struct Stream {
 }
 
 impl Permits {
-    pub(crate) fn new(streams: usize, calls_per_stream: usize, max_waiting: usize) -> Self {
+    /// A further stream is opened when those before it have `fill` calls. None has more than `most`.
+    pub(crate) fn new(streams: usize, fill: usize, most: usize, max_waiting: usize) -> Self {
         let stream = Stream {
             calls: 0,
-            limit: calls_per_stream.min(UNTOLD),
+            limit: most.min(UNTOLD),
             told: false,
             paused: false,
         };
@@ -68,13 +71,14 @@ impl Permits {
             shared: Arc::new(Shared {
                 state: Mutex::new(State {
                     streams: vec![stream; streams].into(),
+                    fill,
                     spread: false,
                     closed: false,
                     waiting: BTreeMap::new(),
                     given: HashMap::new(),
                     next: 0,
                 }),
-                calls_per_stream,
+                most,
                 max_waiting,
             }),
         }
@@ -89,6 +93,11 @@ impl Permits {
         }
     }
 
+    /// How many calls wait for a permit.
+    pub(crate) fn waiting(&self) -> usize {
+        self.shared.lock().waiting.len()
+    }
+
     /// Whether calls are spread over the streams, from the next one on.
     pub(crate) fn spread(&self, spread: bool) {
         self.shared.change(|state| state.spread = spread);
@@ -99,7 +108,7 @@ impl Permits {
     pub(crate) fn limit(&self, stream: usize, calls: impl FnOnce() -> Option<usize>) {
         self.shared.change(|state| {
             let Some(calls) = calls() else { return };
-            let limit = calls.clamp(1, self.shared.calls_per_stream);
+            let limit = calls.clamp(1, self.shared.most);
             state.streams[stream].told = true;
             for (index, other) in state.streams.iter_mut().enumerate() {
                 if index == stream || !other.told {
@@ -141,11 +150,15 @@ impl State {
     fn next_stream(&self) -> Option<usize> {
         let streams = self.streams.iter().enumerate();
         let mut open = streams.filter(|(_, stream)| !stream.paused);
+        let fewest = |(_, stream): &(usize, &Stream)| (!stream.has_room(), stream.calls);
         let (index, stream) = if self.spread {
-            open.min_by_key(|(_, stream)| (!stream.has_room(), stream.calls))
+            open.min_by_key(fewest)
         } else if self.streams.iter().any(|stream| stream.told) {
-            // A further stream is opened only when those before it are full, so that few calls share the packets of few streams.
-            open.find(|(_, stream)| stream.has_room())
+            // A further stream is opened only when those before it have their fill, so that few calls share the packets of few streams.
+            let not_full = |(_, it): &(usize, &Stream)| it.has_room() && it.calls < self.fill;
+            open.clone()
+                .find(not_full)
+                .or_else(|| open.min_by_key(fewest))
         } else {
             // Whether the first is full is not known yet.
             open.next()
@@ -331,7 +344,7 @@ mod tests {
 
     /// Permits whose peer has said that it takes as many.
     fn permits(streams: usize, calls: usize, max_waiting: usize) -> Permits {
-        let permits = Permits::new(streams, calls, max_waiting);
+        let permits = Permits::new(streams, calls, calls, max_waiting);
         permits.limit(0, || Some(calls));
         permits
     }
@@ -432,7 +445,7 @@ mod tests {
 
     #[test]
     fn until_a_stream_was_told_ten_calls_go_on_it_and_no_further_one_opens() {
-        let permits = Permits::new(3, 100, 100);
+        let permits = Permits::new(3, 100, usize::MAX, 100);
         let acquire = || task::spawn(permits.acquire(Urgency::BULK));
         let held: Vec<_> = (0..10).map(|_| assert_ready!(acquire().poll())).collect();
         let mut waiting: Vec<_> = (0..20).map(|_| acquire()).collect();
@@ -452,16 +465,37 @@ mod tests {
         drop(held);
     }
 
+    #[test]
+    fn streams_have_their_fill_before_further_ones_open_and_then_share_what_comes() {
+        let permits = Permits::new(3, 2, usize::MAX, 100);
+        for told in 0..3 {
+            permits.limit(told, || Some(usize::MAX));
+        }
+        let stream = || {
+            let permit = assert_ready!(task::spawn(permits.acquire(Urgency::BULK)).poll());
+            permit.expect("a permit")
+        };
+        let held: Vec<_> = (0..12).map(|_| stream()).collect();
+        let order: Vec<_> = held.iter().map(Permit::stream).collect();
+        assert_eq!(order, [0, 0, 1, 1, 2, 2, 0, 1, 2, 0, 1, 2]);
+        // A peer that takes fewer has fewer.
+        permits.limit(1, || Some(4));
+        let next: Vec<_> = (0..3).map(|_| stream()).collect();
+        let order: Vec<_> = next.iter().map(Permit::stream).collect();
+        assert_eq!(order, [0, 2, 0]);
+    }
+
     proptest! {
         /// Every operation takes the one lock once, so the order of operations is all that a schedule can differ in.
         #[test]
         fn places_are_neither_lost_nor_made(
             streams in 1usize..4,
             calls in 1usize..4,
+            fill in 1usize..4,
             steps in proptest::collection::vec((0u8..7, any::<prop::sample::Index>(), 0u8..=7), 0..200),
             closes in any::<bool>(),
         ) {
-            let permits = Permits::new(streams, calls, 1000);
+            let permits = Permits::new(streams, fill, calls, 1000);
             let mut acquiring = Vec::new();
             let mut held = Vec::new();
             let mut pauses: Vec<_> = (0..streams).map(|_| None).collect();

@@ -1,11 +1,16 @@
 //! The lanes of one connection: permits and a row of streams each.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    pin::pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
 };
 
-use futures_util::future::BoxFuture;
+use futures_util::{FutureExt, future::BoxFuture};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tower_iroh_layers::Urgency;
 
@@ -17,7 +22,7 @@ use super::{
 };
 use crate::{
     error::{Error, ErrorKind},
-    pool::Runtime,
+    pool::{Refusals, Runtime},
 };
 
 /// Opens a lane's streams.
@@ -152,8 +157,13 @@ struct Lane {
     urgency: Urgency,
     header_list: HeaderListLimit,
     gate: Gate,
+    long_waits: Refusals,
     runtime: Runtime,
 }
+
+/// How long a call waits for a permit before the log says so.
+const LONG_WAIT: Duration = Duration::from_secs(1);
+const LONG_WAITS: &str = "permit";
 
 impl LaneSet {
     /// Lanes as configured; the configuration has been validated. Their streams live on `runtime`.
@@ -161,7 +171,10 @@ impl LaneSet {
         let permits: Vec<_> = config
             .lanes
             .iter()
-            .map(|lane| Permits::new(lane.max_streams, lane.calls_per_stream, lane.max_waiting))
+            .map(|lane| {
+                let (fill, most) = (lane.fill, lane.calls_per_stream);
+                Permits::new(lane.max_streams, fill, most, lane.max_waiting)
+            })
             .collect();
         let gate = Gate {
             inner: Arc::new(GateInner {
@@ -179,6 +192,7 @@ impl LaneSet {
                 urgency: middle(lane.urgencies.clone()),
                 header_list: HeaderListLimit(config.max_header_list_size),
                 gate: gate.clone(),
+                long_waits: Refusals::new("tower_iroh_client_lane_waits_total"),
                 runtime: runtime.clone(),
             })
         });
@@ -223,6 +237,11 @@ impl LaneSet {
         let _ = self.lanes[lane].stream(0, opener);
     }
 
+    /// How many calls wait for a permit, of all lanes.
+    pub(crate) fn waiting(&self) -> usize {
+        self.lanes.iter().map(|lane| lane.permits.waiting()).sum()
+    }
+
     /// Takes a permit of the lane for such a call, waiting by urgency where it is full.
     ///
     /// # Errors
@@ -233,7 +252,11 @@ impl LaneSet {
         message_len: Option<u32>,
     ) -> Result<LanePermit, NoStream> {
         let lane = &self.lanes[self.config.index(urgency, message_len)];
-        let permit = lane.permits.acquire(urgency).await?;
+        let permit = match lane.permits.acquire(urgency).now_or_never() {
+            Some(permit) => permit?,
+            // Boxed, to keep the future of other calls small.
+            None => Box::pin(lane.wait(urgency)).await?,
+        };
         Ok(LanePermit {
             permit,
             lane: lane.clone(),
@@ -242,6 +265,22 @@ impl LaneSet {
 }
 
 impl Lane {
+    /// Waits for a permit, and says so if that takes long.
+    async fn wait(&self, urgency: Urgency) -> Result<Permit, NoPermit> {
+        let mut permit = pin!(self.permits.acquire(urgency));
+        if let Ok(permit) = timeout(LONG_WAIT, permit.as_mut()).await {
+            return permit;
+        }
+        let name = self.urgency.to_string();
+        self.long_waits.add(LONG_WAITS, |suppressed| {
+            tracing::warn!(
+                lane = name, waiting = self.permits.waiting(), suppressed,
+                "calls wait for a permit of their lane: it has as many as LaneConfig::calls_per_stream and the server's MAX_CONCURRENT_STREAMS allow"
+            );
+        });
+        permit.await
+    }
+
     fn stream(&self, stream: usize, opener: &Arc<impl Opener>) -> Result<Stream, Error> {
         self.slots[stream].get(&self.runtime, || {
             opener.open(NewStream {

@@ -24,12 +24,26 @@ impl Path {
     pub(crate) fn of(
         connection: &iroh::endpoint::Connection,
     ) -> Option<(Self, std::time::Duration)> {
-        let paths = connection.paths();
-        let selected = paths.iter().find(|path| path.is_selected());
-        // A new connection has no selected path for a moment; then it uses the handshake's path.
-        let path = selected.or_else(|| paths.iter().next())?;
-        Some((path.remote_addr().into(), path.rtt()))
+        with_path(connection, |path| (path.remote_addr().into(), path.rtt()))
     }
+
+    /// How many datagrams were sent and received on that path.
+    pub(crate) fn datagrams(connection: &iroh::endpoint::Connection) -> (u64, u64) {
+        let stats = with_path(connection, |path| path.stats());
+        stats.map_or((0, 0), |stats| {
+            (stats.udp_tx.datagrams, stats.udp_rx.datagrams)
+        })
+    }
+}
+
+/// A new connection has no selected path for a moment; then it uses the handshake's path.
+fn with_path<T>(
+    connection: &iroh::endpoint::Connection,
+    read: impl FnOnce(iroh::endpoint::Path<'_>) -> T,
+) -> Option<T> {
+    let paths = connection.paths();
+    let selected = paths.iter().find(|path| path.is_selected());
+    selected.or_else(|| paths.iter().next()).map(read)
 }
 
 impl From<&TransportAddr> for Path {

@@ -28,18 +28,23 @@ use crate::error::{Error, ErrorKind};
 pub(super) struct Dialling<C: Pooled> {
     entry: Arc<Entry<C>>,
     outcome: watch::Sender<Option<Result<(), Error>>>,
+    /// The silent connection beside which it dials, if there is one.
+    beside: Option<Arc<C>>,
     has_ended: bool,
 }
 
 impl<C: Pooled> Dialling<C> {
-    /// The two sides of a dial to an entry's peer.
-    pub(super) fn begin(entry: &Arc<Entry<C>>) -> (Self, Dial) {
+    /// The two sides of a dial to an entry's peer, which may have a connection that is silent.
+    pub(super) fn begin(entry: &Arc<Entry<C>>, beside: Option<Arc<C>>) -> (Self, Dial) {
         let (outcome, waits) = watch::channel(None);
         entry.early.send_replace(None);
-        entry.state.send_replace(State::Connecting);
+        if beside.is_none() {
+            entry.state.send_replace(State::Connecting);
+        }
         let dialling = Self {
             entry: entry.clone(),
             outcome,
+            beside,
             has_ended: false,
         };
         let dial = Dial {
@@ -50,9 +55,21 @@ impl<C: Pooled> Dialling<C> {
         (dialling, dial)
     }
 
-    /// Whether somebody waits for the outcome, beside the entry.
+    /// Whether somebody waits for the outcome, beside the entry, or for an answer on the silent connection.
     fn is_waited_for(&self) -> bool {
-        self.outcome.receiver_count() > 1
+        let waits = |silent: &Arc<C>| silent.uses().open() > 0;
+        self.outcome.receiver_count() > 1 || self.beside.as_ref().is_some_and(waits)
+    }
+
+    /// Whether the silent connection is still silent, or gone. Without one, it is.
+    fn is_needed(&self) -> bool {
+        let inner = self.entry.lock();
+        match (&self.beside, &inner.connection) {
+            (Some(silent), Some((current, _))) => {
+                Arc::ptr_eq(silent, current) && *self.entry.state.borrow() == State::Silent
+            }
+            _ => true,
+        }
     }
 
     fn waits_for_slot(&self, waits: bool) {
@@ -66,20 +83,33 @@ impl<C: Pooled> Dialling<C> {
         inner.last_error = None;
         // The backoff is not reset: a peer that takes the connection and refuses it at once has not recovered. The
         // connection's end resets it, if it ever showed a sign of life.
-        inner.connection = Some((connection, slot));
+        let before = inner.connection.replace((connection, slot));
         self.entry.state.send_replace(State::Ready);
         drop(inner);
+        if let Some((silent, _slot)) = before {
+            silent.supersede();
+        }
         self.end(Ok(()));
     }
 
     fn failed(mut self, error: Error) {
-        self.entry.failed(&mut self.entry.lock(), &error);
+        match &self.beside {
+            None => self.entry.failed(&mut self.entry.lock(), &error),
+            // It says nothing that the silence does not. The next one waits.
+            Some(_) => self
+                .entry
+                .lock()
+                .backoff
+                .failed(Instant::now(), rand::random()),
+        }
         self.end(Err(error));
     }
 
     /// There was no slot: that is a failure, and says nothing of the peer.
     fn crowded(mut self, error: Error) {
-        self.entry.state.send_replace(State::Idle);
+        if self.beside.is_none() {
+            self.entry.state.send_replace(State::Idle);
+        }
         self.end(Err(error));
     }
 
@@ -99,8 +129,10 @@ impl<C: Pooled> Drop for Dialling<C> {
             return;
         }
         self.entry.early.send_replace(None);
-        // Before the dial is gone, so that it is not the next dial's state that this overwrites.
-        self.entry.state.send_replace(State::Idle);
+        if self.beside.is_none() {
+            // Before the dial is gone, so that it is not the next dial's state that this overwrites.
+            self.entry.state.send_replace(State::Idle);
+        }
         let dial = self.entry.lock().dial.take();
         drop(dial);
     }
@@ -108,7 +140,11 @@ impl<C: Pooled> Drop for Dialling<C> {
 
 impl<D: Dialer> Shared<D> {
     /// Dials, and puts what comes of it into the entry. It holds the pool weakly: the pool owns the task.
-    pub(super) async fn dial(pool: Weak<Self>, id: EndpointId, dialling: Dialling<D::Connection>) {
+    pub(super) async fn dial(
+        pool: Weak<Self>,
+        id: EndpointId,
+        mut dialling: Dialling<D::Connection>,
+    ) {
         dialling.waits_for_slot(true);
         let slot = Self::slot(&pool).await;
         dialling.waits_for_slot(false);
@@ -133,6 +169,11 @@ impl<D: Dialer> Shared<D> {
             }
         };
         match dialled {
+            // The silent connection has been heard meanwhile.
+            Ok(connection) if !dialling.is_needed() => {
+                connection.close();
+                dialling.end(Ok(()));
+            }
             Ok(connection) => {
                 dialling.succeeded(connection.clone(), slot);
                 connection.installed(handle);

@@ -10,7 +10,7 @@ use std::{
     collections::HashMap,
     fmt,
     sync::{
-        Arc, Mutex, Weak,
+        Arc, Mutex, MutexGuard, Weak,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -59,7 +59,7 @@ pub(crate) use uses::{AnyUse, Use, Used, Uses};
 
 use budget::Budget;
 use dial::Dialling;
-use entry::{Dial, Entry};
+use entry::{Dial, Entry, Inner};
 use uses::Freed;
 
 /// How many peers without a connection are remembered beside those with one.
@@ -115,6 +115,13 @@ impl<D: Dialer> Pool<D> {
             let mut outcome = match self.shared.find(id, &entry)? {
                 Found::Connection(used) => return Ok(used),
                 Found::Dial(outcome) => outcome,
+                Found::Silent(mut outcome, mut state) => {
+                    tokio::select! {
+                        _ = outcome.wait_for(Option::is_some) => {}
+                        _ = state.wait_for(|state| *state != State::Silent) => {}
+                    }
+                    continue;
+                }
             };
             let ended = match outcome.wait_for(Option::is_some).await {
                 Ok(ended) => ended.clone(),
@@ -193,6 +200,14 @@ impl<D: Dialer> Pool<D> {
         });
     }
 
+    /// The next dial to every peer is due.
+    pub(crate) fn forgive_all(&self) {
+        let peers: Vec<_> = lock(&self.shared.peers).keys().copied().collect();
+        for id in peers {
+            self.forgive(id);
+        }
+    }
+
     /// A caller asks that paces itself: the next dial is due, however often the last ones failed.
     pub(crate) fn hurry(&self, id: EndpointId) {
         if let Some(entry) = self.shared.known(id) {
@@ -268,6 +283,11 @@ enum Found<C> {
     Connection(Use<C>),
     /// The outcome of a dial, to be waited for.
     Dial(watch::Receiver<Option<Result<(), Error>>>),
+    /// The peer does not answer on its connection. A call that is sent there may be lost: it waits for the peer to be heard, or for the dial beside.
+    Silent(
+        watch::Receiver<Option<Result<(), Error>>>,
+        watch::Receiver<State>,
+    ),
 }
 
 impl<D: Dialer> Shared<D> {
@@ -301,6 +321,14 @@ impl<D: Dialer> Shared<D> {
         }
         let mut inner = entry.lock();
         if let Some(used) = entry.using(&mut inner) {
+            drop(inner);
+            if *entry.state.borrow() == State::Silent {
+                self.dial_beside(id, entry, used.connection());
+                if let Some(dial) = &entry.lock().dial {
+                    let outcome = dial.outcome.clone();
+                    return Ok(Found::Silent(outcome, entry.state.subscribe()));
+                }
+            }
             return Ok(Found::Connection(used));
         }
         if let Some(dial) = &inner.dial {
@@ -313,7 +341,18 @@ impl<D: Dialer> Shared<D> {
                 asked => return Err(Error::backoff(asked.unwrap_or(wait), last)),
             }
         }
-        let (dialling, dial) = Dialling::begin(entry);
+        Ok(Found::Dial(self.begin_dial(id, entry, inner, None)?))
+    }
+
+    /// Spawns a dial. Returns its outcome, to be waited for.
+    fn begin_dial(
+        self: &Arc<Self>,
+        id: EndpointId,
+        entry: &Arc<Entry<D::Connection>>,
+        mut inner: MutexGuard<'_, Inner<D::Connection>>,
+        beside: Option<Arc<D::Connection>>,
+    ) -> Result<watch::Receiver<Option<Result<(), Error>>>, Error> {
+        let (dialling, dial) = Dialling::begin(entry, beside);
         let outcome = dial.outcome.clone();
         inner.dial = Some(dial);
         // A runtime that has ended drops the dial at once, which takes this lock.
@@ -325,7 +364,26 @@ impl<D: Dialer> Shared<D> {
         if let Some(dial) = inner.dial.as_mut().filter(same) {
             dial.task = Some(task);
         }
-        Ok(Found::Dial(outcome))
+        Ok(outcome)
+    }
+
+    /// Dials a peer that does not answer on its connection, which tells a peer that was started again from a path that is cut: if the new connection comes
+    /// up while the old one stays silent, it takes its place.
+    fn dial_beside(
+        self: &Arc<Self>,
+        id: EndpointId,
+        entry: &Arc<Entry<D::Connection>>,
+        silent: &Arc<D::Connection>,
+    ) {
+        let inner = entry.lock();
+        let current = inner.connection.as_ref();
+        let is_current = current.is_some_and(|(current, _)| Arc::ptr_eq(current, silent));
+        let now = Instant::now();
+        let is_due = inner.dial.is_none() && inner.backoff.wait_when_asked(now).is_none();
+        if is_current && is_due && self.may_repeat(now) {
+            // Without a runtime the connection has ended too.
+            let _ = self.begin_dial(id, entry, inner, Some(silent.clone()));
+        }
     }
 
     /// Whether there is a dial left for a peer that has not answered one.
@@ -371,7 +429,7 @@ impl<D: Dialer> Shared<D> {
     }
 
     /// Tells watchers how a connection does that is there.
-    fn stands(&self, id: EndpointId, connection: &Arc<D::Connection>, state: State) {
+    fn stands(self: &Arc<Self>, id: EndpointId, connection: &Arc<D::Connection>, state: State) {
         let Some(entry) = self.known(id) else {
             return;
         };
@@ -379,6 +437,10 @@ impl<D: Dialer> Shared<D> {
         let current = inner.connection.as_ref();
         if current.is_some_and(|(current, _)| Arc::ptr_eq(current, connection)) {
             entry.state.send_replace(state);
+        }
+        drop(inner);
+        if state == State::Silent {
+            self.dial_beside(id, &entry, connection);
         }
     }
 

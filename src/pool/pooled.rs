@@ -59,6 +59,10 @@ pub trait Pooled: Used + fmt::Debug + Send + Sync + Sized + 'static {
     fn fate(&self) -> End;
     /// It takes no further call, and is good for those that it has.
     fn retire(&self);
+    /// Another connection has reached the peer, which does not answer on this one. It takes no further call, and ends soon unless the peer answers on it after all.
+    fn supersede(&self) {
+        self.retire();
+    }
     /// Ends it, because its place is needed.
     fn evict(&self);
     /// Ends it, because its user says so.

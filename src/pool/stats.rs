@@ -44,6 +44,8 @@ pub struct PeerStats {
     pub early_data: Option<EarlyData>,
     /// Calls and connections of tonic channels that are open now.
     pub open_calls: usize,
+    /// Calls that wait for a permit of their lane now: see [`LaneConfig::calls_per_stream`](crate::LaneConfig::calls_per_stream).
+    pub waiting_calls: usize,
     /// Calls and connections of tonic channels since the connection was established.
     pub calls: u64,
 }
@@ -69,8 +71,8 @@ impl fmt::Display for PeerStats {
         }
         write!(
             f,
-            ", {} calls ({} open), {} bytes out, {} in",
-            self.calls, self.open_calls, self.bytes_sent, self.bytes_received
+            ", {} calls ({} open, {} waiting), {} bytes out, {} in",
+            self.calls, self.open_calls, self.waiting_calls, self.bytes_sent, self.bytes_received
         )?;
         if self.transport == TransportKind::Tcp {
             return f.write_str(", TCP");

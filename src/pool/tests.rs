@@ -24,6 +24,7 @@ struct Fake {
     closed: AtomicBool,
     number: usize,
     refused: bool,
+    pool: std::sync::OnceLock<PoolHandle<Self>>,
 }
 
 impl Used for Fake {
@@ -57,7 +58,15 @@ impl Pooled for Fake {
     fn close(&self) {
         self.closed.store(true, Ordering::SeqCst);
     }
-    fn installed(self: &Arc<Self>, _: PoolHandle<Self>) {}
+    fn installed(self: &Arc<Self>, pool: PoolHandle<Self>) {
+        self.pool.set(pool).expect("once");
+    }
+}
+
+impl Fake {
+    fn pool(&self) -> &PoolHandle<Self> {
+        self.pool.get().expect("installed")
+    }
 }
 
 /// What the next dials do.
@@ -119,12 +128,14 @@ impl Dialer for FakeDialer {
                     closed: AtomicBool::new(false),
                     number,
                     refused: false,
+                    pool: Default::default(),
                 })),
                 Plan::Refuse => Ok(Arc::new(Fake {
                     uses,
                     closed: AtomicBool::new(true),
                     number,
                     refused: true,
+                    pool: Default::default(),
                 })),
                 Plan::Fail => Err(Error::new(ErrorKind::DialFailed, "as planned")),
                 Plan::Hang => std::future::pending().await,
@@ -238,6 +249,66 @@ async fn a_caller_that_asks_dials_each_second_whatever_the_backoff() {
         waits.push(began.elapsed().as_millis());
     }
     assert!((1200..1300).contains(&waits[9]), "{waits:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_was_started_again_is_found_beside_its_silent_connection() {
+    let pool = pool(2, Plan::Succeed);
+    let old = pool.get(id(1)).await.expect("there");
+    pool.plan(Plan::Hang);
+    old.pool().silent(old.connection());
+    sleep(Duration::from_secs(3)).await;
+    assert_eq!((pool.dials(), pool.dialling()), (4, 3));
+    assert_eq!(pool.state(id(1)), State::Silent);
+    // A call that is not sent yet waits.
+    let mut waits = tokio_test::task::spawn(pool.get(id(1)));
+    assert_pending!(waits.poll());
+    pool.plan(Plan::Succeed);
+    sleep(Duration::from_secs(2)).await;
+    assert_eq!(pool.state(id(1)), State::Ready);
+    assert!(!old.usable(), "superseded");
+    let new = assert_ready!(waits.poll()).expect("there");
+    drop(waits);
+    assert_eq!((new.number, pool.dialling(), pool.slots_taken()), (4, 0, 1));
+    // Late news of the old one change nothing.
+    old.pool().silent(old.connection());
+    old.pool().report(old.connection(), End::Closed);
+    assert_eq!(pool.state(id(1)), State::Ready);
+    assert!(new.usable());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_that_is_heard_again_stays() {
+    let pool = pool_that_takes(2, Plan::Succeed, Duration::from_millis(500));
+    let old = pool.get(id(1)).await.expect("there");
+    old.pool().silent(old.connection());
+    sleep(Duration::from_millis(100)).await;
+    let mut waits = tokio_test::task::spawn(pool.get(id(1)));
+    assert_pending!(waits.poll());
+    old.pool().heard(old.connection());
+    assert_eq!(assert_ready!(waits.poll()).expect("there").number, 0);
+    sleep(Duration::from_secs(2)).await;
+    assert_eq!((pool.dials(), pool.dialling()), (2, 0));
+    assert!(old.usable());
+    assert_eq!((pool.state(id(1)), pool.slots_taken()), (State::Ready, 1));
+    assert_eq!(pool.get(id(1)).await.expect("there").number, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn nobody_dials_beside_a_silent_connection_that_nobody_uses() {
+    let pool = pool(2, Plan::Succeed);
+    let old = pool.get(id(1)).await.expect("there");
+    pool.plan(Plan::Hang);
+    let connection = old.connection().clone();
+    connection.pool().silent(&connection);
+    drop(old);
+    sleep(Duration::from_secs(60)).await;
+    assert_eq!((pool.dials(), pool.dialling()), (2, 0));
+    assert_eq!(pool.state(id(1)), State::Silent);
+    // The next who asks dials.
+    let asks = timeout(Duration::from_secs(2), pool.get(id(1)));
+    asks.await.expect_err("nobody answers");
+    assert_eq!(pool.dials(), 4);
 }
 
 #[tokio::test(start_paused = true)]

@@ -29,7 +29,7 @@ use crate::{
 ///
 /// All channels of one connector to one peer share one QUIC connection. Each channel is a lane of its own on it, of the connector's urgency, and keeps the
 /// connection as long as it lives: a connector sees bytes, not calls. The peer's acceptor takes
-/// [16 lanes](crate::AcceptorBuilder::max_lanes_per_connection) on a connection by default, and refuses the next channel with RESOURCE_EXHAUSTED.
+/// [64 lanes](crate::AcceptorBuilder::max_lanes_per_connection) on a connection by default, and refuses the next channel with RESOURCE_EXHAUSTED.
 ///
 /// A connector waits for the handshake, also on links that [send early data](crate::LinksBuilder::early_data): that is for
 /// [`Channel`](crate::Channel).

@@ -1,13 +1,17 @@
 //! A link's task: watches the path, copies, health, the peer's silence, idleness and the connection's end.
 
 use std::{
+    convert::Infallible,
     pin::pin,
     sync::{Arc, Weak},
     time::Duration,
 };
 
 use iroh::endpoint::Connection;
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::{
+    sync::Notify,
+    time::{Instant, sleep, sleep_until, timeout},
+};
 
 use super::{
     copies::Copies,
@@ -31,6 +35,8 @@ const LOOK: Duration = Duration::from_secs(60);
 const SETTLED: Duration = Duration::from_secs(2);
 /// How many health pings in a row may fail.
 const PINGS: u32 = 2;
+/// How long a silent connection has, and round trips beside, once another has reached its peer. After a cut the path works for both, and each look pings.
+const SUPERSEDED: Duration = Duration::from_secs(1);
 /// How long the driver waits for the answer to a ping that breaks a silence. The next look sees whatever comes later.
 const SILENCE_PING: Duration = Duration::from_millis(250);
 
@@ -44,6 +50,7 @@ pub(super) struct Driver {
     pub(super) activities: Activities,
     pub(super) copies: Copies,
     pub(super) gone: PoolHandle<Link>,
+    pub(super) knock: Arc<Notify>,
     pub(super) window: ReceiveWindow,
     pub(super) health_interval: Duration,
     pub(super) idle_timeout: Duration,
@@ -67,6 +74,7 @@ impl Driver {
         let mut health = pin!(self.watch_health());
         let mut copies = pin!(self.copies.run(&self.connection));
         let mut silence = pin!(self.watch_silence());
+        let mut knocks = pin!(self.answer_knocks());
         loop {
             tokio::select! {
                 _ = &mut closed => {
@@ -85,6 +93,7 @@ impl Driver {
                 () = &mut health => return,
                 never = &mut copies => match never {},
                 () = &mut silence => return,
+                never = &mut knocks => match never {},
             }
         }
     }
@@ -127,24 +136,44 @@ impl Driver {
                 continue;
             };
             sleep(next).await;
-            let stats = self.connection.stats();
+            // Of the path in use: iroh keeps others alive beside it, on which no call is answered.
+            let (sent, received) = Path::datagrams(&self.connection);
             let sign = silence.look(Look {
                 now: std::time::Instant::now(),
-                sent: stats.udp_tx.datagrams,
-                received: stats.udp_rx.datagrams,
+                sent,
+                received,
                 rtt: self.rtt(),
                 waiting: self.uses.open() > 0,
             });
-            match sign {
-                Sign::Nothing => {}
-                Sign::Ping => {
-                    self.report(|gone, link| gone.silent(link));
-                    let ping = ping(&self.connection, &self.activities);
-                    let _ = timeout(SILENCE_PING, ping).await;
+            let superseded = self.link.upgrade().and_then(|link| link.superseded());
+            match (sign, superseded) {
+                (_, Some(since)) if silence.is_silent() => {
+                    if since.elapsed() >= SUPERSEDED + self.rtt() * 2 {
+                        return self.end_dead("another connection reached the peer, and nothing came back on this one");
+                    }
+                    self.ping_silence().await;
                 }
-                Sign::Heard => self.report(|gone, link| gone.heard(link)),
+                (Sign::Nothing, _) => {}
+                (Sign::Ping, _) => {
+                    self.report(|gone, link| gone.silent(link));
+                    self.ping_silence().await;
+                }
+                (Sign::Heard, _) => self.report(|gone, link| gone.heard(link)),
             }
         }
+    }
+
+    /// Pings whenever the link is asked to.
+    async fn answer_knocks(&self) -> Infallible {
+        loop {
+            self.knock.notified().await;
+            self.ping_silence().await;
+        }
+    }
+
+    async fn ping_silence(&self) {
+        let ping = ping(&self.connection, &self.activities);
+        let _ = timeout(SILENCE_PING, ping).await;
     }
 
     fn report(&self, tell: impl FnOnce(&PoolHandle<Link>, &Arc<Link>)) {
@@ -173,16 +202,21 @@ impl Driver {
                 Ok(None) | Err(_) => failed += 1,
             }
         }
+        self.end_dead("no answer to pings");
+    }
+
+    /// Closes a connection whose peer does not answer.
+    fn end_dead(&self, reason: &'static str) {
         let Some(link) = self.link.upgrade() else {
             return;
         };
-        tracing::info!(peer = %link.peer().fmt_short(), "closing a connection that answers no ping");
+        tracing::info!(peer = %link.peer().fmt_short(), reason, "closing a connection");
         let end = if self.activities.alive() {
             End::Closed
         } else {
             End::Failed(Error::new(ErrorKind::Lost, "the peer answers no ping"))
         };
         self.gone.report(&link, end);
-        link.end(close::UNHEALTHY, "no answer to pings");
+        link.end(close::UNHEALTHY, reason);
     }
 }

@@ -16,7 +16,10 @@ use iroh::{
         ZeroRttStatus,
     },
 };
-use tokio::time::{error::Elapsed, timeout};
+use tokio::{
+    sync::Notify,
+    time::{Instant, error::Elapsed, timeout},
+};
 use tokio_util::task::AbortOnDropHandle;
 use tower_iroh_layers::Incident;
 
@@ -55,6 +58,10 @@ pub struct Link {
     health_interval: Duration,
     idle_timeout: Duration,
     driver: OnceLock<AbortOnDropHandle<()>>,
+    /// When another connection reached the peer, which did not answer on this one.
+    superseded: OnceLock<Instant>,
+    /// Asks the driver for a ping.
+    knock: Arc<Notify>,
     /// Its loss, which is one failure however many calls it takes along.
     loss: Incident,
 }
@@ -111,6 +118,8 @@ impl Link {
             health_interval: settings.health_interval,
             idle_timeout: settings.idle_timeout,
             driver: OnceLock::new(),
+            superseded: OnceLock::new(),
+            knock: Arc::default(),
             loss: Incident::new(),
         })
     }
@@ -192,6 +201,16 @@ impl Link {
         }
     }
 
+    /// When another connection reached the peer, which did not answer on this one.
+    pub(super) fn superseded(&self) -> Option<Instant> {
+        self.superseded.get().copied()
+    }
+
+    /// Pings the peer soon, so that QUIC learns of a path that has changed.
+    pub(super) fn knock(&self) {
+        self.knock.notify_one();
+    }
+
     pub(super) fn end(&self, code: VarInt, reason: &str) {
         self.retire();
         if code == close::UNHEALTHY {
@@ -237,6 +256,7 @@ impl Link {
             ping: (ping > 0).then(|| Duration::from_micros(ping)),
             early_data: *early_data,
             open_calls: self.uses.open(),
+            waiting_calls: self.lanes.waiting(),
             calls: self.uses.total(),
         })
     }
@@ -371,6 +391,11 @@ impl Pooled for Link {
         self.lanes.gate().close();
     }
 
+    fn supersede(&self) {
+        self.retire();
+        let _ = self.superseded.set(Instant::now());
+    }
+
     fn stats(&self) -> Option<PeerStats> {
         self.stats_now()
     }
@@ -400,6 +425,7 @@ impl Pooled for Link {
             activities: self.activities.clone(),
             copies: self.copies.clone(),
             gone,
+            knock: self.knock.clone(),
             window: self.tuning.receive_window(),
             health_interval: self.health_interval,
             idle_timeout: self.idle_timeout,

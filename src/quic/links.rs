@@ -27,4 +27,17 @@ impl Links {
     pub fn endpoint(&self) -> &Endpoint {
         self.pool().dialer().endpoint()
     }
+
+    /// Says that the network may have changed: another interface, another address, or it is back. For programs that are told so, as on Android; elsewhere iroh
+    /// notices most changes by itself.
+    ///
+    /// It passes the news on to the [endpoint](Endpoint::network_change), pings every peer at once, and makes the next dial to each peer due. Nothing breaks if
+    /// nothing has changed. Cancel safe.
+    pub async fn network_changed(&self) {
+        self.endpoint().network_change().await;
+        self.pool().forgive_all();
+        for (_, link) in self.pool().connections() {
+            link.knock();
+        }
+    }
 }

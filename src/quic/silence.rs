@@ -59,6 +59,11 @@ impl Silence {
         (waiting || self.pinged.is_some()).then_some(LOOK)
     }
 
+    /// Whether the peer was found silent, and has not been heard since.
+    pub(super) fn is_silent(&self) -> bool {
+        self.pinged.is_some()
+    }
+
     pub(super) fn look(&mut self, look: Look) -> Sign {
         let sends = std::mem::replace(&mut self.sent, look.sent) != look.sent;
         if std::mem::replace(&mut self.received, look.received) != look.received {

@@ -178,6 +178,7 @@ impl TcpLink {
             ping: self.health().ping(),
             early_data: None,
             open_calls: self.uses.open(),
+            waiting_calls: self.lanes.waiting(),
             calls: self.uses.total(),
         }
     }

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use tokio::time::{Instant, sleep};
+
 use iroh::{Endpoint, SecretKey, endpoint::QuicTransportConfig};
 use tonic::Code;
 use tower_iroh::{Acceptor, LinksBuilder, presets::Offline};
@@ -15,6 +17,7 @@ use crate::support::{
 on_both_arms! {
     server_closed_mid_call
     server_vanished_mid_call
+    server_started_again_on_its_port
     server_closed_mid_stream
     server_vanished_mid_stream
     client_drops_a_call
@@ -53,6 +56,44 @@ async fn mid_call(arm: Arm, end: End) {
     let status = ended.expect_err("nobody answered it");
     assert_eq!(status.code(), Code::Unavailable, "{status:?}");
     carries_on(&caller, &key).await;
+}
+
+/// Killed, and back on its port with its key: with the default settings new calls find it at once, and the call in flight ends soon.
+async fn server_started_again_on_its_port(arm: Arm) {
+    let key = SecretKey::generate();
+    let mut server = Elsewhere::start(&key).await;
+    let caller = Caller::with(arm, &server.peer, None, |links| links).await;
+    let hanging = tokio::spawn({
+        let caller = caller.clone();
+        async move { caller.echo(HANG).await }
+    });
+    let begun = server.stage.wait("the call", |counts| counts.begun == 1);
+    begun.await;
+    let addr = server.endpoint.bound_sockets()[0];
+    server.end(End::Vanished).await;
+    // Its handle of the endpoint holds the port.
+    drop(server);
+    let bind = async {
+        loop {
+            let endpoint = Endpoint::builder(Offline).secret_key(key.clone());
+            let endpoint = endpoint.clear_ip_transports().bind_addr(addr);
+            match endpoint.expect("an address").bind().await {
+                Ok(endpoint) => return endpoint,
+                Err(_) => sleep(Duration::from_millis(10)).await,
+            }
+        }
+    };
+    let server = Server::on(soon("the port", bind).await, Acceptor::builder());
+    let back = Instant::now();
+    caller.recovers().await;
+    let found = back.elapsed();
+    assert!(found < Duration::from_secs(3), "found after {found:?}");
+    let ended = soon("the call's end", hanging).await.expect("no panic");
+    let status = ended.expect_err("nobody answered it");
+    assert_eq!(status.code(), Code::Unavailable, "{status:?}");
+    let ended = back.elapsed();
+    assert!(ended < Duration::from_secs(15), "ended after {ended:?}");
+    assert_eq!(server.stage.counts().finished, 1, "one answer, one call");
 }
 
 async fn server_closed_mid_stream(arm: Arm) {

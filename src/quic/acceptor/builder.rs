@@ -5,7 +5,7 @@ use tower_iroh_layers::authorize::PolicyHandle;
 use tower_iroh_layers::{ConfigError, MethodSet};
 
 use super::{super::Tuning, Acceptor, AcceptorConfig, Incoming, early::EarlyData};
-use crate::{pool::Limits, wire::MAX_STREAM_WINDOW};
+use crate::pool::Limits;
 
 /// Settings of an [`Acceptor`].
 ///
@@ -37,7 +37,7 @@ impl Default for AcceptorBuilder {
                     // QUIC has no callers without an identity.
                     anonymous: 0,
                 },
-                max_lanes_per_connection: 16,
+                max_lanes_per_connection: 64,
                 max_handshakes: 256,
                 handshake_timeout: Duration::from_secs(10),
                 preamble_timeout: Duration::from_secs(5),
@@ -67,8 +67,10 @@ impl AcceptorBuilder {
         self
     }
 
-    /// How many lanes a connection may have. Default 16, which is what [`Tuning::send_window`] carries: once that is full, priorities have no effect. The acceptor
-    /// resets the next lane with [`TOO_MANY_LANES`](crate::wire::reset::TOO_MANY_LANES). Pings are no lanes and have a limit of their own.
+    /// How many lanes a connection may have. Default 64: a [`Channel`](crate::Channel) has up to 8, and each tonic channel over a [`Connector`](crate::Connector) one.
+    /// The acceptor resets the next lane with [`TOO_MANY_LANES`](crate::wire::reset::TOO_MANY_LANES). Pings are no lanes and have a limit of their own.
+    ///
+    /// [`Tuning::send_window`] carries 16 lanes that are all full of unsent bytes. While more than that are, priorities among them have no effect.
     pub fn max_lanes_per_connection(mut self, lanes: usize) -> Self {
         self.settings.max_lanes_per_connection = lanes;
         self
@@ -178,18 +180,6 @@ impl AcceptorBuilder {
         ConfigError::lasting("acceptor.preamble_timeout", settings.preamble_timeout)?;
         ConfigError::lasting("acceptor.drain_timeout", settings.drain_timeout)?;
         settings.tuning.validate()?;
-        let carries = settings.tuning.send_window_bytes() / MAX_STREAM_WINDOW;
-        if settings.max_lanes_per_connection as u64 > carries {
-            return Err(ConfigError::new(
-                "acceptor.max_lanes_per_connection",
-                settings.max_lanes_per_connection,
-                format!(
-                    "a send window of {} bytes carries {carries} lanes of {MAX_STREAM_WINDOW}; fewer lanes or a larger \
-                     Tuning::send_window are accepted",
-                    settings.tuning.send_window_bytes()
-                ),
-            ));
-        }
         Ok(self.build_valid())
     }
 
