@@ -8,8 +8,8 @@
 //! - `traffic`: calls at a steady pace and a few streams, and what became of them
 //! - `screen`: a line every half second, and what it was for
 //!
-//! It ends with an error when something that it promises did not happen. All on this machine: iroh's packets take a way through this program, which a
-//! firewall on a real network would be (`tests/support/udp_way.rs`).
+//! It ends with an error when something that it promises did not happen. All on this machine: the packets of both transports take a way through this program, which
+//! delays them alike, and drops iroh's as a firewall would (`tests/support/udp_way.rs`, `tcp_way.rs`).
 
 use std::{process::ExitCode, time::Duration};
 
@@ -24,6 +24,7 @@ use tower_iroh::{
 
 mod screen;
 mod server;
+mod tcp_way;
 mod traffic;
 #[path = "../../tests/support/udp_way.rs"]
 #[allow(
@@ -35,6 +36,7 @@ mod udp_way;
 
 use screen::Screen;
 use server::Serving;
+use tcp_way::TcpWay;
 use traffic::{Pace, Traffic};
 use udp_way::{UdpWay, Weather};
 
@@ -51,6 +53,13 @@ struct Options {
     blocked: u64,
 }
 
+/// How long a packet or a byte takes to the other side, over either transport.
+const ONE_WAY: Duration = Duration::from_millis(5);
+const FAIR: Weather = Weather {
+    cut: false,
+    loss: 0.0,
+    delay: ONE_WAY,
+};
 /// How long a call may take.
 const DEADLINE: Duration = Duration::from_secs(2);
 /// How long iroh has to be well before calls return to it.
@@ -80,9 +89,11 @@ async fn dual(options: Options, screen: &Screen) -> Result<(), Error> {
     let serving =
         Serving::start(udp_way::beyond(Endpoint::builder(Offline))?.bind().await?).await?;
     let way = UdpWay::to(serving.udp, 1).await?;
-    // The server as it is seen through the way, and where it answers over TCP.
+    way.set(FAIR);
+    let tcp_way = TcpWay::to(serving.tcp, ONE_WAY).await?;
+    // The server as it is seen through both ways.
     let seen = EndpointAddr::new(serving.peer.id()).with_ip_addr(way.addr());
-    let peer = Peer::from(seen).with_tcp(serving.tcp);
+    let peer = Peer::from(seen).with_tcp(tcp_way.addr());
 
     let endpoint = udp_way::near(Endpoint::builder(Offline))?.bind().await?;
     // README: dual
@@ -113,10 +124,7 @@ async fn dual(options: Options, screen: &Screen) -> Result<(), Error> {
         sleep(Duration::from_secs(2)).await;
 
         screen.event("iroh's packets are dropped from now on");
-        way.set(Weather {
-            cut: true,
-            ..Weather::default()
-        });
+        way.set(Weather { cut: true, ..FAIR });
         let blocked = Instant::now();
         waits("after the block", TransportKind::Tcp).await?;
         let fell_back = blocked.elapsed();
@@ -127,7 +135,7 @@ async fn dual(options: Options, screen: &Screen) -> Result<(), Error> {
         sleep(Duration::from_secs(options.blocked).saturating_sub(blocked.elapsed())).await;
 
         screen.event("they pass again");
-        way.set(Weather::default());
+        way.set(FAIR);
         let unblocked = Instant::now();
         waits("after the block's end", TransportKind::Iroh).await?;
         let returned = unblocked.elapsed();
