@@ -1,15 +1,16 @@
 //! What is known of a failure beyond its gRPC code.
 //!
 //! UNAVAILABLE says neither whose failure it is nor whether the peer may have begun the call, and both decide what may be done
-//! next: a breaker counts one lost connection once, a retry may repeat at once what never left. Whoever knows says so with a
-//! [`Fault`] somewhere in its error's source chain; whoever asks uses [`Fault::find`]. The fault's own source is the
-//! [`Status`] that a caller sees, so a transport that sets a fault has set the code too.
+//! next: a breaker counts one lost connection once, a retry may repeat at once what never left. A transport or a layer that knows says so
+//! with a [`Fault`] somewhere in its error's source chain: [`Fault::unsent`] if the call provably never left, [`Fault::perhaps_sent`] if it may
+//! have. A layer that asks uses [`Fault::find`]. The fault's own source is the [`Status`] that a caller sees, so a transport that sets a fault
+//! has set the code too.
 //!
 //! ```
 //! use tonic::Status;
 //! use tower_iroh_layers::{Fault, Origin};
 //!
-//! let fault = Fault::new(Origin::Ours, Status::resource_exhausted("the queue is full"));
+//! let fault = Fault::unsent(Origin::Ours, Status::resource_exhausted("the queue is full"));
 //! let boxed: tower_iroh_layers::BoxError = Box::new(fault);
 //! let found = Fault::find(&*boxed).unwrap();
 //! assert!(found.not_processed());
@@ -71,8 +72,9 @@ impl Incident {
 }
 
 impl Fault {
-    /// A failure of a call that the peer has provably not begun.
-    pub fn new(origin: Origin, status: Status) -> Self {
+    /// A failure of a call that provably never left, or that the peer says it has not begun. A retry sends such a call again, whatever its
+    /// method: use [`perhaps_sent`](Self::perhaps_sent) in all cases of doubt.
+    pub fn unsent(origin: Origin, status: Status) -> Self {
         Self {
             origin,
             perhaps_processed: false,
@@ -82,7 +84,12 @@ impl Fault {
         }
     }
 
-    /// Says that the peer may have begun the call.
+    /// A failure of a call that the peer may have begun. Only a call that may be done twice is sent again after it.
+    pub fn perhaps_sent(origin: Origin, status: Status) -> Self {
+        Self::unsent(origin, status).perhaps_processed()
+    }
+
+    /// Says of a fault that was [`unsent`](Self::unsent) that the peer may have begun the call after all.
     pub fn perhaps_processed(mut self) -> Self {
         self.perhaps_processed = true;
         self
@@ -143,8 +150,9 @@ impl Fault {
 
     /// What the chain of `error` and its sources knows.
     ///
-    /// Beside a [`Fault`] it knows what tonic's own transport leaves there: a [`ConnectError`] is a fault of the link, and an HTTP/2
-    /// error REFUSED_STREAM or GOAWAY without an error from the peer is a refusal. `None` where only a code is known.
+    /// Beside a [`Fault`] it knows what tonic's own transport leaves there: a [`ConnectError`] is a fault of the link; an HTTP/2
+    /// error REFUSED_STREAM or GOAWAY without an error from the peer is a refusal; a stream or a connection that a
+    /// limit of this side's ended, as for headers that are too large, is a fault of [ours](Origin::Ours). `None` where only a code is known.
     pub fn find(error: &(dyn Error + 'static)) -> Option<Self> {
         let mut code = None;
         let mut dial = None;
@@ -158,13 +166,31 @@ impl Fault {
                 // Whoever refused the dial may have said more beneath.
                 dial.get_or_insert(error);
             } else if let (Some(h2), None) = (error.downcast_ref::<h2::Error>(), dial) {
-                return refusal(h2)
-                    .then(|| Self::new(Origin::Refused, Status::unavailable(error.to_string())));
+                return Self::of_h2(h2);
             }
         }
         let status = Status::new(code.unwrap_or(Code::Unavailable), dial?.to_string());
-        Some(Self::new(Origin::Link(Incident::new()), status))
+        Some(Self::unsent(Origin::Link(Incident::new()), status))
     }
+
+    /// What an HTTP/2 error proves of its call.
+    fn of_h2(error: &h2::Error) -> Option<Self> {
+        if refusal(error) {
+            let status = Status::unavailable(error.to_string());
+            return Some(Self::unsent(Origin::Refused, status));
+        }
+        is_own_limit(error).then(|| {
+            let status = Status::new(code_of(error), error.to_string());
+            Self::perhaps_sent(Origin::Ours, status)
+        })
+    }
+}
+
+/// Whether an HTTP/2 error is a limit of this side's, such as that of the headers' size. h2 resets a stream also for an answer that HTTP/2 does not
+/// allow, and does not tell the two apart. It ends a connection with ENHANCE_YOUR_CALM only by its limits.
+pub fn is_own_limit(error: &h2::Error) -> bool {
+    let by_guard = error.is_go_away() && error.reason() == Some(h2::Reason::ENHANCE_YOUR_CALM);
+    !error.is_remote() && (error.is_reset() || by_guard)
 }
 
 /// RFC 9113: the peer has not begun a stream that it refuses (section 8.7), nor one above a GOAWAY's last (section 6.8); h2 fails
@@ -259,7 +285,7 @@ mod tests {
 
     #[test]
     fn a_fault_is_found_through_boxes_and_keeps_its_code() {
-        let fault = Fault::new(Origin::Refused, Status::unavailable("later"));
+        let fault = Fault::unsent(Origin::Refused, Status::unavailable("later"));
         let error: crate::BoxError = Box::new(Outer(Box::new(Outer(Box::new(fault)))));
         let found = Fault::find(&*error).expect("found");
         assert_eq!(found.origin(), Origin::Refused);
@@ -276,7 +302,7 @@ mod tests {
         assert_eq!(code_of(&*error), Code::Unavailable);
 
         // Whoever refused it says so beneath, and what else stands there is the dial's business.
-        let refused = Fault::new(Origin::Link(Incident::new()), Status::permission_denied(""));
+        let refused = Fault::unsent(Origin::Link(Incident::new()), Status::permission_denied(""));
         let error: crate::BoxError = Box::new(ConnectError(Box::new(Outer(Box::new(refused)))));
         let found = Fault::find(&*error).expect("found");
         assert_eq!(found.status().code(), Code::PermissionDenied);
@@ -293,6 +319,35 @@ mod tests {
         assert_eq!(code_of(&Status::aborted("")), Code::Aborted);
         assert!(Fault::find(&Status::aborted("")).is_none());
         assert_eq!(code_of(&std::io::Error::other("?")), Code::Unknown);
+    }
+
+    #[tokio::test]
+    async fn what_this_side_s_limits_ended_is_a_fault_of_ours() {
+        // h2 resets the stream for headers above the limit, and ends the connection for headers far above it.
+        for (large, resets) in [(1200, true), (4096, false)] {
+            let (near, far) = tokio::io::duplex(1 << 16);
+            tokio::spawn(async move {
+                let mut server = h2::server::handshake(far).await.expect("a connection");
+                while let Some(Ok((_, mut respond))) = server.accept().await {
+                    let response = http::Response::builder().header("large", "x".repeat(large));
+                    let _ = respond.send_response(response.body(()).expect("valid"), true);
+                }
+            });
+            let mut client = h2::client::Builder::new();
+            client.max_header_list_size(1024);
+            let connected = client.handshake::<_, bytes::Bytes>(near).await;
+            let (requests, connection) = connected.expect("a connection");
+            tokio::spawn(connection);
+            let mut requests = requests.ready().await.expect("ready");
+            let request = http::Request::builder().uri("http://peer/").body(());
+            let sent = requests.send_request(request.expect("valid"), true);
+            let error = sent.expect("sent").0.await.expect_err("too large");
+            assert_eq!(error.is_reset(), resets, "{error:?}");
+            let error: crate::BoxError = Box::new(Outer(Box::new(error)));
+            let found = Fault::find(&*error).expect("found");
+            assert!(found.origin() == Origin::Ours && !found.not_processed());
+            assert_eq!(found.status().code(), code_of(&*error));
+        }
     }
 
     #[test]

@@ -108,9 +108,8 @@ impl Service<Vec<u32>> for Doubler {
             match way {
                 Way::Fail(code) => Err(Status::new(code, "said below").into()),
                 Way::Lose => {
-                    let lost =
-                        Fault::new(Origin::Link(Incident::new()), Status::unavailable("lost"));
-                    Err(lost.perhaps_processed().into())
+                    let origin = Origin::Link(Incident::new());
+                    Err(Fault::perhaps_sent(origin, Status::unavailable("lost")).into())
                 }
                 Way::Short => Ok(items.iter().skip(1).map(|item| item * 2).collect()),
                 Way::Hang => std::future::pending().await,

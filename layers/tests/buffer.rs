@@ -175,7 +175,7 @@ impl Service<Request<Body>> for Peer {
                 Way::Closed => return Err(fault(Origin::Ours, true).into()),
                 Way::Undialled(code) => {
                     let origin = Origin::Link(Incident::new());
-                    return Err(Fault::new(origin, Status::new(code, "not you")).into());
+                    return Err(Fault::unsent(origin, Status::new(code, "not you")).into());
                 }
                 Way::Plain(code) => {
                     receive();
@@ -188,11 +188,10 @@ impl Service<Request<Body>> for Peer {
 }
 
 fn fault(origin: Origin, unsent: bool) -> Fault {
-    let fault = Fault::new(origin, Status::unavailable("no link"));
-    if unsent {
-        fault
-    } else {
-        fault.perhaps_processed()
+    let status = Status::unavailable("no link");
+    match unsent {
+        true => Fault::unsent(origin, status),
+        false => Fault::perhaps_sent(origin, status),
     }
 }
 

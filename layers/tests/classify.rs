@@ -231,7 +231,7 @@ async fn whose_failure_it_is_decides() {
         (Origin::Link(incident), Verdict::Link(incident)),
         (Origin::Peer, Verdict::Failure),
     ] {
-        let outcome = failed(Fault::new(origin, Status::unavailable(""))).await;
+        let outcome = failed(Fault::unsent(origin, Status::unavailable(""))).await;
         assert_eq!(outcome.verdict(None), verdict, "{origin:?}");
         assert_eq!(
             (outcome.ending(), outcome.code()),
@@ -239,7 +239,7 @@ async fn whose_failure_it_is_decides() {
         );
         assert!(outcome.not_processed());
     }
-    let lost = Fault::new(Origin::Link(incident), Status::unavailable("")).perhaps_processed();
+    let lost = Fault::perhaps_sent(Origin::Link(incident), Status::unavailable(""));
     assert!(!failed(lost).await.not_processed());
     assert_eq!(
         failed("no code at all").await.verdict(None),
@@ -247,7 +247,7 @@ async fn whose_failure_it_is_decides() {
     );
     // A failure that comes as a body's error is no less one.
     let told = Told::default();
-    let fault = Fault::new(Origin::Link(incident), Status::unavailable(""));
+    let fault = Fault::unsent(Origin::Link(incident), Status::unavailable(""));
     let body = Script::ending([Err(Status::from_error(Box::new(fault)))]);
     let response: Followed<_> = track(
         ready(Ok::<_, Infallible>(head(&[], body))),

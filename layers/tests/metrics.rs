@@ -162,9 +162,9 @@ async fn a_stream_is_recorded_at_its_end_and_not_at_its_head() {
 
 #[tokio::test(start_paused = true)]
 async fn every_ending_has_its_code_and_nothing_stays_in_flight() {
-    let link = || Fault::new(Origin::Link(Incident::new()), Status::unavailable("lost"));
-    let ours = || Fault::new(Origin::Ours, Status::resource_exhausted("full"));
-    let refused = || Fault::new(Origin::Refused, Status::unavailable("later"));
+    let link = || Fault::unsent(Origin::Link(Incident::new()), Status::unavailable("lost"));
+    let ours = || Fault::unsent(Origin::Ours, Status::resource_exhausted("full"));
+    let refused = || Fault::unsent(Origin::Refused, Status::unavailable("later"));
     let cases: [(Answer, &str, Option<&str>); 9] = [
         (Ok(answer(vec![data(), trailers("0")])), "OK", None),
         (

@@ -70,7 +70,10 @@ fn fails(fault: Fault) -> Step {
 fn refused() -> Step {
     Step {
         read: Read::Frames(0),
-        ..fails(Fault::new(Origin::Refused, Status::unavailable("refused")))
+        ..fails(Fault::unsent(
+            Origin::Refused,
+            Status::unavailable("refused"),
+        ))
     }
 }
 
@@ -78,13 +81,13 @@ fn unreached() -> Step {
     let origin = Origin::Link(Incident::new());
     Step {
         read: Read::Frames(0),
-        ..fails(Fault::new(origin, Status::unavailable("no way")))
+        ..fails(Fault::unsent(origin, Status::unavailable("no way")))
     }
 }
 
 fn lost() -> Step {
     let origin = Origin::Link(Incident::new());
-    fails(Fault::new(origin, Status::unavailable("lost")).perhaps_processed())
+    fails(Fault::perhaps_sent(origin, Status::unavailable("lost")))
 }
 
 fn pushed_back(value: &str) -> Step {
@@ -311,7 +314,9 @@ async fn three_attempts_and_the_last_answer_is_the_caller_s() {
 
 #[tokio::test(start_paused = true)]
 async fn an_unlisted_method_is_never_done_twice() {
-    for perhaps_processed in [unavailable(), lost(), pushed_back("5")] {
+    // A peer that answered may have begun the call, even where its fault says otherwise.
+    let answered = fails(Fault::unsent(Origin::Peer, Status::unavailable("busy")));
+    for perhaps_processed in [unavailable(), lost(), pushed_back("5"), answered] {
         let peer = Peer::new([perhaps_processed]);
         assert_eq!(
             code(retry(&peer), request(UNLISTED)).await,
@@ -371,7 +376,7 @@ async fn what_is_never_begun_does_not_spin() {
 #[tokio::test(start_paused = true)]
 async fn a_dial_that_policy_refused_is_final() {
     let origin = Origin::Link(Incident::new());
-    let peer = Peer::new([fails(Fault::new(
+    let peer = Peer::new([fails(Fault::unsent(
         origin,
         Status::permission_denied("not you"),
     ))]);
@@ -385,7 +390,7 @@ async fn a_dial_that_policy_refused_is_final() {
 #[tokio::test(start_paused = true)]
 async fn who_has_waited_for_a_dial_is_not_made_to_wait_again() {
     let origin = Origin::Link(Incident::new());
-    let fault = Fault::new(origin, Status::unavailable("no answer")).timed_out();
+    let fault = Fault::unsent(origin, Status::unavailable("no answer")).timed_out();
     let peer = Peer::new([fails(fault)]);
     assert_eq!(
         code(retry(&peer), request(UNLISTED)).await,
@@ -396,7 +401,10 @@ async fn who_has_waited_for_a_dial_is_not_made_to_wait_again() {
 
 #[tokio::test(start_paused = true)]
 async fn our_own_rejections_are_final() {
-    let peer = Peer::new([fails(Fault::new(Origin::Ours, Status::unavailable("full")))]);
+    let peer = Peer::new([fails(Fault::unsent(
+        Origin::Ours,
+        Status::unavailable("full"),
+    ))]);
     assert_eq!(code(retry(&peer), request(LISTED)).await, Code::Unavailable);
     assert_eq!(peer.receipts(), 1);
 }

@@ -16,7 +16,7 @@ use tonic::{Code, ConnectError, Status, TimeoutExpired};
 use tower::{Layer, Service};
 
 use crate::error::{Error, ErrorKind};
-use tower_iroh_layers::{Origin, deadline::header as grpc_timeout, fault::chain};
+use tower_iroh_layers::{Fault, Origin, deadline::header as grpc_timeout, fault::chain};
 
 type BoxError = Box<dyn StdError + Send + Sync>;
 
@@ -172,6 +172,15 @@ fn exact(error: BoxError) -> Error {
         let message = format!("the dial failed: {}", deepest.unwrap_or_default());
         return Error::new(ErrorKind::DialFailed, message);
     }
+    // A limit of this side's HTTP/2, such as that of the headers' size, says nothing of the peer.
+    let ours = Fault::find(&*error).is_some_and(|fault| fault.origin() == Origin::Ours);
+    let reset = |status| {
+        let error = Error::with_status(ErrorKind::Reset, status).perhaps_processed();
+        match ours {
+            true => error.blamed_on(Origin::Ours),
+            false => error,
+        }
+    };
     for current in chain(&*error) {
         if current.is::<TimeoutExpired>() {
             return Error::new(ErrorKind::Deadline, "the timeout expired").perhaps_processed();
@@ -179,7 +188,7 @@ fn exact(error: BoxError) -> Error {
         if let Some(status) = current.downcast_ref::<Status>()
             && status.code() != Code::Unknown
         {
-            return Error::with_status(ErrorKind::Reset, status.clone()).perhaps_processed();
+            return reset(status.clone());
         }
         // hyper shows either h2's error or, if an I/O error caused it, only that.
         let h2 = current.downcast_ref::<h2::Error>();
@@ -193,10 +202,15 @@ fn exact(error: BoxError) -> Error {
                 Some(h2::Reason::NO_ERROR) if h2.is_remote() => {
                     Error::new(ErrorKind::Draining, "the peer is shutting down")
                 }
-                Some(h2::Reason::ENHANCE_YOUR_CALM) => {
+                Some(h2::Reason::ENHANCE_YOUR_CALM) if h2.is_remote() => {
                     Error::new(ErrorKind::Exhausted, "the peer finds the load excessive")
                         .blamed_on(Origin::Peer)
                         .perhaps_processed()
+                }
+                // By a limit of this side's, such as that of the headers' size.
+                Some(h2::Reason::ENHANCE_YOUR_CALM) => {
+                    let message = "a limit of this side's ended the connection";
+                    Error::new(ErrorKind::Exhausted, message).perhaps_processed()
                 }
                 _ => Error::new(ErrorKind::Lost, "the connection was lost").perhaps_processed(),
             };
@@ -208,6 +222,5 @@ fn exact(error: BoxError) -> Error {
             return Error::new(ErrorKind::Lost, "the connection was lost").perhaps_processed();
         }
     }
-    let status = Status::from_error(error);
-    Error::with_status(ErrorKind::Reset, status).perhaps_processed()
+    reset(Status::from_error(error))
 }

@@ -4,7 +4,10 @@ use std::{error::Error as StdError, fmt};
 
 use iroh::endpoint::{ConnectWithOptsError, ConnectingError, ConnectionError};
 use tonic::{Code, Status};
-use tower_iroh_layers::{BoxError, Fault, Incident, Origin, fault::chain};
+use tower_iroh_layers::{
+    BoxError, Fault, Incident, Origin,
+    fault::{chain, is_own_limit},
+};
 
 use super::{Error, ErrorKind};
 use crate::wire::close;
@@ -200,12 +203,14 @@ impl Error {
             h2::Reason::INADEQUATE_SECURITY => Code::PermissionDenied,
             _ => Code::Internal,
         };
-        let by_peer = error.is_remote();
+        let (by_peer, own_limit) = (error.is_remote(), is_own_limit(&error));
         let who = if by_peer { "the peer" } else { "this side" };
         let status = Status::new(code, format!("{who} reset the call: {reason}"));
         let error = Self::with_status(ErrorKind::Reset, status).caused_by(error);
         match reason {
             h2::Reason::REFUSED_STREAM if by_peer => error.blamed_on(Origin::Refused),
+            // It says nothing of the peer.
+            _ if own_limit => error.blamed_on(Origin::Ours),
             _ => error,
         }
     }

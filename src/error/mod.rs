@@ -115,7 +115,7 @@ impl Error {
     }
 
     pub(crate) fn with_status(kind: ErrorKind, status: Status) -> Self {
-        let fault = Fault::new(kind.origin(), status);
+        let fault = Fault::unsent(kind.origin(), status);
         Self {
             kind,
             peer: None,
@@ -133,7 +133,11 @@ impl Error {
 
     /// Says whose failure it is, where the kind alone does not tell.
     pub(crate) fn blamed_on(mut self, origin: Origin) -> Self {
-        self.fault = Fault::new(origin, self.fault.into());
+        let fault = match self.fault.not_processed() {
+            true => Fault::unsent,
+            false => Fault::perhaps_sent,
+        };
+        self.fault = fault(origin, self.fault.into());
         self
     }
 
@@ -259,7 +263,7 @@ mod tests {
 
     #[test]
     fn what_layers_say_keeps_its_code_and_its_words() {
-        let fault = Fault::new(
+        let fault = Fault::unsent(
             Origin::Ours,
             Status::resource_exhausted("the buffer is full"),
         );

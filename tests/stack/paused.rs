@@ -127,7 +127,7 @@ impl Service<Request<Body>> for Peer {
         );
         Poll::Ready(if unready {
             self.next();
-            Err(Box::new(Fault::new(
+            Err(Box::new(Fault::unsent(
                 Origin::Peer,
                 Status::unavailable("not ready"),
             )))

@@ -36,7 +36,7 @@ impl BatchError {
         Self::Mismatch {
             items,
             results,
-            fault: Fault::new(Origin::Peer, status).perhaps_processed(),
+            fault: Fault::perhaps_sent(Origin::Peer, status),
         }
     }
 
@@ -44,7 +44,7 @@ impl BatchError {
         let status = Status::resource_exhausted(format!(
             "not sent: {limit} items wait for their batch (max_waiting); await readiness before the call"
         ));
-        Self::Full(Fault::new(Origin::Ours, status))
+        Self::Full(Fault::unsent(Origin::Ours, status))
     }
 
     /// `sent` where the item may have left.
@@ -52,11 +52,9 @@ impl BatchError {
         let status = Status::unavailable(
             "nothing sends batches here: the tokio runtime has ended, or the service below panicked",
         );
-        let fault = Fault::new(Origin::Ours, status);
-        Self::Stopped(if sent {
-            fault.perhaps_processed()
-        } else {
-            fault
+        Self::Stopped(match sent {
+            true => Fault::perhaps_sent(Origin::Ours, status),
+            false => Fault::unsent(Origin::Ours, status),
         })
     }
 }

@@ -115,10 +115,11 @@ impl BufferError {
             let n = history.attempts;
             message = format!("{message}; attempts: {n}, the last one: {last}");
         }
-        let mut fault = Fault::new(Origin::Ours, Status::new(reason.code(), message));
-        if history.perhaps_processed {
-            fault = fault.perhaps_processed();
-        }
+        let status = Status::new(reason.code(), message);
+        let fault = match history.perhaps_processed {
+            true => Fault::perhaps_sent(Origin::Ours, status),
+            false => Fault::unsent(Origin::Ours, status),
+        };
         Self { reason, fault }
     }
 

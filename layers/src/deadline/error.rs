@@ -59,12 +59,12 @@ impl Elapsed {
             }
             None => format!("the transport's time-out passed {stage}; {advice}"),
         };
-        let fault = Fault::new(Origin::Ours, Status::deadline_exceeded(message));
+        let status = Status::deadline_exceeded(message);
         Self {
             stage,
             fault: match stage {
-                Stage::Waiting => fault,
-                Stage::Answer | Stage::Body => fault.perhaps_processed(),
+                Stage::Waiting => Fault::unsent(Origin::Ours, status),
+                Stage::Answer | Stage::Body => Fault::perhaps_sent(Origin::Ours, status),
             },
         }
     }

@@ -21,7 +21,7 @@ impl FailedFast {
         );
         Self {
             waited,
-            fault: Fault::new(Origin::Ours, Status::unavailable(message)).temporary(),
+            fault: Fault::unsent(Origin::Ours, Status::unavailable(message)).temporary(),
         }
     }
 

@@ -20,15 +20,14 @@ impl RetryError {
         let status = Status::deadline_exceeded(format!(
             "the deadline passed while a retry waited for the connection; the attempt before ended with: {last}"
         ));
-        let fault = Fault::new(Origin::Ours, status);
         Self::TooLate(match seen {
-            true => fault.perhaps_processed(),
-            false => fault,
+            true => Fault::perhaps_sent(Origin::Ours, status),
+            false => Fault::unsent(Origin::Ours, status),
         })
     }
 
     pub(super) fn superseded() -> Self {
         let status = Status::cancelled("another attempt has taken over this request");
-        Self::Superseded(Fault::new(Origin::Ours, status).perhaps_processed())
+        Self::Superseded(Fault::perhaps_sent(Origin::Ours, status))
     }
 }

@@ -36,7 +36,11 @@ impl Failure {
         Self {
             code: code_of(&**error),
             timed_out: fault.as_ref().is_some_and(Fault::is_timed_out),
-            fault: fault.map(|fault| (fault.origin(), fault.not_processed())),
+            // A peer that answered may have begun the call, whatever the fault claims.
+            fault: fault.map(|fault| {
+                let unsent = fault.not_processed() && fault.origin() != Origin::Peer;
+                (fault.origin(), unsent)
+            }),
             pushback: said.and_then(|status| Pushback::read(status.metadata().as_ref())),
         }
     }

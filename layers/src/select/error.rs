@@ -40,7 +40,7 @@ impl NotReady {
             arm,
             either,
             waited,
-            fault: Fault::new(Origin::Ours, Status::unavailable(message)).temporary(),
+            fault: Fault::unsent(Origin::Ours, Status::unavailable(message)).temporary(),
         }
     }
 

@@ -59,7 +59,7 @@ impl Kept {
 /// What the body of an attempt yields whose request was taken back: its transport failed, and reads on all the same.
 fn superseded() -> BoxError {
     let status = Status::cancelled("the request went over the other transport");
-    Box::new(Fault::new(Origin::Ours, status).perhaps_processed())
+    Box::new(Fault::perhaps_sent(Origin::Ours, status))
 }
 
 /// Whether an attempt failed before anything was sent, through no fault of the call: the way to the peer was not there, or the peer refused to take it. What
@@ -84,21 +84,31 @@ mod tests {
     fn only_what_never_left_and_is_the_way_s_fault() {
         let link = || Origin::Link(Incident::new());
         let unsent = |fault: Fault| failed_unsent(&(Box::new(fault) as BoxError));
-        assert!(unsent(Fault::new(link(), Status::unavailable(""))));
-        assert!(unsent(Fault::new(Origin::Refused, Status::unavailable(""))));
-        assert!(!unsent(
-            Fault::new(link(), Status::unavailable("")).perhaps_processed()
-        ));
-        assert!(!unsent(Fault::new(link(), Status::permission_denied(""))));
-        assert!(!unsent(Fault::new(
+        assert!(unsent(Fault::unsent(link(), Status::unavailable(""))));
+        assert!(unsent(Fault::unsent(
+            Origin::Refused,
+            Status::unavailable("")
+        )));
+        assert!(!unsent(Fault::perhaps_sent(
+            link(),
+            Status::unavailable("")
+        )));
+        assert!(!unsent(Fault::unsent(
+            link(),
+            Status::permission_denied("")
+        )));
+        assert!(!unsent(Fault::unsent(
             Origin::Ours,
             Status::resource_exhausted("a full lane")
         )));
-        assert!(!unsent(Fault::new(
+        assert!(!unsent(Fault::unsent(
             Origin::Refused,
             Status::resource_exhausted("")
         )));
-        assert!(!unsent(Fault::new(Origin::Peer, Status::unavailable(""))));
+        assert!(!unsent(Fault::unsent(
+            Origin::Peer,
+            Status::unavailable("")
+        )));
         assert!(!failed_unsent(&Status::unavailable("only a code").into()));
         let dial = tonic::ConnectError("no route".into());
         assert!(failed_unsent(&(Box::new(dial) as BoxError)));

@@ -72,7 +72,7 @@ async fn p2c_keeps_the_endpoint() {
 
 #[tokio::test(start_paused = true)]
 async fn the_code_survives_buffer_and_boxes() {
-    let fault = Fault::new(Origin::Link(Incident::new()), Status::unavailable("lost"));
+    let fault = Fault::unsent(Origin::Link(Incident::new()), Status::unavailable("lost"));
     let peer = Peer::new([Reply::Error(fault)]);
     peer.unready.store(1, std::sync::atomic::Ordering::Relaxed);
     let circuit = Circuit::new(Default::default());

@@ -54,7 +54,7 @@ pub(crate) const FAIL: Reply = Reply::Trailers(Code::Unavailable);
 
 pub(crate) fn link(incident: Incident) -> Reply {
     let status = Status::unavailable("lost");
-    Reply::Error(Fault::new(Origin::Link(incident), status))
+    Reply::Error(Fault::unsent(Origin::Link(incident), status))
 }
 
 /// What the peer plays next; it says OK when the script is over.

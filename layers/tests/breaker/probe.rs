@@ -28,7 +28,7 @@ async fn a_probe_decides() {
         (Reply::Head(Code::ResourceExhausted), "open"),
         (Reply::Trailers(Code::Cancelled), "half_open"),
         (
-            Reply::Error(Fault::new(Origin::Ours, Status::unavailable(""))),
+            Reply::Error(Fault::unsent(Origin::Ours, Status::unavailable(""))),
             "half_open",
         ),
     ] {

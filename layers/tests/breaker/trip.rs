@@ -19,9 +19,9 @@ fn rule(client: &Client) -> Option<Rule> {
 
 #[tokio::test(start_paused = true)]
 async fn each_way_a_call_can_end_is_classified() {
-    let ours = Fault::new(Origin::Ours, Status::unavailable("queue full"));
-    let refused = Fault::new(Origin::Refused, Status::unavailable("later"));
-    let peer_says = |code| Fault::new(Origin::Peer, Status::new(code, ""));
+    let ours = Fault::unsent(Origin::Ours, Status::unavailable("queue full"));
+    let refused = Fault::unsent(Origin::Refused, Status::unavailable("later"));
+    let peer_says = |code| Fault::unsent(Origin::Peer, Status::new(code, ""));
     for (reply, opens) in [
         (Reply::Head(Code::Unavailable), true),
         (Reply::Trailers(Code::Internal), true),

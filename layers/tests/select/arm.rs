@@ -215,7 +215,7 @@ impl Service<Request<Body>> for Actor {
 }
 
 fn fault(origin: Origin, code: Code) -> Fault {
-    Fault::new(origin, Status::new(code, "as the script says"))
+    Fault::unsent(origin, Status::new(code, "as the script says"))
 }
 
 fn answer(code: Code) -> Response<Body> {
