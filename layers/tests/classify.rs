@@ -160,7 +160,9 @@ async fn every_code_in_the_trailers_has_the_table_s_verdict() {
         let outcome = read(head(&[], Script::ending([data(), trailers(status)]))).await;
         assert_eq!(outcome.ending(), Ending::Trailers);
         let expected = match Code::from(code) {
-            Code::Unavailable | Code::Internal | Code::DataLoss | Code::Unknown => Verdict::Failure,
+            Code::Unavailable => Verdict::Failure,
+            // The application's own, and the peer is there.
+            Code::Internal | Code::DataLoss | Code::Unknown => Verdict::Application,
             Code::ResourceExhausted => Verdict::Overload,
             // Without a deadline of the caller's they are the handler's own.
             Code::Cancelled | Code::DeadlineExceeded => Verdict::Neutral,
@@ -205,6 +207,24 @@ async fn what_is_not_grpc_is_a_failure() {
         (outcome.ending(), outcome.verdict(None)),
         (Ending::NotGrpc, Verdict::Failure)
     );
+    for (status, verdict) in [
+        // About the caller or its request, as a proxy says it.
+        (400, Verdict::Neutral),
+        (401, Verdict::Neutral),
+        (403, Verdict::Neutral),
+        (404, Verdict::Neutral),
+        (413, Verdict::Neutral),
+        (431, Verdict::Neutral),
+        (429, Verdict::Overload),
+        (302, Verdict::Failure),
+        (408, Verdict::Failure),
+        (500, Verdict::Failure),
+        (503, Verdict::Failure),
+    ] {
+        let mut response = head(&[], Script::ending([data()]));
+        *response.status_mut() = http::StatusCode::from_u16(status).expect("a status");
+        assert_eq!(read(response).await.verdict(None), verdict, "{status}");
+    }
     // A gRPC status outranks the HTTP one.
     let mut response = head(&[("grpc-status", "7")], Script::ending([]));
     *response.status_mut() = http::StatusCode::FORBIDDEN;
@@ -318,7 +338,9 @@ async fn a_missed_deadline_counts_when_it_was_a_fair_one() {
 
         // A peer that goes by its own clock: tonic's servers say CANCELLED.
         for (status, left, timely) in [
-            ("4", limit / 2, true),
+            ("4", ms(4), true),
+            // The handler's own, about something else.
+            ("4", limit / 2, false),
             ("1", ms(4), true),
             ("1", limit / 2, false),
         ] {

@@ -261,7 +261,7 @@ async fn the_names_that_prometheus_gets() {
     let server = Server::start(Arm::Iroh).await;
     let caller = server.client(|stack| stack).await;
     caller.echo("counted").await.expect("answered");
-    server.desk.set(Mood::Refuse(Code::Internal));
+    server.desk.set(Mood::Refuse(Code::Unavailable));
     for _ in 0..5 {
         caller.echo("refused").await.expect_err("refused");
     }
@@ -270,7 +270,7 @@ async fn the_names_that_prometheus_gets() {
     for line in [
         "rpc_client_call_duration",
         "rpc_method=\"tower_iroh.echo.v1.Echo/Echo\"",
-        "rpc_response_status_code=\"INTERNAL\"",
+        "rpc_response_status_code=\"UNAVAILABLE\"",
         "tower_iroh_client_attempt_duration_seconds",
         "transport=\"iroh\"",
         "tower_iroh_breaker_opened_total",

@@ -180,6 +180,8 @@ async fn each_way_to_fail_opens_the_breaker_and_answers_do_not() {
         (Part::Trailers(Code::Unavailable), true),
         (Part::NoStatus, true),
         (Part::Reset, true),
+        (Part::TrailersOnly(Code::Internal), false),
+        (Part::Trailers(Code::Unknown), false),
         (Part::TrailersOnly(Code::NotFound), false),
         (Part::Trailers(Code::FailedPrecondition), false),
         (Part::Trailers(Code::Ok), false),
@@ -197,7 +199,7 @@ async fn each_way_to_fail_opens_the_breaker_and_answers_do_not() {
 
 #[tokio::test(start_paused = true)]
 async fn polls_stay_bounded_while_it_is_open() {
-    let peer = Peer::new([Part::Trailers(Code::Internal)]);
+    let peer = Peer::new([Part::Trailers(Code::Unavailable)]);
     let breaker = BreakerConfig::builder()
         .first_wait(Duration::from_secs(30))
         .build()
@@ -257,7 +259,7 @@ async fn after_many_successes_half_failing_opens_within_the_window() {
 #[tokio::test(start_paused = true)]
 async fn a_probe_that_is_dropped_anywhere_lets_the_next_one_in() {
     for polls in 0..6 {
-        let peer = Peer::new([Part::Trailers(Code::Internal)]);
+        let peer = Peer::new([Part::Trailers(Code::Unavailable)]);
         let service = stacked(&peer, |stack| stack.without_fail_fast());
         for _ in 0..5 {
             call(&service).await;
@@ -285,8 +287,8 @@ async fn a_probe_that_is_dropped_anywhere_lets_the_next_one_in() {
 #[tokio::test(start_paused = true)]
 async fn a_straggler_decides_nothing() {
     let peer = Peer::new([
-        Part::Late(Duration::from_secs(40), Code::Internal),
-        Part::Trailers(Code::Internal),
+        Part::Late(Duration::from_secs(40), Code::Unavailable),
+        Part::Trailers(Code::Unavailable),
     ]);
     let service = stacked(&peer, |stack| stack);
     let mut straggler = tokio_test::task::spawn(call(&service));
@@ -301,7 +303,7 @@ async fn a_straggler_decides_nothing() {
     let before = service.handle().circuit().statistics();
     assert!(before.state.is_closed());
     // Begun before it all, it ends now.
-    assert_eq!(straggler.await, Code::Internal);
+    assert_eq!(straggler.await, Code::Unavailable);
     assert_eq!(
         service.handle().circuit().statistics().failed,
         before.failed
@@ -349,7 +351,7 @@ async fn sixty_idle_days() {
     assert_eq!(call(&service).await, Code::Ok);
     advance(Duration::from_secs(60 * 86_400)).await;
     assert_eq!(call(&service).await, Code::Ok);
-    peer.play([Part::Trailers(Code::Internal)]);
+    peer.play([Part::Trailers(Code::Unavailable)]);
     for _ in 0..5 {
         call(&service).await;
     }

@@ -1,12 +1,16 @@
 use std::{fmt, mem};
 
+use http::Request;
 use tokio::time::Instant;
 
 use super::{
-    Circuit,
+    Circuit, Probing,
     gate::{Phase, Word},
 };
-use crate::classify::{Observe, Outcome};
+use crate::{
+    Deadline,
+    classify::{Observe, Outcome},
+};
 
 /// One attempt, from when it was let in to its verdict; dropped without one, it gives its permit back.
 ///
@@ -14,17 +18,37 @@ use crate::classify::{Observe, Outcome};
 pub struct Attempt {
     circuit: Circuit,
     word: Word,
+    /// Whether an error of the peer's application counts, as the method's configuration says.
+    counts_application: bool,
 }
 
 impl Attempt {
     #[inline]
     pub(super) fn new(circuit: Circuit, word: Word) -> Self {
-        Self { circuit, word }
+        Self {
+            circuit,
+            word,
+            counts_application: false,
+        }
+    }
+
+    /// The request is about to go. Returns the deadline that the attempt is judged by: none, and no look at the clock, if it decides nothing.
+    #[inline]
+    pub(super) fn begin<B>(&mut self, request: &mut Request<B>) -> Option<Deadline> {
+        if !self.word.has_a_say() {
+            return None;
+        }
+        if self.is_probe() {
+            request.extensions_mut().insert(Probing);
+        }
+        let config = self.circuit.core().config();
+        self.counts_application = config.counts_application(request.uri().path());
+        Deadline::of(request)
     }
 
     /// Whether it decides if the circuit closes.
     #[inline]
-    pub(super) fn is_probe(&self) -> bool {
+    fn is_probe(&self) -> bool {
         self.word.phase() == Phase::Taken
     }
 }
@@ -42,9 +66,10 @@ impl Observe for Attempt {
         // What is dropped below has no permit.
         let word = mem::replace(&mut self.word, Word::BYSTANDER);
         let circuit = &self.circuit;
+        let counts = self.counts_application;
         circuit
             .core()
-            .ended(word, Instant::now, outcome, || circuit.rtt());
+            .ended(word, Instant::now, outcome, counts, || circuit.rtt());
     }
 }
 

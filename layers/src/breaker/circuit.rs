@@ -9,7 +9,7 @@ use tokio::{sync::watch, time::Instant};
 use super::{
     Attempt, BreakerConfig, CircuitState, Statistics,
     core::Core,
-    gate::{Phase, Word},
+    gate::Word,
     timer::{OnTime, Timers},
 };
 
@@ -129,11 +129,11 @@ impl Circuit {
         self.shared.core.heard_again();
     }
 
-    /// One load where the circuit is closed.
+    /// One load where the circuit is closed, by force or not.
     #[inline]
     pub(super) fn enter(&self) -> Option<Attempt> {
         let mut word = self.shared.core.word();
-        if word.phase() != Phase::Closed {
+        if !word.lets_all_pass() {
             word = self.shared.core.enter(Instant::now(), true, None)?;
         }
         Some(self.attempt(word))

@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use crate::ConfigError;
+use crate::{ConfigError, methods::Methods};
 
 /// When a circuit opens, and for how long.
 ///
@@ -14,6 +14,7 @@ use crate::ConfigError;
 /// | [`first_wait`](BreakerConfigBuilder::first_wait) | 1 s |
 /// | [`recovery`](BreakerConfigBuilder::recovery) | 30 s |
 /// | [`observe_only`](BreakerConfigBuilder::observe_only) | no |
+/// | [`application_errors`](BreakerConfigBuilder::application_errors) | of no method |
 #[derive(Clone, Debug, PartialEq)]
 pub struct BreakerConfig {
     pub(super) run: Option<u32>,
@@ -24,6 +25,9 @@ pub struct BreakerConfig {
     pub(super) first_wait: Duration,
     pub(super) recovery: Duration,
     pub(super) observe_only: bool,
+    /// The methods whose application errors count.
+    counted: Methods<()>,
+    counts_all: bool,
 }
 
 impl Default for BreakerConfig {
@@ -37,6 +41,8 @@ impl Default for BreakerConfig {
             first_wait: Duration::from_secs(1),
             recovery: Duration::from_secs(30),
             observe_only: false,
+            counted: Methods::new(),
+            counts_all: false,
         }
     }
 }
@@ -44,14 +50,26 @@ impl Default for BreakerConfig {
 impl BreakerConfig {
     /// Begins with the defaults.
     pub fn builder() -> BreakerConfigBuilder {
-        BreakerConfigBuilder(Self::default())
+        BreakerConfigBuilder {
+            config: Self::default(),
+            application_errors: Vec::new(),
+        }
+    }
+
+    /// Whether an error of the application counts that answers the method at `path`.
+    #[inline]
+    pub(super) fn counts_application(&self, path: &str) -> bool {
+        self.counts_all || self.counted.get(path).is_some()
     }
 }
 
 /// Makes a [`BreakerConfig`].
 #[derive(Clone, Debug)]
 #[must_use]
-pub struct BreakerConfigBuilder(BreakerConfig);
+pub struct BreakerConfigBuilder {
+    config: BreakerConfig,
+    application_errors: Vec<String>,
+}
 
 /// The window's shortest and longest; its ring's buckets are a tenth of it.
 const WINDOW: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(3600));
@@ -62,32 +80,32 @@ const LONGEST_WAIT: Duration = Duration::from_secs(86_400);
 impl BreakerConfigBuilder {
     /// This many failures in a row open the circuit; `None` switches the rule off. Failures of the link count here too.
     pub fn failure_threshold(mut self, failures: impl Into<Option<u32>>) -> Self {
-        self.0.run = failures.into();
+        self.config.run = failures.into();
         self
     }
 
     /// This many failures of the link in a row open the circuit. One lost connection is one, however many calls it took along. A call
     /// that the peer answered ends the run, with a failure too.
     pub fn link_threshold(mut self, failures: u32) -> Self {
-        self.0.link = failures;
+        self.config.link = failures;
         self
     }
 
     /// The share of the calls in the window that must have failed, above 0 and at most 1.
     pub fn failure_rate(mut self, share: f64) -> Self {
-        self.0.rate = share;
+        self.config.rate = share;
         self
     }
 
     /// The share means nothing before the window has this many calls; at most 100,000.
     pub fn min_calls(mut self, calls: u32) -> Self {
-        self.0.min_calls = calls;
+        self.config.min_calls = calls;
         self
     }
 
     /// How far back the share looks, 100 ms to an hour. It slides by tenths.
     pub fn window(mut self, window: Duration) -> Self {
-        self.0.window = window;
+        self.config.window = window;
         self
     }
 
@@ -95,29 +113,42 @@ impl BreakerConfigBuilder {
     /// [`recovery`](Self::recovery). The wait is drawn from zero to this (full jitter), so that a thousand clients do not
     /// come back at once.
     pub fn first_wait(mut self, wait: Duration) -> Self {
-        self.0.first_wait = wait;
+        self.config.first_wait = wait;
         self
     }
 
     /// The longest that the circuit stays open without trying again; at most a day. Also how long a probe may go without any
     /// answer before another one is let in.
     pub fn recovery(mut self, time: Duration) -> Self {
-        self.0.recovery = time;
+        self.config.recovery = time;
         self
     }
 
     /// Whether circuits begin by enforcing nothing: they record, and say what they would do.
     pub fn observe_only(mut self, observe_only: bool) -> Self {
-        self.0.observe_only = observe_only;
+        self.config.observe_only = observe_only;
+        self
+    }
+
+    /// Counts INTERNAL, UNKNOWN and DATA_LOSS that the peer's application answers these methods with: `/pkg.Svc/Method`, for all methods of a
+    /// service `/pkg.Svc/*` or `pkg.Svc`, and for all methods `*`. Adds to those listed before. None unless set.
+    ///
+    /// Such an answer shows that the peer is there. A method that is listed can make the circuit refuse all other methods of the peer too.
+    pub fn application_errors<M: Into<String>>(
+        mut self,
+        methods: impl IntoIterator<Item = M>,
+    ) -> Self {
+        let methods = methods.into_iter().map(Into::into);
+        self.application_errors.extend(methods);
         self
     }
 
     /// Checks the settings.
     ///
     /// # Errors
-    /// When a setting is zero, no number, out of its range, or contradicts another.
+    /// When a setting is zero, no number, out of its range, contradicts another, or names no method.
     pub fn build(self) -> Result<BreakerConfig, ConfigError> {
-        let config = self.0;
+        let mut config = self.config;
         ConfigError::nonzero(
             "breaker.failure_threshold",
             config.run.unwrap_or(1) as usize,
@@ -147,6 +178,15 @@ impl BreakerConfigBuilder {
             config.recovery,
             config.first_wait..=LONGEST_WAIT,
         )?;
+        for method in &self.application_errors {
+            match method.as_str() {
+                "*" => config.counts_all = true,
+                method => {
+                    let counted = &mut config.counted;
+                    counted.insert("breaker.application_errors", method, ())?;
+                }
+            }
+        }
         Ok(config)
     }
 }
@@ -188,6 +228,10 @@ mod tests {
             (
                 "breaker.recovery",
                 new().first_wait(Duration::from_secs(31)),
+            ),
+            (
+                "breaker.application_errors",
+                new().application_errors(["/*/Get"]),
             ),
         ] {
             let error = builder.build().expect_err(field);

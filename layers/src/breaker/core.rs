@@ -49,6 +49,11 @@ impl Core {
         self.gate.word()
     }
 
+    #[inline]
+    pub(super) fn config(&self) -> &BreakerConfig {
+        &self.config
+    }
+
     fn lock(&self) -> Locked<'_> {
         Locked::new(self.gate.lock(), &self.told)
     }
@@ -127,17 +132,18 @@ impl Core {
         }
     }
 
-    /// An attempt that entered with `word` has ended.
+    /// An attempt that entered with `word` has ended. `counts_application`: an error of the peer's application is a failure.
     #[inline]
     pub(super) fn ended(
         &self,
         word: Word,
         now: impl FnOnce() -> Instant,
         outcome: &Outcome,
+        counts_application: bool,
         rtt: impl FnOnce() -> Option<Duration>,
     ) {
         if outcome.code() != Code::Ok || word.phase() != Phase::Closed {
-            self.ended_otherwise(word, now, outcome, rtt);
+            self.ended_otherwise(word, now, outcome, counts_application, rtt);
         } else if self.gate.word() == word {
             self.succeeded(now());
         }
@@ -156,23 +162,43 @@ impl Core {
         word: Word,
         now: impl FnOnce() -> Instant,
         outcome: &Outcome,
+        counts_application: bool,
         rtt: impl FnOnce() -> Option<Duration>,
     ) {
         let phase = word.phase();
-        if !matches!(phase, Phase::Closed | Phase::Taken) || self.gate.word() != word {
+        if !word.has_a_say() || self.gate.word() != word {
             return;
         }
         let rtt = match outcome.code() {
             Code::DeadlineExceeded => rtt(),
             _ => None,
         };
-        let verdict = outcome.verdict(rtt);
+        let verdict = match outcome.verdict(rtt) {
+            Verdict::Application if counts_application => Verdict::Failure,
+            // The peer is there, and serves other calls.
+            Verdict::Application => Verdict::Success,
+            verdict => verdict,
+        };
         match (phase, verdict) {
             (Phase::Closed, Verdict::Success) => self.succeeded(now()),
             (Phase::Closed, Verdict::Neutral) => {}
+            (Phase::Closed, Verdict::Overload) => self.overloaded(word, now(), outcome),
             (Phase::Closed, _) => self.failed(word, now(), verdict, outcome),
             _ => self.probed(word, now(), verdict, outcome),
         }
+    }
+
+    /// The peer answered that there is no room for this call. What others may send is for their own limits to say, so this opens nothing.
+    #[cold]
+    fn overloaded(&self, word: Word, now: Instant, outcome: &Outcome) {
+        let Some(mut held) = self.lock_if(word) else {
+            return;
+        };
+        held.heed(now, outcome, &self.config);
+        let answered = |run| Some(run % LINK);
+        let _ = self
+            .run
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, answered);
     }
 
     #[cold]
@@ -187,14 +213,13 @@ impl Core {
         }
         let code = outcome.code();
         held.codes.add(code);
-        held.heed(now, verdict, outcome, &self.config);
+        held.heed(now, outcome, &self.config);
         self.ring.record(now, true);
         let next = |run: u64| match verdict {
             Verdict::Link(_) => run + LINK + 1,
-            Verdict::Failure if !outcome.is_answer() => run + 1,
             // It answered, so the way to it is there.
-            Verdict::Failure => run % LINK + 1,
-            _ => run % LINK,
+            _ if outcome.is_answer() => run % LINK + 1,
+            _ => run + 1,
         };
         let counted = |run| Some(next(run));
         let (Ok(run) | Err(run)) =
@@ -203,7 +228,8 @@ impl Core {
         let run = next(run);
         if let Some(rule) = self.rule(run, now) {
             let link = matches!(rule, Rule::Link(_));
-            self.open(&mut held, now, rule, outcome, link);
+            let wait = held.backoff.next(now, rand::random());
+            self.open(&mut held, now + wait, rule, outcome, link);
         }
     }
 
@@ -231,18 +257,25 @@ impl Core {
         let Some(mut held) = self.lock_if(word) else {
             return;
         };
+        held.heed(now, outcome, &self.config);
         match verdict {
-            Verdict::Success => self.close(&mut held, now),
+            Verdict::Success | Verdict::Application => self.close(&mut held, now),
+            Verdict::Neutral if outcome.shows_life() => self.close(&mut held, now),
             Verdict::Neutral => self.half_open(&mut held),
-            Verdict::Failure | Verdict::Overload | Verdict::Link(_) => {
+            // The peer is there. It is left alone for as long as it asks for, and no longer.
+            Verdict::Overload if held.not_before.is_none_or(|at| at <= now) => {
+                self.close(&mut held, now);
+            }
+            Verdict::Overload => self.open(&mut held, now, Rule::Probe, outcome, false),
+            Verdict::Failure | Verdict::Link(_) => {
                 let mut link = false;
                 if let Verdict::Link(incident) = verdict {
                     link = true;
                     held.is_new(incident);
                 }
                 held.codes.add(outcome.code());
-                held.heed(now, verdict, outcome, &self.config);
-                self.open(&mut held, now, Rule::Probe, outcome, link);
+                let wait = held.backoff.next(now, rand::random());
+                self.open(&mut held, now + wait, Rule::Probe, outcome, link);
             }
         }
     }
@@ -313,9 +346,9 @@ impl Core {
         self.wake_all();
     }
 
-    fn open(&self, held: &mut Locked<'_>, now: Instant, rule: Rule, outcome: &Outcome, link: bool) {
-        let wait = held.backoff.next(now, rand::random());
-        let until = (now + wait).max(held.not_before.unwrap_or(now));
+    /// Opens it until `due`, or for as long as the peer asked for.
+    fn open(&self, held: &mut Locked<'_>, due: Instant, rule: Rule, outcome: &Outcome, link: bool) {
+        let until = due.max(held.not_before.unwrap_or(due));
         let codes = held.codes.clone();
         let code = outcome.code();
         let reason = Reason {
@@ -395,5 +428,60 @@ impl Core {
 impl Drop for Core {
     fn drop(&mut self) {
         self.told.gone(&self.lock().state());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        future::{Future as _, ready},
+        pin::pin,
+        sync::mpsc,
+        task::{Context, Waker},
+        thread,
+        time::Duration,
+    };
+
+    use bytes::Bytes;
+    use http::{Request, Response};
+    use http_body_util::Empty;
+    use tower::{Service as _, service_fn};
+
+    use crate::{
+        BoxError,
+        breaker::{Breaker, BreakerConfig, Circuit},
+    };
+
+    #[test]
+    fn forced_closed_a_call_needs_neither_the_lock_nor_the_clock() {
+        let circuit = Circuit::new(BreakerConfig::default());
+        let timed = || Request::builder().header("grpc-timeout", "1S").body(());
+        let mut request = timed().expect("a request");
+        let mut attempt = circuit.enter().expect("closed");
+        assert!(attempt.begin(&mut request).is_some());
+        circuit.force_closed();
+        let mut attempt = circuit.enter().expect("closed by force");
+        assert!(attempt.begin(&mut request).is_none(), "nothing is timed");
+
+        let held = circuit.core().lock();
+        let (done, is_done) = mpsc::channel();
+        let caller = thread::spawn({
+            let circuit = circuit.clone();
+            move || {
+                let peer = service_fn(|_: Request<()>| {
+                    ready(Ok::<_, BoxError>(Response::new(Empty::<Bytes>::new())))
+                });
+                let mut breaker = Breaker::new(peer, circuit);
+                let mut cx = Context::from_waker(Waker::noop());
+                assert!(breaker.poll_ready(&mut cx).is_ready());
+                let mut call = pin!(breaker.call(timed().expect("a request")));
+                assert!(call.as_mut().poll(&mut cx).is_ready());
+                let _ = done.send(());
+            }
+        });
+        let passed = is_done.recv_timeout(Duration::from_secs(10));
+        drop(held);
+        caller.join().expect("no panic");
+        passed.expect("it waited for the lock");
     }
 }

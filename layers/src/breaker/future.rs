@@ -13,7 +13,7 @@ use pin_project_lite::pin_project;
 use tonic::Status;
 use tower::Service;
 
-use super::{Attempt, BreakerBody, Circuit, Probing, waiter::Waiter};
+use super::{Attempt, BreakerBody, Circuit, waiter::Waiter};
 use crate::{
     BoxError, Deadline,
     classify::{Tracked, track},
@@ -134,13 +134,12 @@ where
         match self.as_mut().project() {
             StateProj::Running { .. } => {}
             StateProj::Waiting { waiter, held } => {
-                let attempt = ready!(waiter.poll_enter(cx));
+                let mut attempt = ready!(waiter.poll_enter(cx));
                 let Some(held) = held.take() else {
                     return Poll::Pending;
                 };
                 let (mut inner, mut request) = *held;
-                Probing::mark(&mut request, &attempt);
-                let deadline = Deadline::of(&request);
+                let deadline = attempt.begin(&mut request);
                 let future = inner.call(request);
                 self.set(running(future, attempt, deadline));
             }

@@ -53,6 +53,18 @@ impl Word {
         }
     }
 
+    /// Whether all calls pass, so that nobody has to ask under the lock.
+    #[inline]
+    pub(crate) fn lets_all_pass(self) -> bool {
+        matches!(self.phase(), Phase::Closed | Phase::ForcedClosed)
+    }
+
+    /// Whether the end of a call that began under this word decides anything.
+    #[inline]
+    pub(crate) fn has_a_say(self) -> bool {
+        matches!(self.phase(), Phase::Closed | Phase::Taken)
+    }
+
     fn next(self, phase: Phase) -> Self {
         Self::new(phase, (self.0 >> PHASE_BITS) + 1)
     }

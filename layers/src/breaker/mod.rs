@@ -5,14 +5,20 @@
 //!
 //! | state | calls | until |
 //! |---|---|---|
-//! | closed | all | 5 failures in a row, or 2 of the link with no answer between them, or half of at least 20 in 10 s ([`BreakerConfig`]) |
+//! | closed | all | 5 failures in a row, or 2 of the link with no answer between them, or half of at least 20 in 10 s that failed ([`BreakerConfig`]) |
 //! | open | none: `poll_ready` is `Pending` | a time with full jitter, under a ceiling of 1 s that doubles up to 30 s |
 //! | half-open | one at a time, the probe | it succeeds (closed) or fails (open, for longer) |
 //!
-//! What a failure is says [`classify`](crate::classify): one verdict per attempt, from the trailers if need be. Three of them are special here. Calls that
-//! one lost connection took along count once, by their [`Incident`](crate::Incident). An overloaded peer (RESOURCE_EXHAUSTED) counts in the rate but not in
-//! the run, and the wait is at least what it asked for with `grpc-retry-pushback-ms` (at most ten recovery times). A neutral
-//! end counts nowhere; a probe that ends so gives its permit to the next at once.
+//! [`classify`](crate::classify) says what a failure is: one verdict per attempt, from the trailers if need be. UNAVAILABLE, a failure of the link, a
+//! reset, an end without a status and an answer that is not gRPC are failures. Calls that one lost connection took along count once, by
+//! their [`Incident`](crate::Incident).
+//!
+//! **What the application answers refuses no other call.** INTERNAL, UNKNOWN and DATA_LOSS in a gRPC answer show that the peer is there, as OK does;
+//! [`application_errors`](BreakerConfigBuilder::application_errors) counts them as failures for the methods that it lists. RESOURCE_EXHAUSTED is the
+//! limit of one caller or one call, and opens nothing. If a peer asks to be left alone with `grpc-retry-pushback-ms`, a circuit that opens for other
+//! reasons stays open for at least that long (at most ten recovery times). Nor does what this side did count: a stream that our own limits reset, or
+//! what a proxy says of this caller (HTTP 4xx). A neutral end counts nowhere; a probe that ends so gives its permit to the next call at once, or closes the
+//! circuit if it was an answer.
 //!
 //! A probe is a call of a user, and may be a stream that lasts for days. So a probe with a head that is no failure, and no failure in the
 //! following [`first_wait`](BreakerConfigBuilder::first_wait), closes the circuit; one without any answer for a [`recovery`](BreakerConfigBuilder::recovery) time lets another one try. The
@@ -58,7 +64,7 @@
 //! waits. So a circuit may be shared by runtimes, and outlive them. No task.
 //!
 //! **Cost.** Closed and successful: two loads, a look at the clock, one atomic update of the window, a reference count; no lock, no allocation
-//! (`tests/breaker_alloc.rs`); `benches/breaker.rs` measures it beside the bare call. About a third is the clock and the window, most of the rest the way of the response through one more type. The lock is for failures and for a circuit that is not closed.
+//! (`tests/breaker_alloc.rs`); `benches/breaker.rs` measures it beside the bare call. Forced closed: two loads and a reference count, no look at the clock. About a third is the clock and the window, most of the rest the way of the response through one more type. The lock is for failures and for a circuit that is not closed.
 //!
 //! **Metrics** (feature `metrics`), each with `transport`: `tower_iroh_breaker_opened_total` by `rule`
 //! (`run`, `link`, `rate`, `probe`), `tower_iroh_breaker_closed_total`, and `tower_iroh_breaker_not_closed`, how many circuits hold calls

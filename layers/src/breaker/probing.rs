@@ -1,18 +1,6 @@
-use http::Request;
-
-use super::Attempt;
-
 /// In the extensions of the request that finds out whether a half-open circuit may close.
 ///
 /// The breaker has seen to it that it is not too early, so what is below need not wait by a clock of its own: a transport that keeps a
 /// backoff between dials dials at once.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Probing;
-
-impl Probing {
-    pub(super) fn mark<B>(request: &mut Request<B>, attempt: &Attempt) {
-        if attempt.is_probe() {
-            request.extensions_mut().insert(Self);
-        }
-    }
-}

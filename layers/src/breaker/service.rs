@@ -7,8 +7,8 @@ use http::{Request, Response};
 use http_body::Body;
 use tower::Service;
 
-use super::{Attempt, BreakerBody, Circuit, Probing, ResponseFuture, waiter::Waiter};
-use crate::{BoxError, Deadline};
+use super::{Attempt, BreakerBody, Circuit, ResponseFuture, waiter::Waiter};
+use crate::BoxError;
 
 /// The service that [`BreakerLayer`](super::BreakerLayer) makes.
 pub struct Breaker<S> {
@@ -95,9 +95,8 @@ where
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
         match self.circuit().enter() {
             // Made before the call, so that a panic in there gives the permit back.
-            Some(attempt) if self.failed.is_none() => {
-                Probing::mark(&mut request, &attempt);
-                let deadline = Deadline::of(&request);
+            Some(mut attempt) if self.failed.is_none() => {
+                let deadline = attempt.begin(&mut request);
                 ResponseFuture::running(self.inner.call(request), attempt, deadline)
             }
             attempt => self.not_called(request, attempt),

@@ -7,7 +7,7 @@ use super::{
 };
 use crate::{
     Incident,
-    classify::{Outcome, Pushback, Verdict},
+    classify::{Outcome, Pushback},
 };
 
 /// What a closed and healthy circuit never touches.
@@ -61,15 +61,9 @@ impl Slow {
         true
     }
 
-    /// Notes what a peer that has too much to do asks for.
-    pub(super) fn heed(
-        &mut self,
-        now: Instant,
-        verdict: Verdict,
-        outcome: &Outcome,
-        config: &BreakerConfig,
-    ) {
-        if let (Verdict::Overload, Some(Pushback::After(wait))) = (verdict, outcome.pushback()) {
+    /// Notes how long the peer asks to be left alone.
+    pub(super) fn heed(&mut self, now: Instant, outcome: &Outcome, config: &BreakerConfig) {
+        if let Some(Pushback::After(wait)) = outcome.pushback() {
             let at = now + wait.min(config.recovery * MOST_PUSHBACK);
             self.not_before = self.not_before.max(Some(at));
         }

@@ -170,7 +170,7 @@ pub struct Statistics {
     pub held: u64,
     /// Calls in the window, while it is closed.
     pub calls: u32,
-    /// Those of them that failed, or were too much for the peer.
+    /// Those of them that failed.
     pub failed: u32,
     /// How often each code was counted against the peer since the circuit was last closed.
     pub codes: Vec<(Code, u32)>,

@@ -4,7 +4,7 @@ use tokio::time::Instant;
 
 use super::{
     Attempt, Circuit,
-    gate::{Phase, Ticket, Word},
+    gate::{Ticket, Word},
 };
 
 /// One who may have to wait. Dropped, it leaves no waker behind.
@@ -25,10 +25,10 @@ impl Waiter {
         &self.circuit
     }
 
-    /// Whether a call may be made now. One load where the circuit is closed.
+    /// Whether a call may be made now. One load where the circuit is closed, by force or not.
     #[inline]
     pub(super) fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if self.circuit.core().word().phase() == Phase::Closed {
+        if self.circuit.core().word().lets_all_pass() {
             if self.ticket.is_some() {
                 self.leave();
             }

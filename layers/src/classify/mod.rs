@@ -9,14 +9,17 @@
 //! |---|---|
 //! | OK; the body dropped after a message | [`Success`](Verdict::Success) |
 //! | INVALID_ARGUMENT, NOT_FOUND, ALREADY_EXISTS, FAILED_PRECONDITION, OUT_OF_RANGE, UNIMPLEMENTED, UNAUTHENTICATED, PERMISSION_DENIED, ABORTED | `Success`: the peer answered |
-//! | UNAVAILABLE, INTERNAL, DATA_LOSS, UNKNOWN; no status at the end; HTTP other than 200; not gRPC | [`Failure`](Verdict::Failure) |
-//! | DEADLINE_EXCEEDED, and CANCELLED or a drop when the deadline has passed, before any message | `Failure` if the attempt had at least max(1 s, 4 x RTT), else [`Neutral`](Verdict::Neutral) |
+//! | INTERNAL, DATA_LOSS, UNKNOWN in the head or the trailers | [`Application`](Verdict::Application): the peer is there, and its application says that this call went wrong |
+//! | UNAVAILABLE; INTERNAL, DATA_LOSS, UNKNOWN without an answer, as of a reset; no status at the end; not gRPC; HTTP 5xx and other odd ones | [`Failure`](Verdict::Failure) |
+//! | DEADLINE_EXCEEDED or CANCELLED in an answer, an error or a drop when the deadline has passed, before any message | `Failure` if the attempt had at least max(1 s, 4 x RTT), else [`Neutral`](Verdict::Neutral) |
 //! | the same after a message | `Neutral`: a stream may be longer than its deadline |
+//! | DEADLINE_EXCEEDED in an answer before the deadline, or without one | `Neutral`: the handler's own |
 //! | CANCELLED otherwise; the future, or a body without a message, dropped | `Neutral` |
+//! | HTTP 4xx without a gRPC status, as from a proxy that refuses the caller or the request's size; but 408 is a `Failure`, and 429 an `Overload` | `Neutral` |
 //! | RESOURCE_EXHAUSTED | [`Overload`](Verdict::Overload) |
 //! | [`Origin::Refused`](crate::Origin::Refused) | `Neutral`: it was not begun |
 //! | [`Origin::Link`](crate::Origin::Link) | [`Link`](Verdict::Link), one per incident |
-//! | [`Origin::Ours`](crate::Origin::Ours) | `Neutral` |
+//! | [`Origin::Ours`](crate::Origin::Ours), a stream that this side reset included | `Neutral` |
 //!
 //! **Why not tower-http's `classify`.** It calls a stream without a `grpc-status` a success, does not look at what a dropped future or
 //! body means, and knows no deadline.

@@ -48,14 +48,17 @@ pub struct Outcome {
 
 /// What an attempt says of the peer's health.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Verdict {
     /// The peer answered.
     Success,
+    /// The peer's application answered, with INTERNAL, UNKNOWN or DATA_LOSS: the peer is there, and this call went wrong.
+    Application,
     /// The peer failed.
     Failure,
     /// The way to the peer failed. Calls with the same incident tell of one failure.
     Link(Incident),
-    /// The peer has too much to do.
+    /// The peer has no room for this call, or the caller has used up its rate.
     Overload,
     /// It says nothing of the peer.
     Neutral,
@@ -98,6 +101,13 @@ impl Outcome {
         }
     }
 
+    /// Whether it is an answer that shows that calls are served, though it counts nowhere: a handler's own DEADLINE_EXCEEDED, or what a
+    /// proxy says of the caller. CANCELLED may be the caller's own.
+    #[cfg(feature = "breaker")]
+    pub(crate) fn shows_life(&self) -> bool {
+        self.is_answer() && self.timed_out_after.is_none() && self.code != Code::Cancelled
+    }
+
     /// Whether the peer provably has not begun the call.
     pub fn not_processed(&self) -> bool {
         self.not_processed
@@ -129,9 +139,11 @@ impl Outcome {
             Ending::FutureDropped | Ending::BodyDropped { after_data: false } => {
                 return Verdict::Neutral;
             }
-            Ending::NoStatus | Ending::Http(_) | Ending::NotGrpc => return Verdict::Failure,
+            Ending::Http(status) => return of_http(status),
+            Ending::NoStatus | Ending::NotGrpc => return Verdict::Failure,
             Ending::Head | Ending::Trailers | Ending::Error | Ending::BodyError => {}
         }
+        let answered = matches!(self.ending, Ending::Head | Ending::Trailers);
         match self.code {
             Code::Ok
             | Code::InvalidArgument
@@ -143,10 +155,21 @@ impl Outcome {
             | Code::Unauthenticated
             | Code::PermissionDenied
             | Code::Aborted => Verdict::Success,
+            Code::Internal | Code::DataLoss | Code::Unknown if answered => Verdict::Application,
             Code::Unavailable | Code::Internal | Code::DataLoss | Code::Unknown => Verdict::Failure,
             Code::ResourceExhausted => Verdict::Overload,
-            // A DEADLINE_EXCEEDED without a deadline of ours is a handler's own, about something else.
+            // A DEADLINE_EXCEEDED before our deadline is a handler's own, about something else.
             Code::DeadlineExceeded | Code::Cancelled => Verdict::Neutral,
         }
+    }
+}
+
+/// What an HTTP status says that came without a gRPC status. A proxy that refuses this caller, or this request for its size, serves others.
+fn of_http(status: StatusCode) -> Verdict {
+    match status {
+        StatusCode::TOO_MANY_REQUESTS => Verdict::Overload,
+        StatusCode::REQUEST_TIMEOUT => Verdict::Failure,
+        status if status.is_client_error() => Verdict::Neutral,
+        _ => Verdict::Failure,
     }
 }

@@ -153,14 +153,17 @@ impl<O: Observe> Attempt<O> {
         let Some(observer) = self.observer.take() else {
             return;
         };
-        let timed_out_after = match (code, self.deadline) {
-            (Code::DeadlineExceeded, Some((_, budget))) => Some(budget),
+        let is_over = |at: Deadline| at.instant() <= Instant::now() + SLACK;
+        let timed_out = self.deadline.filter(|(at, _)| match (code, ending) {
+            // In an answer that comes earlier it is the handler's own.
+            (Code::DeadlineExceeded, Ending::Head | Ending::Trailers) => is_over(*at),
+            // The transport's own time-out, which may be shorter.
+            (Code::DeadlineExceeded, _) => true,
             // tonic's servers say CANCELLED when the time is over, and a layer above drops what it waited for.
-            (Code::Cancelled, Some((at, budget))) => {
-                (at.instant() <= Instant::now() + SLACK).then_some(budget)
-            }
-            _ => None,
-        };
+            (Code::Cancelled, _) => is_over(*at),
+            _ => false,
+        });
+        let timed_out_after = timed_out.map(|(_, budget)| budget);
         observer.ended(&Outcome {
             ending,
             code: match timed_out_after {

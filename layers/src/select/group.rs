@@ -251,7 +251,11 @@ fn failed(outcome: &Outcome) -> Option<bool> {
     }
     match outcome.verdict(None) {
         Verdict::Success => Some(false),
-        Verdict::Failure | Verdict::Link(_) | Verdict::Overload => Some(true),
+        Verdict::Failure | Verdict::Application | Verdict::Link(_) | Verdict::Overload => {
+            Some(true)
+        }
+        // A proxy in front of one arm may refuse what the other arm takes.
+        Verdict::Neutral if matches!(outcome.ending(), Ending::Http(_)) => Some(true),
         Verdict::Neutral => None,
     }
 }

@@ -8,4 +8,5 @@ mod metrics;
 mod peer;
 mod probe;
 mod random;
+mod rate_limited;
 mod trip;

@@ -13,7 +13,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderMap, Request, Response};
+use http::{HeaderMap, Request, Response, StatusCode};
 use http_body::{Body, Frame};
 use http_body_util::BodyExt;
 use tokio::time::Instant;
@@ -31,8 +31,12 @@ pub(crate) enum Reply {
     Trailers(Code),
     /// A head that is trailers too.
     Head(Code),
-    /// RESOURCE_EXHAUSTED, and not before so long.
+    /// UNAVAILABLE, and not before so long.
     Pushback(Duration),
+    /// RESOURCE_EXHAUSTED, and not before so long.
+    Full(Duration),
+    /// A proxy's answer.
+    Http(u16),
     /// Data, and no trailers.
     NoStatus,
     /// Data, and then the stream is reset.
@@ -128,6 +132,7 @@ async fn play(mut reply: Reply) -> Result<Response<Script>, BoxError> {
         reply = *then;
     }
     let mut head = HeaderMap::new();
+    let mut http = StatusCode::OK;
     let data = Some(Ok(Frame::data(Bytes::from_static(b"\0\0\0\0\0"))));
     let status = |code: Code, headers: &mut HeaderMap| {
         headers.insert("grpc-status", (code as i32).into());
@@ -142,10 +147,18 @@ async fn play(mut reply: Reply) -> Result<Response<Script>, BoxError> {
             status(code, &mut head);
             vec![]
         }
-        Reply::Pushback(wait) => {
-            status(Code::ResourceExhausted, &mut head);
+        Reply::Pushback(wait) | Reply::Full(wait) => {
+            let code = match reply {
+                Reply::Full(_) => Code::ResourceExhausted,
+                _ => Code::Unavailable,
+            };
+            status(code, &mut head);
             let millis = wait.as_millis().to_string();
             head.insert("grpc-retry-pushback-ms", millis.parse().expect("a value"));
+            vec![]
+        }
+        Reply::Http(code) => {
+            http = StatusCode::from_u16(code).expect("a status");
             vec![]
         }
         Reply::NoStatus => vec![data],
@@ -158,6 +171,7 @@ async fn play(mut reply: Reply) -> Result<Response<Script>, BoxError> {
     };
     let mut response = Response::new(Script(script.into()));
     *response.headers_mut() = head;
+    *response.status_mut() = http;
     Ok(response)
 }
 

@@ -25,7 +25,11 @@ async fn a_probe_decides() {
         (Reply::Head(Code::NotFound), "closed"),
         (FAIL, "open"),
         (Reply::NoStatus, "open"),
-        (Reply::Head(Code::ResourceExhausted), "open"),
+        // Answers: the peer is there.
+        (Reply::Head(Code::ResourceExhausted), "closed"),
+        (Reply::Trailers(Code::Internal), "closed"),
+        (Reply::Trailers(Code::DeadlineExceeded), "closed"),
+        (Reply::Http(403), "closed"),
         (Reply::Trailers(Code::Cancelled), "half_open"),
         (
             Reply::Error(Fault::unsent(Origin::Ours, Status::unavailable(""))),

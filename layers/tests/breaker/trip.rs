@@ -24,10 +24,20 @@ async fn each_way_a_call_can_end_is_classified() {
     let peer_says = |code| Fault::unsent(Origin::Peer, Status::new(code, ""));
     for (reply, opens) in [
         (Reply::Head(Code::Unavailable), true),
-        (Reply::Trailers(Code::Internal), true),
         (Reply::NoStatus, true),
         (Reply::Reset, true),
         (Reply::Error(peer_says(Code::DataLoss)), true),
+        (Reply::Http(502), true),
+        (Reply::Head(Code::Internal), false),
+        (Reply::Trailers(Code::Unknown), false),
+        (Reply::Trailers(Code::DataLoss), false),
+        // A proxy refuses the caller, its request's size or its rate.
+        (Reply::Http(401), false),
+        (Reply::Http(403), false),
+        (Reply::Http(404), false),
+        (Reply::Http(413), false),
+        (Reply::Http(429), false),
+        (Reply::Http(431), false),
         (link(Incident::new()), false),
         (Reply::Head(Code::NotFound), false),
         (Reply::Trailers(Code::PermissionDenied), false),
@@ -81,22 +91,87 @@ async fn after_a_million_successes_half_failing_opens_within_the_window() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_share_needs_enough_calls_and_counts_overload() {
-    let peer = Peer::new(vec![Reply::Head(Code::ResourceExhausted); 20]);
-    let mut client = client(&peer, config());
+async fn the_share_needs_enough_calls() {
+    let peer = Peer::new(vec![FAIL; 20]);
+    let mut client = client(&peer, config().failure_threshold(None));
     calls(&mut client, 19).await;
-    assert!(client.circuit().state().is_closed(), "not in the run");
+    assert!(client.circuit().state().is_closed());
     call(&mut client).await;
     let reason = match client.circuit().state() {
         CircuitState::Open { reason, .. } => reason,
         other => panic!("{other:?}"),
     };
-    assert_eq!(reason.codes(), [(Code::ResourceExhausted, 20)]);
+    assert_eq!(reason.codes(), [(Code::Unavailable, 20)]);
     assert!(reason.to_string().starts_with("20 of 20 calls failed"));
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_overloaded_peer_s_pushback_is_honoured() {
+async fn what_the_application_answers_refuses_no_other_call() {
+    for code in [Code::Internal, Code::Unknown, Code::DataLoss] {
+        // One method that fails each time, and another that does not.
+        let peer = Peer::new((0..200).map(|n| match n % 2 {
+            0 => Reply::Trailers(code),
+            _ => OK,
+        }));
+        let mut client = client(&peer, config());
+        calls(&mut client, 200).await;
+        // The same without a call that succeeds in between.
+        peer.plays(vec![Reply::Head(code); 100]);
+        calls(&mut client, 100).await;
+        assert_eq!(peer.calls(), 300, "{code:?}");
+        let seen = client.circuit().statistics();
+        assert!(seen.state.is_closed(), "{seen:?}");
+        assert_eq!((seen.held, seen.failed), (0, 0));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn application_errors_count_where_the_configuration_says_so() {
+    for (patterns, counts) in [
+        (&[][..], false),
+        (&["/a.B/C"][..], true),
+        (&["/a.B/*"][..], true),
+        (&["*"][..], true),
+        (&["/a.B/D", "x.Y"][..], false),
+    ] {
+        let peer = Peer::new(vec![Reply::Trailers(Code::Internal); 5]);
+        let config = config().application_errors(patterns.iter().copied());
+        let mut client = client(&peer, config);
+        for _ in 0..5 {
+            ready(&mut client).await;
+            let request = Request::builder().uri("/a.B/C").body(());
+            finish(client.call(request.expect("a request"))).await;
+        }
+        let expected = counts.then_some(Rule::Run(5));
+        assert_eq!(rule(&client), expected, "{patterns:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_deadline_of_the_handler_s_own_counts_nowhere() {
+    for (reply, opens) in [
+        (Reply::Head(Code::DeadlineExceeded), false),
+        (Reply::Trailers(Code::DeadlineExceeded), false),
+        // The caller's own, by the peer's clock.
+        (
+            Reply::Late(SECOND * 5, Box::new(Reply::Head(Code::DeadlineExceeded))),
+            true,
+        ),
+    ] {
+        let peer = Peer::new(vec![reply.clone(); 5]);
+        let mut client = client(&peer, config());
+        for _ in 0..5 {
+            ready(&mut client).await;
+            let mut request = Request::new(());
+            request.extensions_mut().insert(Deadline::after(SECOND * 5));
+            finish(client.call(request)).await;
+        }
+        assert_eq!(rule(&client), opens.then_some(Rule::Run(5)), "{reply:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_peer_s_pushback_is_honoured() {
     let pushback = SECOND * 7;
     let peer = Peer::new([Reply::Pushback(pushback)]);
     let mut client = client(&peer, config().min_calls(1));
@@ -106,10 +181,26 @@ async fn an_overloaded_peer_s_pushback_is_honoured() {
     peer.plays([Reply::Pushback(pushback * 2)]);
     call(&mut client).await;
     assert!(wait(&mut client).await >= pushback * 2);
+    // Also by one that finds no room, which is no failure: it is left alone for as long as it says.
+    peer.plays([Reply::Full(pushback)]);
+    call(&mut client).await;
+    let waited = wait(&mut client).await;
+    assert!(
+        waited >= pushback && waited < pushback + SECOND / 100,
+        "{waited:?}"
+    );
     // Not without end.
     peer.plays([Reply::Pushback(SECOND * 1_000_000)]);
     call(&mut client).await;
     assert!(wait(&mut client).await <= SECOND * 301);
+    // What a peer asked for that had no room holds nobody, and counts when others fail.
+    call(&mut client).await;
+    peer.plays([Reply::Full(pushback)]);
+    call(&mut client).await;
+    assert!(client.circuit().state().is_closed());
+    peer.plays([FAIL]);
+    call(&mut client).await;
+    assert!(wait(&mut client).await >= pushback);
 }
 
 #[tokio::test(start_paused = true)]
