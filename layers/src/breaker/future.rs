@@ -3,6 +3,7 @@ use std::{
     future::{Future, ready},
     pin::{Pin, pin},
     task::{Context, Poll, Waker, ready},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -10,12 +11,13 @@ use http::{Request, Response};
 use http_body::Body;
 use http_body_util::Empty;
 use pin_project_lite::pin_project;
+use tokio::time::{Instant, Sleep, sleep_until};
 use tonic::Status;
 use tower::Service;
 
 use super::{Attempt, BreakerBody, Circuit, waiter::Waiter};
 use crate::{
-    BoxError, Deadline,
+    BoxError, Deadline, Fault, Origin,
     classify::{Tracked, track},
 };
 
@@ -44,12 +46,57 @@ pin_project! {
         Waiting {
             waiter: Waiter,
             // In a box, so that the future of all others is no larger for it.
-            held: Option<Box<(S, Request<B>)>>,
+            held: Option<Box<Held<S, B>>>,
         },
         Failed {
             error: Option<BoxError>,
         },
     }
+}
+
+/// A call that waits, and how long it may.
+struct Held<S, B> {
+    inner: S,
+    request: Request<B>,
+    limit: Option<Limit>,
+}
+
+struct Limit {
+    wait: Duration,
+    until: Instant,
+    /// From the first poll on.
+    timer: Option<Pin<Box<Sleep>>>,
+}
+
+impl Limit {
+    /// `None` for a wait that no clock can show.
+    fn new(wait: Duration) -> Option<Self> {
+        Some(Self {
+            wait,
+            until: Instant::now().checked_add(wait)?,
+            timer: None,
+        })
+    }
+
+    fn poll_over(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let until = self.until;
+        let timer = self
+            .timer
+            .get_or_insert_with(|| Box::pin(sleep_until(until)));
+        timer.as_mut().poll(cx)
+    }
+}
+
+/// The error of a call that has waited for as long as it may. It says nothing of the peer, which has seen nothing of the call.
+fn waited(wait: Duration, circuit: &Circuit) -> BoxError {
+    let message = format!(
+        "this call waited {wait:?} for the probe of another call, and was not sent: {}. \
+         Try again later, or make it a call that waits for the peer",
+        circuit.why()
+    );
+    Fault::unsent(Origin::Ours, Status::unavailable(message))
+        .temporary()
+        .into()
 }
 
 #[inline]
@@ -91,11 +138,21 @@ where
         }
     }
 
-    pub(super) fn waiting(inner: S, request: Request<B>, circuit: Circuit) -> Self {
+    pub(super) fn waiting(
+        inner: S,
+        request: Request<B>,
+        circuit: Circuit,
+        max_wait: Option<Duration>,
+    ) -> Self {
+        let held = Held {
+            inner,
+            request,
+            limit: max_wait.and_then(Limit::new),
+        };
         Self {
             state: State::Waiting {
                 waiter: Waiter::new(circuit),
-                held: Some(Box::new((inner, request))),
+                held: Some(Box::new(held)),
             },
         }
     }
@@ -134,12 +191,26 @@ where
         match self.as_mut().project() {
             StateProj::Running { .. } => {}
             StateProj::Waiting { waiter, held } => {
-                let mut attempt = ready!(waiter.poll_enter(cx));
-                let Some(held) = held.take() else {
+                let Some(waits) = held else {
                     return Poll::Pending;
                 };
-                let (mut inner, mut request) = *held;
-                let deadline = attempt.begin(&mut request);
+                let Poll::Ready(mut attempt) = waiter.poll_enter(cx) else {
+                    let Some(limit) = &mut waits.limit else {
+                        return Poll::Pending;
+                    };
+                    ready!(limit.poll_over(cx));
+                    let error = waited(limit.wait, waiter.circuit());
+                    // The waiter goes with its state, and its waker with it.
+                    self.set(State::Failed { error: None });
+                    return Poll::Ready(Some(error));
+                };
+                let deadline = attempt.begin(&mut waits.request);
+                let Some(waits) = held.take() else {
+                    return Poll::Pending;
+                };
+                let Held {
+                    mut inner, request, ..
+                } = *waits;
                 let future = inner.call(request);
                 self.set(running(future, attempt, deadline));
             }

@@ -56,8 +56,9 @@
 //! [`Circuit::sign_of_life`], whoever hears from a silent peer again with [`Circuit::heard_again`], and finds [`Probing`] in the request that may be dialled for at once. [`Circuit::observe_only`] shows what it would do before it does it.
 //!
 //! **Readiness.** The circuit's comes first; while it is open the inner service is not polled. A readiness error of the inner service is never passed on: it becomes the next
-//! call's error and counts there. The probe's permit is taken in `call`. Who was told that it is ready and loses the race for it, or finds the circuit open, waits in its
-//! future with the inner service that was ready: it does not fail. `fail_fast` above bounds readiness and not that wait; the call's deadline does. The inner service is cloned for that.
+//! call's error and counts there. The probe's permit is taken in `call`. A call that was let through and then loses the race for the
+//! permit, or finds the circuit open, waits in its future with the inner service that was ready. It waits no longer than [`BreakerLayer::max_wait`], 2 s unless set,
+//! and then fails with UNAVAILABLE, unsent. The inner service is cloned for that.
 //!
 //! **Cancel safety.** A dropped future or body is a verdict (mostly a neutral one), and returns the permit. A dropped service leaves no waker
 //! behind. Each change of state wakes all who wait, once; time wakes them by one timer per circuit and runtime, which is there only while somebody

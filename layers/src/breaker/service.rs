@@ -1,19 +1,22 @@
 use std::{
     fmt, mem,
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use http::{Request, Response};
 use http_body::Body;
 use tower::Service;
 
-use super::{Attempt, BreakerBody, Circuit, ResponseFuture, waiter::Waiter};
+use super::{Attempt, BreakerBody, BreakerLayer, Circuit, ResponseFuture, waiter::Waiter};
 use crate::BoxError;
 
 /// The service that [`BreakerLayer`](super::BreakerLayer) makes.
 pub struct Breaker<S> {
     inner: S,
     waiter: Waiter,
+    /// The longest that a call waits in its future.
+    max_wait: Option<Duration>,
     /// The inner service's readiness failed; the next call says so.
     failed: Option<BoxError>,
 }
@@ -24,8 +27,17 @@ impl<S> Breaker<S> {
         Self {
             inner,
             waiter: Waiter::new(circuit),
+            max_wait: Some(BreakerLayer::MAX_WAIT),
             failed: None,
         }
+    }
+
+    /// The longest that a call waits that was let through by `poll_ready` and then lost the probe's permit to another call, or found the circuit
+    /// open. Then it fails with UNAVAILABLE and was not sent. 2 s unless set; `None` for as long as its caller waits. Give it the wait of the fail
+    /// fast above.
+    pub fn max_wait(mut self, wait: impl Into<Option<Duration>>) -> Self {
+        self.max_wait = wait.into();
+        self
     }
 
     /// The circuit.
@@ -51,14 +63,14 @@ impl<S: Clone> Breaker<S> {
         // The clone has no readiness; the one that has goes with the call.
         let clone = self.inner.clone();
         let inner = mem::replace(&mut self.inner, clone);
-        ResponseFuture::waiting(inner, request, self.circuit().clone())
+        ResponseFuture::waiting(inner, request, self.circuit().clone(), self.max_wait)
     }
 }
 
 impl<S: Clone> Clone for Breaker<S> {
     /// A clone carries no readiness: it has neither waited nor been let through.
     fn clone(&self) -> Self {
-        Self::new(self.inner.clone(), self.circuit().clone())
+        Self::new(self.inner.clone(), self.circuit().clone()).max_wait(self.max_wait)
     }
 }
 

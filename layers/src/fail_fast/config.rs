@@ -27,6 +27,11 @@ impl FailFastConfig {
         }
     }
 
+    /// How long it waits; `None` where it is [disabled](Self::disabled).
+    pub fn max_wait(&self) -> Option<Duration> {
+        (!self.disabled).then_some(self.wait)
+    }
+
     /// Gives `reason` where it has none.
     pub fn or_reason(mut self, reason: impl Fn() -> String + Send + Sync + 'static) -> Self {
         self.reason.get_or_insert_with(|| Arc::new(reason));

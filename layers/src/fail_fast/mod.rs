@@ -39,7 +39,8 @@
 //! **Readiness** is the inner service's as long as calls go through. While they fail, `poll_ready` is ready and nobody but the task polls the inner
 //! service; a service that had waited goes back as a clone, so that no place in a queue is held by somebody who does not come for it. A
 //! readiness error of the inner service is the next call's error and never leaves `poll_ready`. The wait bounds readiness, not calls: one that was let through and that the inner
-//! service then holds, as a breaker does with who loses the probe's permit between readiness and call, waits there in its future. Its deadline ends that.
+//! service then holds waits there in its future, until its deadline or what the inner service allows: a breaker holds a call that loses the probe's permit between
+//! readiness and call for a `max_wait` of its own, to be set to the wait of this layer.
 //!
 //! **Cancel safety.** A dropped service leaves the count of those who wait, and the last of them ends the spell. A caller that is dropped while its
 //! service stays cannot be seen; what nobody has looked at for twice the wait counts as another spell. The task is

@@ -80,8 +80,7 @@ where
     type Future = ResponseFuture<S::Future>;
 
     /// Never an error, and never `Pending` for longer than the wait: what there is to say, the next call says. This is about readiness
-    /// only. A call that the inner service takes and then holds, as a breaker does with one that lost the race for the probe's
-    /// permit, waits in its future under its own deadline.
+    /// only. A call that the inner service takes and then holds waits in its future under its own deadline.
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
         // An earlier answer may not hold any more.
         self.failed = None;

@@ -8,9 +8,10 @@ use std::{
 
 use http::Request;
 use http_body_util::BodyExt;
+use tokio::time::Instant;
 use tonic::{Code, Status};
 use tower::Service;
-use tower_iroh_layers::{Fault, Origin};
+use tower_iroh_layers::{Fault, Origin, breaker::BreakerLayer};
 
 use crate::peer::*;
 
@@ -139,6 +140,45 @@ async fn who_loses_the_race_waits_in_its_future_and_does_not_fail() {
     lost.await.expect("no panic");
     assert_eq!(peer.calls() - begun, 2);
     assert!(first.circuit().state().is_closed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_that_loses_the_race_is_not_held_for_longer_than_its_wait() {
+    for (limit, fails) in [(Some(SECOND * 2), true), (None, false)] {
+        let peer = Peer::default();
+        let mut first = half_open(&peer).await.max_wait(limit);
+        let mut second = first.clone();
+        ready(&mut second).await;
+        // The peer stays away: each probe fails, and another call is always first to the next.
+        peer.plays([Reply::Hang]);
+        let probe = first.call(request());
+        let began = peer.calls();
+        let mut lost = tokio_test::task::spawn(second.call(request()));
+        assert!(lost.poll().is_pending());
+        tokio::time::advance(SECOND * 199 / 100).await;
+        assert!(lost.poll().is_pending());
+        tokio::time::advance(SECOND / 50).await;
+        assert_eq!(lost.poll().is_ready(), fails, "{limit:?}");
+        assert_eq!(peer.calls(), began, "it was not sent");
+        drop((probe, lost));
+        assert_eq!(first.circuit().statistics().waiting, 0);
+        assert!(is_ready(&mut first).await, "the permit is there");
+    }
+    // What it is told, where it is the stack's own wait.
+    let peer = Peer::default();
+    let mut first = half_open(&peer).await;
+    let mut second = first.clone();
+    ready(&mut second).await;
+    peer.plays([Reply::Hang]);
+    let _probe = first.call(request());
+    let began = Instant::now();
+    let error = second.call(request()).await.map(drop).expect_err("held");
+    assert_eq!(began.elapsed(), BreakerLayer::MAX_WAIT);
+    let fault = Fault::find(&*error).expect("a fault");
+    assert!(fault.origin() == Origin::Ours && fault.not_processed() && fault.is_temporary());
+    let status = fault.status();
+    assert_eq!(status.code(), Code::Unavailable);
+    assert!(status.message().contains("circuit breaker"), "{status:?}");
 }
 
 #[tokio::test(start_paused = true)]

@@ -258,7 +258,9 @@ impl Stack {
                 connection,
             })
         });
-        let breaker = BreakerLayer::new(circuit.clone()).layer(inner);
+        let breaker = BreakerLayer::new(circuit.clone())
+            .max_wait(self.fail_fast.max_wait())
+            .layer(inner);
         WakeOnReconnect::new(attempts.layer(breaker), signs)
     }
 
