@@ -21,7 +21,7 @@ use tonic::{Code, Status, body::Body};
 use tower::{Layer, Service, ServiceExt, service_fn};
 use tower_iroh_layers::{
     BoxError, Deadline, Fault, Origin,
-    deadline::{DeadlineLayer, Elapsed, ServerDeadlineLayer, Stage, header},
+    deadline::{DeadlineLayer, Elapsed, ServerDeadlineLayer, Stage, StampLayer, header},
     fault::code_of,
 };
 
@@ -254,6 +254,39 @@ async fn the_header_has_what_is_left_when_it_is_handed_on() {
         left <= seconds(7) && left > seconds(7) - Duration::from_millis(5),
         "{left:?}"
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_header_has_what_is_left_when_the_attempt_leaves() {
+    let seen = Arc::new(Mutex::new(None));
+    let told = seen.clone();
+    let peer = service_fn(move |request: Request<Body>| {
+        *told.lock().expect("no panic") = header::read(request.headers());
+        ready(Ok::<_, BoxError>(Response::new(Body::empty())))
+    });
+    // A layer that takes the call at once, and holds it back in its future.
+    let peer = StampLayer.layer(peer);
+    let holds = service_fn(move |request: Request<Body>| {
+        let mut peer = peer.clone();
+        async move {
+            sleep(seconds(3)).await;
+            peer.call(request).await
+        }
+    });
+    for (given, limit) in [(Some(10), 10), (None, 5)] {
+        let service = default_of(seconds(limit)).above(holds.clone());
+        let request = request(given.map(seconds));
+        service.oneshot(request).await.expect("a response");
+        let left = seen.lock().expect("no panic").take();
+        assert_eq!(left, Some(seconds(limit - 3)));
+    }
+    // A header without a deadline of ours is the caller's.
+    holds
+        .oneshot(request(Some(seconds(7))))
+        .await
+        .expect("a response");
+    let left = seen.lock().expect("no panic").take();
+    assert_eq!(left, Some(seconds(7)));
 }
 
 #[tokio::test(start_paused = true)]

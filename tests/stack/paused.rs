@@ -22,7 +22,8 @@ use tower::{Layer as _, Service, ServiceExt as _};
 use tower_iroh::{
     Stack, StackBuilder, Stacked,
     layers::{
-        BoxError, Fault, Origin, breaker::BreakerConfig, buffer::WaitForReady, fault::code_of,
+        BoxError, Fault, Origin, breaker::BreakerConfig, buffer::WaitForReady, deadline::header,
+        fault::code_of,
     },
 };
 
@@ -48,6 +49,8 @@ struct Peer {
     parts: Arc<Mutex<VecDeque<Part>>>,
     polls: Arc<AtomicUsize>,
     calls: Arc<AtomicUsize>,
+    /// What the last call said of the time that it has left.
+    timeout: Arc<Mutex<Option<Duration>>>,
 }
 
 impl Peer {
@@ -56,6 +59,7 @@ impl Peer {
             parts: Arc::new(Mutex::new(parts.into_iter().collect())),
             polls: Arc::default(),
             calls: Arc::default(),
+            timeout: Arc::default(),
         }
     }
 
@@ -136,8 +140,9 @@ impl Service<Request<Body>> for Peer {
         })
     }
 
-    fn call(&mut self, _: Request<Body>) -> Self::Future {
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
         self.calls.fetch_add(1, Ordering::Relaxed);
+        *self.timeout.lock().expect("no panic") = header::read(request.headers());
         Box::pin(answer(self.next()))
     }
 }
@@ -342,6 +347,32 @@ async fn a_deadline_covers_waiting_head_and_body() {
         assert_eq!(began.elapsed(), limit);
     }
     assert_eq!(service.handle().buffer().stats().waiting, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_peer_is_told_what_is_left_however_long_the_call_waited() {
+    let limit = Duration::from_secs(5);
+    let peer = Peer::new([Part::Trailers(Code::Ok)]);
+    for waits in [false, true] {
+        let settings = |stack: StackBuilder| stack.timeout(limit).without_fail_fast();
+        let service = stacked(&peer, settings);
+        service.handle().circuit().force_open();
+        let mut held = request();
+        if waits {
+            held.extensions_mut().insert(WaitForReady);
+        }
+        let call = tokio::spawn(service.clone().oneshot(held));
+        sleep(Duration::from_secs(3)).await;
+        service.handle().circuit().release();
+        call.await.expect("no panic").expect("answered");
+        let told = peer.timeout.lock().expect("no panic").take();
+        let left = limit - Duration::from_secs(3);
+        assert!(told.is_some_and(|told| told <= left), "{told:?}");
+    }
+    // One that waits for nothing has all of it.
+    let service = stacked(&peer, |stack| stack.timeout(limit));
+    assert_eq!(call(&service).await, Code::Ok);
+    assert_eq!(*peer.timeout.lock().expect("no panic"), Some(limit));
 }
 
 #[tokio::test(start_paused = true)]

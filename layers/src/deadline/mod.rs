@@ -6,7 +6,8 @@
 //!
 //! **[`DeadlineLayer`], for outgoing calls.** A call's deadline is the earliest of its `grpc-timeout`, a `Deadline` in its extensions, the
 //! [inherited](Deadline::inherited) one of the incoming call that is being served, and the layer's default. It covers whatever is below: waiting for the inner
-//! service, dialling, the head, and the response's body to its end. `grpc-timeout` is written anew with what is left when the request is handed on. Once it has passed, what the call waited
+//! service, dialling, the head, and the response's body to its end. `grpc-timeout` is written anew with what is left when the request is handed on: by the layer itself if it
+//! stands alone, by a [`StampLayer`] at the inner end where layers below it hold calls back. Once it has passed, what the call waited
 //! for is dropped, which resets its stream, and the caller gets DEADLINE_EXCEEDED: an [`Elapsed`]. A call whose time is over at first is never handed on.
 //! A CANCELLED within 5 ms of the deadline becomes DEADLINE_EXCEEDED too, as does a time-out of tonic's transport: the peer and the transport
 //! watch the same clock, and tonic has that code for it.
@@ -62,7 +63,8 @@
 //! # tokio::runtime::Runtime::new().unwrap().block_on(async { handler(tonic::Request::new(())) });
 //! ```
 //!
-//! **Composition.** On a client above everything that may wait or repeat: retry, buffer, fail fast. On a server outside of what may be
+//! **Composition.** On a client above everything that may wait or repeat: retry, buffer, fail fast, breaker; with a [`StampLayer`] below them, or the
+//! peer is told what was left before they waited. On a server outside of what may be
 //! late, inside of metrics; to `Server::builder().layer(..)` and not around one service, since its errors are not `Infallible`.
 //!
 //! **Readiness.** The client's service is always ready and owns no readiness: a generated client waits for readiness before a request exists, so no deadline could
@@ -72,7 +74,7 @@
 //! **Cancel safety.** A future or body that is dropped drops what it wraps and its timer, and leaves nothing behind; nobody else waits for it.
 //! A response body that nobody polls is not watched: nothing runs here but the caller's own task.
 //!
-//! **Cost.** No box, no lock, no task. Without a deadline: a clone of the inner service. With one: two looks at the clock, a header and an
+//! **Cost.** No box, no lock, no task. Without a deadline: a clone of the inner service. With one: three looks at the clock, a header and an
 //! extension; a timer is registered only where something has to be waited for. **Metrics:** none; the code is in the call's.
 
 pub mod header;
@@ -96,6 +98,7 @@ pub use point::Deadline;
 #[cfg(feature = "deadline")]
 pub use client::{
     ClientDeadline, ClientDeadlineBody, ClientDeadlineFuture, DeadlineBuilder, DeadlineLayer,
+    Stamp, StampLayer,
 };
 #[cfg(feature = "deadline")]
 pub use error::{Elapsed, Stage};

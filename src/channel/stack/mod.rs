@@ -17,7 +17,7 @@ use tower_iroh_layers::{
     BoxError,
     breaker::{Breaker, BreakerConfig, BreakerLayer, Circuit},
     buffer::{Buffer, BufferConfig, BufferHandle, BufferLayer},
-    deadline::{ClientDeadline, DeadlineLayer},
+    deadline::{ClientDeadline, DeadlineLayer, Stamp, StampLayer},
     fail_fast::{FailFast, FailFastConfig, FailFastLayer},
     metrics::{
         Metrics, MetricsLayer,
@@ -52,7 +52,7 @@ use one_or_selected::OneOrSelected;
 ///         buffer ........ listed methods and WaitForReady: waits for the peer
 ///         or fail fast .. everyone else: not ready for long is UNAVAILABLE
 ///           select ...... where there are two transports: over which, decided before anything is sent
-///             attempt metrics -> breaker -> the service
+///             attempt metrics -> breaker -> what is left of the deadline -> the service
 /// ```
 ///
 /// [`Channel`](crate::Channel) has these layers over iroh. A stack also goes over any other gRPC service that is `Clone + Send + Sync`, such as tonic's own `Channel`:
@@ -145,7 +145,7 @@ impl Stack {
 }
 
 /// One arm with its breaker and attempt metrics.
-type Watched<S> = WakeOnReconnect<Metrics<Breaker<S>>>;
+type Watched<S> = WakeOnReconnect<Metrics<Breaker<Stamp<S>>>>;
 /// The only arm, or two with the selection between them.
 type Selected<S> = LazyClone<OneOrSelected<Watched<S>>>;
 /// Buffered calls, and all others, which fail fast.
@@ -260,7 +260,7 @@ impl Stack {
         });
         let breaker = BreakerLayer::new(circuit.clone())
             .max_wait(self.fail_fast.max_wait())
-            .layer(inner);
+            .layer(StampLayer.layer(inner));
         WakeOnReconnect::new(attempts.layer(breaker), signs)
     }
 
@@ -286,7 +286,7 @@ impl Stack {
             budget: retry.budget(),
         };
         let calls = self.priority.layer(retry.layer(LazyClone::new(buffer)));
-        let calls = self.calls.layer(self.deadline.layer(calls));
+        let calls = self.calls.layer(self.deadline.above(calls));
         Stacked {
             calls: self.trace.layer(calls),
             handle,

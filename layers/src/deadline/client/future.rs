@@ -84,17 +84,13 @@ where
                         Poll::Ready(Err(error)) => return Poll::Ready(Err(error.into())),
                         Poll::Pending => break Stage::Waiting,
                     }
-                    let left = budget.map(|budget| budget.deadline.left());
                     // Before the call and not by the timer: what is over must not be sent, and a timer needs a tick to say so.
-                    if left.is_some_and(|left| left.is_zero()) {
+                    if budget.is_some_and(|budget| budget.deadline.is_over()) {
                         break Stage::Waiting;
                     }
-                    let Some(mut request) = request.take() else {
+                    let Some(request) = request.take() else {
                         break Stage::Waiting;
                     };
-                    if let Some(left) = left {
-                        header::write(request.headers_mut(), left);
-                    }
                     let response = service.call(request);
                     this.call.set(Call::Sent { response });
                 }

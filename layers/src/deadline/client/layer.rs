@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use tower::Layer;
 
-use super::ClientDeadline;
+use super::{ClientDeadline, Stamp, StampLayer};
 use crate::ConfigError;
 
 /// Gives each outgoing call one clock: see the [module](crate::deadline).
@@ -15,6 +15,11 @@ impl DeadlineLayer {
     /// A layer that enforces the deadlines which calls have, and gives none to those without.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// Puts the deadline above layers that end with a [`StampLayer`], and tells the peer nothing itself.
+    pub fn above<S>(&self, inner: S) -> ClientDeadline<S> {
+        ClientDeadline::new(inner, self.default_timeout)
     }
 
     /// What has a setting.
@@ -54,9 +59,9 @@ impl DeadlineBuilder {
 }
 
 impl<S> Layer<S> for DeadlineLayer {
-    type Service = ClientDeadline<S>;
+    type Service = ClientDeadline<Stamp<S>>;
 
-    fn layer(&self, inner: S) -> ClientDeadline<S> {
-        ClientDeadline::new(inner, self.default_timeout)
+    fn layer(&self, inner: S) -> Self::Service {
+        self.above(StampLayer.layer(inner))
     }
 }

@@ -4,8 +4,10 @@ mod body;
 mod future;
 mod layer;
 mod service;
+mod stamp;
 
 pub use body::ClientDeadlineBody;
 pub use future::ClientDeadlineFuture;
 pub use layer::{DeadlineBuilder, DeadlineLayer};
 pub use service::ClientDeadline;
+pub use stamp::{Stamp, StampLayer};

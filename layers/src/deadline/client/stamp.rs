@@ -1,0 +1,51 @@
+use std::task::{Context, Poll};
+
+use http::Request;
+use tower::{Layer, Service};
+
+use crate::Deadline;
+
+/// Writes what is left of a call's [`Deadline`] into `grpc-timeout` when the call leaves.
+///
+/// Put it innermost, below all layers that hold a call back in its future: a breaker, a selection, a retry, a buffer. The peer is then told the
+/// same, however long the call waited and wherever. A [`DeadlineLayer`](super::DeadlineLayer) by itself has one beneath it already.
+///
+/// A call without a `Deadline` in its extensions keeps the header that it has. Readiness and cancellation are the inner service's.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct StampLayer;
+
+impl<S> Layer<S> for StampLayer {
+    type Service = Stamp<S>;
+
+    fn layer(&self, inner: S) -> Stamp<S> {
+        Stamp { inner }
+    }
+}
+
+/// The service that [`StampLayer`] makes.
+#[derive(Clone, Copy, Debug)]
+pub struct Stamp<S> {
+    inner: S,
+}
+
+impl<S, B> Service<Request<B>> for Stamp<S>
+where
+    S: Service<Request<B>>,
+{
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = S::Future;
+
+    #[inline]
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    #[inline]
+    fn call(&mut self, mut request: Request<B>) -> S::Future {
+        if let Some(deadline) = request.extensions().get::<Deadline>().copied() {
+            deadline.stamp(request.headers_mut());
+        }
+        self.inner.call(request)
+    }
+}
