@@ -97,6 +97,9 @@ async fn demo(options: Options, screen: &Screen) -> Result<(), Error> {
     screen.fact("identity", endpoint.id());
     screen.fact("dials", peer.uri());
 
+    // Callers wait for 100 ms, and the first dial may take longer.
+    channel.connect().await?;
+
     screen.heading("Calls");
     let mut client = EchoClient::new(channel.clone());
     screen.outcome("unary", &calls::unary(&mut client).await?);

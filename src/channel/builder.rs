@@ -363,13 +363,16 @@ impl ChannelBuilder {
         let transports: Vec<_> = source.transports().collect();
         let stack = self.stack.of_channel(&transports)?;
         let policy = stack.declared().clone();
+        let patience = stack.patience();
         let iroh = source.iroh.as_ref().map(|links| {
-            let arm = Arm::new(links.pool().clone(), id, common.clone(), &policy);
+            let pool = links.pool().clone();
+            let arm = Arm::new(pool, id, common.clone(), &policy, patience);
             let context = ArmContext::new(&source, links.state(id), TransportKind::Iroh, id);
             (EitherArm::Iroh(arm), context)
         });
         let tcp = source.tcp.as_ref().map(|links| {
-            let arm = Arm::new(links.pool().clone(), id, common.clone(), &policy);
+            let pool = links.pool().clone();
+            let arm = Arm::new(pool, id, common.clone(), &policy, patience);
             let context = ArmContext::new(&source, links.state(id), TransportKind::Tcp, id);
             (EitherArm::Tcp(arm), context)
         });

@@ -15,6 +15,7 @@ use tokio::{
     sync::{OwnedSemaphorePermit, watch},
     time::{Instant, sleep, timeout},
 };
+use tower_iroh_layers::Incident;
 
 use super::{
     ANOTHER_ATTEMPT, Announce, Dialer, Pooled, Shared, State, Uses,
@@ -30,6 +31,7 @@ pub(super) struct Dialling<C: Pooled> {
     outcome: watch::Sender<Option<Result<(), Error>>>,
     /// The silent connection beside which it dials, if there is one.
     beside: Option<Arc<C>>,
+    incident: Incident,
     has_ended: bool,
 }
 
@@ -38,18 +40,21 @@ impl<C: Pooled> Dialling<C> {
     pub(super) fn begin(entry: &Arc<Entry<C>>, beside: Option<Arc<C>>) -> (Self, Dial) {
         let (outcome, waits) = watch::channel(None);
         entry.early.send_replace(None);
+        let incident = Incident::new();
         if beside.is_none() {
             entry.state.send_replace(State::Connecting);
         }
         let dialling = Self {
             entry: entry.clone(),
             outcome,
+            incident,
             beside,
             has_ended: false,
         };
         let dial = Dial {
             outcome: waits,
-            waits_for_slot: false,
+            since: Some(Instant::now()),
+            incident,
             task: None,
         };
         (dialling, dial)
@@ -74,7 +79,7 @@ impl<C: Pooled> Dialling<C> {
 
     fn waits_for_slot(&self, waits: bool) {
         if let Some(dial) = &mut self.entry.lock().dial {
-            dial.waits_for_slot = waits;
+            dial.since = (!waits).then(Instant::now);
         }
     }
 
@@ -93,6 +98,7 @@ impl<C: Pooled> Dialling<C> {
     }
 
     fn failed(mut self, error: Error) {
+        let error = error.of(self.incident);
         match &self.beside {
             None => self.entry.failed(&mut self.entry.lock(), &error),
             // It says nothing that the silence does not. The next one waits.

@@ -10,6 +10,7 @@ use tokio::{
     time::Instant,
 };
 use tokio_util::task::AbortOnDropHandle;
+use tower_iroh_layers::Incident;
 
 use super::{
     End, Pooled, State, Use,
@@ -35,7 +36,10 @@ pub(super) struct Inner<C> {
 pub(super) struct Dial {
     /// How the dial ended. Closed without a word when the dial's runtime has ended.
     pub(super) outcome: watch::Receiver<Option<Result<(), Error>>>,
-    pub(super) waits_for_slot: bool,
+    /// Since when the peer has been dialled. `None` while the dial waits for a slot.
+    pub(super) since: Option<Instant>,
+    /// The event that all callers are told of if the dial comes to nothing.
+    pub(super) incident: Incident,
     /// Set once the task has been spawned, which happens outside the entry's lock.
     pub(super) task: Option<AbortOnDropHandle<()>>,
 }

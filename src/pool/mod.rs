@@ -21,6 +21,7 @@ use tokio::{
     sync::{Semaphore, watch},
     time::Instant,
 };
+use tower_iroh_layers::Incident;
 
 use crate::{
     error::{Error, ErrorKind},
@@ -161,7 +162,7 @@ impl<D: Dialer> Pool<D> {
     /// The error for a caller whose deadline passed while [`get`](Self::get) was still at work.
     pub(crate) fn late(&self, id: EndpointId) -> Error {
         let entry = self.shared.entry(id);
-        let waits = entry.lock().dial.as_ref().map(|dial| dial.waits_for_slot);
+        let waits = entry.lock().dial.as_ref().map(|dial| dial.since.is_none());
         match waits {
             Some(true) => pool_full(self.shared.config.max_connections),
             _ => Error::new(
@@ -169,6 +170,14 @@ impl<D: Dialer> Pool<D> {
                 "the deadline passed while the peer was being dialled",
             ),
         }
+    }
+
+    /// The dial that the peer has not answered yet: since when it has been under way, and what its failure will be known by.
+    pub(crate) fn unanswered(&self, id: EndpointId) -> Option<(Instant, Incident)> {
+        let entry = self.shared.known(id)?;
+        let inner = entry.lock();
+        let dial = inner.dial.as_ref()?;
+        Some((dial.since?, dial.incident))
     }
 
     pub(crate) fn peek(&self, id: EndpointId) -> Option<Arc<D::Connection>> {

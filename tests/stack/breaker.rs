@@ -19,7 +19,8 @@ fn quick(breaker: Duration) -> BreakerConfig {
 
 fn impatient() -> FailFastConfig {
     FailFastConfig::builder()
-        .wait(Duration::from_millis(50))
+        // It bounds the first dial too.
+        .wait(Duration::from_millis(500))
         .build()
         .expect("valid")
 }

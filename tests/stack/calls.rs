@@ -6,7 +6,13 @@ use tokio::time::Instant;
 use tonic::{Code, Request, Response, Status, Streaming, transport::server::TcpIncoming};
 use tower_iroh::{
     Channel, LaneConfig, Lanes, StackBuilder, Urgency,
-    layers::{deadline::ServerDeadlineLayer, priority::PriorityConfig, retry::RetryPolicy},
+    layers::{
+        deadline::ServerDeadlineLayer,
+        fail_fast::FailFastConfig,
+        priority::PriorityConfig,
+        retry::RetryPolicy,
+        select::{self, Choice, SelectHandle},
+    },
     presets::Offline,
 };
 use tower_iroh_proto::{
@@ -277,6 +283,53 @@ async fn the_names_that_prometheus_gets() {
         "tower_iroh_breaker_not_closed",
     ] {
         assert!(text.contains(line), "no {line} in\n{text}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_dial_that_nobody_answers_holds_no_call_for_longer_than_fail_fast() {
+    // Nobody answers over either transport: no packet of iroh's, no TLS over TCP.
+    let silence = std::net::UdpSocket::bind("127.0.0.1:0").expect("a free port");
+    let quiet = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let key = ::iroh::SecretKey::generate();
+    let udp = silence.local_addr().expect("bound");
+    let addr = ::iroh::EndpointAddr::new(key.public()).with_ip_addr(udp);
+    let peer = tower_iroh::Peer::from(addr).with_tcp(quiet.local_addr().expect("bound"));
+    let endpoint = ::iroh::Endpoint::bind(Offline).await.expect("a free port");
+    // The dial takes 10 s, as it comes.
+    let builders = [
+        Channel::builder(endpoint.clone()),
+        Channel::builder(endpoint.clone()).early_data(true),
+        Channel::tcp(endpoint.secret_key().clone()),
+        Channel::builder(endpoint).select(SelectHandle::new(Choice::Prefer(select::Arm::Iroh))),
+    ];
+    let wait = Duration::from_millis(300);
+    for (number, builder) in builders.into_iter().enumerate() {
+        let fail_fast = FailFastConfig::builder().wait(wait).build().expect("valid");
+        let channel = builder
+            .peer(peer.clone())
+            .stack(|stack| stack.fail_fast(fail_fast))
+            .build()
+            .expect("valid");
+        let mut client = EchoClient::new(channel.clone());
+        let began = Instant::now();
+        let status = client.echo(request("nobody")).await.expect_err("nobody");
+        assert_eq!(status.code(), Code::Unavailable, "{number}: {status:?}");
+        let took = began.elapsed();
+        assert!(took >= wait && took < wait * 10, "{number}: {took:?}");
+        assert!(
+            status.message().contains("not sent"),
+            "{number}: {status:?}"
+        );
+        // The dial goes on, and the next call does not wait for it again.
+        assert_eq!(
+            *channel.state().borrow(),
+            tower_iroh::State::Connecting,
+            "{number}"
+        );
+        let began = Instant::now();
+        client.echo(request("nobody")).await.expect_err("nobody");
+        assert!(began.elapsed() < wait, "{number}: {:?}", began.elapsed());
     }
 }
 

@@ -83,7 +83,7 @@ mod tests {
             user_agent: HeaderValue::from_static("test"),
         };
         let pool = links.pool().clone();
-        Arm::new(pool, peer.id(), common, &RetryPolicy::default()).waiting()
+        Arm::new(pool, peer.id(), common, &RetryPolicy::default(), None).waiting()
     }
 
     async fn ready(arm: &mut Arm<TcpDialer>) {

@@ -1,16 +1,20 @@
 //! One call over either transport, from the request to the response's headers.
 
 use std::{
-    future::{Future, poll_fn},
+    future::{Future, pending, poll_fn},
     pin::{Pin, pin},
     sync::{Arc, OnceLock},
     task::{Context, Poll},
+    time::Duration,
 };
 
 use futures_util::future::BoxFuture;
 use http::{HeaderMap, HeaderValue, Request, Response, Uri, Version, header};
 use iroh::EndpointId;
-use tokio::{sync::watch, time::sleep_until};
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep_until},
+};
 use tokio_util::task::AbortOnDropHandle;
 use tonic::{Status, body::Body};
 use tower::Service;
@@ -104,7 +108,8 @@ impl Sent {
 
 /// One transport's arm: gets a connection to the peer and a permit of a lane, and sends the call.
 ///
-/// **Readiness.** By default always ready: a call waits for the dial and for its permit in its own future, until the deadline in its extensions.
+/// **Readiness.** By default always ready: a call waits for the dial and for its permit in its own future, until the deadline in its extensions,
+/// and for the dial no longer than fail fast waits.
 /// Once the call is sent, the deadline layer above ends it. An arm that [waits](Self::waiting) is ready once it is connected, or once the
 /// call can return an error.
 ///
@@ -142,6 +147,8 @@ struct Inner<D: Dialer> {
     common: Common,
     /// The idempotent methods, if early data is on.
     early_data: Option<RetryPolicy>,
+    /// How long a call waits for a dial that is not answered: as long as fail fast waits.
+    patience: Option<Duration>,
     state: watch::Receiver<State>,
 }
 
@@ -151,6 +158,7 @@ impl<D: Dialer<Connection: Carries>> Arm<D> {
         peer: EndpointId,
         common: Common,
         declared: &RetryPolicy,
+        patience: Option<Duration>,
     ) -> Self {
         let sends_early_data = links.dialer().sends_early_data();
         let early_data = sends_early_data.then(|| declared.clone());
@@ -161,6 +169,7 @@ impl<D: Dialer<Connection: Carries>> Arm<D> {
                 peer,
                 common,
                 early_data,
+                patience,
             }),
             waits: false,
             readying: None,
@@ -340,13 +349,35 @@ impl<D: Dialer<Connection: Carries>> Inner<D> {
         if let Poll::Ready(link) = poll_fn(|cx| Poll::Ready(getting.as_mut().poll(cx))).await {
             return link.map(Reached::Link);
         }
-        if !early {
-            return getting.await.map(Reached::Link);
-        }
         tokio::select! {
             biased;
             link = getting => link.map(Reached::Link),
-            link = self.links.early(self.peer) => Ok(Reached::Early(link)),
+            link = self.links.early(self.peer), if early => Ok(Reached::Early(link)),
+            error = self.unanswered() => Err(error),
+        }
+    }
+
+    /// Ends when the peer has not answered its dial for as long as fail fast waits. The dial goes on, for the calls that come later.
+    async fn unanswered(&self) -> Error {
+        let Some(patience) = self.patience else {
+            return pending().await;
+        };
+        loop {
+            let now = Instant::now();
+            let dial = self.links.unanswered(self.peer);
+            // A dial that waits for a slot has not begun, and the pool bounds that wait.
+            let due = dial.map_or(now, |(since, _)| since) + patience;
+            match dial {
+                Some((_, incident)) if due <= now => {
+                    let message = format!(
+                        "the peer has not answered the dial for {patience:?}, so this call was not sent; the dial goes on. \
+                         Try again later, or make it a call that waits for the peer"
+                    );
+                    let error = Error::new(ErrorKind::DialTimeout, message);
+                    return error.of(incident).at(self.peer);
+                }
+                _ => sleep_until(due).await,
+            }
         }
     }
 

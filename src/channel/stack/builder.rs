@@ -148,6 +148,8 @@ impl StackBuilder {
     }
 
     /// How long calls that are not buffered wait for a peer that is not ready. Default 2 s. If nothing else is known, the error gives the breaker's reason.
+    ///
+    /// A [`Channel`](crate::Channel) gives up a dial that is not answered after the same time: the call fails with UNAVAILABLE, unsent, and the dial goes on.
     pub fn fail_fast(mut self, fail_fast: FailFastConfig) -> Self {
         self.fail_fast = fail_fast;
         self
@@ -214,6 +216,11 @@ impl StackBuilder {
     /// What is made again, and which methods may be.
     pub(in crate::channel) fn declared(&self) -> &RetryPolicy {
         &self.retry
+    }
+
+    /// How long a call waits for a peer that does not answer its dial.
+    pub(in crate::channel) fn patience(&self) -> Option<Duration> {
+        self.fail_fast.max_wait()
     }
 
     /// Sets what the channel knows of its own transports, and refuses settings that contradict it.
