@@ -193,6 +193,29 @@ async fn polls_stay_bounded_while_it_waits_and_while_it_fails() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_refusal_is_made_for_each_call_and_not_for_each_look_at_readiness() {
+    let asked = Arc::new(AtomicU32::new(0));
+    let count = asked.clone();
+    let config = FailFastConfig::builder().reason(move || {
+        count.fetch_add(1, Ordering::Relaxed);
+        "away".into()
+    });
+    let inner = Inner {
+        gate: Arc::default(),
+        was_ready: false,
+    };
+    let mut client = FailFast::new(inner, config.build().expect("accepted"));
+    for calls in 1..3 {
+        // As a balancer does that picks another endpoint in the end.
+        for _ in 0..10 {
+            client.ready().await.expect("never an error");
+        }
+        call(&mut client).await.expect_err("away");
+        assert_eq!(asked.load(Ordering::Relaxed), calls);
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_last_clone_ends_the_task() {
     let (mut client, gate) = client(false);
     let other = client.clone();

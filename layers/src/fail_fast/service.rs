@@ -22,7 +22,15 @@ pub struct FailFast<S> {
     /// While it waits.
     timer: Option<Pin<Box<Sleep>>>,
     /// What the next call is told, where readiness was only to tell it.
-    failed: Option<BoxError>,
+    failed: Option<Failed>,
+}
+
+/// Why the next call fails.
+enum Failed {
+    /// Nobody has been ready since then.
+    Since(Instant),
+    /// The inner service's readiness failed.
+    Inner(BoxError),
 }
 
 impl<S> FailFast<S> {
@@ -86,7 +94,7 @@ where
         self.failed = None;
         loop {
             if self.shared.is_failing()
-                && let Some(refusal) = self.shared.refusal(Instant::now())
+                && let Some(since) = self.shared.failing_since()
             {
                 if self.waits {
                     // What it waited with may hold a place in somebody's queue, which nobody would ever use.
@@ -94,13 +102,13 @@ where
                     self.shared.leave(&mut self.waits);
                     self.timer = None;
                 }
-                self.failed = Some(refusal.into());
+                self.failed = Some(Failed::Since(since));
                 return Poll::Ready(Ok(()));
             }
             if let Poll::Ready(ready) = self.inner.poll_ready(cx) {
                 self.shared.ready(Instant::now, &mut self.waits);
                 self.timer = None;
-                self.failed = ready.err().map(Into::into);
+                self.failed = ready.err().map(|error| Failed::Inner(error.into()));
                 return Poll::Ready(Ok(()));
             }
             if self.shared.is_disabled() {
@@ -120,7 +128,11 @@ where
 
     fn call(&mut self, request: Req) -> Self::Future {
         match mem::take(&mut self.failed) {
-            Some(error) => ResponseFuture::failed(error),
+            Some(Failed::Since(since)) => {
+                let refusal = self.shared.refusal(since, Instant::now());
+                ResponseFuture::failed(refusal.into())
+            }
+            Some(Failed::Inner(error)) => ResponseFuture::failed(error),
             None => ResponseFuture::call(self.inner.call(request)),
         }
     }

@@ -66,15 +66,16 @@ impl Shared {
         self.phase.load(Ordering::Acquire) == FAILING
     }
 
-    /// The error of a call while it is failing.
-    pub(super) fn refusal(&self, now: Instant) -> Option<FailedFast> {
-        let since = self.lock().failing_since?;
+    /// Since when nobody was ready, while calls fail.
+    pub(super) fn failing_since(&self) -> Option<Instant> {
+        self.lock().failing_since
+    }
+
+    /// The error of a call that fails.
+    pub(super) fn refusal(&self, since: Instant, now: Instant) -> FailedFast {
         self.meter.refused();
         let reason = self.config.reason.as_ref().map(|reason| reason());
-        Some(FailedFast::new(
-            now.saturating_duration_since(since),
-            reason,
-        ))
+        FailedFast::new(now.saturating_duration_since(since), reason)
     }
 
     /// The inner service is not ready. Returns when that will have lasted too long.
