@@ -227,17 +227,29 @@ pub fn code_of(error: &(dyn Error + 'static)) -> Code {
             .downcast_ref::<h2::Error>()
             .and_then(h2::Error::reason)
         {
-            // The table of gRPC's PROTOCOL-HTTP2, "Errors".
-            return match reason {
-                h2::Reason::REFUSED_STREAM => Code::Unavailable,
-                h2::Reason::CANCEL => Code::Cancelled,
-                h2::Reason::ENHANCE_YOUR_CALM => Code::ResourceExhausted,
-                h2::Reason::INADEQUATE_SECURITY => Code::PermissionDenied,
-                _ => Code::Internal,
-            };
+            return code_of_h2(reason);
         }
     }
     otherwise
+}
+
+/// The gRPC code of an HTTP/2 error: the table of PROTOCOL-HTTP2, "Errors". What the table has no code for is UNKNOWN, as tonic has it.
+pub fn code_of_h2(reason: h2::Reason) -> Code {
+    match reason {
+        h2::Reason::REFUSED_STREAM => Code::Unavailable,
+        h2::Reason::CANCEL => Code::Cancelled,
+        h2::Reason::ENHANCE_YOUR_CALM => Code::ResourceExhausted,
+        h2::Reason::INADEQUATE_SECURITY => Code::PermissionDenied,
+        h2::Reason::NO_ERROR
+        | h2::Reason::PROTOCOL_ERROR
+        | h2::Reason::INTERNAL_ERROR
+        | h2::Reason::FLOW_CONTROL_ERROR
+        | h2::Reason::SETTINGS_TIMEOUT
+        | h2::Reason::FRAME_SIZE_ERROR
+        | h2::Reason::COMPRESSION_ERROR
+        | h2::Reason::CONNECT_ERROR => Code::Internal,
+        _ => Code::Unknown,
+    }
 }
 
 /// An error and what caused it, outermost first.
@@ -347,6 +359,14 @@ mod tests {
             let found = Fault::find(&*error).expect("found");
             assert!(found.origin() == Origin::Ours && !found.not_processed());
             assert_eq!(found.status().code(), code_of(&*error));
+        }
+    }
+
+    #[test]
+    fn the_code_of_an_http2_error_is_tonic_s() {
+        for reason in (0..20).map(h2::Reason::from) {
+            let by_tonic = Status::from_error(Box::new(h2::Error::from(reason)));
+            assert_eq!(code_of_h2(reason), by_tonic.code(), "{reason:?}");
         }
     }
 

@@ -6,7 +6,7 @@ use iroh::endpoint::{ConnectWithOptsError, ConnectingError, ConnectionError};
 use tonic::{Code, Status};
 use tower_iroh_layers::{
     BoxError, Fault, Incident, Origin,
-    fault::{chain, is_own_limit},
+    fault::{chain, code_of_h2, is_own_limit},
 };
 
 use super::{Error, ErrorKind};
@@ -195,17 +195,12 @@ impl Error {
         let Some(reason) = error.reason() else {
             return Self::new(ErrorKind::Internal, format!("HTTP/2: {error}")).caused_by(error);
         };
-        // The table of gRPC's PROTOCOL-HTTP2, "Errors".
-        let code = match reason {
-            h2::Reason::REFUSED_STREAM => Code::Unavailable,
-            h2::Reason::CANCEL => Code::Cancelled,
-            h2::Reason::ENHANCE_YOUR_CALM => Code::ResourceExhausted,
-            h2::Reason::INADEQUATE_SECURITY => Code::PermissionDenied,
-            _ => Code::Internal,
-        };
         let (by_peer, own_limit) = (error.is_remote(), is_own_limit(&error));
         let who = if by_peer { "the peer" } else { "this side" };
-        let status = Status::new(code, format!("{who} reset the call: {reason}"));
+        let status = Status::new(
+            code_of_h2(reason),
+            format!("{who} reset the call: {reason}"),
+        );
         let error = Self::with_status(ErrorKind::Reset, status).caused_by(error);
         match reason {
             h2::Reason::REFUSED_STREAM if by_peer => error.blamed_on(Origin::Refused),
