@@ -60,7 +60,7 @@ impl Circuit {
 
     /// Follows the changes. There is no task that makes them, so what time alone changes is seen here when somebody looks, as
     /// [`state`](Self::state) has it: while there is no call and nobody waits, an open circuit stays open here, and one whose probe is a
-    /// stream that goes well half-open.
+    /// stream that goes well half-open. Keep no borrow of the value over a call: a change waits for it.
     pub fn watch(&self) -> watch::Receiver<CircuitState> {
         self.shared.core.changes().subscribe()
     }

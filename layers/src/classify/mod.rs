@@ -21,8 +21,8 @@
 //! | [`Origin::Link`](crate::Origin::Link) | [`Link`](Verdict::Link), one per incident |
 //! | [`Origin::Ours`](crate::Origin::Ours), a stream that this side reset included | `Neutral` |
 //!
-//! **Why not tower-http's `classify`.** It calls a stream without a `grpc-status` a success, does not look at what a dropped future or
-//! body means, and knows no deadline.
+//! **Why not tower-http's `classify`.** It calls a stream without a `grpc-status` a success, has no verdict for a dropped future or
+//! body (its `on_early_drop` only reports one), and knows no deadline.
 //!
 //! ```
 //! # #[tokio::main(flavor = "current_thread")]
