@@ -61,6 +61,7 @@ mod config_error;
 mod elsewhere;
 mod headers;
 mod idempotent;
+mod meter;
 mod methods;
 #[cfg(any(feature = "retry", feature = "select"))]
 mod replay;

@@ -1260,8 +1260,9 @@ fn its_metrics_follow_its_accounts() {
         let own = |&(name, value): &(&str, f64)| (name.to_owned(), value);
         values.iter().map(own).collect()
     };
-    let (peer, buffer, _handle) =
-        metrics::with_local_recorder(&recorder, || buffer(config().max_calls(2)));
+    // Built before there is a recorder.
+    let (peer, buffer, _handle) = buffer(config().max_calls(2));
+    let _recording = metrics::set_default_local_recorder(&recorder);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
         .start_paused(true)
@@ -1289,4 +1290,93 @@ fn its_metrics_follow_its_accounts() {
         ];
         assert_eq!(read(), named(&since));
     });
+}
+
+/// A recorder that looks at the buffer while it is told of it.
+#[cfg(feature = "metrics")]
+mod recorder {
+    use std::sync::{OnceLock, mpsc};
+
+    use metrics::{
+        Counter, CounterFn, Gauge, GaugeFn, Histogram, Key, KeyName, Metadata, Recorder,
+        SharedString, Unit,
+    };
+
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Curious(Arc<OnceLock<BufferHandle>>);
+
+    impl Curious {
+        fn look(&self) {
+            self.0.get().expect("set").stats();
+        }
+    }
+
+    impl CounterFn for Curious {
+        fn increment(&self, _: u64) {
+            self.look();
+        }
+
+        fn absolute(&self, _: u64) {}
+    }
+
+    impl GaugeFn for Curious {
+        fn increment(&self, _: f64) {
+            self.look();
+        }
+
+        fn decrement(&self, _: f64) {
+            self.look();
+        }
+
+        fn set(&self, _: f64) {}
+    }
+
+    impl Recorder for Curious {
+        fn describe_counter(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+
+        fn describe_gauge(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+
+        fn describe_histogram(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+
+        fn register_counter(&self, _: &Key, _: &Metadata<'_>) -> Counter {
+            self.look();
+            Counter::from_arc(Arc::new(self.clone()))
+        }
+
+        fn register_gauge(&self, _: &Key, _: &Metadata<'_>) -> Gauge {
+            self.look();
+            Gauge::from_arc(Arc::new(self.clone()))
+        }
+
+        fn register_histogram(&self, _: &Key, _: &Metadata<'_>) -> Histogram {
+            Histogram::noop()
+        }
+    }
+
+    /// On a thread of its own: under the lock it would wait for itself, and for ever.
+    #[test]
+    fn the_recorder_is_not_called_under_the_lock() {
+        let (done, waits) = mpsc::channel();
+        std::thread::spawn(move || {
+            let recorder = Curious::default();
+            let (peer, buffer, handle) = buffer(config());
+            recorder.0.set(handle.clone()).expect("once");
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_time()
+                .start_paused(true)
+                .build()
+                .expect("a runtime");
+            let _recording = metrics::set_default_local_recorder(&recorder);
+            runtime.block_on(async {
+                let call = begun(&buffer, request("a", 1)).await;
+                peer.set_up(true);
+                call.await.expect("answered");
+            });
+            done.send(handle.stats().delivered).expect("somebody waits");
+        });
+        let delivered = waits.recv_timeout(20 * SECOND);
+        assert_eq!(delivered, Ok(1), "it waits for its own lock");
+    }
 }

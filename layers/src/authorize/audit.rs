@@ -1,12 +1,13 @@
 use std::{
     fmt,
-    sync::{Mutex, PoisonError},
+    sync::{LazyLock, Mutex, PoisonError},
 };
 
 use tokio::time::Instant;
 use tonic::{Status, metadata::MetadataValue};
 
 use super::{Identity, bucket::Bucket, limiter::Exhausted};
+use crate::meter::{Counter, counter, describe_counter};
 
 /// Why a call was refused or ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -29,7 +30,6 @@ pub enum Reason {
 }
 
 impl Reason {
-    #[cfg(feature = "metrics")]
     const ALL: [Self; 7] = [
         Self::Unauthenticated,
         Self::NotPermitted,
@@ -112,16 +112,18 @@ pub(super) enum Kind {
 pub(super) struct Audit {
     /// By [`Kind`], with the number of events that were left out since the last.
     events: Mutex<[(Bucket, u64); 3]>,
-    #[cfg(feature = "metrics")]
-    denied: std::sync::OnceLock<[metrics::Counter; Reason::ALL.len()]>,
+    denied: LazyLock<[Counter; Reason::ALL.len()]>,
 }
 
 impl Audit {
     pub(super) fn new() -> Self {
         Self {
             events: Mutex::new([(Bucket::new(Instant::now()), 0); 3]),
-            #[cfg(feature = "metrics")]
-            denied: std::sync::OnceLock::new(),
+            denied: LazyLock::new(|| {
+                let name = "tower_iroh_authorize_denied_total";
+                describe_counter(name, "Calls refused or ended, by reason.");
+                Reason::ALL.map(|reason| counter(name, &[("reason", reason.as_str())]))
+            }),
         }
     }
 
@@ -153,25 +155,12 @@ impl Audit {
         Some(std::mem::take(left_out))
     }
 
-    #[cfg(feature = "metrics")]
     fn count(&self, reason: Reason) {
-        let denied = self.denied.get_or_init(|| {
-            let name = "tower_iroh_authorize_denied_total";
-            metrics::describe_counter!(
-                name,
-                metrics::Unit::Count,
-                "Calls refused or ended, by reason."
-            );
-            Reason::ALL.map(|reason| metrics::counter!(name, "reason" => reason.as_str()))
-        });
         let index = Reason::ALL.iter().position(|it| *it == reason);
-        if let Some(counter) = index.and_then(|index| denied.get(index)) {
+        if let Some(counter) = index.and_then(|index| self.denied.get(index)) {
             counter.increment(1);
         }
     }
-
-    #[cfg(not(feature = "metrics"))]
-    fn count(&self, _: Reason) {}
 }
 
 impl fmt::Debug for Audit {

@@ -1,25 +1,28 @@
-use metrics::{Counter, Histogram, counter, histogram};
+use std::sync::LazyLock;
 
-/// The handles are made once.
-pub(super) struct Meter {
+use crate::meter::{Counter, Distribution, Histogram, counter, histogram};
+
+pub(super) struct Meter(LazyLock<Handles>);
+
+struct Handles {
     items: Histogram,
     failed: Counter,
 }
 
 impl Meter {
     pub(super) fn new() -> Self {
-        Self {
-            items: histogram!("tower_iroh_batch_items"),
-            failed: counter!("tower_iroh_batch_failed_total"),
-        }
+        Self(LazyLock::new(|| Handles {
+            items: histogram(Distribution::BATCH_ITEMS),
+            failed: counter("tower_iroh_batch_failed_total", &[]),
+        }))
     }
 
     #[allow(clippy::cast_precision_loss, reason = "a batch is small")]
     pub(super) fn sent(&self, items: usize) {
-        self.items.record(items as f64);
+        self.0.items.record(items as f64);
     }
 
     pub(super) fn failed(&self) {
-        self.failed.increment(1);
+        self.0.failed.increment(1);
     }
 }

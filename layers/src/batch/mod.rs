@@ -76,7 +76,6 @@ mod config;
 mod error;
 mod future;
 mod layer;
-#[cfg(feature = "metrics")]
 mod meter;
 mod pending;
 mod service;

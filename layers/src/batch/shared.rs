@@ -24,7 +24,6 @@ pub(super) struct Shared<T, R> {
     state: Mutex<State<T, R>>,
     /// Wakes the worker, the only one that waits here.
     pub(super) changed: Notify,
-    #[cfg(feature = "metrics")]
     pub(super) meter: super::meter::Meter,
 }
 
@@ -59,7 +58,6 @@ impl<T, R> Shared<T, R> {
             }),
             config,
             changed: Notify::new(),
-            #[cfg(feature = "metrics")]
             meter: super::meter::Meter::new(),
         }
     }

@@ -135,7 +135,6 @@ where
     S::Error: Into<BoxError>,
 {
     let count = items.len();
-    #[cfg(feature = "metrics")]
     shared.meter.sent(count);
     let mut call = pin!(service.call(items));
     let result = loop {
@@ -171,7 +170,6 @@ fn fail<T, R>(shared: &Shared<T, R>, error: BoxError, callers: Callers<R>) {
 }
 
 fn tell<T, R>(shared: &Shared<T, R>, error: &BatchError, callers: Callers<R>) {
-    #[cfg(feature = "metrics")]
     shared.meter.failed();
     shared.landed();
     for caller in callers {

@@ -1,11 +1,13 @@
-//! The buffer's metrics. Several buffers add up: gauges are moved by differences.
+//! The buffer's metrics. Several buffers add up, so gauges are moved by differences.
 
-use metrics::{Counter, Gauge, counter, gauge};
+use std::sync::LazyLock;
 
 use super::BufferStats;
+use crate::meter::{Counter, Gauge, counter, gauge};
 
-pub(super) struct Meter {
-    told: BufferStats,
+pub(super) struct Meter(LazyLock<Handles>);
+
+struct Handles {
     waiting: Gauge,
     bytes: Gauge,
     delivered: Counter,
@@ -18,46 +20,50 @@ pub(super) struct Meter {
 
 impl Meter {
     pub(super) fn new() -> Self {
-        let ended = |outcome| counter!("tower_iroh_buffer_calls_total", "outcome" => outcome);
-        Self {
-            told: BufferStats::default(),
-            waiting: gauge!("tower_iroh_buffer_waiting"),
-            bytes: gauge!("tower_iroh_buffer_bytes"),
-            delivered: ended("delivered"),
-            failed: ended("failed"),
-            expired: ended("expired"),
-            dropped: ended("dropped"),
-            cancelled: ended("cancelled"),
-            rejected: ended("rejected"),
-        }
+        Self(LazyLock::new(|| {
+            let ended = |outcome| counter("tower_iroh_buffer_calls_total", &[("outcome", outcome)]);
+            Handles {
+                waiting: gauge("tower_iroh_buffer_waiting", &[]),
+                bytes: gauge("tower_iroh_buffer_bytes", &[]),
+                delivered: ended("delivered"),
+                failed: ended("failed"),
+                expired: ended("expired"),
+                dropped: ended("dropped"),
+                cancelled: ended("cancelled"),
+                rejected: ended("rejected"),
+            }
+        }))
     }
 
-    /// Tells what has changed.
+    /// Tells what has changed. Never under a lock: a recorder is foreign code.
     #[allow(clippy::cast_precision_loss, reason = "gauges are floats")]
-    pub(super) fn follow(&mut self, now: &BufferStats) {
-        let told = std::mem::replace(&mut self.told, *now);
+    pub(super) fn follow(&self, before: &BufferStats, now: &BufferStats) {
+        if before == now {
+            return;
+        }
+        let handles = &*self.0;
         let counters = [
-            (&self.delivered, told.delivered, now.delivered),
-            (&self.failed, told.failed, now.failed),
-            (&self.expired, told.expired, now.expired),
-            (&self.dropped, told.dropped, now.dropped),
-            (&self.cancelled, told.cancelled, now.cancelled),
-            (&self.rejected, told.rejected, now.rejected),
+            (&handles.delivered, before.delivered, now.delivered),
+            (&handles.failed, before.failed, now.failed),
+            (&handles.expired, before.expired, now.expired),
+            (&handles.dropped, before.dropped, now.dropped),
+            (&handles.cancelled, before.cancelled, now.cancelled),
+            (&handles.rejected, before.rejected, now.rejected),
         ];
-        for (counter, before, after) in counters {
-            if after != before {
-                counter.increment(after - before);
+        for (counter, before, now) in counters {
+            if now != before {
+                counter.increment(now - before);
             }
         }
         let gauges = [
-            (&self.waiting, told.waiting, now.waiting),
-            (&self.bytes, told.bytes, now.bytes),
+            (&handles.waiting, before.waiting, now.waiting),
+            (&handles.bytes, before.bytes, now.bytes),
         ];
-        for (gauge, before, after) in gauges {
-            if after > before {
-                gauge.increment((after - before) as f64);
-            } else if after < before {
-                gauge.decrement((before - after) as f64);
+        for (gauge, before, now) in gauges {
+            if now > before {
+                gauge.increment((now - before) as f64);
+            } else if now < before {
+                gauge.decrement((before - now) as f64);
             }
         }
     }

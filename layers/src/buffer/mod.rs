@@ -93,7 +93,6 @@ mod future;
 mod handle;
 mod held;
 mod layer;
-#[cfg(feature = "metrics")]
 mod meter;
 mod pace;
 mod queue;

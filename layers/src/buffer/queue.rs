@@ -58,10 +58,6 @@ impl<T> Queue<T> {
     }
 
     /// The counters, without a look at the queue.
-    #[cfg_attr(
-        not(feature = "metrics"),
-        allow(dead_code, reason = "the meter reads it")
-    )]
     pub(super) fn counters(&self) -> &BufferStats {
         &self.stats
     }

@@ -12,12 +12,14 @@ use super::{
     entry::{End, Full, Key, Late, Slip},
     error::History,
     held::{Answer, Held, Story, Waiter},
+    meter::Meter,
     pace::Pace,
     queue::{Gone, Queue},
 };
 pub(super) struct Shared<R> {
     pub(super) config: BufferConfig,
     state: Mutex<State<R>>,
+    meter: Meter,
     /// Wakes the driver, the only one that waits here.
     pub(super) changed: Notify,
 }
@@ -27,8 +29,6 @@ pub(super) struct State<R> {
     pub(super) pace: Pace,
     /// When the running driver looks next by itself; `None` while none runs.
     pub(super) driver: Option<Instant>,
-    #[cfg(feature = "metrics")]
-    meter: super::meter::Meter,
 }
 
 /// What [`Shared::wait`] and [`Shared::put_back`] leave to do.
@@ -46,23 +46,21 @@ impl<R> Shared<R> {
                 queue: Queue::new(config.limits),
                 pace: Pace::new(Instant::now()),
                 driver: None,
-                #[cfg(feature = "metrics")]
-                meter: super::meter::Meter::new(),
             }),
+            meter: Meter::new(),
             config,
             changed: Notify::new(),
         })
     }
 
-    /// Every change goes through here, so the meters follow the accounts.
+    /// Every change goes through here, so the metrics follow the accounts.
     pub(super) fn with<T>(&self, change: impl FnOnce(&mut State<R>) -> T) -> T {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = *state.queue.counters();
         let result = change(&mut state);
-        #[cfg(feature = "metrics")]
-        {
-            let State { meter, queue, .. } = &mut *state;
-            meter.follow(queue.counters());
-        }
+        let now = *state.queue.counters();
+        drop(state);
+        self.meter.follow(&before, &now);
         result
     }
 

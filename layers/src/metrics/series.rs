@@ -11,6 +11,7 @@ use tonic::Code;
 use crate::{
     Origin,
     classify::{Ending, Outcome},
+    meter::{Distribution, labelled_histogram},
 };
 
 /// What is above a cap, or not known to be a method: the word that OpenTelemetry has for it.
@@ -25,11 +26,11 @@ pub(super) enum Role {
 }
 
 impl Role {
-    fn duration(self) -> &'static str {
+    fn duration(self) -> Distribution {
         match self {
-            Self::Client => "rpc.client.call.duration",
-            Self::Attempt => "tower_iroh_client_attempt_duration_seconds",
-            Self::Server => "rpc.server.call.duration",
+            Self::Client => Distribution::CLIENT_CALLS,
+            Self::Attempt => Distribution::ATTEMPTS,
+            Self::Server => Distribution::SERVER_CALLS,
         }
     }
 
@@ -61,7 +62,7 @@ impl Role {
             }
             Self::Server => "Duration of incoming calls, to the end of the stream.",
         };
-        metrics::describe_histogram!(self.duration(), Unit::Seconds, what);
+        metrics::describe_histogram!(self.duration().name(), Unit::Seconds, what);
         let what = match self {
             Self::Client => "Outgoing calls that have not ended.",
             Self::Attempt => "Attempts of outgoing calls that have not ended.",
@@ -130,7 +131,7 @@ impl MethodSeries {
             if is_error(self.role, code) {
                 labels.push(Label::new("error.type", CODES[index]));
             }
-            metrics::histogram!(self.role.duration(), labels)
+            labelled_histogram(self.role.duration(), labels)
         })
     }
 }

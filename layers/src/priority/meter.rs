@@ -1,35 +1,33 @@
-use std::fmt;
+use std::sync::LazyLock;
 
-use metrics::{Counter, counter};
+use crate::{
+    Urgency,
+    meter::{Counter, counter},
+};
 
-use crate::Urgency;
+/// The handles are kept: a call costs an atomic addition.
+#[derive(Debug)]
+pub(super) struct Meter(LazyLock<Handles>);
 
-/// The handles are made once: a call costs an atomic addition.
-pub(super) struct Meter {
+#[derive(Debug)]
+struct Handles {
     calls: [Counter; 8],
     lowered: Counter,
 }
 
 impl Meter {
     pub(super) fn new() -> Self {
-        Self {
-            calls: std::array::from_fn(
-                |n| counter!("tower_iroh_priority_calls_total", "urgency" => n.to_string()),
-            ),
-            lowered: counter!("tower_iroh_priority_lowered_total"),
-        }
+        Self(LazyLock::new(|| Handles {
+            calls: ["0", "1", "2", "3", "4", "5", "6", "7"]
+                .map(|n| counter("tower_iroh_priority_calls_total", &[("urgency", n)])),
+            lowered: counter("tower_iroh_priority_lowered_total", &[]),
+        }))
     }
 
     pub(super) fn decided(&self, urgency: Urgency, lowered: bool) {
-        self.calls[usize::from(urgency.get())].increment(1);
+        self.0.calls[usize::from(urgency.get())].increment(1);
         if lowered {
-            self.lowered.increment(1);
+            self.0.lowered.increment(1);
         }
-    }
-}
-
-impl fmt::Debug for Meter {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Meter")
     }
 }

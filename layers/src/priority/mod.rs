@@ -60,7 +60,6 @@
 //! size made less urgent.
 
 mod config;
-#[cfg(feature = "metrics")]
 mod meter;
 mod read;
 mod service;

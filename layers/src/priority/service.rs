@@ -19,7 +19,6 @@ pub struct PriorityLayer {
 #[derive(Debug)]
 struct Rules {
     config: PriorityConfig,
-    #[cfg(feature = "metrics")]
     meter: super::meter::Meter,
 }
 
@@ -29,7 +28,6 @@ impl PriorityLayer {
         Self {
             rules: Arc::new(Rules {
                 config,
-                #[cfg(feature = "metrics")]
                 meter: super::meter::Meter::new(),
             }),
         }
@@ -94,10 +92,7 @@ impl Rules {
                 }
             }
         };
-        #[cfg(feature = "metrics")]
         self.meter.decided(urgency, lowered);
-        #[cfg(not(feature = "metrics"))]
-        let _ = lowered;
         request.extensions_mut().insert(urgency);
         // A header that says the same stays as it is; absent, it says the default.
         if in_header.unwrap_or_default() != urgency {

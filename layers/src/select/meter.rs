@@ -1,8 +1,12 @@
-//! The room's counts: its own, and the metrics where the feature is on.
+//! What the selection counts: for its handle, and as metrics.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{
+    OnceLock,
+    atomic::{AtomicU64, Ordering},
+};
 
 use super::{Arm, Reason, Selected};
+use crate::meter::{Counter, counter};
 
 /// How many calls went over which arm, and why: each is counted when it is decided, so one that fell back after it had failed unsent is
 /// counted twice.
@@ -30,27 +34,41 @@ impl Decisions {
     }
 }
 
+type PerArmAndReason<T> = [[T; Reason::ALL.len()]; 2];
+
 pub(super) struct Meter {
-    counts: [[AtomicU64; Reason::ALL.len()]; 2],
-    #[cfg(feature = "metrics")]
-    metrics: on::Metrics,
+    counts: PerArmAndReason<AtomicU64>,
+    /// Looked up one by one: most reasons never come up.
+    decisions: PerArmAndReason<OnceLock<Counter>>,
+    fallbacks: PerArmAndReason<OnceLock<Counter>>,
 }
 
 impl Meter {
     pub(super) fn new() -> Self {
         Self {
             counts: Default::default(),
-            #[cfg(feature = "metrics")]
-            metrics: on::Metrics::default(),
+            decisions: Default::default(),
+            fallbacks: Default::default(),
         }
     }
 
     #[inline]
-    pub(super) fn decided(&self, selected: Selected) {
-        let Selected { arm, reason } = selected;
-        self.counts[arm.index()][reason.index()].fetch_add(1, Ordering::Relaxed);
-        #[cfg(feature = "metrics")]
-        self.metrics.decided(selected);
+    pub(super) fn decided(&self, Selected { arm, reason }: Selected) {
+        let (i, j) = (arm.index(), reason.index());
+        self.counts[i][j].fetch_add(1, Ordering::Relaxed);
+        let decisions = self.decisions[i][j].get_or_init(|| {
+            let labels = [("arm", arm.as_str()), ("reason", reason.as_str())];
+            counter("tower_iroh_select_decisions_total", &labels)
+        });
+        decisions.increment(1);
+        if reason.is_fallback() {
+            let fallbacks = self.fallbacks[i][j].get_or_init(|| {
+                let (from, to) = (arm.other().as_str(), arm.as_str());
+                let labels = [("from", from), ("to", to), ("reason", reason.as_str())];
+                counter("tower_iroh_select_fallbacks_total", &labels)
+            });
+            fallbacks.increment(1);
+        }
     }
 
     pub(super) fn read(&self) -> Decisions {
@@ -61,61 +79,15 @@ impl Meter {
     }
 
     pub(super) fn switched(&self, to: Arm, why: &'static str) {
-        #[cfg(feature = "metrics")]
-        metrics::counter!("tower_iroh_select_switches_total", "to" => to.as_str(), "reason" => why)
-            .increment(1);
-        #[cfg(not(feature = "metrics"))]
-        let _ = (to, why);
+        let labels = [("to", to.as_str()), ("reason", why)];
+        counter("tower_iroh_select_switches_total", &labels).increment(1);
     }
 
     pub(super) fn failed_fast(&self, arm: Arm) {
-        #[cfg(feature = "metrics")]
-        metrics::counter!("tower_iroh_select_not_ready_total", "arm" => arm.as_str()).increment(1);
-        #[cfg(not(feature = "metrics"))]
-        let _ = arm;
-    }
-}
-
-#[cfg(feature = "metrics")]
-mod on {
-    use std::sync::OnceLock;
-
-    use metrics::{Counter, counter};
-
-    use super::{Arm, Reason, Selected};
-
-    /// Asked for when they are needed first: by then the recorder is there.
-    #[derive(Default)]
-    pub(super) struct Metrics {
-        decisions: [[OnceLock<Counter>; Reason::ALL.len()]; 2],
-        fallbacks: [[OnceLock<Counter>; Reason::ALL.len()]; 2],
-    }
-
-    fn of(
-        counters: &[[OnceLock<Counter>; Reason::ALL.len()]; 2],
-        arm: Arm,
-        reason: Reason,
-    ) -> &OnceLock<Counter> {
-        &counters[arm.index()][reason.index()]
-    }
-
-    impl Metrics {
-        #[inline]
-        pub(super) fn decided(&self, Selected { arm, reason }: Selected) {
-            let decisions = of(&self.decisions, arm, reason).get_or_init(|| {
-                counter!("tower_iroh_select_decisions_total", "arm" => arm.as_str(), "reason" => reason.as_str())
-            });
-            decisions.increment(1);
-            if reason.is_fallback() {
-                let fallbacks = of(&self.fallbacks, arm, reason).get_or_init(|| {
-                    let from = arm.other().as_str();
-                    counter!(
-                        "tower_iroh_select_fallbacks_total",
-                        "from" => from, "to" => arm.as_str(), "reason" => reason.as_str()
-                    )
-                });
-                fallbacks.increment(1);
-            }
-        }
+        counter(
+            "tower_iroh_select_not_ready_total",
+            &[("arm", arm.as_str())],
+        )
+        .increment(1);
     }
 }
