@@ -18,6 +18,8 @@
 //! | [`metrics`] | client, server | durations by method and code, spans with W3C trace context |
 //! | [`authorize`] | server | who may call what, how often, and how large |
 //!
+//! [`prometheus`] shows what they record to a Prometheus server.
+//!
 //! What they share is always there:
 //!
 //! - [`Urgency`]: how soon a call's bytes should go, as RFC 9218 counts it.
@@ -51,6 +53,8 @@ pub mod fail_fast;
 pub mod metrics;
 #[cfg(feature = "priority")]
 pub mod priority;
+#[cfg(feature = "prometheus")]
+pub mod prometheus;
 #[cfg(feature = "retry")]
 pub mod retry;
 #[cfg(feature = "select")]

@@ -21,6 +21,9 @@ mod fail_fast;
 mod metrics;
 #[cfg(feature = "priority")]
 mod priority;
+// Every layer has a part in it.
+#[cfg(all(feature = "full", feature = "prometheus"))]
+mod recorder;
 #[cfg(feature = "retry")]
 mod retry;
 #[cfg(feature = "select")]

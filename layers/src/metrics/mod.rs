@@ -24,29 +24,8 @@
 //! code is known; a caller that left is no error. `transport` is on calls only if [`MetricsLayer::transport`] says so, and
 //! `peer` only with [`MetricsLayer::peer_label`].
 //!
-//! The facade has no buckets: set them in the exporter. OpenTelemetry advises 5, 10, 25, 50, 75, 100, 250, 500, 750 ms and 1,
-//! 2.5, 5, 7.5, 10 s; on a LAN that is too coarse.
-//!
-//! ```
-//! # #[tokio::main(flavor = "current_thread")]
-//! # async fn main() {
-//! use metrics_exporter_prometheus::PrometheusBuilder;
-//! use tower::ServiceBuilder;
-//! use tower_iroh_layers::metrics::MetricsLayer;
-//! use tower_iroh_proto::echo::{EchoRequest, echo_client::EchoClient};
-//!
-//! // First the recorder, then the first call.
-//! let prometheus = PrometheusBuilder::new().install_recorder().unwrap();
-//! let nobody = tonic::transport::Endpoint::from_static("http://127.0.0.1:1").connect_lazy();
-//! let channel = ServiceBuilder::new().layer(MetricsLayer::client()).service(nobody);
-//! EchoClient::new(channel).echo(EchoRequest::default()).await.unwrap_err();
-//!
-//! let text = prometheus.render();
-//! assert!(text.contains(r#"rpc_method="tower_iroh.echo.v1.Echo/Echo""#));
-//! assert!(text.contains(r#"rpc_response_status_code="UNAVAILABLE""#));
-//! assert!(text.contains(r#"tower_iroh_client_call_errors_total{origin="link"} 1"#));
-//! # }
-//! ```
+//! The facade has no buckets: an exporter has to be told of them. [`prometheus`](crate::prometheus) (feature `prometheus`) is one that knows
+//! those of every layer, and its page has an example.
 //!
 //! **Bounded.** Method names are told apart up to a cap (256), then the method is `_OTHER`. A server learns a name only from
 //! a call that ended with OK, and from then on records the method's calls by name, whatever their code: paths that anybody
@@ -54,8 +33,8 @@
 //! cap of their own, and an `_OTHER`; a server learns a peer's name by the same rule, so that strangers whom it refuses take
 //! nobody's place, and counts the peer's calls that began before as open calls of `_OTHER`.
 //!
-//! **The recorder.** Handles are looked up once and kept, so they belong to the recorder that was installed when they were
-//! first needed: install it before the first call. A layer that was first used without a recorder stays silent.
+//! **The recorder.** Every layer looks its handles up once, when it first records something, and keeps them. So a recorder may be
+//! installed after a channel was built, but before its first call: a layer that was first used without a recorder stays silent.
 //!
 //! **Why not a tower-http layer.** `InFlightRequests` counts; there is none that knows how a gRPC call ends.
 //!
