@@ -48,6 +48,8 @@ enum Way {
     Panic,
     /// A layer below that will take it later.
     NotNow,
+    /// The same, of calls whose id begins so; others are answered.
+    NotNowFor(char),
     /// An endpoint of ours that is closed for good.
     Closed,
     /// A dial that was refused, by policy or otherwise.
@@ -142,7 +144,7 @@ impl Service<Request<Body>> for Peer {
             let head = request.headers().clone();
             let receive = || {
                 let mut link = link.lock().expect("lock");
-                link.receipts.push(id);
+                link.receipts.push(id.clone());
                 link.heads.push(head);
             };
             match way {
@@ -171,7 +173,10 @@ impl Service<Request<Body>> for Peer {
                     }
                     return Err(fault(Origin::Link(Incident::new()), !processed).into());
                 }
-                Way::NotNow => return Err(fault(Origin::Ours, true).temporary().into()),
+                Way::NotNowFor(x) if !id.starts_with(x) => receive(),
+                Way::NotNow | Way::NotNowFor(_) => {
+                    return Err(fault(Origin::Ours, true).temporary().into());
+                }
                 Way::Closed => return Err(fault(Origin::Ours, true).into()),
                 Way::Undialled(code) => {
                     let origin = Origin::Link(Incident::new());
@@ -956,6 +961,116 @@ async fn a_peer_that_always_refuses_is_not_spun_on() {
     let expected: Vec<_> = (0..50).map(|n| n.to_string()).collect();
     assert_eq!(peer.receipts(), expected);
     at_rest(&handle).await;
+}
+
+/// As with two transports, one of them away: a selection below rejects the calls that may not go over the other one.
+#[tokio::test(start_paused = true)]
+async fn a_call_that_this_side_rejects_holds_up_no_other() {
+    for waits in [false, true] {
+        let (peer, buffer, handle) = buffer(config());
+        peer.set_up(!waits);
+        peer.always(Way::NotNowFor('x'));
+        let stuck = [
+            begun(&buffer, urgent("x1", 0)).await,
+            begun(&buffer, urgent("x2", 3)).await,
+        ];
+        let stuck = tokio::spawn(join_all(stuck));
+        let behind = begun(&buffer, urgent("behind", 3)).await;
+        let start = Instant::now();
+        peer.set_up(true);
+        behind.await.expect("not held up by those that cannot go");
+        assert_eq!(start.elapsed(), Duration::ZERO);
+        // A new call need not even wait.
+        sleep(10 * SECOND + MILLI).await;
+        let new = begun(&buffer, urgent("new", 7)).await.now_or_never();
+        new.expect("straight").expect("answered");
+        assert_eq!(handle.stats().waiting, 2);
+        let attempts = handle.stats().attempts;
+        assert!((20..45).contains(&attempts), "no spinning: {attempts}");
+        // What may go now goes within a second.
+        peer.always(Way::Answer);
+        let start = Instant::now();
+        for result in stuck.await.expect("joined") {
+            result.expect("answered");
+        }
+        assert!(start.elapsed() <= SECOND);
+        at_rest(&handle).await;
+    }
+}
+
+/// The peer is away, and one that cannot go has its turn to find out whether it is back.
+#[tokio::test(start_paused = true)]
+async fn a_rejection_on_this_side_slows_no_pace() {
+    let (peer, buffer, handle) = buffer(config());
+    peer.next([Way::Refuse; 8]);
+    peer.always(Way::NotNowFor('x'));
+    let calls = join_all([
+        begun(&buffer, urgent("x", 3)).await,
+        begun(&buffer, urgent("a", 3)).await,
+    ]);
+    let calls = tokio::spawn(calls);
+    peer.set_up(true);
+    // Eight refusals of the first, at a pace of a second by now; the ninth attempt is rejected.
+    while handle.stats().attempts < 9 {
+        sleep(MILLI).await;
+    }
+    sleep(10 * MILLI).await;
+    assert_eq!(peer.receipts(), ["a"], "the next found out, and at once");
+    handle.clear("the end");
+    let results = calls.await.expect("joined");
+    assert!(results[0].is_err() && results[1].is_ok());
+    at_rest(&handle).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn attempts_that_may_have_arrived_are_capped() {
+    for (config, limit) in [(config(), 5), (config().max_attempts(2), 2)] {
+        for waits in [false, true] {
+            let (peer, buffer, handle) = buffer(config.clone().idempotent([METHOD]));
+            peer.set_up(!waits);
+            // What provably did not arrive is not counted.
+            peer.next([Way::Refuse, Way::NotNow, Way::Lose { processed: false }]);
+            peer.always(Way::Lose { processed: true });
+            let call = begun(&buffer, request("poison", 1)).await;
+            peer.set_up(true);
+            let error = timeout(20 * SECOND, call).await.expect("not for its TTL");
+            let error = error.expect_err("given up");
+            assert_eq!(reason(&error), Reason::Attempts { limit });
+            assert_eq!(code_of(&*error), Code::Unavailable);
+            let fault = Fault::find(&*error).expect("a fault");
+            assert!(!fault.not_processed());
+            let told = fault.status().message();
+            assert!(told.ends_with("the last one: no link"), "{told}");
+            assert_eq!(peer.receipts().len(), limit as usize);
+            assert_eq!(at_rest(&handle).await.failed, 1);
+        }
+    }
+}
+
+/// Nothing is sent while the service is not ready, however often its readiness fails.
+#[tokio::test(start_paused = true)]
+async fn a_readiness_that_fails_is_no_attempt_that_may_have_arrived() {
+    #[derive(Clone)]
+    struct Fails(Instant);
+    impl Service<Request<Body>> for Fails {
+        type Response = Response<Body>;
+        type Error = BoxError;
+        type Future = std::future::Ready<Result<Response<Body>, BoxError>>;
+        fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+            Poll::Ready(if self.0 > Instant::now() {
+                Err(Status::unavailable("not yet").into())
+            } else {
+                Ok(())
+            })
+        }
+        fn call(&mut self, request: Request<Body>) -> Self::Future {
+            std::future::ready(Ok(Response::new(request.into_body())))
+        }
+    }
+    let config = config().idempotent([METHOD]).build().expect("accepted");
+    let buffer = Buffer::new(config, Fails(Instant::now() + 60 * SECOND));
+    let answer = buffer.oneshot(request("a", 1)).await;
+    answer.expect("answered when it was ready");
 }
 
 /// As a dial does: it fails later, and the wait for the next counts from then.

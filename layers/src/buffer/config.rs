@@ -10,6 +10,7 @@ pub struct BufferConfig {
     pub(super) idempotent: Methods<()>,
     pub(super) limits: Limits,
     pub(super) sweep: Duration,
+    pub(super) max_attempts: u32,
     pub(super) disabled: bool,
 }
 
@@ -30,8 +31,7 @@ impl BufferConfig {
 
 impl Default for BufferConfig {
     /// No method listed, so that only calls with [`WaitForReady`](super::WaitForReady) are served; 1,000 calls, 16 MiB, 300 s, swept every
-    /// 5 s,
-    /// [`Overflow::RejectNewest`].
+    /// 5 s, [`Overflow::RejectNewest`], five attempts that may have arrived.
     fn default() -> Self {
         Self {
             served: Methods::new(),
@@ -43,6 +43,7 @@ impl Default for BufferConfig {
                 overflow: Overflow::default(),
             },
             sweep: Duration::from_secs(5),
+            max_attempts: 5,
             disabled: false,
         }
     }
@@ -110,6 +111,16 @@ impl BufferConfigBuilder {
         self
     }
 
+    /// How many attempts of an idempotent call may reach the peer, the first one included. 5 unless set. If none of them was answered, the
+    /// call ends with [`Reason::Attempts`](super::Reason::Attempts). Attempts that provably did not arrive are not counted: the time to live
+    /// bounds those.
+    ///
+    /// This protects the peer from a call that crashes it each time.
+    pub fn max_attempts(mut self, attempts: u32) -> Self {
+        self.config.max_attempts = attempts;
+        self
+    }
+
     /// The configuration.
     ///
     /// # Errors
@@ -122,6 +133,7 @@ impl BufferConfigBuilder {
         ConfigError::nonzero("buffer.max_calls", calls)?;
         ConfigError::nonzero("buffer.max_bytes", bytes)?;
         ConfigError::lasting("buffer.ttl", ttl)?;
+        ConfigError::nonzero("buffer.max_attempts", config.max_attempts as usize)?;
         config.sweep = match self.sweep {
             Some(sweep) => {
                 ConfigError::within("buffer.sweep", sweep, SHORTEST_SWEEP..=ttl)?;
@@ -153,6 +165,7 @@ mod tests {
         assert!(builder().build().is_ok());
         assert_eq!(field(builder().max_calls(0)), "buffer.max_calls");
         assert_eq!(field(builder().max_bytes(0)), "buffer.max_bytes");
+        assert_eq!(field(builder().max_attempts(0)), "buffer.max_attempts");
         assert_eq!(field(builder().ttl(Duration::ZERO)), "buffer.ttl");
         assert_eq!(field(builder().ttl(Duration::MAX)), "buffer.ttl");
         assert_eq!(field(builder().sweep(Duration::ZERO)), "buffer.sweep");

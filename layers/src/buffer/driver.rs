@@ -17,8 +17,8 @@ use tower::Service;
 
 use super::{
     entry::{End, Slip},
-    held::{Waiter, judge},
-    shared::{Flight, Shared},
+    held::{Verdict, Waiter, judge},
+    shared::{Flight, Plan, Shared},
 };
 use crate::BoxError;
 
@@ -148,17 +148,17 @@ where
             }
             let deadline = state.queue.next_deadline();
             let look = deadline.map_or(*next_sweep, |at| at.min(*next_sweep));
-            let held = state.pace.holds_until(now);
-            let until = held.map_or(look, |at| at.min(look));
-            state.driver = Some(until);
-            let deliver = held.is_none();
+            let next_try = state.next_try(now);
+            state.driver = Some(Plan { look, next_try });
+            let until = next_try.map_or(look, |at| at.min(look));
+            let deliver = next_try.is_none();
             (gone, Step::Wait { until, deliver })
         });
         self.shared.expire(gone);
         step
     }
 
-    /// Takes the head whose caller is still there. `None` if it has to wait, or there is none.
+    /// Takes the first that may go and whose caller is still there. `None` if it has to wait, or there is none.
     fn take(&self, now: Instant) -> Option<(Slip, Box<Waiter<R>>)> {
         loop {
             let (taken, gone, left) = self.shared.with(|state| {
@@ -206,7 +206,7 @@ where
         let now = Instant::now();
         if let Some((slip, waiter)) = self.take(now) {
             let flight = Flight::new(self.shared.clone(), slip, now, End::Failed);
-            if failed(error, flight, waiter) {
+            if failed(error, false, flight, waiter) {
                 start(&self.shared, &self.template);
             }
         }
@@ -237,17 +237,22 @@ where
             // A caller who leaves at this moment misses it.
             let _ = waiter.caller.send(Ok(response));
         }
-        Some(Err(error)) => return failed(error.into(), flight, waiter),
+        Some(Err(error)) => return failed(error.into(), true, flight, waiter),
     }
     false
 }
 
-/// Puts a call back that may be sent again, and gives its caller the error otherwise.
-fn failed<R>(error: BoxError, flight: Flight<R>, mut waiter: Box<Waiter<R>>) -> bool {
-    if waiter.held.story.comes_back(&error) {
-        return flight.put_back(waiter);
-    }
-    flight.end(End::Failed);
+/// Puts a call back that may be sent again, and gives its caller the error otherwise. `sent` says whether it was handed over.
+fn failed<R>(error: BoxError, sent: bool, flight: Flight<R>, mut waiter: Box<Waiter<R>>) -> bool {
+    let error = match waiter.held.story.verdict(&error, sent) {
+        Verdict::Again => return flight.put_back(waiter, false),
+        Verdict::Rejected => return flight.put_back(waiter, true),
+        Verdict::Final => {
+            flight.end(End::Failed);
+            error
+        }
+        Verdict::Spent => flight.spent(waiter.held.story).map_or(error, Into::into),
+    };
     let _ = waiter.caller.send(Err(error));
     false
 }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::pace;
 use crate::Urgency;
 
 /// What a queue may hold, and for how long.
@@ -43,6 +44,10 @@ pub(super) struct Slip {
     pub(super) arrived: Instant,
     pub(super) deadline: Option<Instant>,
     pub(super) attempts: u32,
+    /// How often in a row this side rejected it for the moment.
+    pub(super) rejections: u32,
+    /// When it may be tried again after such a rejection; others go before it until then.
+    pub(super) not_before: Option<Instant>,
     /// Why there was no room to keep its message while it goes straight through. It can't come back then, and takes no room.
     pub(super) unheld: Option<Full>,
 }
@@ -78,6 +83,18 @@ impl Key {
 }
 
 impl Slip {
+    /// This side rejected the call for the moment: it is tried again later, and by itself, since another call may have a way.
+    pub(super) fn rejected(&mut self, now: Instant) {
+        self.not_before = Some(now + pace::after(self.rejections));
+        self.rejections = self.rejections.saturating_add(1);
+    }
+
+    /// The call got past this side and came back: it is tried again when the pace says so.
+    pub(super) fn failed(&mut self) {
+        self.rejections = 0;
+        self.not_before = None;
+    }
+
     pub(super) fn is_past(&self, ttl: Duration, now: Instant) -> bool {
         now.saturating_duration_since(self.arrived) >= ttl
     }

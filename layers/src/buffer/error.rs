@@ -57,6 +57,11 @@ pub enum Reason {
         /// How long it waited, attempts included.
         waited: Duration,
     },
+    /// As many attempts may have reached the peer as are allowed. UNAVAILABLE.
+    Attempts {
+        /// How many attempts are allowed.
+        limit: u32,
+    },
     /// Somebody cleared the buffer. UNAVAILABLE.
     Cleared {
         /// What they said.
@@ -103,7 +108,9 @@ impl Reason {
             | Self::TooLarge { .. }
             | Self::Displaced { .. } => Code::ResourceExhausted,
             Self::DeadlinePassed { .. } => Code::DeadlineExceeded,
-            Self::Expired { .. } | Self::Cleared { .. } | Self::Stopped => Code::Unavailable,
+            Self::Expired { .. } | Self::Attempts { .. } | Self::Cleared { .. } | Self::Stopped => {
+                Code::Unavailable
+            }
         }
     }
 }
@@ -159,6 +166,10 @@ impl fmt::Display for Reason {
                 f,
                 "waited {} for the peer, until the deadline",
                 Seconds(*waited)
+            ),
+            Self::Attempts { limit } => write!(
+                f,
+                "{limit} attempts may have reached the peer and none was answered (max_attempts)"
             ),
             Self::Cleared { why } => write!(f, "the buffer was cleared: {why}"),
             Self::Stopped => f.write_str(

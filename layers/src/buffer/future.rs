@@ -18,7 +18,7 @@ use super::{
     driver::start,
     entry::{End, Full},
     error::History,
-    held::{Answer, Held, Message, Story, Waiter, judge},
+    held::{Answer, Held, Message, Story, Verdict, Waiter, judge},
     shared::{Flight, Place, Queued, Shared},
 };
 use crate::{BoxError, Deadline, Idempotent, peek::Peeked};
@@ -124,7 +124,8 @@ impl<S: Served, P: Service<Request<Body>>> Arrival<S, P> {
         let listed = &self.shared.config.idempotent;
         let idempotent = parts.extensions.get::<Idempotent>().is_some()
             || listed.get(parts.uri.path()).is_some();
-        let mut held = Held::new(parts, bytes, deadline, idempotent);
+        let max_attempts = self.shared.config.max_attempts;
+        let mut held = Held::new(parts, bytes, deadline, idempotent, max_attempts);
         if self.shared.is_idle() {
             let mut service = self.inner.clone();
             match service.poll_ready(cx) {
@@ -147,7 +148,7 @@ impl<S: Served, P: Service<Request<Body>>> Arrival<S, P> {
                 }
                 Poll::Ready(Err(error)) => {
                     let error = error.into();
-                    if !held.story.comes_back(&error) {
+                    if matches!(held.story.verdict(&error, false), Verdict::Final) {
                         if let Some(flight) = self.shared.straight(&held) {
                             flight.end(End::Failed);
                         }
@@ -173,14 +174,19 @@ impl<S: Served, P: Service<Request<Body>>> Arrival<S, P> {
 impl<S: Served> Straight<S> {
     /// The call came back with an error: it waits from now on, or has failed.
     fn came_back<P: Service<Request<Body>>>(
-        mut self,
+        self,
         error: BoxError,
     ) -> Result<State<S, P>, BoxError> {
-        if !self.story.comes_back(&error) {
-            self.flight.end(End::Failed);
-            return Err(error);
-        }
-        let story = self.story;
+        let mut story = self.story;
+        let rejected = match story.verdict(&error, true) {
+            Verdict::Again => false,
+            Verdict::Rejected => true,
+            Verdict::Final => {
+                self.flight.end(End::Failed);
+                return Err(error);
+            }
+            Verdict::Spent => return Err(self.flight.spent(story).map_or(error, Into::into)),
+        };
         let message = match self.message {
             Ok(message) => message,
             Err(full) => {
@@ -191,7 +197,8 @@ impl<S: Served> Straight<S> {
         let held = Held { message, story };
         let (caller, answer) = oneshot::channel();
         let place = self.flight.place();
-        let needed = self.flight.put_back(Box::new(Waiter { held, caller }));
+        let waiter = Box::new(Waiter { held, caller });
+        let needed = self.flight.put_back(waiter, rejected);
         if needed && let Some(place) = &place {
             start(place.shared(), &self.template);
         }

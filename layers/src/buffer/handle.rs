@@ -56,7 +56,10 @@ impl<R: Send> Control for Shared<R> {
 
     fn flush(&self) {
         let now = Instant::now();
-        self.with(|state| state.pace.hurry(now));
+        self.with(|state| {
+            state.pace.hurry(now);
+            state.queue.hurry();
+        });
         self.changed.notify_one();
     }
 
@@ -75,7 +78,7 @@ impl BufferHandle {
         self.0.stats()
     }
 
-    /// Says that now is a good time: ends the wait after a failed delivery. A service below that is not ready is waited for still.
+    /// Says that now is a good time: ends the waits after failed deliveries. A service below that is not ready is waited for still.
     pub fn flush(&self) {
         self.0.flush();
     }

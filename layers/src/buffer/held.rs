@@ -31,6 +31,8 @@ pub(super) struct Story {
     pub(super) deadline: Option<Deadline>,
     idempotent: bool,
     perhaps_processed: bool,
+    /// How many more attempts may reach the peer.
+    attempts_left: u32,
     /// What the last attempt came back with.
     last: Option<String>,
 }
@@ -45,6 +47,7 @@ impl Held {
         body: Bytes,
         deadline: Option<Deadline>,
         idempotent: bool,
+        max_attempts: u32,
     ) -> Self {
         Self {
             message: Message { parts, body },
@@ -52,6 +55,7 @@ impl Held {
                 deadline,
                 idempotent,
                 perhaps_processed: false,
+                attempts_left: max_attempts,
                 last: None,
             },
         }
@@ -101,9 +105,22 @@ impl Message {
     }
 }
 
+/// What becomes of a call that came back with an error.
+pub(super) enum Verdict {
+    /// It is sent again when the peer may be back.
+    Again,
+    /// This side rejected it for the moment, which says nothing of the peer or of other calls.
+    Rejected,
+    /// Its caller gets the error.
+    Final,
+    /// As many attempts may have arrived as are allowed.
+    Spent,
+}
+
 impl Story {
-    /// Whether a call that came back with `error` may be sent again; notes what it takes to say so later.
-    pub(super) fn comes_back(&mut self, error: &BoxError) -> bool {
+    /// Whether a call that came back with `error` may be sent again; notes what it takes to say so later. `sent` says whether it was handed
+    /// over: if not, the service below did not become ready.
+    pub(super) fn verdict(&mut self, error: &BoxError, sent: bool) -> Verdict {
         let found = Fault::find(&**error);
         let unsent = found.as_ref().is_some_and(Fault::not_processed);
         let code = fault::code_of(&**error);
@@ -122,13 +139,22 @@ impl Story {
             None => self.idempotent && lost,
         };
         if again {
-            self.perhaps_processed |= !unsent;
+            if sent && !unsent {
+                self.perhaps_processed = true;
+                self.attempts_left = self.attempts_left.saturating_sub(1);
+            }
             let said = fault::chain(&**error)
                 .find_map(|error| error.downcast_ref::<Status>())
                 .map(|status| status.message().to_owned());
             self.last = Some(said.unwrap_or_else(|| error.to_string()));
         }
-        again
+        let ours = found.is_some_and(|fault| fault.origin() == Origin::Ours);
+        match (again, ours) {
+            (false, _) => Verdict::Final,
+            (true, true) => Verdict::Rejected,
+            (true, false) if self.attempts_left == 0 => Verdict::Spent,
+            (true, false) => Verdict::Again,
+        }
     }
 
     pub(super) fn history(&mut self, attempts: u32) -> History {

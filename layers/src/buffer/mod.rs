@@ -16,9 +16,10 @@
 //!   ([`Fault::not_processed`](crate::Fault::not_processed)) and time may mend that: the peer refused it
 //!   ([`Origin::Refused`](crate::Origin::Refused)), the way to it failed with UNAVAILABLE, or a layer below rejected it for the moment
 //!   ([`Fault::is_temporary`](crate::Fault::is_temporary)), as a fail-fast does. Where the call is idempotent, by the configuration's list
-//!   or by [`Idempotent`](crate::Idempotent), also if the transport failed with UNAVAILABLE or UNKNOWN after it may have arrived. It goes
-//!   back to where it stood, and its time goes on. All else is delivered: a peer's own answer, whatever it says, a dial that policy refused
-//!   (PERMISSION_DENIED, UNAUTHENTICATED), an endpoint of ours that is closed.
+//!   or by [`Idempotent`](crate::Idempotent), also if the transport failed with UNAVAILABLE or UNKNOWN after it may have arrived, until
+//!   [five attempts](BufferConfigBuilder::max_attempts) may have. It goes back to where it stood, and its time goes on. All else is
+//!   delivered: a peer's own answer, whatever it says, a dial that policy refused (PERMISSION_DENIED, UNAUTHENTICATED), an endpoint of ours
+//!   that is closed.
 //! - **Accounts.** [`BufferStats`]: accepted = delivered + failed + expired + dropped + cancelled + in flight + waiting, at every moment.
 //!
 //! A body that is a stream can't be held: such calls pass by too, whatever their method.
@@ -64,9 +65,14 @@
 //! made again waits like any other; a [`BufferError`] is final for it. Above whatever is not ready while the peer is away. Over a service
 //! that is always ready and fails, as tonic's `Channel` does, it works too, by sending again: after a failure one call finds out whether
 //! the peer is back, and the others keep their order; the next try is 10 ms later, then twice as long each time up to 1 s, until one is
-//! answered. Who finds out and gets no answer for a second is not waited for: the next tries. A fail-fast is best given to those who pass
-//! by alone, with [`BufferLayer::passing`] or [`Buffer::with_passing`]; below the buffer it would hide the peer's return for up to that
-//! second.
+//! answered. Who finds out and gets no answer for a second is not waited for: the next tries.
+//!
+//! A layer below may reject a call for the moment ([`Origin::Ours`](crate::Origin::Ours) and temporary): a selection does so if the
+//! transport that this call needs is away. That says nothing of the peer, so the pace stays as it is. The call alone waits, 10 ms and then
+//! twice as long each time up to 1 s, and all others go before it, new ones too.
+//!
+//! A fail-fast is best given to those who pass by alone, with [`BufferLayer::passing`] or [`Buffer::with_passing`]; below the buffer it
+//! would hide the peer's return for up to that second.
 //! [`BufferLayer`] makes a buffer for each service that it wraps, so one for each peer; a clone of a [`Buffer`] is the same buffer.
 //!
 //! **Readiness.** Always ready: who waits, waits in the response future, under its deadline. The service below is polled by a clone, in the

@@ -7,6 +7,12 @@ use tokio::time::Instant;
 const SHORTEST: Duration = Duration::from_millis(10);
 const LONGEST: Duration = Duration::from_secs(1);
 
+/// How long a call waits that this side has rejected so many times in a row before.
+pub(super) fn after(rejections: u32) -> Duration {
+    let factor = 1_u32.checked_shl(rejections).unwrap_or(u32::MAX);
+    SHORTEST.saturating_mul(factor).min(LONGEST)
+}
+
 /// A peer that is there takes calls as fast as it is ready. After a failed delivery one call finds out whether it is back, and the others
 /// keep their order in the queue meanwhile; each further failure doubles the wait before the next, so that a service that is always
 /// ready and always fails is not spun on.
@@ -50,6 +56,13 @@ impl Pace {
         self.next = now + self.wait;
     }
 
+    /// An attempt that began at `began` was rejected on this side. It says nothing of the peer, so another call finds out, and at once.
+    pub(super) fn rejected(&mut self, began: Instant, now: Instant) {
+        if began > self.since {
+            self.next = now;
+        }
+    }
+
     /// The peer answered. Whether that lifts a wait.
     pub(super) fn succeeded(&mut self) -> bool {
         !std::mem::take(&mut self.wait).is_zero()
@@ -85,6 +98,28 @@ mod tests {
         assert_eq!(now - pace.since, LONGEST);
         assert!(pace.succeeded() && !pace.succeeded());
         assert_eq!(pace.holds_until(now), None);
+    }
+
+    #[test]
+    fn a_rejection_on_this_side_ends_no_wait_and_costs_none() {
+        let start = Instant::now();
+        let mut pace = Pace::new(start);
+        pace.rejected(start, start);
+        assert_eq!(pace.holds_until(start), None);
+        pace.failed(start, start);
+        let due = start + SHORTEST;
+        pace.rejected(start, start);
+        assert_eq!(pace.holds_until(start), Some(due), "it began before");
+        pace.handed_over(due);
+        pace.rejected(due, due);
+        assert_eq!(pace.holds_until(due), None, "another one finds out");
+        pace.handed_over(due);
+        pace.failed(due, due);
+        assert_eq!(pace.holds_until(due), Some(due + SHORTEST * 2));
+
+        let waits: Vec<_> = (0..9).map(|n| after(n).as_millis()).collect();
+        assert_eq!(waits, [10, 20, 40, 80, 160, 320, 640, 1000, 1000]);
+        assert_eq!(after(u32::MAX), LONGEST);
     }
 
     #[test]

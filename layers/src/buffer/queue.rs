@@ -22,6 +22,9 @@ pub(super) struct Queue<T> {
     limits: Limits,
     /// Per urgency, by arrival. The oldest of all is the oldest of eight heads, so nothing needs a second index.
     levels: [BTreeMap<u64, (Slip, T)>; LEVELS],
+    /// Those of them that may go, and those that have to wait for their time first: each call is in one of the two.
+    due: BTreeSet<Key>,
+    deferred: BTreeSet<(Instant, Key)>,
     deadlines: BTreeSet<(Instant, Key)>,
     next_seq: u64,
     /// Calls in flight that may come back, and the bytes of their messages: their room is kept for them.
@@ -36,6 +39,8 @@ impl<T> Queue<T> {
         Self {
             limits,
             levels: std::array::from_fn(|_| BTreeMap::new()),
+            due: BTreeSet::new(),
+            deferred: BTreeSet::new(),
             deadlines: BTreeSet::new(),
             next_seq: 0,
             flying: 0,
@@ -60,6 +65,23 @@ impl<T> Queue<T> {
     /// The counters, without a look at the queue.
     pub(super) fn counters(&self) -> &BufferStats {
         &self.stats
+    }
+
+    /// Whether nobody waits who may go now.
+    pub(super) fn is_idle(&self, now: Instant) -> bool {
+        self.is_empty() || self.next_try(now).is_some()
+    }
+
+    /// When the first of those that wait may go; `None` if at once, or if nobody waits.
+    pub(super) fn next_try(&self, now: Instant) -> Option<Instant> {
+        let (at, _) = self.deferred.first().filter(|(at, _)| *at > now)?;
+        self.due.is_empty().then_some(*at)
+    }
+
+    /// All that wait may go now.
+    pub(super) fn hurry(&mut self) {
+        let deferred = std::mem::take(&mut self.deferred);
+        self.due.extend(deferred.into_iter().map(|(_, key)| key));
     }
 
     pub(super) fn next_deadline(&self) -> Option<Instant> {
@@ -106,8 +128,8 @@ impl<T> Queue<T> {
         }
     }
 
-    /// Puts a call back that was in flight and held, to where it stood: there is room, which it has kept. Without time for it, it has
-    /// expired.
+    /// Puts a call back that was in flight and held, to where it stood: there is room, which it has kept. Before its slip's `not_before` it is
+    /// not taken. Without time for it, it has expired.
     pub(super) fn put_back(&mut self, now: Instant, slip: Slip, value: T) -> Result<(), (T, Late)> {
         self.land(&slip);
         if let Some(late) = self.late(&slip, now) {
@@ -121,9 +143,15 @@ impl<T> Queue<T> {
     /// The next call, which is in flight then. Those whose time is over are passed over and given back too.
     pub(super) fn take(&mut self, now: Instant) -> (Option<(Slip, T)>, Gone<T, Late>) {
         let mut gone = Vec::new();
-        while let Some(key) = self.head() {
+        while let Some(&(at, key)) = self.deferred.first()
+            && at <= now
+        {
+            self.deferred.pop_first();
+            self.due.insert(key);
+        }
+        while let Some(key) = self.due.pop_first() {
             let Some((mut slip, value)) = self.remove(key) else {
-                break;
+                continue;
             };
             if let Some(late) = self.late(&slip, now) {
                 self.stats.expired += 1;
@@ -204,6 +232,8 @@ impl<T> Queue<T> {
             arrived,
             deadline,
             attempts: 0,
+            rejections: 0,
+            not_before: None,
             unheld: None,
         }
     }
@@ -237,6 +267,10 @@ impl<T> Queue<T> {
         if let Some(at) = slip.deadline {
             self.deadlines.insert((at, slip.key));
         }
+        match slip.not_before {
+            Some(at) => self.deferred.insert((at, slip.key)),
+            None => self.due.insert(slip.key),
+        };
         self.levels[slip.key.level()].insert(slip.key.seq, (slip, value));
         self.stats.waiting += 1;
         self.stats.bytes += slip.bytes;
@@ -246,6 +280,10 @@ impl<T> Queue<T> {
         let (slip, value) = self.levels[key.level()].remove(&key.seq)?;
         if let Some(at) = slip.deadline {
             self.deadlines.remove(&(at, key));
+        }
+        let deferred = slip.not_before.map(|at| (at, key));
+        if !deferred.is_some_and(|entry| self.deferred.remove(&entry)) {
+            self.due.remove(&key);
         }
         self.stats.waiting -= 1;
         self.stats.bytes -= slip.bytes;

@@ -123,6 +123,22 @@ fn a_call_that_comes_back_stands_where_it_stood() {
 }
 
 #[test]
+fn a_call_that_was_rejected_lets_the_others_pass() {
+    let now = Instant::now();
+    let mut queue = filled(queue(9, 9, Overflow::RejectNewest), &[(1, 1), (3, 1)]);
+    let (mut slip, value) = queue.take(now).0.expect("a head");
+    slip.rejected(now);
+    let again = slip.not_before.expect("a time");
+    assert!(queue.put_back(now, slip, value).is_ok());
+    assert_eq!(queue.next_try(now), None);
+    assert_eq!(queue.take(now).0.expect("the other").1, 1);
+    assert!(queue.is_idle(now) && queue.next_try(now) == Some(again));
+    assert!(queue.take(now).0.is_none());
+    assert!(!queue.is_idle(again));
+    assert_eq!(queue.take(again).0.expect("its time").1, 0);
+}
+
+#[test]
 fn calls_in_flight_keep_their_room() {
     let now = Instant::now();
     let straight = |queue: &mut Queue<u64>, bytes| queue.straight(now, urgency(3), bytes, None);
@@ -190,7 +206,9 @@ enum Op {
     },
     Leave(prop::sample::Index),
     Take,
-    PutBack(prop::sample::Index),
+    /// The seconds until it may be tried again.
+    PutBack(prop::sample::Index, Option<u64>),
+    Hurry,
     End(prop::sample::Index, u8),
     Pass(u64),
     Sweep,
@@ -204,7 +222,8 @@ fn op() -> impl Strategy<Value = Op> {
         1 => (0usize..8).prop_map(|bytes| Op::Straight { bytes }),
         2 => any::<prop::sample::Index>().prop_map(Op::Leave),
         4 => Just(Op::Take),
-        3 => any::<prop::sample::Index>().prop_map(Op::PutBack),
+        3 => (any::<prop::sample::Index>(), prop::option::of(1u64..20)).prop_map(|(n, wait)| Op::PutBack(n, wait)),
+        1 => Just(Op::Hurry),
         2 => (any::<prop::sample::Index>(), 0u8..3).prop_map(|(n, how)| Op::End(n, how)),
         2 => (1u64..15).prop_map(Op::Pass),
         1 => Just(Op::Sweep),
@@ -257,6 +276,16 @@ impl Model {
         self.waiting.retain(|(_, value)| !values.contains(value));
     }
 
+    /// Who may go now, the next one first.
+    fn next(&self, now: Instant) -> Option<u64> {
+        let due = self
+            .waiting
+            .iter()
+            .filter(|(slip, _)| slip.not_before.is_none_or(|at| at <= now));
+        due.min_by_key(|(slip, _)| slip.key)
+            .map(|(_, value)| *value)
+    }
+
     fn late(&self, slip: &Slip, now: Instant) -> bool {
         slip.deadline.is_some_and(|at| at <= now) || now - slip.arrived >= self.limits.ttl
     }
@@ -286,7 +315,7 @@ proptest! {
                 Op::Arrive { urgency: u, bytes, deadline } => {
                     let deadline = deadline.map(|secs| now + SECOND * secs as u32);
                     let key = Key { urgency: urgency(u), seq: queue.next_seq };
-                    let slip = Slip { key, bytes, arrived: now, deadline, attempts: 0, unheld: None };
+                    let slip = Slip { key, bytes, arrived: now, deadline, attempts: 0, rejections: 0, not_before: None, unheld: None };
                     let expected = model.victims(slip);
                     match queue.arrive(now, key.urgency, bytes, deadline, value) {
                         Ok((given, gone)) => {
@@ -315,16 +344,16 @@ proptest! {
                     let (taken, gone) = queue.take(now);
                     ended += gone.len() as u64;
                     model.forget(&values(&gone));
-                    let next = model.waiting.iter().min_by_key(|(slip, _)| slip.key);
-                    prop_assert_eq!(taken.as_ref().map(|(_, value)| *value), next.map(|(_, value)| *value));
+                    prop_assert_eq!(taken.as_ref().map(|(_, value)| *value), model.next(now));
                     if let Some((slip, value)) = taken {
                         prop_assert!(!model.late(&slip, now));
                         model.forget(&[value]);
                         model.flying.push((slip, value));
                     }
                 }
-                Op::PutBack(index) if !model.flying.is_empty() => {
-                    let (slip, value) = model.flying.remove(index.index(model.flying.len()));
+                Op::PutBack(index, wait) if !model.flying.is_empty() => {
+                    let (mut slip, value) = model.flying.remove(index.index(model.flying.len()));
+                    slip.not_before = wait.map(|secs| now + SECOND * secs as u32);
                     if slip.unheld.is_some() {
                         queue.end(&slip, End::Failed);
                         ended += 1;
@@ -355,11 +384,15 @@ proptest! {
                         slip.deadline.is_none_or(|at| at > now) && now - slip.arrived < limits.ttl
                     });
                 }
+                Op::Hurry => {
+                    queue.hurry();
+                    model.waiting.iter_mut().for_each(|(slip, _)| slip.not_before = None);
+                }
                 Op::Clear => {
                     ended += queue.clear().len() as u64;
                     model.waiting.clear();
                 }
-                Op::Leave(_) | Op::PutBack(_) | Op::End(..) => {}
+                Op::Leave(_) | Op::PutBack(..) | Op::End(..) => {}
             }
             let stats = queue.stats(now);
             prop_assert_eq!(sum(&stats), stats.accepted);
@@ -371,6 +404,9 @@ proptest! {
             prop_assert!(calls <= 6 && bytes <= 24);
             let oldest = model.waiting.iter().map(|(slip, _)| slip).min_by_key(|slip| slip.key.seq);
             prop_assert_eq!(stats.oldest, oldest.map(|slip| now - slip.arrived));
+            prop_assert_eq!(queue.is_idle(now), model.next(now).is_none());
+            let first = model.waiting.iter().filter_map(|(slip, _)| slip.not_before).min();
+            prop_assert_eq!(queue.next_try(now), first.filter(|_| queue.is_idle(now)));
             prop_assert_eq!(
                 queue.next_deadline(),
                 model.waiting.iter().filter_map(|(slip, _)| slip.deadline).min()

@@ -27,8 +27,23 @@ pub(super) struct Shared<R> {
 pub(super) struct State<R> {
     pub(super) queue: Queue<Box<Waiter<R>>>,
     pub(super) pace: Pace,
-    /// When the running driver looks next by itself; `None` while none runs.
-    pub(super) driver: Option<Instant>,
+    /// What the running driver means to do; `None` while none runs.
+    pub(super) driver: Option<Plan>,
+}
+
+/// What the driver knows when it goes to sleep.
+pub(super) struct Plan {
+    /// When it looks for calls whose time is over.
+    pub(super) look: Instant,
+    /// When it hands the next call over; `None` if as soon as the service is ready.
+    pub(super) next_try: Option<Instant>,
+}
+
+impl<R> State<R> {
+    /// When the next call may be handed over; `None` if at once.
+    pub(super) fn next_try(&self, now: Instant) -> Option<Instant> {
+        self.pace.holds_until(now).max(self.queue.next_try(now))
+    }
 }
 
 /// What [`Shared::wait`] and [`Shared::put_back`] leave to do.
@@ -69,12 +84,13 @@ impl<R> Shared<R> {
         self.with(|state| state.queue.stats(now))
     }
 
-    /// Whether nobody waits, so that a call may try to go straight through.
+    /// Whether nobody waits who may go now, so that a call may try to go straight through.
     pub(super) fn is_idle(&self) -> bool {
-        self.with(|state| state.queue.is_empty())
+        let now = Instant::now();
+        self.with(|state| state.queue.is_idle(now))
     }
 
-    /// Accepts a call that goes straight through, unless others wait. [`Flight::unheld`] says whether it may be kept meanwhile.
+    /// Accepts a call that goes straight through, unless others wait who may go now. [`Flight::unheld`] says whether it may be kept meanwhile.
     pub(super) fn straight(self: &Arc<Self>, held: &Held) -> Option<Flight<R>> {
         let urgency = held.urgency();
         let now = Instant::now();
@@ -82,7 +98,7 @@ impl<R> Shared<R> {
         let slip = self.with(|state| {
             state
                 .queue
-                .is_empty()
+                .is_idle(now)
                 .then(|| state.queue.straight(now, urgency, held.len(), deadline))
         })?;
         Some(Flight::new(self.clone(), slip, now, End::Cancelled))
@@ -125,12 +141,28 @@ impl<R> Shared<R> {
         BufferError::new(reason, history)
     }
 
-    /// Puts a call that came back to where it stood, or tells its caller that its time is over. Whether the driver has to be started.
-    fn put_back(&self, slip: Slip, began: Instant, mut waiter: Box<Waiter<R>>) -> bool {
+    /// Puts a call that came back to where it stood, or tells its caller that its time is over. One that was `rejected` on this side lets the
+    /// others pass until its next try. Whether the driver has to be started.
+    fn put_back(
+        &self,
+        mut slip: Slip,
+        began: Instant,
+        mut waiter: Box<Waiter<R>>,
+        rejected: bool,
+    ) -> bool {
         waiter.held.compact();
         let now = Instant::now();
+        if rejected {
+            slip.rejected(now);
+        } else {
+            slip.failed();
+        }
         let back = self.with(|state| {
-            state.pace.failed(began, now);
+            if rejected {
+                state.pace.rejected(began, now);
+            } else {
+                state.pace.failed(began, now);
+            }
             // A caller who left while it was in flight has looked for it in the queue and will not do so again.
             if waiter.caller.is_closed() {
                 state.queue.end(&slip, End::Cancelled);
@@ -155,16 +187,17 @@ impl<R> Shared<R> {
     /// Sees to it that the driver knows of a call that has just begun to wait. True if there is none and the caller of this has to start
     /// it.
     fn rouse(&self, state: &mut State<R>, deadline: Option<Instant>) -> bool {
-        match state.driver {
+        let now = Instant::now();
+        let next_try = state.next_try(now);
+        match &state.driver {
             None => {
-                state.driver = Some(Instant::now() + self.config.sweep);
+                let look = now + self.config.sweep;
+                state.driver = Some(Plan { look, next_try });
                 true
             }
-            Some(looks) => {
-                // Whoever emptied the queue has woken it already, so only a time that it does not know of is news: a deadline, or the next
-                // try after one that failed sooner than the driver would have waited for it.
-                let next = state.pace.holds_until(Instant::now());
-                if deadline.is_some_and(|at| at < looks) || next.is_some_and(|at| at < looks) {
+            Some(plan) => {
+                // Whoever emptied the queue has woken it already, so only a time that it does not know of is news.
+                if deadline.is_some_and(|at| at < plan.look) || next_try != plan.next_try {
                     self.changed.notify_one();
                 }
                 false
@@ -265,11 +298,27 @@ impl<R> Flight<R> {
     }
 
     /// The call would go back, if something had been kept of it.
-    pub(super) fn no_room(mut self, full: Full, mut story: Story) -> Option<BufferError> {
+    pub(super) fn no_room(self, full: Full, story: Story) -> Option<BufferError> {
+        let bytes = self.slip.bytes;
+        self.give_up(story, |shared, history| shared.full(full, bytes, history))
+    }
+
+    /// The call would go back, if fewer attempts could have arrived.
+    pub(super) fn spent(self, story: Story) -> Option<BufferError> {
+        self.give_up(story, |shared, history| {
+            let limit = shared.config.max_attempts;
+            BufferError::new(Reason::Attempts { limit }, history)
+        })
+    }
+
+    fn give_up(
+        mut self,
+        mut story: Story,
+        error: impl FnOnce(&Shared<R>, &History) -> BufferError,
+    ) -> Option<BufferError> {
         let shared = self.shared.take()?;
         shared.with(|state| state.queue.end(&self.slip, End::Failed));
-        let history = story.history(self.slip.attempts);
-        Some(shared.full(full, self.slip.bytes, &history))
+        Some(error(&shared, &story.history(self.slip.attempts)))
     }
 
     /// The peer answered.
@@ -287,9 +336,10 @@ impl<R> Flight<R> {
     }
 
     /// Puts the call back to where it stood, for [`Place`] to hold, or tells its caller why not. Whether the driver has to be started.
-    pub(super) fn put_back(mut self, waiter: Box<Waiter<R>>) -> bool {
+    /// One that was `rejected` on this side lets the others pass until its next try.
+    pub(super) fn put_back(mut self, waiter: Box<Waiter<R>>, rejected: bool) -> bool {
         let shared = self.shared.take();
-        shared.is_some_and(|shared| shared.put_back(self.slip, self.began, waiter))
+        shared.is_some_and(|shared| shared.put_back(self.slip, self.began, waiter, rejected))
     }
 
     pub(super) fn place(&self) -> Option<Place<R>> {

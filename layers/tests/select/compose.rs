@@ -346,9 +346,21 @@ async fn a_buffer_above_holds_its_calls_until_an_arm_is_there() {
     let fixed = call("/x.Y/Z");
     tokio::time::sleep(SECOND * 30).await;
     assert!(!fixed.is_finished());
+    // Those that have a way are not held up by it, whether they come while it waits or have waited behind it.
+    let other = call("/a.B/C");
+    crate::arm::settle().await;
+    assert!(other.is_finished(), "its arm is there");
+    stage.tcp.ready(false);
+    tokio::time::sleep(SECOND * 30).await;
+    let behind = call("/a.B/C");
+    tokio::time::sleep(SECOND * 5).await;
+    assert!(!behind.is_finished(), "neither arm is there");
+    stage.tcp.ready(true);
+    tokio::time::sleep(SECOND).await;
+    assert!(behind.is_finished());
     stage.iroh.ready(true);
     let over = fixed.await.expect("no panic").expect("answered");
     let selected: &Selected = over.extensions().get().expect("selected");
     assert_eq!((selected.arm, selected.reason), (Arm::Iroh, Reason::Method));
-    assert_eq!((stage.iroh.begun(), stage.tcp.begun()), (1, 1));
+    assert_eq!((stage.iroh.begun(), stage.tcp.begun()), (1, 3));
 }
