@@ -375,3 +375,134 @@ async fn an_error_and_a_drop_end_the_span_with_their_codes() {
         ]
     );
 }
+
+/// OpenTelemetry's spans, by way of tracing-opentelemetry, as the module's page has it.
+mod opentelemetry_ids {
+    use opentelemetry::trace::{
+        SpanContext, SpanId, SpanKind, TraceContextExt as _, TraceFlags, TraceState,
+        TracerProvider as _,
+    };
+    use opentelemetry_sdk::trace::{InMemorySpanExporter, SdkTracerProvider, SpanData};
+    use tower_iroh_layers::metrics::trace::Propagator;
+    use tracing::{Instrument as _, Span};
+    use tracing_opentelemetry::OpenTelemetrySpanExt as _;
+
+    use super::*;
+
+    #[derive(Debug)]
+    struct OpenTelemetry;
+
+    impl Propagator for OpenTelemetry {
+        fn join(&self, span: &Span, parent: Option<&TraceContext>) -> Option<TraceContext> {
+            if let Some(parent) = parent {
+                let (trace, id) = (parent.trace_id().into(), parent.span_id().into());
+                let flags = TraceFlags::new(parent.flags());
+                let parent = SpanContext::new(trace, id, flags, true, TraceState::default());
+                let parent = opentelemetry::Context::new().with_remote_span_context(parent);
+                span.set_parent(parent).expect("not begun");
+            }
+            let context = span.context();
+            let ids = context.span().span_context().clone();
+            let trace = u128::from_be_bytes(ids.trace_id().to_bytes());
+            let id = u64::from_be_bytes(ids.span_id().to_bytes());
+            TraceContext::new(trace, id, ids.trace_flags().to_u8())
+        }
+    }
+
+    type Answer = Result<Response<Body>, Infallible>;
+    type Body = http_body_util::Full<Bytes>;
+
+    fn ok() -> Answer {
+        Ok(Response::builder()
+            .header("grpc-status", "0")
+            .body(Body::default())
+            .expect("valid"))
+    }
+
+    /// Sends the headers, and nothing else, to a task of its own, as a wire does.
+    async fn over_the_wire<H, F>(path: &str, headers: HeaderMap, handler: H) -> Answer
+    where
+        H: Fn(Request<()>) -> F + Clone + Send + 'static,
+        F: Future<Output = Answer> + Send + 'static,
+    {
+        let mut request = Request::builder().uri(path).body(()).expect("valid");
+        *request.headers_mut() = headers;
+        let layer = TraceLayer::server().propagator(&OpenTelemetry);
+        let server = layer.layer(service_fn(handler));
+        let answer = tokio::spawn(async move {
+            let response = server.oneshot(request).await.expect("answered");
+            response.into_body().collect().await.expect("a body");
+        });
+        answer.await.expect("no panic");
+        ok()
+    }
+
+    /// Calls `path` of a service that answers with `handler`.
+    async fn call<H, F>(path: &'static str, handler: H)
+    where
+        H: Fn(Request<()>) -> F + Clone + Send + 'static,
+        F: Future<Output = Answer> + Send + 'static,
+    {
+        let layer = TraceLayer::client().propagator(&OpenTelemetry);
+        let client = layer.layer(service_fn(move |request: Request<()>| {
+            over_the_wire(path, request.headers().clone(), handler.clone())
+        }));
+        let request = Request::builder().uri(path).body(()).expect("valid");
+        let response = client.oneshot(request).await.expect("answered");
+        response.into_body().collect().await.expect("a body");
+    }
+
+    #[tokio::test]
+    async fn the_spans_of_two_services_are_one_trace() {
+        let exporter = InMemorySpanExporter::default();
+        let provider = SdkTracerProvider::builder()
+            .with_simple_exporter(exporter.clone())
+            .build();
+        let layer = tracing_opentelemetry::layer().with_tracer(provider.tracer("test"));
+        let spans = Spans::default();
+        let subscriber = Registry::default().with(layer).with(spans.clone());
+        let _listening = tracing::subscriber::set_default(subscriber);
+
+        call("/a.A/First", |request| async move {
+            let context = TraceContext::of(&request).expect("the server's");
+            let calls = async {
+                call("/b.B/Second", |_| async { ok() }).await;
+            };
+            calls.instrument(tracing::info_span!("work")).await;
+            // A task that the handler spawns has the context alone.
+            let spawned = context.scope(call("/c.C/Third", |_| async { ok() }));
+            tokio::spawn(spawned).await.expect("no panic");
+            ok()
+        })
+        .await;
+
+        let seen = exporter.get_finished_spans().expect("spans");
+        let find = |name: &str, kind: SpanKind| -> &SpanData {
+            let is = |span: &&SpanData| span.name == name && span.span_kind == kind;
+            seen.iter().find(is).expect(name)
+        };
+        use SpanKind::{Client, Internal, Server};
+        let chain = [
+            (find("a.A/First", Client), None),
+            (find("a.A/First", Server), Some(find("a.A/First", Client))),
+            (find("work", Internal), Some(find("a.A/First", Server))),
+            (find("b.B/Second", Client), Some(find("work", Internal))),
+            (find("b.B/Second", Server), Some(find("b.B/Second", Client))),
+            (find("c.C/Third", Client), Some(find("a.A/First", Server))),
+            (find("c.C/Third", Server), Some(find("c.C/Third", Client))),
+        ];
+        assert_eq!(seen.len(), chain.len());
+        let trace = chain[0].0.span_context.trace_id();
+        for (span, parent) in chain {
+            assert_eq!(span.span_context.trace_id(), trace, "{}", span.name);
+            let parent = parent.map_or(SpanId::INVALID, |it| it.span_context.span_id());
+            assert_eq!(span.parent_span_id, parent, "{}", span.name);
+        }
+        // The fields have the same ids.
+        for seen in spans.all() {
+            if let Some(id) = seen.fields.get("trace_id") {
+                assert_eq!(*id, trace.to_string());
+            }
+        }
+    }
+}

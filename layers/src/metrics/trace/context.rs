@@ -76,6 +76,14 @@ impl TraceContext {
         }
     }
 
+    /// Takes over what vendors added, if `other` is of the same trace.
+    pub(super) fn with_state_of(mut self, other: &Self) -> Self {
+        if self.trace_id == other.trace_id {
+            self.tracestate = other.tracestate.clone();
+        }
+        self
+    }
+
     /// The trace's id, never 0.
     pub fn trace_id(&self) -> u128 {
         self.trace_id.get()

@@ -1,12 +1,13 @@
 use tower::Layer;
 
-use super::service::Trace;
+use super::{propagator::Propagator, service::Trace};
 
 /// Opens a span for each call and carries its trace: see the [module's page](super).
 #[derive(Clone, Copy, Debug)]
 pub struct TraceLayer {
     /// `None` opens no span and carries nothing.
-    side: Option<Side>,
+    pub(super) side: Option<Side>,
+    pub(super) propagator: Option<&'static dyn Propagator>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,6 +21,7 @@ impl TraceLayer {
     pub fn client() -> Self {
         Self {
             side: Some(Side::Client),
+            propagator: None,
         }
     }
 
@@ -27,12 +29,24 @@ impl TraceLayer {
     pub fn server() -> Self {
         Self {
             side: Some(Side::Server),
+            propagator: None,
         }
     }
 
     /// Opens no span and carries no trace, in the place of one that would.
     pub fn disabled() -> Self {
-        Self { side: None }
+        Self {
+            side: None,
+            propagator: None,
+        }
+    }
+
+    /// Takes the ids of its spans from another tracing system. Default: they are the layer's own.
+    pub fn propagator(self, propagator: &'static dyn Propagator) -> Self {
+        Self {
+            propagator: Some(propagator),
+            ..self
+        }
     }
 }
 
@@ -40,6 +54,6 @@ impl<S> Layer<S> for TraceLayer {
     type Service = Trace<S>;
 
     fn layer(&self, inner: S) -> Trace<S> {
-        Trace::new(inner, self.side)
+        Trace::new(inner, *self)
     }
 }

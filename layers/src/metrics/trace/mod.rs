@@ -17,7 +17,7 @@
 //! | `rpc.system.name` | `grpc` |
 //! | `rpc.method` | `package.Service/Method` |
 //! | `rpc.response.status_code` | `OK`, `UNAVAILABLE`, ...: recorded at the end |
-//! | `trace_id`, `span_id`, `parent_id` | hexadecimal; no `parent_id` in a trace that begins here |
+//! | `trace_id`, `span_id`, `parent_id` | hexadecimal; no `parent_id` in a trace that begins here, or if a [`Propagator`] has the parent from `tracing` |
 //! | `otel.kind`, `otel.name` | `client` or `server`; the method |
 //! | `otel.status_code` | `ERROR`, recorded at the end of a call that failed: on a server only where that is the server's doing |
 //! | `tower_iroh.arm`, `tower_iroh.select.reason` | which transport the call went over and why, where the layer `select` stands below |
@@ -42,11 +42,39 @@
 //!
 //! **Why not tower-http's `trace`.** It carries no context, and takes the head of a response for its end.
 //!
-//! **tracing-opentelemetry.** The fields `otel.kind`, `otel.name` and `otel.status_code` are those that it documents as
-//! special. It makes ids of its own, though: the ids on the wire and in `trace_id` and `span_id` are this layer's, so a
-//! backend joins spans of two processes by these fields and not by OpenTelemetry's parents. Whoever wants the latter puts an
-//! OpenTelemetry propagator's `traceparent` into the request before this layer and leaves its span disabled
-//! (`tower_iroh::rpc=off`): its ids then pass. That combination is not tested here.
+//! **tracing-opentelemetry** makes ids of its own, so its spans of two processes join only if the wire has its ids. A [`Propagator`] tells
+//! the layer of them; `otel.kind`, `otel.name` and `otel.status_code` are the fields that it reads. This one is for
+//! tracing-opentelemetry 0.34:
+//!
+//! ```
+//! use opentelemetry::trace::{SpanContext, TraceContextExt, TraceFlags, TraceState};
+//! use tower_iroh_layers::metrics::trace::{Propagator, TraceContext, TraceLayer};
+//! use tracing::Span;
+//! use tracing_opentelemetry::OpenTelemetrySpanExt;
+//!
+//! #[derive(Debug)]
+//! struct OpenTelemetry;
+//!
+//! impl Propagator for OpenTelemetry {
+//!     fn join(&self, span: &Span, parent: Option<&TraceContext>) -> Option<TraceContext> {
+//!         if let Some(parent) = parent {
+//!             let (trace, id) = (parent.trace_id().into(), parent.span_id().into());
+//!             let flags = TraceFlags::new(parent.flags());
+//!             let parent = SpanContext::new(trace, id, flags, true, TraceState::default());
+//!             let parent = opentelemetry::Context::new().with_remote_span_context(parent);
+//!             span.set_parent(parent).ok()?;
+//!         }
+//!         let context = span.context();
+//!         let ids = context.span().span_context().clone();
+//!         let trace = u128::from_be_bytes(ids.trace_id().to_bytes());
+//!         let id = u64::from_be_bytes(ids.span_id().to_bytes());
+//!         TraceContext::new(trace, id, ids.trace_flags().to_u8())
+//!     }
+//! }
+//!
+//! let client = TraceLayer::client().propagator(&OpenTelemetry);
+//! let server = TraceLayer::server().propagator(&OpenTelemetry);
+//! ```
 //!
 //! **Composition.** Outermost on a client, above a retry, so that one call is one span and all attempts carry its ids;
 //! outermost on a server. **Readiness** is the inner service's. **Cancel safety:** a drop ends the span, as CANCELLED. What a
@@ -56,10 +84,12 @@
 mod context;
 mod future;
 mod layer;
+mod propagator;
 mod service;
 mod state;
 
 pub use context::{TRACEPARENT, TRACESTATE, TraceContext, TraceParentError};
 pub use future::{SpanEnd, Traced, TracedBody};
 pub use layer::TraceLayer;
+pub use propagator::Propagator;
 pub use service::Trace;

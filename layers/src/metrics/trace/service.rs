@@ -6,12 +6,12 @@ use std::{
 use http::{Request, Response};
 use http_body::Body;
 use tower::Service;
-use tracing::field;
+use tracing::{Span, field};
 
 use super::{
     context::TraceContext,
     future::{Traced, TracedBody, Within, enter},
-    layer::Side,
+    layer::{Side, TraceLayer},
 };
 use crate::{BoxError, Deadline};
 
@@ -19,32 +19,38 @@ use crate::{BoxError, Deadline};
 #[derive(Clone, Copy, Debug)]
 pub struct Trace<S> {
     inner: S,
-    side: Option<Side>,
+    layer: TraceLayer,
 }
 
 /// So much of an incoming call's path goes into its span.
 const METHOD_MAX: usize = 200;
 
 impl<S> Trace<S> {
-    pub(super) fn new(inner: S, side: Option<Side>) -> Self {
-        Self { inner, side }
+    pub(super) fn new(inner: S, layer: TraceLayer) -> Self {
+        Self { inner, layer }
     }
 
     /// The call's span and trace; where nobody listens to the span, the trace is the caller's.
-    fn within<B>(side: Side, request: &Request<B>) -> Option<Arc<Within>> {
+    fn within<B>(&self, request: &Request<B>) -> Option<Arc<Within>> {
+        let side = self.layer.side?;
         let method = request.uri().path();
         let mut method = method.strip_prefix('/').unwrap_or(method);
         if side == Side::Server {
             // A stranger may have chosen it.
             method = &method[..method.floor_char_boundary(METHOD_MAX)];
         }
-        let (span, parent) = match side {
-            Side::Client => (span!("client", method), {
-                TraceContext::of(request).or_else(TraceContext::current)
-            }),
+        let (span, given) = match side {
+            Side::Client => (span!("client", method), TraceContext::of(request)),
             Side::Server => (span!("server", method), {
                 TraceContext::from_headers(request.headers())
             }),
+        };
+        // A span that encloses this one in the same task is nearer than the task's context, and a propagator knows it.
+        let propagator = self.layer.propagator;
+        let enclosed = propagator.is_some() && given.is_none() && !Span::current().is_none();
+        let parent = match side {
+            Side::Client => given.or_else(TraceContext::current),
+            Side::Server => given,
         };
         let share = |span, context| {
             Arc::new(Within {
@@ -56,9 +62,14 @@ impl<S> Trace<S> {
         if span.is_disabled() {
             return parent.map(|context| share(span, context));
         }
-        let context = match &parent {
-            Some(parent) => parent.child(),
-            None => TraceContext::root(),
+        let joined =
+            propagator.and_then(|it| it.join(&span, parent.as_ref().filter(|_| !enclosed)));
+        let nearest = !(enclosed && joined.is_some());
+        let context = match (joined, &parent) {
+            (Some(joined), Some(parent)) => joined.with_state_of(parent),
+            (Some(joined), None) => joined,
+            (None, Some(parent)) => parent.child(),
+            (None, None) => TraceContext::root(),
         };
         span.record(
             "trace_id",
@@ -68,7 +79,7 @@ impl<S> Trace<S> {
             "span_id",
             field::display(format_args!("{:016x}", context.span_id())),
         );
-        if let Some(parent) = parent {
+        if let Some(parent) = parent.filter(|_| nearest) {
             span.record(
                 "parent_id",
                 field::display(format_args!("{:016x}", parent.span_id())),
@@ -116,7 +127,7 @@ where
     }
 
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
-        let within = self.side.and_then(|side| Self::within(side, &request));
+        let within = self.within(&request);
         let mut deadline = None;
         if let Some(within) = &within {
             let context = &within.context;
