@@ -141,6 +141,17 @@ async fn until(rollout: &Rollout, phase: Phase, seconds: u32) {
     assert!(there.is_ok(), "after {seconds} s: {state:?}");
 }
 
+/// Waits until the canary has that share, and no longer than a second.
+async fn until_share(load: &Load, expected: u32) {
+    let there = async {
+        while share(load) != expected {
+            sleep(MS).await;
+        }
+    };
+    let there = tokio::time::timeout(SECOND, there).await;
+    assert!(there.is_ok(), "{} and not {expected}", share(load));
+}
+
 /// A file that goes with the test.
 struct Scratch(PathBuf);
 
@@ -478,4 +489,48 @@ fn without_a_runtime_it_says_so() {
     assert!(matches!(error, RolloutError::NoRuntime));
     let seen = handle.canary("to-iroh").expect("there");
     assert_eq!(seen.canary.share(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_new_arm_that_fails_everything_is_taken_back_whatever_is_known_of_the_old_one() {
+    let scratch = Scratch::new("everything");
+    let broken = |share| {
+        let load = load(share);
+        load.iroh.fails_every.store(1, Ordering::Relaxed);
+        load
+    };
+    // At once to all.
+    let load = broken(0);
+    let rollout = start(config().stages([10_000]), &load).expect("started");
+    until(&rollout, Phase::RolledBack, 30).await;
+    drop((rollout, load));
+
+    // By hand, right after it began.
+    let load = broken(0);
+    let rollout = start(config(), &load).expect("started");
+    rollout.set_stage(3).expect("there");
+    until(&rollout, Phase::RolledBack, 30).await;
+    drop((rollout, load));
+
+    // The old arm fails everything too.
+    let load = broken(0);
+    load.tcp.fails_every.store(1, Ordering::Relaxed);
+    let rollout = start(config(), &load).expect("started");
+    until(&rollout, Phase::RolledBack, 30).await;
+    drop((rollout, load));
+
+    // After a restart with a file that says nothing of the old arm.
+    let load = broken(0);
+    let kept = || config().state_file(scratch.file());
+    let rollout = start(kept().stages([10_000]), &load).expect("started");
+    until_share(&load, 10_000).await;
+    drop(rollout);
+    let text = scratch.text();
+    let text = text.lines().filter(|line| !line.starts_with("baseline"));
+    let text: Vec<_> = text.collect();
+    fs::write(scratch.file(), text.join("\n")).expect("written");
+    let load = broken(0);
+    let rollout = start(kept().stages([10_000]), &load).expect("started");
+    assert_eq!(share(&load), 10_000);
+    until(&rollout, Phase::RolledBack, 30).await;
 }

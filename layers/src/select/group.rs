@@ -88,20 +88,24 @@ impl Active {
 const ENOUGH: u32 = 256;
 /// At least one call in so many is timed, so that a rate which falls is noticed.
 const MOST_UNTIMED: u32 = 16;
+/// How many windows of a canary's calls are kept.
+const CANARY_WINDOWS: u64 = 3;
 /// For how long the calls under a rule count that has no window of its own.
 const WINDOW: Duration = Duration::from_secs(10);
 
 impl Group {
     fn new(choice: &Choice, core: Arc<Core>, now: Instant) -> Self {
-        let (window, pilot) = match choice {
-            Choice::Fixed(_) | Choice::Prefer(_) => (WINDOW, None),
-            Choice::Canary(canary) => (canary.window(), None),
+        let (window, windows, pilot) = match choice {
+            Choice::Fixed(_) | Choice::Prefer(_) => (WINDOW, 1, None),
+            // A rollout compares the arms over several windows too.
+            Choice::Canary(canary) => (canary.window(), CANARY_WINDOWS, None),
             Choice::Adaptive(adaptive) => {
-                (adaptive.window(), Some(Pilot::new(adaptive.clone(), now)))
+                let pilot = Pilot::new(adaptive.clone(), now);
+                (adaptive.window(), 1, Some(pilot))
             }
         };
         Self {
-            windows: [(); 2].map(|()| Window::new(window, now)),
+            windows: [(); 2].map(|()| Window::new(window, windows, now)),
             calls: AtomicU32::new(0),
             pilot,
             core,
@@ -133,6 +137,11 @@ impl Group {
 
     pub(super) fn read(&self, arm: Arm, now: Instant) -> ArmStatistics {
         self.window(arm).read(now)
+    }
+
+    /// The same over all windows that are kept.
+    pub(super) fn read_all(&self, arm: Arm, now: Instant) -> ArmStatistics {
+        self.window(arm).read_all(now)
     }
 
     pub(super) fn clear(&self) {

@@ -81,6 +81,7 @@ impl SelectHandle {
         self.shared.canary(name, |canary, group| CanaryStatistics {
             new: group.read(canary.to(), now),
             old: group.read(canary.to().other(), now),
+            longer: [canary.to(), canary.to().other()].map(|arm| group.read_all(arm, now)),
             canary: canary.clone(),
         })
     }
@@ -112,6 +113,8 @@ pub struct CanaryStatistics {
     pub new: ArmStatistics,
     /// Over the other one.
     pub old: ArmStatistics,
+    /// The new arm and the old one over three windows.
+    pub(super) longer: [ArmStatistics; 2],
 }
 
 impl fmt::Debug for SelectHandle {

@@ -66,6 +66,17 @@ impl Latencies {
         self.total
     }
 
+    /// How many of them exceeded `duration`, if they are evenly spread within its bucket.
+    pub(super) fn above(&self, duration: Duration) -> f64 {
+        let units = duration.as_nanos() as f64 / f64::from(1 << UNIT);
+        let above = self.counts.iter().enumerate().map(|(bucket, count)| {
+            let (begin, width) = bounds(bucket);
+            let part = (begin as f64 + width as f64 - units) / width as f64;
+            *count as f64 * part.clamp(0.0, 1.0)
+        });
+        above.sum()
+    }
+
     /// What `share` of them, 0.9 for example, did not exceed; `None` where there are none or `share` is not within 0 to 1.
     pub fn quantile(&self, share: f64) -> Option<Duration> {
         if self.total == 0 || !(0.0..=1.0).contains(&share) {
@@ -137,6 +148,18 @@ mod tests {
             let exact = micros[rank.max(1) - 1] as f64;
             let found = latencies.quantile(share).expect("some").as_secs_f64() * 1e6;
             prop_assert!((found - exact).abs() <= exact / 8.0 + 2.0, "{found} {exact}");
+        }
+
+        #[test]
+        fn a_quantile_has_its_share_above_it(
+            micros in proptest::collection::vec(20u64..10_000_000, 1..300), share in 0.01..1.0f64,
+        ) {
+            let mut latencies = Latencies::new();
+            for micros in &micros {
+                latencies.add(bucket_of(Duration::from_micros(*micros)), 1);
+            }
+            let above = latencies.above(latencies.quantile(share).expect("some"));
+            prop_assert!((above - micros.len() as f64 * (1.0 - share)).abs() < 0.5, "{above}");
         }
 
         #[test]

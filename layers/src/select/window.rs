@@ -9,6 +9,7 @@ use tokio::time::Instant;
 
 use super::histogram::{BUCKETS, Latencies, bucket_of};
 
+/// So many slots are a window. Where several are kept, there are as many times that.
 const SLOTS: u64 = 10;
 /// A slot that is being emptied for its next turn.
 const EMPTYING: u64 = u64::MAX;
@@ -82,12 +83,12 @@ impl ArmStatistics {
 }
 
 impl Window {
-    /// `window` is 1 s to 1 h.
-    pub(super) fn new(window: Duration, start: Instant) -> Self {
+    /// `window` is 1 s to 1 h; so many of them, one after the other, are kept.
+    pub(super) fn new(window: Duration, windows: u64, start: Instant) -> Self {
         Self {
             start,
             tick: (window.as_nanos() as u64 / SLOTS).max(1),
-            slots: (0..SLOTS).map(|_| Slot::new()).collect(),
+            slots: (0..SLOTS * windows).map(|_| Slot::new()).collect(),
             latest: AtomicU64::new(0),
             rate: AtomicU32::new(0),
         }
@@ -98,6 +99,12 @@ impl Window {
         (since.as_secs() * 1_000_000_000 + u64::from(since.subsec_nanos())) / self.tick + 1
     }
 
+    /// The slot that a tick has in its turn.
+    #[inline]
+    fn place(&self, tick: u64) -> Option<&Slot> {
+        self.slots.get((tick % self.slots.len() as u64) as usize)
+    }
+
     /// The slot for `now`. `None` while another thread empties it: that sample is not counted.
     #[inline]
     fn slot(&self, now: Instant) -> Option<&Slot> {
@@ -106,7 +113,7 @@ impl Window {
 
     #[inline]
     fn slot_of(&self, tick: u64) -> Option<&Slot> {
-        let slot = self.slots.get((tick % SLOTS) as usize)?;
+        let slot = self.place(tick)?;
         let seen = slot.stamp.load(Ordering::Acquire);
         if seen == tick {
             return Some(slot);
@@ -129,8 +136,7 @@ impl Window {
         slot.stamp.store(tick, Ordering::Release);
         let before = self.latest.swap(tick, Ordering::Relaxed);
         let before = self
-            .slots
-            .get((before % SLOTS) as usize)
+            .place(before)
             .filter(|slot| before + 1 == tick && slot.stamp.load(Ordering::Acquire) == before);
         let rate = before.map_or(0, |slot| slot.ended.load(Ordering::Relaxed));
         self.rate.store(rate, Ordering::Relaxed);
@@ -165,7 +171,7 @@ impl Window {
     /// that slot has passed.
     #[inline]
     pub(super) fn succeeded_in(&self, tick: u64) -> bool {
-        let slot = self.slots.get((tick % SLOTS) as usize);
+        let slot = self.place(tick);
         let slot = slot.filter(|slot| slot.stamp.load(Ordering::Acquire) == tick);
         if let Some(slot) = slot {
             slot.ended.fetch_add(1, Ordering::Relaxed);
@@ -192,11 +198,20 @@ impl Window {
 
     /// What the window that ends now holds.
     pub(super) fn read(&self, now: Instant) -> ArmStatistics {
+        self.read_last(now, SLOTS)
+    }
+
+    /// What all windows hold that are kept.
+    pub(super) fn read_all(&self, now: Instant) -> ArmStatistics {
+        self.read_last(now, self.slots.len() as u64)
+    }
+
+    fn read_last(&self, now: Instant, slots: u64) -> ArmStatistics {
         let tick = self.tick_of(now);
         let mut all = ArmStatistics::new();
         for slot in &self.slots {
             let stamp = slot.stamp.load(Ordering::Acquire);
-            if stamp == 0 || stamp > tick || stamp + SLOTS <= tick {
+            if stamp == 0 || stamp > tick || stamp + slots <= tick {
                 continue;
             }
             let get = |count: &AtomicU32| u64::from(count.load(Ordering::Relaxed));
@@ -256,12 +271,13 @@ mod tests {
 
     proptest! {
         #[test]
-        fn it_is_the_list_of_the_last_ten_slots(
+        fn it_is_the_list_of_the_last_slots(
             steps in proptest::collection::vec((0u64..30_000, any::<bool>(), 1usize..20), 1..60),
             window_ms in 1000u64..60_000,
+            windows in 1u64..4,
         ) {
             let start = Instant::now();
-            let window = Window::new(Duration::from_millis(window_ms), start);
+            let window = Window::new(Duration::from_millis(window_ms), windows, start);
             let mut all: Vec<(u64, bool)> = Vec::new();
             let mut at = Duration::ZERO;
             for (step_ms, failed, times) in steps {
@@ -273,12 +289,13 @@ mod tests {
                     all.push((window.tick_of(now), failed));
                 }
                 let tick = window.tick_of(now);
-                let within: Vec<_> = all.iter().filter(|(then, _)| then + SLOTS > tick).collect();
-                let read = window.read(now);
-                prop_assert_eq!(read.calls, within.len() as u64);
-                prop_assert_eq!(read.latencies.count(), within.len() as u64);
-                let failures = within.iter().filter(|(_, failed)| *failed).count();
-                prop_assert_eq!(read.failures, failures as u64);
+                for (read, slots) in [(window.read(now), SLOTS), (window.read_all(now), SLOTS * windows)] {
+                    let within: Vec<_> = all.iter().filter(|(then, _)| then + slots > tick).collect();
+                    prop_assert_eq!(read.calls, within.len() as u64);
+                    prop_assert_eq!(read.latencies.count(), within.len() as u64);
+                    let failures = within.iter().filter(|(_, failed)| *failed).count();
+                    prop_assert_eq!(read.failures, failures as u64);
+                }
             }
         }
     }
@@ -286,7 +303,7 @@ mod tests {
     #[test]
     fn the_rate_is_that_of_the_slot_before() {
         let start = Instant::now();
-        let window = Window::new(Duration::from_secs(10), start);
+        let window = Window::new(Duration::from_secs(10), 1, start);
         let at = |seconds| start + Duration::from_secs(seconds);
         for _ in 0..700 {
             window.ended(at(0), false);
@@ -305,7 +322,7 @@ mod tests {
     #[test]
     fn what_was_diverted_is_an_error_of_the_arm() {
         let now = Instant::now();
-        let window = Window::new(Duration::from_secs(10), now);
+        let window = Window::new(Duration::from_secs(10), 1, now);
         assert_eq!(window.read(now).error_rate(), 0.0);
         window.ended(now, false);
         window.diverted(now);
@@ -319,7 +336,7 @@ mod tests {
     #[test]
     fn threads_lose_nothing_within_a_slot() {
         let now = Instant::now();
-        let window = Window::new(Duration::from_secs(10), now);
+        let window = Window::new(Duration::from_secs(10), 1, now);
         window.ended(now, false);
         std::thread::scope(|scope| {
             for failed in [true, false, false] {

@@ -154,7 +154,7 @@ mod tests {
     ) -> (Vec<Why>, Vec<Arm>, [u64; 2]) {
         let mut now = Instant::now();
         let arms = Arms::new();
-        let windows = [(); 2].map(|()| Window::new(config.window, now));
+        let windows = [(); 2].map(|()| Window::new(config.window, 1, now));
         let pilot = Pilot::new(config, now);
         let (mut switches, mut currents, mut calls) = (Vec::new(), Vec::new(), [0; 2]);
         for n in 0..seconds * 200 {
@@ -204,7 +204,7 @@ mod tests {
         let mut now = Instant::now();
         let arms = Arms::new();
         let config = Adaptive::default();
-        let windows = [(); 2].map(|()| Window::new(config.window, now));
+        let windows = [(); 2].map(|()| Window::new(config.window, 1, now));
         let pilot = Pilot::new(config, now);
         let mut probes = 0;
         for _ in 0..200 {

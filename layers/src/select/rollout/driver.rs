@@ -141,6 +141,9 @@ impl Shared {
             inside.machine = next;
             // Also where somebody else has changed the share: this is what it is for.
             self.apply(&inside.machine);
+            if step == Step::Advanced {
+                self.select.clear_canary(&self.canary);
+            }
         }
         self.tell(step, seen.map(|seen| seen.canary.to()));
     }

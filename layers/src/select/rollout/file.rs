@@ -50,12 +50,13 @@ pub(super) fn text(machine: &Machine, to: Arm) -> String {
         quoted(&state.note),
     );
     if let Some(baseline) = &machine.baseline {
-        text += &format!(
-            "baseline_calls = {}\nbaseline_failures = {}\nbaseline_p99_us = {}\n",
-            baseline.calls,
-            baseline.failures,
-            baseline.p99.as_micros(),
-        );
+        let Baseline {
+            calls, failures, ..
+        } = baseline;
+        text += &format!("baseline_calls = {calls}\nbaseline_failures = {failures}\n");
+        if let Some(p99) = baseline.p99 {
+            text += &format!("baseline_p99_us = {}\n", p99.as_micros());
+        }
     }
     text
 }
@@ -242,11 +243,19 @@ fn parse(text: &str, canary: &Canary) -> Result<Saved, Wrong> {
     let since = Duration::from_millis(lines.number("since_unix_ms")?);
     let since = SystemTime::UNIX_EPOCH.checked_add(since);
     let baseline = match lines.values.keys().any(|key| key.starts_with("baseline")) {
-        true => Some(Baseline {
-            calls: lines.number("baseline_calls")?,
-            failures: lines.number("baseline_failures")?,
-            p99: Duration::from_micros(lines.number("baseline_p99_us")?),
-        }),
+        true => {
+            let calls = lines.number("baseline_calls")?;
+            let failures = lines.number("baseline_failures")?;
+            let p99 = lines.values.contains_key("baseline_p99_us");
+            let p99 = p99.then(|| lines.number("baseline_p99_us")).transpose()?;
+            Some(Baseline {
+                calls,
+                failures,
+                // Nearly: of very many calls only some were timed.
+                answered: calls.saturating_sub(failures),
+                p99: p99.map(Duration::from_micros),
+            })
+        }
         false => None,
     };
     Ok(Saved {
@@ -287,7 +296,11 @@ mod tests {
         machine.baseline = baseline.then_some(Baseline {
             calls: 5000,
             failures: 10,
-            p99: Duration::from_micros(12_345),
+            answered: 4990,
+            p99: note
+                .len()
+                .is_multiple_of(2)
+                .then_some(Duration::from_micros(12_345)),
         });
         machine
     }

@@ -1,13 +1,17 @@
 //! Whether the new arm is good enough: the rules, without a clock.
 
-use std::time::Duration;
+use std::{f64::consts::FRAC_PI_2, time::Duration};
 
 use crate::{ConfigError, select::ArmStatistics};
 
 /// What the new arm has to be like, beside the old one.
 ///
-/// Both are measured over the canary's [window](crate::select::CanaryBuilder::window). A difference has three outcomes: it is within its limit; it is beyond it so
-/// clearly that chance does not explain it (by two standard deviations), and the rollout rolls back; or neither, and it holds.
+/// Error rates are compared over the canary's [window](crate::select::CanaryBuilder::window) and over three of them, the p99 over three of them, and only calls of the current
+/// stage count. A difference has three outcomes: it is within its limit; it is beyond the limit by more than chance explains, and the rollout rolls back; or neither, and the
+/// rollout holds. Chance explains three standard deviations of an error rate and two and a half of a p99: two arms that are equally good are rolled back in fewer than one stage in a hundred.
+///
+/// A new arm that clearly fails more than half of its calls is rolled back whatever the old arm is like. One call in ten is enough where
+/// fewer than twenty calls over the old arm are known.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Gates {
     max_error_difference: f64,
@@ -40,8 +44,8 @@ impl Gates {
 pub struct GatesBuilder(Gates);
 
 impl GatesBuilder {
-    /// By how much the new arm's error rate may be above the old one's: 0.01, one call in a hundred. Calls that found the new arm not ready are errors of
-    /// its.
+    /// By how much the new arm's error rate may be above the old one's: 0.01, one call in a hundred. A call that went over the old arm because the new one was not
+    /// ready, or had just come back, counts as an error of the new arm.
     pub fn max_error_difference(mut self, share: f64) -> Self {
         self.0.max_error_difference = share;
         self
@@ -60,8 +64,7 @@ impl GatesBuilder {
         self
     }
 
-    /// How many calls each arm needs within the window: 100. An arm that clearly fails is not given that many: twenty of its calls are enough to roll
-    /// back.
+    /// How many calls each arm needs within the window: 100. Twenty calls over the new arm are enough to roll back for errors.
     pub fn min_samples(mut self, calls: u64) -> Self {
         self.0.min_samples = calls;
         self
@@ -102,93 +105,173 @@ pub(super) enum Verdict {
 pub(super) struct Baseline {
     pub(super) calls: u64,
     pub(super) failures: u64,
-    pub(super) p99: Duration,
+    /// How many of them were timed.
+    pub(super) answered: u64,
+    /// `None` if no call was answered.
+    pub(super) p99: Option<Duration>,
 }
 
 impl Baseline {
+    /// `None` if there was no call.
     pub(super) fn of(old: &ArmStatistics) -> Option<Self> {
-        Some(Self {
-            calls: old.calls + old.diverted,
-            failures: old.failures + old.diverted,
-            p99: old.quantile(P99)?,
+        let (calls, failures) = heard(old);
+        (calls > 0).then(|| Self {
+            calls,
+            failures,
+            answered: old.latencies.count(),
+            p99: old.quantile(P99),
         })
     }
 }
 
+/// Both arms over the same time.
+#[derive(Clone, Copy)]
+pub(super) struct Pair<'a> {
+    pub(super) new: &'a ArmStatistics,
+    pub(super) old: Option<&'a Baseline>,
+}
+
 const P99: f64 = 0.99;
-/// Standard deviations.
-const CLEAR: f64 = 2.0;
+/// How many standard deviations a difference of the error rates has to be beyond its limit. The arms are compared each second, and a rollback waits for an operator;
+/// `machine/simulation.rs` shows what these two lead to.
+const CLEAR: f64 = 3.0;
+/// The same for the p99. Equal arms are further from its limit.
+const CLEAR_P99: f64 = 2.5;
 /// Fewer calls than these never roll back.
 const FEWEST: u64 = 20;
+/// No arm may fail more of its calls than this, whatever the other one is like.
+const CEILING: f64 = 0.5;
+/// The same where nothing is known of the old arm.
+const CEILING_ALONE: f64 = 0.1;
 
-/// A share and its variance, with a failure and a success more than there were, so that none of none is not certain (Agresti and Caffo, 2000).
-fn share(failures: u64, calls: u64) -> (f64, f64) {
-    let n = calls as f64 + 2.0;
-    let share = (failures as f64 + 1.0) / n;
-    (share, share * (1.0 - share) / n)
+/// How many calls there were of which something is known, and how many of them failed. A stream that has been answered counts before its end.
+fn heard(arm: &ArmStatistics) -> (u64, u64) {
+    let calls = arm.calls.max(arm.latencies.count());
+    (calls + arm.diverted, arm.failures + arm.diverted)
+}
+
+/// The share of `count` in `calls`, moved by so many deviations. The arcsine of its root is nearly normal, also for few and for rare ones, and its deviation is the
+/// same whatever the share (Anscombe, 1948).
+fn moved(count: f64, calls: f64, deviations: f64) -> f64 {
+    let angle = (count / (calls + 1.0)).sqrt().asin() + deviations / (2.0 * calls.sqrt());
+    angle.clamp(0.0, FRAC_PI_2).sin().powi(2)
+}
+
+/// What the true share is at least.
+fn at_least((count, calls): (f64, f64), deviations: f64) -> f64 {
+    moved(count, calls, -deviations)
+}
+
+/// By how much the first share is above the second one at least. The two bounds are combined as Zou and Donner (2008) do.
+fn apart(new: (f64, f64), old: (f64, f64), deviations: f64) -> f64 {
+    let share = |(count, calls): (f64, f64)| count / calls.max(1.0);
+    let below = share(new) - at_least(new, deviations);
+    let above = moved(old.0 + 1.0, old.1, deviations) - share(old);
+    share(new) - share(old) - below.hypot(above)
 }
 
 impl Gates {
-    /// Compares the new arm with the old one, or with what that was like.
-    pub(super) fn judge(&self, new: &ArmStatistics, old: Option<&Baseline>) -> Verdict {
-        let calls = new.calls + new.diverted;
-        let failures = new.failures + new.diverted;
-        let Some(old) = old else {
+    /// Compares the new arm with the old one, or with what that was like: over the last window, so that errors are noticed soon, and over a longer time, since a p99
+    /// needs many calls.
+    pub(super) fn judge(&self, recent: Pair<'_>, longer: Pair<'_>) -> Verdict {
+        let failed = self
+            .fails(recent)
+            .or_else(|| self.fails(longer))
+            .or_else(|| self.is_slow(longer));
+        if let Some(why) = failed {
+            return Verdict::Failed(why);
+        }
+        let (Some(recent_old), Some(old)) = (recent.old, longer.old) else {
             return Verdict::Unclear("nothing is known of the old arm".into());
         };
-        let percent = |share: f64| share * 100.0;
-        if calls >= self.min_samples.min(FEWEST) {
-            let (rate, variance) = share(failures, calls);
-            let (old_rate, old_variance) = share(old.failures, old.calls);
-            let surely = rate - old_rate - CLEAR * (variance + old_variance).sqrt();
-            if surely > self.max_error_difference {
-                return Verdict::Failed(format!(
-                    "{failures} of {calls} calls over the new arm failed, {} of {} over the old one: more than {:.2} % apart",
-                    old.failures,
-                    old.calls,
-                    percent(self.max_error_difference),
-                ));
-            }
-        }
-        let limit = old
-            .p99
-            .mul_f64(self.max_p99_ratio)
-            .max(old.p99.saturating_add(self.max_p99_difference));
-        let answered = new.latencies.count();
-        let p99 = new.quantile(P99);
-        if answered >= self.min_samples {
-            // The rank below which chance alone seldom puts the true p99.
-            let deviation = (P99 * (1.0 - P99) / answered as f64).sqrt();
-            let surely = new.quantile((P99 - CLEAR * deviation).max(0.0));
-            if let (Some(surely), Some(p99)) = (surely, p99)
-                && surely > limit
-            {
-                return Verdict::Failed(format!(
-                    "p99 over the new arm is {p99:.1?}, {:.1?} over the old one: above {limit:.1?}",
-                    old.p99
-                ));
-            }
-        }
-        for (which, calls) in [("new", calls.min(answered)), ("old", old.calls)] {
+        for (which, calls) in [("new", heard(recent.new).0), ("old", recent_old.calls)] {
             if calls < self.min_samples {
                 let needed = self.min_samples;
                 return Verdict::Unclear(format!("{calls} of {needed} calls over the {which} arm"));
             }
         }
-        let difference =
-            failures as f64 / calls.max(1) as f64 - old.failures as f64 / old.calls.max(1) as f64;
+        let share = |(calls, failures)| failures as f64 / (calls as f64).max(1.0);
+        let difference = share(heard(longer.new)) - share((old.calls, old.failures));
         if difference > self.max_error_difference {
             return Verdict::Unclear(format!(
                 "the error rate is {:.2} % higher over the new arm, which may be chance",
-                percent(difference)
+                difference * 100.0
             ));
         }
-        match p99 {
-            Some(p99) if p99 > limit => Verdict::Unclear(format!(
+        let (Some(p99), Some(old)) = (longer.new.quantile(P99), old.p99) else {
+            return Verdict::Unclear("no call over one of the arms was answered".into());
+        };
+        let limit = self.p99_limit(old);
+        match p99 > limit {
+            true => Verdict::Unclear(format!(
                 "p99 over the new arm is {p99:.1?} and not {limit:.1?}, which may be chance"
             )),
-            _ => Verdict::Passed,
+            false => Verdict::Passed,
         }
+    }
+
+    /// Whether what is known of the old arm now is enough to forget what was known of it before.
+    pub(super) fn replaces(&self, now: &Baseline, kept: Option<&Baseline>) -> bool {
+        kept.is_none_or(|kept| now.calls >= kept.calls.min(self.min_samples))
+    }
+
+    /// Why the new arm clearly fails too many of its calls, if it does.
+    fn fails(&self, Pair { new, old }: Pair<'_>) -> Option<String> {
+        let fewest = self.min_samples.min(FEWEST);
+        let (calls, failures) = heard(new);
+        if calls < fewest {
+            return None;
+        }
+        let old = old.filter(|old| old.calls >= fewest);
+        let ceiling = match old {
+            Some(_) => CEILING,
+            None => CEILING_ALONE.max(self.max_error_difference),
+        };
+        let seen = format!("{failures} of {calls} calls over the new arm failed");
+        let new = (failures as f64, calls as f64);
+        if at_least(new, CLEAR) > ceiling {
+            let ceiling = ceiling * 100.0;
+            return Some(format!(
+                "{seen}: more than {ceiling:.0} %, whatever the old one is like"
+            ));
+        }
+        let old = old?;
+        let apart = apart(new, (old.failures as f64, old.calls as f64), CLEAR);
+        (apart > self.max_error_difference).then(|| {
+            format!(
+                "{seen}, {} of {} over the old one: more than {:.2} % apart",
+                old.failures,
+                old.calls,
+                self.max_error_difference * 100.0,
+            )
+        })
+    }
+
+    /// Why the new arm's p99 is clearly too long, if it is: clearly more than one in a hundred of its calls took longer than the limit that the old arm's p99 sets.
+    fn is_slow(&self, Pair { new, old }: Pair<'_>) -> Option<String> {
+        let old = old?;
+        let old_p99 = old.p99?;
+        let limit = self.p99_limit(old_p99);
+        let answered = new.latencies.count();
+        if answered < self.min_samples {
+            return None;
+        }
+        let slow = (new.latencies.above(limit), answered as f64);
+        let old_answered = old.answered as f64;
+        // As many of the old arm's calls took longer than its own p99. It is known no better than that.
+        let as_slow = (old_answered * (1.0 - P99), old_answered);
+        let p99 = new.quantile(P99)?;
+        (apart(slow, as_slow, CLEAR_P99) > 0.0).then(|| {
+            format!(
+                "p99 over the new arm is {p99:.1?}, {old_p99:.1?} over the old one: above {limit:.1?}"
+            )
+        })
+    }
+
+    /// How long the new arm's p99 may be.
+    fn p99_limit(&self, old: Duration) -> Duration {
+        old.mul_f64(self.max_p99_ratio)
+            .max(old.saturating_add(self.max_p99_difference))
     }
 }
 
@@ -214,7 +297,15 @@ mod tests {
     }
 
     fn judge(new: &ArmStatistics) -> Verdict {
-        Gates::default().judge(new, old().as_ref())
+        beside(new, old())
+    }
+
+    fn beside(new: &ArmStatistics, old: Option<Baseline>) -> Verdict {
+        let pair = Pair {
+            new,
+            old: old.as_ref(),
+        };
+        Gates::default().judge(pair, pair)
     }
 
     #[test]
@@ -222,10 +313,10 @@ mod tests {
         assert_eq!(judge(&arm(300, 0, MS * 10)), Verdict::Passed);
         assert!(matches!(judge(&arm(99, 0, MS * 10)), Verdict::Unclear(_)));
         assert!(matches!(judge(&arm(0, 0, MS * 10)), Verdict::Unclear(_)));
-        let nothing = Gates::default().judge(&arm(300, 0, MS * 10), None);
+        let nothing = beside(&arm(300, 0, MS * 10), None);
         assert!(matches!(nothing, Verdict::Unclear(_)));
         let few = Baseline::of(&arm(50, 0, MS * 10));
-        let few = Gates::default().judge(&arm(300, 0, MS * 10), few.as_ref());
+        let few = beside(&arm(300, 0, MS * 10), few);
         assert!(matches!(few, Verdict::Unclear(_)));
     }
 
@@ -250,16 +341,16 @@ mod tests {
         assert!(why.contains("p99"), "{why}");
         assert_eq!(judge(&arm(300, 0, MS * 13)), Verdict::Passed, "not by 5 ms");
         let slow = Baseline::of(&arm(5000, 0, MS * 100));
-        let judge = |ms| Gates::default().judge(&arm(300, 0, MS * ms), slow.as_ref());
-        assert_eq!(judge(110), Verdict::Passed, "not by a quarter");
-        assert!(matches!(judge(150), Verdict::Failed(_)));
+        let slower = |ms| beside(&arm(300, 0, MS * ms), slow);
+        assert_eq!(slower(110), Verdict::Passed, "not by a quarter");
+        assert!(matches!(slower(150), Verdict::Failed(_)));
         // Two slow ones in three hundred are no p99 for certain, five in a hundred are.
         let mut some = arm(300, 0, MS * 10);
         some.latencies.add(bucket_of(MS * 500), 4);
-        let verdict = Gates::default().judge(&some, old().as_ref());
+        let verdict = judge(&some);
         assert!(matches!(verdict, Verdict::Unclear(_)), "{verdict:?}");
         some.latencies.add(bucket_of(MS * 500), 12);
-        let verdict = Gates::default().judge(&some, old().as_ref());
+        let verdict = judge(&some);
         assert!(matches!(verdict, Verdict::Failed(_)), "{verdict:?}");
     }
 
@@ -296,8 +387,10 @@ mod tests {
             let mut new = arm(u64::from(calls), u64::from(failures.min(calls)), MS * ms);
             new.diverted = u64::from(diverted);
             let gates = Gates { max_p99_difference: Duration::MAX, ..Gates::default() };
-            let old = Baseline { calls: u64::from(calls), failures: u64::from(failures), p99: MS * ms };
-            gates.judge(&new, Some(&old));
+            let old = Baseline::of(&new);
+            let pair = Pair { new: &new, old: old.as_ref() };
+            gates.judge(pair, Pair { old: None, ..pair });
+            gates.judge(pair, pair);
         }
     }
 }

@@ -6,6 +6,7 @@ use super::{
     RolloutConfig, RolloutError, RolloutState,
     driver::{Shared, run},
     file,
+    gate::Baseline,
     machine::Machine,
 };
 use crate::{ConfigError, select::SelectHandle};
@@ -45,8 +46,8 @@ impl Rollout {
 
     fn try_start(config: RolloutConfig, select: &SelectHandle) -> Result<Self, RolloutError> {
         let runtime = Handle::try_current().map_err(|_| RolloutError::NoRuntime)?;
-        let canary = match select.canary(&config.canary) {
-            Some(seen) => seen.canary,
+        let (canary, old) = match select.canary(&config.canary) {
+            Some(seen) => (seen.canary, Baseline::of(&seen.longer[1])),
             None => {
                 // To be told which there are.
                 let missing = select
@@ -72,10 +73,12 @@ impl Rollout {
         let tick = config.tick;
         let config = Arc::new(config);
         let now = SystemTime::now();
-        let machine = match saved {
+        let mut machine = match saved {
             Some(saved) => Machine::restore(config, saved.state, saved.baseline),
             None => Machine::new(config, now),
         };
+        // What the old arm was like until now, if nothing else is known of it.
+        machine.baseline = machine.baseline.or(old);
         if let Some(path) = &path {
             // Before the first call goes there: a state that can't be kept is none to begin with.
             let text = file::text(&machine, canary.to());
@@ -86,6 +89,7 @@ impl Rollout {
         }
         let shared = Shared::new(select.clone(), canary.to(), path, machine.clone(), now);
         shared.apply(&machine);
+        select.clear_canary(&shared.canary);
         let shared = Arc::new(shared);
         let task = runtime.spawn(run(shared.clone(), tick));
         Ok(Self {

@@ -8,7 +8,7 @@ use std::{
 
 use super::{
     RolloutConfig,
-    gate::{Baseline, Verdict},
+    gate::{Baseline, Pair, Verdict},
 };
 use crate::{
     ConfigError,
@@ -161,11 +161,26 @@ impl Machine {
             self.state.note = "the policy in force has no such canary".into();
             return Step::None;
         };
+        let [new, old] = &seen.longer;
+        let mut recent = None;
         if self.state.share < Canary::WHOLE {
-            // The window that the new arm is compared with now, and what is kept for when the old one has no calls any more.
-            self.baseline = Baseline::of(&seen.old);
+            // Kept for when the old arm has too few calls: at 100 %, at a stage's beginning, or because nearly all keys are in.
+            let (gates, kept) = (&self.config.gates, self.baseline);
+            let known = |old| Baseline::of(old).filter(|now| gates.replaces(now, kept.as_ref()));
+            recent = known(&seen.old);
+            self.baseline = known(old).or(kept);
         }
-        let verdict = self.config.gates.judge(&seen.new, self.baseline.as_ref());
+        let recent = recent.or(self.baseline);
+        let verdict = self.config.gates.judge(
+            Pair {
+                new: &seen.new,
+                old: recent.as_ref(),
+            },
+            Pair {
+                new,
+                old: self.baseline.as_ref(),
+            },
+        );
         if let Verdict::Failed(why) = verdict {
             self.roll_back(now, why);
             return Step::RolledBack;
@@ -255,5 +270,7 @@ impl Machine {
     }
 }
 
+#[cfg(test)]
+mod simulation;
 #[cfg(test)]
 mod tests;

@@ -1,15 +1,17 @@
 //! Lets a canary grow by itself, and takes it back when the new arm is worse.
 //!
-//! A [`Rollout`] moves one [`Canary`](super::Canary)'s share through stages: 5, 25, 50 and 100 %. At each it compares the arms once a second, over the canary's window:
+//! A [`Rollout`] moves one [`Canary`](super::Canary)'s share through stages: 5, 25, 50 and 100 %. At each it compares the arms once a second, over the canary's window and over
+//! three of them. Only the stage's own calls count:
 //!
 //! | the [gates](Gates) say | it |
 //! |---|---|
 //! | passed, for calls enough, and the stage has lasted its dwell (5 min) | goes to the next stage; after the last it is complete |
 //! | too few calls, or a difference that may be chance | holds, and says why |
 //! | the new arm's error rate or p99 is worse than its limit allows, and clearly so | rolls back: the share is 0 until somebody resumes it |
+//! | the new arm clearly fails more than half of its calls, or one in ten where nothing is known of the old arm | rolls back, whatever the old arm is like |
 //!
-//! It only changes the share, so growing only adds keys. At 100 % there is nothing to compare with any more but what the old arm was like before: that
-//! is kept. A call that found the new arm not ready and fell back counts as an error of the new arm, though its caller never noticed.
+//! It only changes the share, so growing only adds keys. When the old arm has too few calls, as at 100 %, the new one is compared with what the old one was like when it had
+//! enough. A call that fell back because the new arm was not ready, or had just come back, counts as an error of the new arm, though its caller never noticed.
 //!
 //! ```
 //! # #[tokio::main(flavor = "current_thread")]

@@ -24,6 +24,7 @@ fn seen(new: ArmStatistics, old: ArmStatistics) -> CanaryStatistics {
     let canary = Canary::builder("n", Arm::Iroh).build();
     CanaryStatistics {
         canary: canary.expect("accepted"),
+        longer: [new.clone(), old.clone()],
         new,
         old,
     }
@@ -160,6 +161,46 @@ fn other_stages_after_a_restart_never_mean_more() {
         state.stage = stage;
         let restored = Machine::restore(machine(10).config.clone(), state, None);
         assert_eq!(restored.state.share, expected);
+    }
+}
+
+/// Whatever is known of the old arm.
+#[test]
+fn a_new_arm_that_fails_everything_is_rolled_back() {
+    let bad = || arm(500, 500);
+    let down = || arm(500, 500);
+    for old in [arm(0, 0), arm(3, 0), arm(5000, 10), down()] {
+        for stage in 0..4 {
+            let mut machine = machine(10);
+            let now = SystemTime::UNIX_EPOCH;
+            machine.set_stage(stage, now).expect("there");
+            let step = machine.look(now, Some(&seen(bad(), old.clone())));
+            assert_eq!(step, Step::RolledBack, "{stage} {old:?}");
+        }
+    }
+    // At once to all, and after a restart there with a file that says nothing of the old arm.
+    let config = RolloutConfig::builder("n").stages([Canary::WHOLE]).build();
+    let config = Arc::new(config.expect("accepted"));
+    let mut machine = Machine::new(config.clone(), SystemTime::UNIX_EPOCH);
+    let state = machine.state.clone();
+    let step = machine.look(SystemTime::UNIX_EPOCH, Some(&seen(bad(), arm(0, 0))));
+    assert_eq!(step, Step::RolledBack);
+    let mut machine = Machine::restore(config, state, None);
+    let step = machine.look(SystemTime::UNIX_EPOCH, Some(&seen(bad(), arm(0, 0))));
+    assert_eq!(step, Step::RolledBack);
+}
+
+/// All keys are in: what was known of the old arm still counts.
+#[test]
+fn an_old_arm_without_calls_is_what_it_was() {
+    let mut machine = machine(10);
+    let now = SystemTime::UNIX_EPOCH;
+    assert_eq!(machine.look(now, Some(&good())), Step::None);
+    // Nine calls of which eight failed say less than the thousands before.
+    for few in [arm(0, 0), arm(9, 8)] {
+        let mut machine = machine.clone();
+        let slightly_bad = seen(arm(500, 25), few);
+        assert_eq!(machine.look(now, Some(&slightly_bad)), Step::RolledBack);
     }
 }
 
