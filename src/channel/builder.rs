@@ -366,13 +366,13 @@ impl ChannelBuilder {
         let patience = stack.patience();
         let iroh = source.iroh.as_ref().map(|links| {
             let pool = links.pool().clone();
-            let arm = Arm::new(pool, id, common.clone(), &policy, patience);
+            let arm = Arm::new(pool, id, common.clone(), &policy, patience.clone());
             let context = ArmContext::new(&source, links.state(id), TransportKind::Iroh, id);
             (EitherArm::Iroh(arm), context)
         });
         let tcp = source.tcp.as_ref().map(|links| {
             let pool = links.pool().clone();
-            let arm = Arm::new(pool, id, common.clone(), &policy, patience);
+            let arm = Arm::new(pool, id, common.clone(), &policy, patience.clone());
             let context = ArmContext::new(&source, links.state(id), TransportKind::Tcp, id);
             (EitherArm::Tcp(arm), context)
         });

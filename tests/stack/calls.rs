@@ -7,6 +7,7 @@ use tonic::{Code, Request, Response, Status, Streaming, transport::server::TcpIn
 use tower_iroh::{
     Channel, LaneConfig, Lanes, StackBuilder, Urgency,
     layers::{
+        buffer::WaitForReady,
         deadline::ServerDeadlineLayer,
         fail_fast::FailFastConfig,
         priority::PriorityConfig,
@@ -312,6 +313,10 @@ async fn a_dial_that_nobody_answers_holds_no_call_for_longer_than_fail_fast() {
             .build()
             .expect("valid");
         let mut client = EchoClient::new(channel.clone());
+        let mut waits = request("patient");
+        waits.extensions_mut().insert(WaitForReady);
+        let mut patient = client.clone();
+        let patient = tokio::spawn(async move { patient.echo(waits).await });
         let began = Instant::now();
         let status = client.echo(request("nobody")).await.expect_err("nobody");
         assert_eq!(status.code(), Code::Unavailable, "{number}: {status:?}");
@@ -330,6 +335,8 @@ async fn a_dial_that_nobody_answers_holds_no_call_for_longer_than_fail_fast() {
         let began = Instant::now();
         client.echo(request("nobody")).await.expect_err("nobody");
         assert!(began.elapsed() < wait, "{number}: {:?}", began.elapsed());
+        assert!(!patient.is_finished(), "{number}: it waits for the peer");
+        patient.abort();
     }
 }
 

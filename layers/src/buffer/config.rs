@@ -1,6 +1,11 @@
 use std::time::Duration;
 
-use super::entry::{Limits, Overflow};
+use http::Request;
+
+use super::{
+    WaitForReady,
+    entry::{Limits, Overflow},
+};
 use crate::{ConfigError, methods::Methods};
 
 /// What a buffer serves, how much it may hold and for how long.
@@ -21,6 +26,13 @@ impl BufferConfig {
             disabled: true,
             ..Self::default()
         }
+    }
+
+    /// Whether a call waits for the peer: its method is listed, or it carries [`WaitForReady`](super::WaitForReady).
+    pub fn serves<B>(&self, request: &Request<B>) -> bool {
+        !self.disabled
+            && (request.extensions().get::<WaitForReady>().is_some()
+                || self.served.get(request.uri().path()).is_some())
     }
 
     /// A builder with the defaults.

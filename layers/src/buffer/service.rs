@@ -97,9 +97,7 @@ where
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         let config = &self.shared.config;
-        let served = request.extensions().get::<WaitForReady>().is_some()
-            || config.served.get(request.uri().path()).is_some();
-        if !served || config.disabled {
+        if !config.serves(&request) {
             return ResponseFuture::passing(self.passing.clone(), request);
         }
         ResponseFuture::served(

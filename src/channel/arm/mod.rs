@@ -19,7 +19,8 @@ use tokio_util::task::AbortOnDropHandle;
 use tonic::{Status, body::Body};
 use tower::Service;
 use tower_iroh_layers::{
-    Deadline, Origin, Urgency, breaker::Probing, peek::Peeked, retry::RetryPolicy, urgency,
+    Deadline, Origin, Urgency, breaker::Probing, buffer::BufferConfig, peek::Peeked,
+    retry::RetryPolicy, urgency,
 };
 
 use super::{
@@ -141,14 +142,22 @@ pub(super) struct Common {
     pub(super) user_agent: HeaderValue,
 }
 
+/// How long a call waits for a dial that is not answered.
+#[derive(Clone)]
+pub(super) struct Patience {
+    /// As long as fail fast waits.
+    pub(super) wait: Duration,
+    /// A call that it serves waits for the dial.
+    pub(super) buffer: BufferConfig,
+}
+
 struct Inner<D: Dialer> {
     links: Pool<D>,
     peer: EndpointId,
     common: Common,
     /// The idempotent methods, if early data is on.
     early_data: Option<RetryPolicy>,
-    /// How long a call waits for a dial that is not answered: as long as fail fast waits.
-    patience: Option<Duration>,
+    patience: Option<Patience>,
     state: watch::Receiver<State>,
 }
 
@@ -158,7 +167,7 @@ impl<D: Dialer<Connection: Carries>> Arm<D> {
         peer: EndpointId,
         common: Common,
         declared: &RetryPolicy,
-        patience: Option<Duration>,
+        patience: Option<Patience>,
     ) -> Self {
         let sends_early_data = links.dialer().sends_early_data();
         let early_data = sends_early_data.then(|| declared.clone());
@@ -215,7 +224,7 @@ async fn call<D: Dialer<Connection: Carries>>(
     let mut offers = OFFERS;
     while offers > 0 {
         let mut getting = pin!(arm.get());
-        let link = match within(deadline, arm.reach(getting.as_mut(), early)).await {
+        let link = match within(deadline, arm.reach(getting.as_mut(), early, &head)).await {
             Some(Ok(Reached::Link(link))) => link,
             Some(Ok(Reached::Early(link))) => match body.take_single() {
                 Some(message) => {
@@ -344,6 +353,7 @@ impl<D: Dialer<Connection: Carries>> Inner<D> {
         &self,
         mut getting: Pin<&mut impl Future<Output = Result<Use<D::Connection>, Error>>>,
         early: bool,
+        head: &Request<()>,
     ) -> Result<Reached<D::Connection>, Error> {
         // Most calls find a connection.
         if let Poll::Ready(link) = poll_fn(|cx| Poll::Ready(getting.as_mut().poll(cx))).await {
@@ -353,24 +363,25 @@ impl<D: Dialer<Connection: Carries>> Inner<D> {
             biased;
             link = getting => link.map(Reached::Link),
             link = self.links.early(self.peer), if early => Ok(Reached::Early(link)),
-            error = self.unanswered() => Err(error),
+            error = self.unanswered(head) => Err(error),
         }
     }
 
     /// Ends when the peer has not answered its dial for as long as fail fast waits. The dial goes on, for the calls that come later.
-    async fn unanswered(&self) -> Error {
-        let Some(patience) = self.patience else {
-            return pending().await;
+    async fn unanswered(&self, head: &Request<()>) -> Error {
+        let wait = match &self.patience {
+            Some(patience) if !patience.buffer.serves(head) => patience.wait,
+            _ => return pending().await,
         };
         loop {
             let now = Instant::now();
             let dial = self.links.unanswered(self.peer);
             // A dial that waits for a slot has not begun, and the pool bounds that wait.
-            let due = dial.map_or(now, |(since, _)| since) + patience;
+            let due = dial.map_or(now, |(since, _)| since) + wait;
             match dial {
                 Some((_, incident)) if due <= now => {
                     let message = format!(
-                        "the peer has not answered the dial for {patience:?}, so this call was not sent; the dial goes on. \
+                        "the peer has not answered the dial for {wait:?}, so this call was not sent; the dial goes on. \
                          Try again later, or make it a call that waits for the peer"
                     );
                     let error = Error::new(ErrorKind::DialTimeout, message);

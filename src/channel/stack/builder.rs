@@ -12,7 +12,7 @@ use tower_iroh_layers::{
 };
 
 use super::{super::wake_on_reconnect::Connection, NewCircuit, Stack};
-use crate::peer::TransportKind;
+use crate::{channel::arm::Patience, peer::TransportKind};
 
 /// Settings of a [`Stack`]: each layer can be configured or left out.
 ///
@@ -150,6 +150,7 @@ impl StackBuilder {
     /// How long calls that are not buffered wait for a peer that is not ready. Default 2 s. If nothing else is known, the error gives the breaker's reason.
     ///
     /// A [`Channel`](crate::Channel) gives up a dial that is not answered after the same time: the call fails with UNAVAILABLE, unsent, and the dial goes on.
+    /// A call that the buffer serves waits for the dial.
     pub fn fail_fast(mut self, fail_fast: FailFastConfig) -> Self {
         self.fail_fast = fail_fast;
         self
@@ -218,9 +219,12 @@ impl StackBuilder {
         &self.retry
     }
 
-    /// How long a call waits for a peer that does not answer its dial.
-    pub(in crate::channel) fn patience(&self) -> Option<Duration> {
-        self.fail_fast.max_wait()
+    /// How long calls wait for a peer that does not answer its dial, and which calls wait for longer.
+    pub(in crate::channel) fn patience(&self) -> Option<Patience> {
+        Some(Patience {
+            wait: self.fail_fast.max_wait()?,
+            buffer: self.buffer.clone(),
+        })
     }
 
     /// Sets what the channel knows of its own transports, and refuses settings that contradict it.
