@@ -99,6 +99,13 @@ impl StackBuilder {
         self
     }
 
+    /// Opens spans as `trace` does, which is [`TraceLayer::client`] with other settings, such as a
+    /// [`Propagator`](tower_iroh_layers::metrics::trace::Propagator). Default: `TraceLayer::client()`.
+    pub fn trace(mut self, trace: TraceLayer) -> Self {
+        self.trace = trace;
+        self
+    }
+
     /// Opens no spans and propagates no trace context.
     pub fn without_trace(mut self) -> Self {
         self.trace = TraceLayer::disabled();
