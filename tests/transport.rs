@@ -683,7 +683,8 @@ async fn a_rollout_begins_goes_on_after_a_restart_and_ends_by_the_file() {
         policy.canaries().next().map(|canary| canary.share())
     };
     let transport = start().await;
-    assert_eq!(share(&transport), Some(100), "the first stage");
+    // It is saved first.
+    until("the first stage", || share(&transport) == Some(100)).await;
     let rollout = transport.peers().rollout("server").expect("it runs");
     rollout.set_stage(1).expect("there is one");
     until("the second stage", || share(&transport) == Some(5000)).await;

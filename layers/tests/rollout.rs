@@ -406,7 +406,9 @@ async fn a_file_that_is_none_closes_it_and_says_where() {
     let scratch = Scratch::new("corrupt");
     let config = || config().state_file(scratch.file());
     let load = load(5000);
-    drop(start(config(), &load).expect("started"));
+    let rollout = start(config(), &load).expect("started");
+    until_share(&load, 500).await;
+    drop(rollout);
     let good = scratch.text();
     for (bad, line) in [
         (String::new(), 1),
@@ -430,20 +432,29 @@ async fn a_file_that_is_none_closes_it_and_says_where() {
         assert_eq!(kept, bad, "nobody writes over it");
     }
     fs::remove_file(scratch.file()).expect("removed");
-    start(config(), &load).expect("from the beginning");
-    assert_eq!(share(&load), 500);
+    let _rollout = start(config(), &load).expect("from the beginning");
+    until_share(&load, 500).await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn what_cannot_be_kept_does_not_grow() {
     let scratch = Scratch::new("unwritable");
     let load = load(0);
-    let nowhere = config().state_file(scratch.0.join("no/such/folder/state.toml"));
-    let error = start(nowhere, &load).expect_err("refused");
-    assert!(matches!(error, RolloutError::Unwritable { .. }), "{error}");
-    assert_eq!(share(&load), 0);
+    let folder = scratch.0.join("not/yet");
+    let nowhere = config().state_file(folder.join("state.toml"));
+    let rollout = start(nowhere, &load).expect("started");
+    sleep(SECOND * 300).await;
+    let state = rollout.state();
+    assert_eq!((share(&load), state.share), (0, 0));
+    assert!(state.unsaved.is_some(), "{state:?}");
+    fs::create_dir_all(&folder).expect("made");
+    sleep(SECOND * 2).await;
+    let state = rollout.state();
+    assert_eq!((share(&load), state.unsaved), (500, None));
+    drop(rollout);
 
     let rollout = start(config().state_file(scratch.file()), &load).expect("started");
+    until_share(&load, 500).await;
     fs::remove_dir_all(&scratch.0).expect("the disk is gone");
     sleep(SECOND * 300).await;
     let state = rollout.state();
@@ -469,6 +480,7 @@ async fn nothing_is_left_beside_the_file_and_a_canary_is_needed() {
     let load = load(0);
     let rollout = start(config().state_file(scratch.file()), &load).expect("started");
     sleep(SECOND * 200).await;
+    assert!(share(&load) > 500, "{:?}", rollout.state());
     let files: Vec<_> = fs::read_dir(&scratch.0).expect("there").collect();
     assert_eq!(files.len(), 1, "{files:?}");
     drop(rollout);
@@ -489,6 +501,57 @@ fn without_a_runtime_it_says_so() {
     assert!(matches!(error, RolloutError::NoRuntime));
     let seen = handle.canary("to-iroh").expect("there");
     assert_eq!(seen.canary.share(), 0);
+}
+
+/// The caller's thread may be a runtime's: it reads the file, and somebody else writes it.
+#[tokio::test(start_paused = true)]
+async fn the_first_state_is_saved_by_another_thread_before_any_call_goes_there() {
+    let scratch = Scratch::new("thread");
+    let load = load(0);
+    let rollout = start(config().state_file(scratch.file()), &load).expect("started");
+    // Nobody else has run yet.
+    assert!(!scratch.file().exists());
+    assert_eq!((share(&load), rollout.state().share), (0, 0));
+    until_share(&load, 500).await;
+    assert!(scratch.text().contains("share = 500"), "{}", scratch.text());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_order_that_exposes_more_calls_is_in_force_once_it_is_saved() {
+    let scratch = Scratch::new("orders");
+    let load = load(0);
+    let rollout = start(config().state_file(scratch.file()), &load).expect("started");
+    until_share(&load, 500).await;
+    rollout.set_stage(2).expect("there");
+    assert_eq!((share(&load), rollout.state().stage), (500, 0));
+    until_share(&load, 5000).await;
+    assert!(scratch.text().contains("share = 5000"));
+    // Whatever takes calls back does so at once.
+    rollout.set_stage(1).expect("there");
+    assert_eq!(share(&load), 2500);
+    sleep(SECOND).await;
+    assert!(scratch.text().contains("share = 2500"));
+
+    fs::remove_dir_all(&scratch.0).expect("the disk is gone");
+    rollout.set_stage(3).expect("there");
+    sleep(SECOND * 5).await;
+    let state = rollout.state();
+    assert_eq!((share(&load), state.share), (2500, 2500));
+    assert!(state.unsaved.is_some(), "{state:?}");
+    rollout.pause();
+    rollout.roll_back("by hand");
+    assert_eq!(share(&load), 0);
+    rollout.resume();
+    sleep(SECOND * 5).await;
+    assert_eq!(
+        (share(&load), rollout.state().phase),
+        (0, Phase::RolledBack)
+    );
+    fs::create_dir_all(&scratch.0).expect("it is back");
+    sleep(SECOND * 2).await;
+    let state = rollout.state();
+    assert_eq!((share(&load), state.phase), (500, Phase::Running));
+    assert!(state.unsaved.is_none() && scratch.text().contains("share = 500"));
 }
 
 #[tokio::test(start_paused = true)]

@@ -92,6 +92,8 @@ impl SelectHandle {
     }
 
     /// The generation of the policy and how the arms stand, and each change of it.
+    ///
+    /// Copy what [`borrow`](watch::Receiver::borrow) returns: while the reference lives, a call that finds an arm in another state waits for it.
     pub fn subscribe(&self) -> watch::Receiver<SelectState> {
         self.shared.core.arms.state().subscribe()
     }

@@ -16,9 +16,9 @@ use tokio::{
 
 use super::{
     file,
-    machine::{Machine, RolloutState, Step},
+    machine::{Machine, Phase, RolloutState, Step},
 };
-use crate::select::{Arm, SelectHandle};
+use crate::select::{Arm, CanaryStatistics, SelectHandle};
 
 /// What a handle and the task share.
 pub(super) struct Shared {
@@ -35,8 +35,19 @@ pub(super) struct Shared {
 }
 
 struct Inside {
+    /// What is in force.
     machine: Machine,
+    /// What was ordered, until it is saved.
+    ordered: Option<Machine>,
     /// Counts the orders, so that a step which was prepared before one is not taken after it.
+    orders: u64,
+}
+
+/// What a look at the arms led to, before it is in force.
+struct Considered {
+    next: Machine,
+    step: Step,
+    is_bolder: bool,
     orders: u64,
 }
 
@@ -44,23 +55,36 @@ struct Inside {
 const SAVE_EVERY: Duration = Duration::from_secs(10);
 
 impl Shared {
+    /// Puts the share in force, unless it has to be saved before.
     pub(super) fn new(
         select: SelectHandle,
         to: Arm,
         path: Option<PathBuf>,
         machine: Machine,
+        is_saved: bool,
         now: SystemTime,
     ) -> Self {
-        Self {
+        let (machine, ordered) = match is_saved || path.is_none() {
+            true => (machine, None),
+            false => (machine.unsaved(), Some(machine)),
+        };
+        let shared = Self {
             select,
             canary: machine.config().canary().to_owned(),
             to,
             path,
             state: watch::Sender::new(machine.state.clone()),
-            inside: Mutex::new(Inside { machine, orders: 0 }),
+            inside: Mutex::new(Inside {
+                machine,
+                ordered,
+                orders: 0,
+            }),
             ordered: Notify::new(),
             epoch: (now, Instant::now()),
-        }
+        };
+        shared.apply(&shared.lock().machine);
+        shared.select.clear_canary(&shared.canary);
+        shared
     }
 
     fn lock(&self) -> MutexGuard<'_, Inside> {
@@ -72,19 +96,36 @@ impl Shared {
         wall + start.elapsed()
     }
 
-    /// Follows an order at once; the task saves it.
+    /// Follows an order: at once if it takes calls back or stops the growth, or if there is no file. Else the task saves it first.
     pub(super) fn order<R>(&self, order: impl FnOnce(&mut Machine, SystemTime) -> R) -> R {
         let mut inside = self.lock();
-        let result = order(&mut inside.machine, self.now());
+        let ordered = inside.ordered.take();
+        let mut next = ordered.unwrap_or_else(|| inside.machine.clone());
+        let result = order(&mut next, self.now());
         inside.orders += 1;
-        self.apply(&inside.machine);
+        match self.path.is_some() && next.is_bolder(&inside.machine) {
+            true => inside.ordered = Some(next),
+            false => self.put(&mut inside, next),
+        }
         drop(inside);
         self.ordered.notify_one();
         result
     }
 
+    /// Puts a state in force. Each share is judged by its own calls: those from before may have come at a worse time, and to one arm more than to the other.
+    fn put(&self, inside: &mut Inside, next: Machine) {
+        let share = next.state.share;
+        let is_new = share != inside.machine.state.share;
+        inside.machine = next;
+        self.apply(&inside.machine);
+        // After a rollback what led to it can still be looked at.
+        if is_new && share > 0 {
+            self.select.clear_canary(&self.canary);
+        }
+    }
+
     /// Puts the share in force, and tells.
-    pub(super) fn apply(&self, machine: &Machine) {
+    fn apply(&self, machine: &Machine) {
         // Where the policy has no such canary there is nothing to put in force; the next look says so.
         let _ = self.select.set_share(&self.canary, machine.state.share);
         let state = &machine.state;
@@ -97,15 +138,21 @@ impl Shared {
         });
     }
 
-    async fn save(&self, machine: &Machine) -> Result<(), String> {
+    /// Writes the file, on a thread for blocking work.
+    async fn save(&self, machine: &Machine, saved: &mut Saved) -> Result<(), String> {
+        saved.at = Instant::now();
         let Some(path) = self.path.clone() else {
+            saved.state = Some(machine.state.clone());
             return Ok(());
         };
         let text = file::text(machine, self.to);
         let shown = path.display().to_string();
-        let saved = tokio::task::spawn_blocking(move || file::save(&path, &text)).await;
-        let error = match saved {
-            Ok(Ok(())) => return Ok(()),
+        let written = tokio::task::spawn_blocking(move || file::save(&path, &text)).await;
+        let error = match written {
+            Ok(Ok(())) => {
+                saved.state = Some(machine.state.clone());
+                return Ok(());
+            }
             Ok(Err(error)) => error.to_string(),
             Err(error) => error.to_string(),
         };
@@ -113,42 +160,99 @@ impl Shared {
         Err(format!("{shown}: {error}"))
     }
 
-    /// One look at the arms. A larger share is saved before it is in force, so that no crash forgets it; a smaller one after.
-    async fn look(&self) {
-        let seen = self.select.canary(&self.canary);
-        let (mut next, orders, share) = {
-            let inside = self.lock();
-            let share = inside.machine.state.share;
-            (inside.machine.clone(), inside.orders, share)
-        };
-        let step = next.look(self.now(), seen.as_ref());
-        if next.state.share > share
-            && let Err(error) = self.save(&next).await
-        {
-            let mut inside = self.lock();
+    /// Nothing grows, since it can't be saved.
+    fn hold(&self, inside: &mut Inside, error: String) {
+        // After a rollback its reason stays.
+        if inside.machine.state.phase != Phase::RolledBack {
             inside.machine.state.note = "holds: its state can't be saved".into();
-            inside.machine.state.unsaved = Some(error);
-            self.apply(&inside.machine);
+        }
+        inside.machine.state.unsaved = Some(error);
+        self.apply(&inside.machine);
+    }
+
+    /// Saves what was ordered, and puts it in force.
+    async fn obey(&self, saved: &mut Saved) {
+        let (mut ordered, orders) = {
+            let inside = self.lock();
+            match &inside.ordered {
+                Some(ordered) => (ordered.clone(), inside.orders),
+                None => return,
+            }
+        };
+        let result = self.save(&ordered, saved).await;
+        let mut inside = self.lock();
+        if inside.orders != orders {
+            // A later order, which has woken the task again.
             return;
         }
+        match result {
+            Ok(()) => {
+                inside.ordered = None;
+                ordered.state.unsaved = None;
+                self.put(&mut inside, ordered);
+            }
+            Err(error) => self.hold(&mut inside, error),
+        }
+    }
+
+    /// What a look at the arms leads to.
+    fn consider(&self, seen: impl FnOnce() -> Option<CanaryStatistics>) -> Considered {
+        let (machine, orders) = {
+            let inside = self.lock();
+            (inside.machine.clone(), inside.orders)
+        };
+        // Only now: an order after this makes the step void, and one before it has cleared what it makes obsolete.
+        let seen = seen();
+        let mut next = machine.clone();
+        let step = next.look(self.now(), seen.as_ref());
+        Considered {
+            is_bolder: next.is_bolder(&machine),
+            next,
+            step,
+            orders,
+        }
+    }
+
+    /// Takes a step, unless there was an order meanwhile.
+    fn take(&self, considered: Considered) {
+        let Considered {
+            mut next,
+            step,
+            orders,
+            ..
+        } = considered;
         {
             let mut inside = self.lock();
             if inside.orders != orders {
                 // Whoever gave the order knew better.
                 return;
             }
-            next.state.unsaved = inside.machine.state.unsaved.take();
-            inside.machine = next;
-            // Also where somebody else has changed the share: this is what it is for.
-            self.apply(&inside.machine);
-            if step == Step::Advanced {
-                self.select.clear_canary(&self.canary);
+            if step == Step::RolledBack {
+                inside.ordered = None;
             }
+            next.state.unsaved = inside.machine.state.unsaved.take();
+            // Also where somebody else has changed the share: this is what it is for.
+            self.put(&mut inside, next);
         }
-        self.tell(step, seen.map(|seen| seen.canary.to()));
+        self.tell(step);
     }
 
-    fn tell(&self, step: Step, to: Option<Arm>) {
+    /// One look at the arms. A larger share is saved before it is in force, so that no crash forgets it; a smaller one after.
+    async fn look(&self, saved: &mut Saved) {
+        let considered = self.consider(|| self.select.canary(&self.canary));
+        if considered.is_bolder
+            && let Err(error) = self.save(&considered.next, saved).await
+        {
+            let mut inside = self.lock();
+            if inside.orders == considered.orders {
+                self.hold(&mut inside, error);
+            }
+            return;
+        }
+        self.take(considered);
+    }
+
+    fn tell(&self, step: Step) {
         let state = self.state.borrow().clone();
         let name = match step {
             Step::None => return,
@@ -159,13 +263,14 @@ impl Shared {
         #[cfg(feature = "metrics")]
         metrics::counter!("tower_iroh_rollout_steps_total", "canary" => self.canary.clone(), "step" => name)
             .increment(1);
+        let to = self.to;
         let RolloutState { share, note, .. } = &state;
         match step {
             Step::RolledBack => {
-                tracing::warn!(target: "tower_iroh::rollout", canary = self.canary, ?to, note, "rolled back");
+                tracing::warn!(target: "tower_iroh::rollout", canary = self.canary, %to, note, "rolled back");
             }
             _ => {
-                tracing::info!(target: "tower_iroh::rollout", canary = self.canary, ?to, share, note, step = name, "a step");
+                tracing::info!(target: "tower_iroh::rollout", canary = self.canary, %to, share, note, step = name, "a step");
             }
         }
     }
@@ -174,23 +279,22 @@ impl Shared {
     async fn save_changes(&self, saved: &mut Saved) {
         let (machine, due) = {
             let inside = self.lock();
-            let due = saved.is_due(&inside.machine.state, Instant::now());
+            // What was ordered is saved next.
+            let due =
+                inside.ordered.is_none() && saved.is_due(&inside.machine.state, Instant::now());
             (inside.machine.clone(), due)
         };
         if !due {
             return;
         }
-        let result = self.save(&machine).await;
-        saved.at = Instant::now();
-        if result.is_ok() {
-            saved.state = Some(machine.state);
-        }
+        let result = self.save(&machine, saved).await;
         let mut inside = self.lock();
         inside.machine.state.unsaved = result.err();
         self.apply(&inside.machine);
     }
 }
 
+/// What the file holds, as far as it is known.
 struct Saved {
     state: Option<RolloutState>,
     at: Instant,
@@ -218,7 +322,8 @@ pub(super) async fn run(this: Arc<Shared>, tick: Duration) {
     let mut policies = this.select.subscribe();
     let mut generation = 0;
     loop {
-        this.look().await;
+        this.obey(&mut saved).await;
+        this.look(&mut saved).await;
         this.save_changes(&mut saved).await;
         generation = generation.max(policies.borrow_and_update().generation);
         let mut ordered = pin!(this.ordered.notified());
@@ -233,5 +338,37 @@ pub(super) async fn run(this: Arc<Shared>, tick: Duration) {
             }
         })
         .await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::select::{ArmStatistics, Canary, Choice, Policy, rollout::RolloutConfig};
+
+    #[test]
+    fn a_look_from_before_an_order_changes_nothing_after_it() {
+        let canary = Canary::builder("n", Arm::Iroh).build().expect("accepted");
+        let select = SelectHandle::new(Policy::from(Choice::Canary(canary.clone())));
+        let config = RolloutConfig::builder("n").build().expect("accepted");
+        let now = SystemTime::UNIX_EPOCH;
+        let machine = Machine::new(Arc::new(config), now);
+        let shared = Shared::new(select, Arm::Iroh, None, machine, false, now);
+        let mut bad = ArmStatistics::new();
+        (bad.calls, bad.failures) = (500, 500);
+        let bad = CanaryStatistics {
+            canary,
+            longer: [bad.clone(), bad.clone()],
+            new: bad.clone(),
+            old: bad,
+        };
+        shared.take(shared.consider(|| Some(bad.clone())));
+        assert_eq!(shared.state.borrow().phase, Phase::RolledBack);
+        let considered = shared.consider(|| {
+            shared.order(Machine::resume);
+            Some(bad)
+        });
+        shared.take(considered);
+        assert_eq!(shared.state.borrow().phase, Phase::Running);
     }
 }

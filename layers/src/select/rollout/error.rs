@@ -25,15 +25,6 @@ pub enum RolloutError {
         /// What is wrong.
         what: String,
     },
-    /// The state file could not be written.
-    #[error("the rollout's state {} cannot be written", path.display())]
-    Unwritable {
-        /// Which.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: io::Error,
-    },
     /// The policy in force has no canary of the name.
     #[error("there is no canary to roll out")]
     NoCanary(#[source] ConfigError),

@@ -29,7 +29,8 @@ impl Drop for Task {
 impl Rollout {
     /// Begins, or goes on where the state file says. The canary's share is what the rollout says from now on, whatever policy is put in force.
     ///
-    /// Reads the state file, which is small, on the calling thread; it is written by a thread for blocking work.
+    /// Reads the state file, which is small, on the calling thread. A thread for blocking work writes it: without a file yet, the share stays 0 until the first state is
+    /// saved, which [`subscribe`](Self::subscribe) tells. While it cannot be saved, [`RolloutState::unsaved`] says why.
     ///
     /// # Errors
     /// When the policy has no such canary, the file cannot be read or is not a state of this rollout, or there is no tokio runtime. The share is 0 then: what
@@ -73,23 +74,14 @@ impl Rollout {
         let tick = config.tick;
         let config = Arc::new(config);
         let now = SystemTime::now();
+        let is_saved = saved.is_some();
         let mut machine = match saved {
             Some(saved) => Machine::restore(config, saved.state, saved.baseline),
             None => Machine::new(config, now),
         };
         // What the old arm was like until now, if nothing else is known of it.
         machine.baseline = machine.baseline.or(old);
-        if let Some(path) = &path {
-            // Before the first call goes there: a state that can't be kept is none to begin with.
-            let text = file::text(&machine, canary.to());
-            file::save(path, &text).map_err(|source| RolloutError::Unwritable {
-                path: path.clone(),
-                source,
-            })?;
-        }
-        let shared = Shared::new(select.clone(), canary.to(), path, machine.clone(), now);
-        shared.apply(&machine);
-        select.clear_canary(&shared.canary);
+        let shared = Shared::new(select.clone(), canary.to(), path, machine, is_saved, now);
         let shared = Arc::new(shared);
         let task = runtime.spawn(run(shared.clone(), tick));
         Ok(Self {
@@ -103,40 +95,32 @@ impl Rollout {
         self.shared.state.borrow().clone()
     }
 
-    /// How it stands, and each change.
+    /// How it stands, and each change. Copy what [`borrow`](watch::Receiver::borrow) returns: while the reference lives, the rollout cannot tell of a change and waits.
     pub fn subscribe(&self) -> watch::Receiver<RolloutState> {
         self.shared.state.subscribe()
     }
 
-    /// Stops growing. It still rolls back if it must.
+    /// Stops growing, at once. It still rolls back if it must.
     pub fn pause(&self) {
         self.shared.order(Machine::pause);
     }
 
     /// Goes on after a pause; after a rollback it begins anew at the first stage, and what was measured before does not count.
+    ///
+    /// With a state file it is in force as soon as it is saved.
     pub fn resume(&self) {
-        let anew = |machine: &mut Machine, now| {
-            let anew = machine.resume(now);
-            if anew {
-                self.shared.select.clear_canary(&self.shared.canary);
-            }
-        };
-        self.shared.order(anew);
+        self.shared.order(Machine::resume);
     }
 
-    /// Goes to a stage, counted from 0, at once; its dwell begins. After a rollback it runs again.
+    /// Goes to a stage, counted from 0; its dwell begins. After a rollback it runs again.
+    ///
+    /// With a state file a larger share is in force as soon as it is saved; a smaller one is at once.
     ///
     /// # Errors
     /// When there is no such stage.
     pub fn set_stage(&self, stage: usize) -> Result<(), ConfigError> {
-        self.shared.order(|machine, now| {
-            let rolled_back = machine.state.share == 0;
-            machine.set_stage(stage, now)?;
-            if rolled_back {
-                self.shared.select.clear_canary(&self.shared.canary);
-            }
-            Ok(())
-        })
+        self.shared
+            .order(|machine, now| machine.set_stage(stage, now))
     }
 
     /// Takes all calls back to the old arm at once; `why` is what [`RolloutState::note`] says.

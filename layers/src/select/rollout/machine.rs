@@ -112,7 +112,8 @@ impl Machine {
         }
     }
 
-    /// As it was saved. Where the stages have changed since, it is at the last one that is not larger.
+    /// As it was saved. If the stages have changed since, it is at the last one that is not larger. If all are larger, the share stays what it was: passing leads to
+    /// the first stage.
     pub(super) fn restore(
         config: Arc<RolloutConfig>,
         mut state: RolloutState,
@@ -122,11 +123,11 @@ impl Machine {
         if state.phase != Phase::RolledBack && stages.get(state.stage) != Some(&state.share) {
             let fitting = stages.iter().rposition(|share| *share <= state.share);
             state.stage = fitting.unwrap_or(0);
-            state.share = stages.get(state.stage).copied().unwrap_or(0);
+            state.share = fitting.map_or(state.share, |stage| stages[stage]);
             state.dwelt = Duration::ZERO;
         }
         // There are further ones now, also where that one is the same.
-        if state.phase == Phase::Complete && state.stage + 1 < stages.len() {
+        if state.phase == Phase::Complete && Some(&state.share) != stages.last() {
             state.phase = Phase::Running;
             state.dwelt = Duration::ZERO;
         }
@@ -137,6 +138,20 @@ impl Machine {
             baseline,
             last: None,
         }
+    }
+
+    /// The same before its first state is saved: no call goes over the new arm.
+    pub(super) fn unsaved(&self) -> Self {
+        let mut closed = self.clone();
+        closed.state.share = 0;
+        closed.state.note = "waits until its state is saved".into();
+        closed
+    }
+
+    /// Whether it exposes more calls to the new arm than `before`, now or by itself later.
+    pub(super) fn is_bolder(&self, before: &Self) -> bool {
+        let runs = |machine: &Self| machine.state.phase == Phase::Running;
+        self.state.share > before.state.share || (runs(self) && !runs(before))
     }
 
     pub(super) fn config(&self) -> &RolloutConfig {
@@ -199,10 +214,13 @@ impl Machine {
     }
 
     fn advance(&mut self, now: SystemTime) -> Step {
-        let next = self.state.stage + 1;
-        match self.config.stages.get(next) {
+        let stages = &self.config.stages;
+        // After a restart with other stages it may be below its own.
+        let is_there = stages.get(self.state.stage) <= Some(&self.state.share);
+        let next = self.state.stage + usize::from(is_there);
+        match stages.get(next).copied() {
             Some(share) => {
-                self.at(next, *share, now);
+                self.at(next, share, now);
                 self.state.note = "the stage before has passed".into();
                 Step::Advanced
             }
@@ -238,21 +256,19 @@ impl Machine {
         }
     }
 
-    /// Whether it begins anew, so that what was measured before should not count.
-    pub(super) fn resume(&mut self, now: SystemTime) -> bool {
+    pub(super) fn resume(&mut self, now: SystemTime) {
         match self.state.phase {
-            Phase::Running | Phase::Complete => return false,
+            Phase::Running | Phase::Complete => {}
             Phase::Paused => {
                 self.state.phase = Phase::Running;
                 self.state.since = now;
                 self.state.note = "resumed by hand".into();
-                return false;
             }
-            Phase::RolledBack => {}
+            Phase::RolledBack => {
+                *self = Self::new(self.config.clone(), now);
+                self.state.note = "resumed by hand, from the first stage".into();
+            }
         }
-        *self = Self::new(self.config.clone(), now);
-        self.state.note = "resumed by hand, from the first stage".into();
-        true
     }
 
     pub(super) fn set_stage(&mut self, stage: usize, now: SystemTime) -> Result<(), ConfigError> {

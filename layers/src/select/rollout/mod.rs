@@ -34,7 +34,8 @@
 //!     .state_file(&file)
 //!     .build()?;
 //! let rollout = Rollout::start(config, select.clone())?;
-//! assert_eq!(rollout.state().share, 500);
+//! // It begins as soon as its state is saved.
+//! rollout.subscribe().wait_for(|state| state.share == 500).await?;
 //!
 //! rollout.roll_back("somebody called");
 //! assert_eq!(rollout.state().phase, Phase::RolledBack);
@@ -44,12 +45,13 @@
 //! # }
 //! ```
 //!
-//! **By hand.** [`pause`](Rollout::pause), [`resume`](Rollout::resume), [`set_stage`](Rollout::set_stage) and [`roll_back`](Rollout::roll_back) act at once;
-//! [`subscribe`](Rollout::subscribe) tells each change. A paused rollout still rolls back. A complete one looks no more.
+//! **By hand.** [`pause`](Rollout::pause) and [`roll_back`](Rollout::roll_back) act at once, and so does a [`set_stage`](Rollout::set_stage) to a smaller share.
+//! [`resume`](Rollout::resume) and a larger share are in force once they are saved, or at once without a file. [`subscribe`](Rollout::subscribe) tells each change. A paused rollout
+//! still rolls back. A complete one looks no more.
 //!
 //! **After a restart** it goes on from its file: the same stage, with the dwell that it had; time in which it did not run does not count, and neither does a clock that was set. What was measured is not in the
 //! file, so it holds until there are calls enough again. The file is replaced as a whole, before a larger share is in force and after a smaller one, and the dwell is saved every 10 s; while it can't be
-//! written nothing grows. A file that is damaged, or another rollout's, closes the canary: [`Rollout::start`] sets the share to 0 and says which line is wrong.
+//! written nothing grows. Other stages after a restart never mean a larger share. A file that is damaged, or another rollout's, closes the canary: [`Rollout::start`] sets the share to 0 and says which line is wrong.
 //!
 //! **Policies.** Whatever policy is put in force, the share of this canary is the rollout's. Where a policy has no such canary it waits.
 //!
