@@ -21,7 +21,7 @@ use tokio::{
 use tonic::{Code, Status, body::Body};
 use tower::{BoxError, Service, ServiceExt, service_fn, util::BoxCloneService};
 use tower_iroh_layers::select::{
-    Arm, Canary, Choice, Policy, Select, SelectHandle,
+    Arm, Canary, Choice, Policy, Select, SelectConfig, SelectHandle, StickyKey,
     rollout::{Gates, Phase, Rollout, RolloutConfig, RolloutConfigBuilder, RolloutError},
 };
 
@@ -596,4 +596,20 @@ async fn a_new_arm_that_fails_everything_is_taken_back_whatever_is_known_of_the_
     let rollout = start(kept().stages([10_000]), &load).expect("started");
     assert_eq!(share(&load), 10_000);
     until(&rollout, Phase::RolledBack, 30).await;
+}
+
+/// All calls of a process would go over one arm.
+#[tokio::test(start_paused = true)]
+async fn a_key_that_all_calls_share_is_refused() {
+    let config_with_key = SelectConfig::builder().sticky_key(StickyKey::new("me"));
+    let handle =
+        SelectHandle::with_config(policy(5000), config_with_key.build().expect("accepted"));
+    let config = config().build().expect("accepted");
+    let error = Rollout::start(config, handle.clone()).expect_err("refused");
+    let RolloutError::SharedKey(why) = &error else {
+        panic!("{error}");
+    };
+    assert_eq!(why.field(), "select.sticky_key");
+    let seen = handle.canary("to-iroh").expect("there");
+    assert_eq!(seen.canary.share(), 0);
 }

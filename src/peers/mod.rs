@@ -219,7 +219,7 @@ impl Peers {
     ///
     /// `plan` is called for each peer when the choice of its transport is first needed. Each rollout that is to survive a restart needs a file of its own. The
     /// plan may use the directory: ask for channels, add and remove peers. A rollout that cannot begin leaves its canary's share at zero, and the log says
-    /// why: no canary of that name in the [policy](Self::set_policy), a file that cannot be read, or no tokio runtime.
+    /// why: no canary of that name in the [policy](Self::set_policy), one key for all calls in the settings of the choice, a file that cannot be read, or no tokio runtime.
     pub fn begin_rollouts(
         &self,
         plan: impl Fn(EndpointId) -> Result<RolloutConfig, ConfigError> + Send + Sync + 'static,

@@ -28,6 +28,9 @@ pub enum RolloutError {
     /// The policy in force has no canary of the name.
     #[error("there is no canary to roll out")]
     NoCanary(#[source] ConfigError),
+    /// All calls of the selection share one key, so they would all go over one arm and there would be nothing to compare.
+    #[error("a rollout cannot compare the arms if all calls share one key")]
+    SharedKey(#[source] ConfigError),
     /// It was started outside of a tokio runtime.
     #[error("a rollout needs a tokio runtime")]
     NoRuntime,

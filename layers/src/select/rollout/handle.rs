@@ -33,8 +33,8 @@ impl Rollout {
     /// saved, which [`subscribe`](Self::subscribe) tells. While it cannot be saved, [`RolloutState::unsaved`] says why.
     ///
     /// # Errors
-    /// When the policy has no such canary, the file cannot be read or is not a state of this rollout, or there is no tokio runtime. The share is 0 then: what
-    /// is not known is not tried.
+    /// When the policy has no such canary, all calls share one [key](crate::select::SelectConfigBuilder::sticky_key), the file cannot be read or is not a state of this
+    /// rollout, or there is no tokio runtime. The share is 0 then: what is not known is not tried.
     pub fn start(config: RolloutConfig, select: SelectHandle) -> Result<Self, RolloutError> {
         let name = config.canary.clone();
         let started = Self::try_start(config, &select);
@@ -66,6 +66,13 @@ impl Rollout {
                 });
             }
         };
+        if let Some(key) = select.shared.core.config.sticky_key {
+            return Err(RolloutError::SharedKey(ConfigError::new(
+                "select.sticky_key",
+                format_args!("{key:?}"),
+                "must be unset for a rollout, which compares calls over both arms; to keep calls together set the canary's key_header, or a StickyKey in requests",
+            )));
+        }
         let path = config.state_file.clone();
         let saved = match &path {
             Some(path) => file::load(path, &canary)?,

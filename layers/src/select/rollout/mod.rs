@@ -13,6 +13,9 @@
 //! It only changes the share, so growing only adds keys. When the old arm has too few calls, as at 100 %, the new one is compared with what the old one was like when it had
 //! enough. A call that fell back because the new arm was not ready, or had just come back, counts as an error of the new arm, though its caller never noticed.
 //!
+//! The calls need different keys, or none: if all of a process share [one key](super::SelectConfigBuilder::sticky_key) they all go over one arm, and
+//! [`Rollout::start`] refuses that.
+//!
 //! ```
 //! # #[tokio::main(flavor = "current_thread")]
 //! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
