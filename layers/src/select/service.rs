@@ -159,6 +159,7 @@ where
                 Trust::Full => {}
                 Trust::Probe => plan.reason = Reason::Probe,
                 Trust::None => {
+                    group.window(plan.arm).diverted(now);
                     plan.arm = other;
                     plan.reason = Reason::Returning;
                 }

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use tower_iroh_layers::select::{Arm, Canary, Choice, Policy, Reason, SelectConfig, StickyKey};
 
-use crate::arm::{MS, Stage, call_to, request, settle, stage, stage_with};
+use crate::arm::{MS, SECOND, Stage, call_to, request, settle, stage, stage_with};
 
 fn policy(share: u32) -> Policy {
     let canary = Canary::builder("to-iroh", Arm::Iroh).share(share);
@@ -108,6 +108,29 @@ async fn who_is_in_falls_back_while_the_new_arm_is_away_and_that_counts_against_
     assert!(stage.handle.set_share("other", 1).is_err());
     assert!(stage.handle.set_share("to-iroh", 10_001).is_err());
     settle().await;
+}
+
+/// An arm that is away for a moment every ten seconds, so that it is returning for half of the time.
+#[tokio::test(start_paused = true)]
+async fn who_goes_elsewhere_while_the_arm_is_returning_counts_against_it() {
+    let canary = Canary::builder("to-iroh", Arm::Iroh).share(10_000);
+    let canary = canary.window(SECOND * 120).build().expect("accepted");
+    let mut stage = stage(Choice::Canary(canary));
+    let (mut calls, mut elsewhere) = (0, 0);
+    for n in 0..6000 {
+        if n % 1000 < 5 {
+            stage.iroh.ready(n % 1000 == 4);
+        }
+        let over = call_to(&mut stage.client, request("/a.B/C")).await;
+        let (_, reason) = over.expect("answered");
+        calls += 1;
+        elsewhere += u64::from(reason.is_fallback());
+        tokio::time::sleep(MS * 10).await;
+    }
+    let seen = stage.handle.canary("to-iroh").expect("there");
+    assert!(elsewhere > 2000, "{elsewhere}");
+    assert_eq!(seen.new.calls + seen.new.diverted, calls);
+    assert_eq!(seen.new.diverted, elsewhere);
 }
 
 /// A thousand calls a second, of which ten are in it: those that are not need not all be timed, and those that are do.
