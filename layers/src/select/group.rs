@@ -15,6 +15,7 @@ use super::{
     Arm, ArmStatistics, Choice, Policy, Reason, StickyKey,
     adaptive::Pilot,
     core::Core,
+    key::mix,
     policy::{Kind, Rule},
     window::Window,
 };
@@ -119,7 +120,10 @@ impl Group {
         let rate = iroh.rate().max(tcp.rate());
         let timed = rate < 2 * ENOUGH || {
             let one_in = (rate / ENOUGH).next_power_of_two().min(MOST_UNTIMED);
-            self.calls.fetch_add(1, Ordering::Relaxed) & (one_in - 1) == 0
+            // One of so many, and not always the first of them: calls may have a rhythm of their own.
+            let number = self.calls.fetch_add(1, Ordering::Relaxed);
+            let one = mix(u64::from(number / one_in)) as u32;
+            (number ^ one) & (one_in - 1) == 0
         };
         timed.then(Instant::now)
     }
@@ -266,5 +270,34 @@ fn failed(outcome: &Outcome) -> Option<bool> {
         // A proxy in front of one arm may refuse what the other arm takes.
         Verdict::Neutral if matches!(outcome.ending(), Ending::Http(_)) => Some(true),
         Verdict::Neutral => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::select::SelectConfig;
+
+    /// A loop that calls two methods in turn, a thousand times a second.
+    #[test]
+    fn a_rhythm_of_the_calls_is_none_of_the_clock() {
+        let start = Instant::now();
+        let core = Arc::new(Core::new(SelectConfig::default()));
+        let group = Group::new(&Choice::Prefer(Arm::Iroh), core, start);
+        // The rate is known from the first second on.
+        for _ in 0..1000 {
+            group.window(Arm::Iroh).ended(start, false);
+        }
+        group
+            .window(Arm::Iroh)
+            .ended(start + Duration::from_secs(1), false);
+        let mut timed = [0; 2];
+        for n in 0..1000 {
+            timed[n % 2] += u32::from(group.clock().is_some());
+        }
+        assert!(
+            timed.iter().all(|half| (75..175).contains(half)),
+            "{timed:?}"
+        );
     }
 }

@@ -3,7 +3,7 @@
 use tokio::time::{Instant, sleep};
 use tower_iroh_layers::select::{Adaptive, Arm, Choice, Policy, Reason};
 
-use crate::arm::{MS, Stage, call, stage};
+use crate::arm::{MS, SECOND, Stage, call, stage};
 
 fn adaptive(adaptive: Adaptive) -> Policy {
     let policy = Policy::builder(Choice::Adaptive(adaptive));
@@ -39,7 +39,7 @@ async fn it_leaves_an_arm_that_became_slow_probes_it_and_returns() {
     stage.iroh.takes(MS * 31);
     let (share, switches) = run(&mut stage, 20).await;
     assert_eq!(switches, 1);
-    assert!((1..=3).contains(&share), "probes: {share}");
+    assert!(share <= 3, "probes: {share}");
 
     stage.iroh.takes(MS);
     let (share, switches) = run(&mut stage, 20).await;
@@ -83,4 +83,41 @@ async fn an_arm_that_fails_or_is_away_loses_and_comes_back() {
     stage.iroh.ready(true);
     let (share, _) = run(&mut stage, 30).await;
     assert!(share >= 97, "{share}");
+}
+
+/// With few calls probes alone never tell enough of the arm that is not in use.
+#[tokio::test(start_paused = true)]
+async fn with_few_calls_too_it_returns_within_two_minutes() {
+    for every in [SECOND * 5, SECOND, MS * 200] {
+        for threshold in [false, true] {
+            let mut config = Adaptive::builder();
+            if threshold {
+                config = config.latency_threshold(MS * 50);
+            }
+            let mut stage = stage(adaptive(config.build().expect("accepted")));
+            stage.iroh.takes(MS);
+            stage.tcp.takes(MS);
+            let mut in_use = async |seconds: u32, until: Option<Arm>| {
+                let start = Instant::now();
+                let mut last = None;
+                while start.elapsed() < SECOND * seconds {
+                    let (arm, reason) = call(&mut stage.client).await.expect("answered");
+                    if reason == Reason::Adaptive {
+                        last = Some(arm);
+                    }
+                    if until.is_some() && last == until {
+                        break;
+                    }
+                    sleep(every).await;
+                }
+                last
+            };
+            assert_eq!(in_use(60, None).await, Some(Arm::Iroh), "{every:?}");
+            stage.iroh.ready(false);
+            assert_eq!(in_use(10, None).await, Some(Arm::Tcp), "{every:?}");
+            stage.iroh.ready(true);
+            let returned = in_use(120, Some(Arm::Iroh)).await;
+            assert_eq!(returned, Some(Arm::Iroh), "{every:?} {threshold}");
+        }
+    }
 }

@@ -168,5 +168,6 @@ async fn where_there_are_very_many_some_are_timed_and_all_are_counted() {
         tokio::time::sleep(MS).await;
     }
     let timed = stage.handle.statistics(Arm::Iroh).latencies.count();
-    assert!((100..=116).contains(&timed), "{timed}");
+    // The first of them may be late: one in each sixteen, while the rate is still thought to be high.
+    assert!((85..=116).contains(&timed), "{timed}");
 }

@@ -65,13 +65,19 @@ impl fmt::Display for Why {
 pub(super) struct Core {
     current: Arm,
     switched: Option<Instant>,
+    /// Since when too little has been known of the preferred arm, which is well and not in use.
+    unknown: Option<Instant>,
 }
+
+/// After so long an arm of which too little is known is returned to: with few calls, probes alone never tell enough.
+const UNKNOWN: Duration = Duration::from_secs(60);
 
 impl Core {
     pub(super) fn new(config: &Adaptive) -> Self {
         Self {
             current: config.prefer,
             switched: None,
+            unknown: None,
         }
     }
 
@@ -82,19 +88,30 @@ impl Core {
         config: &Adaptive,
         views: &[View; 2],
     ) -> Option<(Arm, Why)> {
+        let preferred = &views[config.prefer.index()];
+        let is_unknown = self.current != config.prefer
+            && preferred.up
+            && !preferred.fails(config)
+            && preferred.latency.is_none();
+        self.unknown = is_unknown.then(|| self.unknown.unwrap_or(now));
         let dwells = |at: Instant| now.saturating_duration_since(at) < config.dwell;
         if self.switched.is_some_and(dwells) {
             return None;
         }
         let other = self.current.other();
-        let why = self.why(config, &views[self.current.index()], &views[other.index()])?;
+        let why = self.why(
+            now,
+            config,
+            &views[self.current.index()],
+            &views[other.index()],
+        )?;
         self.current = other;
         self.switched = Some(now);
         Some((other, why))
     }
 
     /// Why the other arm should be the one, if it should.
-    fn why(&self, config: &Adaptive, current: &View, other: &View) -> Option<Why> {
+    fn why(&self, now: Instant, config: &Adaptive, current: &View, other: &View) -> Option<Why> {
         if !other.up || other.fails(config) {
             return None;
         }
@@ -106,7 +123,10 @@ impl Core {
         }
         match self.current == config.prefer {
             true => leaves(config, current, other).then_some(Why::Latency),
-            false => returns(config, current, other).then_some(Why::Preferred),
+            false => {
+                let is_long_unknown = self.unknown.is_some_and(|at| now >= at + UNKNOWN);
+                (is_long_unknown || returns(config, current, other)).then_some(Why::Preferred)
+            }
         }
     }
 }

@@ -19,7 +19,7 @@ pub(super) use pilot::Pilot;
 /// with a small share of the calls. There is one that is [preferred](AdaptiveBuilder::prefer): calls leave it when the other one's
 /// [quantile](AdaptiveBuilder::quantile) is better by both minimum gains, and come back when it is not worse by half of them any more. With a [threshold](AdaptiveBuilder::latency_threshold) they
 /// leave it only while its quantile is at least that, and come back when it is below by the minimum gain. An arm that is not ready, or of whose calls
-/// too many fail, loses. Whatever the reason, there is at most one switch per [dwell](AdaptiveBuilder::dwell).
+/// too many fail, loses. If a minute of probes does not tell enough of the preferred arm, because there are few calls, they come back as well. Whatever the reason, there is at most one switch per [dwell](AdaptiveBuilder::dwell).
 ///
 /// The arms are compared by the calls of one rule of the policy: put calls that take long by their nature under a rule of their own.
 #[derive(Clone, Debug, PartialEq)]
@@ -121,7 +121,8 @@ impl AdaptiveBuilder {
         self
     }
 
-    /// The longest time without a probe, while there are calls: 1 s. Where there are few of them it is longer, until four went over the arm in use.
+    /// After this long without a probe, one of the next calls is one: 1 s. While calls come steadily there is one within twice this time. With few calls about one in five is
+    /// a probe.
     pub fn probe_every(mut self, time: Duration) -> Self {
         self.0.probe_every = time;
         self

@@ -20,7 +20,7 @@ use crate::select::{Arm, ArmState, Reason, arms::Arms, key::mix, window::Window}
 const LOOK: Duration = Duration::from_millis(100);
 
 /// So many calls go over the arm in use before one is a probe only because it is time: where there is a call every few seconds, all would be.
-const BETWEEN: u64 = 4;
+const BETWEEN: u64 = 3;
 
 /// An adaptive rule at work.
 pub(in super::super) struct Pilot {
@@ -30,9 +30,10 @@ pub(in super::super) struct Pilot {
     preferred: AtomicBool,
     /// Nanoseconds from the start.
     next_look: AtomicU64,
-    next_probe: AtomicU64,
-    /// The call that may be the next probe because it is time.
-    next_probe_call: AtomicU64,
+    probe_due: AtomicU64,
+    /// The call that is the next probe because it is time, once one is due.
+    due_call: AtomicU64,
+    last_probe: AtomicU64,
     calls: AtomicU64,
     core: Mutex<Core>,
 }
@@ -43,8 +44,9 @@ impl Pilot {
             start: now,
             preferred: AtomicBool::new(true),
             next_look: AtomicU64::new(0),
-            next_probe: AtomicU64::new(nanos(config.probe_every)),
-            next_probe_call: AtomicU64::new(0),
+            probe_due: AtomicU64::new(nanos(config.probe_every)),
+            due_call: AtomicU64::new(NONE),
+            last_probe: AtomicU64::new(0),
             calls: AtomicU64::new(0),
             core: Mutex::new(Core::new(&config)),
             config,
@@ -83,26 +85,32 @@ impl Pilot {
         (current, Reason::Adaptive, why)
     }
 
+    /// Calls may have a rhythm of their own, so that each hundredth, or the first after each second, would always be the same method's. So a hash decides, of the call's number.
     #[inline]
     fn is_probe(&self, at: Option<u64>) -> bool {
-        let every = self.config.probe_every;
         let number = self.calls.fetch_add(1, Ordering::Relaxed);
-        let mut probe = number >= self.next_probe_call.load(Ordering::Relaxed)
-            && at.is_some_and(|at| claim(&self.next_probe, at, every));
-        if !probe {
-            // Not each hundredth: calls may have a rhythm of their own.
-            let place = ((mix(number) >> 32) * 10_000) >> 32;
-            probe = place < u64::from(self.config.probe_share);
-            if let (true, Some(at)) = (probe, at) {
-                let next = at.saturating_add(nanos(every));
-                self.next_probe.store(next, Ordering::Relaxed);
+        // Of `range`, each as likely as the others.
+        let random = |range: u64| ((mix(number) >> 32) * range.min(1 << 31)) >> 32;
+        let due_call = self.due_call.load(Ordering::Relaxed);
+        if number >= due_call || random(10_000) < u64::from(self.config.probe_share) {
+            self.last_probe.store(number, Ordering::Relaxed);
+            self.due_call.store(NONE, Ordering::Relaxed);
+            if let Some(at) = at {
+                let due = at.saturating_add(nanos(self.config.probe_every));
+                self.probe_due.store(due, Ordering::Relaxed);
             }
+            return true;
         }
-        if probe {
-            self.next_probe_call
-                .store(number + 1 + BETWEEN, Ordering::Relaxed);
+        let since = number.saturating_sub(self.last_probe.load(Ordering::Relaxed));
+        if since >= BETWEEN
+            && at.is_some_and(|at| claim(&self.probe_due, at, self.config.probe_every))
+        {
+            // One of the next calls: of as many as came since the probe, or of few if they have become rare.
+            let range = if due_call == NONE { since } else { BETWEEN };
+            let due = due_call.min(number + 1 + random(range));
+            self.due_call.store(due, Ordering::Relaxed);
         }
-        probe
+        false
     }
 
     #[cold]
@@ -125,6 +133,9 @@ impl Pilot {
         Some(why)
     }
 }
+
+/// No call's number.
+const NONE: u64 = u64::MAX;
 
 fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
@@ -222,6 +233,33 @@ mod tests {
     fn the_time_alone_makes_probes_too() {
         let config = Adaptive::builder().probe_share(0);
         let (_, _, calls) = run(config.build().expect("accepted"), 100, |_, _| 1);
-        assert!((95..=100).contains(&calls[1]), "{calls:?}");
+        assert!(
+            (50..=100).contains(&calls[1]),
+            "each one to two seconds: {calls:?}"
+        );
+    }
+
+    /// Ten calls at the beginning of each second, the first of which is another method than the others.
+    #[test]
+    fn a_rhythm_of_the_calls_is_none_of_the_probes() {
+        let start = Instant::now();
+        let arms = Arms::new();
+        let config = Adaptive::builder().probe_share(0).build();
+        let config = config.expect("accepted");
+        let windows = [(); 2].map(|()| Window::new(config.window, 1, start));
+        let pilot = Pilot::new(config, start);
+        let mut probes = [0; 10];
+        for n in 0..10_000u32 {
+            let now =
+                start + Duration::from_secs(1) * (n / 10) + Duration::from_millis(1) * (n % 10);
+            let (_, reason, _) = pilot.choose(Some(now), &windows, &arms, Duration::from_secs(5));
+            probes[n as usize % 10] += u32::from(reason == Reason::Probe);
+        }
+        let all: u32 = probes.iter().sum();
+        assert!((500..=1000).contains(&all), "{all}");
+        assert!(
+            probes.iter().all(|one| (all / 20..all / 5).contains(one)),
+            "{probes:?}"
+        );
     }
 }
