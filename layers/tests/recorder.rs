@@ -39,7 +39,7 @@ async fn answer(_: Request<Body>) -> Answer {
 
 async fn unreached(_: Request<Body>) -> Answer {
     let status = Status::unavailable("no way");
-    Err(Fault::new(Origin::Link(Incident::new()), status).into())
+    Err(Fault::unsent(Origin::Link(Incident::new()), status).into())
 }
 
 /// Never ready.
