@@ -172,11 +172,12 @@ impl<D: Dialer> Pool<D> {
         }
     }
 
-    /// The dial that the peer has not answered yet: since when it has been under way, and what its failure will be known by.
+    /// The dial that the peer has not answered yet: since when it has been under way, and what its failure will be known by. Beside a silent connection there
+    /// is none: after a short cut the peer is heard again.
     pub(crate) fn unanswered(&self, id: EndpointId) -> Option<(Instant, Incident)> {
         let entry = self.shared.known(id)?;
         let inner = entry.lock();
-        let dial = inner.dial.as_ref()?;
+        let dial = inner.dial.as_ref().filter(|_| inner.connection.is_none())?;
         Some((dial.since?, dial.incident))
     }
 
