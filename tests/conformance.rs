@@ -32,6 +32,8 @@ macro_rules! cases {
         cases!(@arm tcp Tcp $($($room $case)*)*);
         cases!(@arm connector Connector $($($room $case)*)*);
         cases!(@arm channel Channel $($($room $case)*)*);
+        cases!(@arm tcp_tls TcpTls $($($room $case)*)*);
+        cases!(@arm plaintext Plaintext $($($room $case)*)*);
     };
     (@arm $module:ident $arm:ident $($room:ident $case:ident)*) => {
         mod $module {
@@ -56,10 +58,12 @@ cases! {
         client_waits_for_head
         server_waits_for_message
         empty_stream
+        server_ends_before_the_caller
         concurrent_unary
         echo_service;
     metadata:
         custom_metadata
+        metadata_of_12_kb
         status_code_and_message
         special_status_message
         status_details

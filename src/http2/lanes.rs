@@ -165,6 +165,10 @@ impl Lanes {
     /// # Errors
     /// [`ConfigError`], naming the lane.
     pub fn validate(&self, send_window: u64) -> Result<(), ConfigError> {
+        ConfigError::nonzero(
+            "lanes.max_header_list_size",
+            self.max_header_list_size as usize,
+        )?;
         let mut next = 0;
         for lane in &self.lanes {
             let (first, last) = (*lane.urgencies.start(), *lane.urgencies.end());
@@ -268,6 +272,13 @@ mod tests {
                 .expect_err("invalid");
             assert_eq!(error.field(), field, "{error}");
         }
+    }
+
+    #[test]
+    fn an_empty_header_list_is_refused_by_name() {
+        let lanes = Lanes::standard().max_header_list_size(0);
+        let error = lanes.validate(SEND_WINDOW).expect_err("nothing fits");
+        assert_eq!(error.field(), "lanes.max_header_list_size");
     }
 
     #[test]

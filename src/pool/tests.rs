@@ -15,7 +15,7 @@ use futures_util::{
 use tokio::time::{advance, sleep, timeout};
 use tokio_test::{assert_pending, assert_ready, task};
 
-use super::*;
+use super::{shared::REMEMBERED, *};
 use crate::peer::Peer;
 
 #[derive(Debug)]

@@ -5,7 +5,7 @@ use std::time::Duration;
 use futures_util::{StreamExt as _, stream};
 use tokio::{sync::mpsc, time::timeout};
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::Request;
+use tonic::{Code, Request};
 use tower_iroh_proto::{
     echo::{EchoRequest, StreamRequest},
     testing::{
@@ -157,6 +157,22 @@ pub async fn empty_stream(world: &World) -> String {
     let mut responses = call.expect("OK").into_inner();
     assert!(responses.message().await.expect("OK").is_none());
     String::new()
+}
+
+/// The server answers with a status while the caller would send for ever, and the next call works.
+pub async fn server_ends_before_the_caller(world: &World) -> String {
+    let mut client = world.test_client().await;
+    // The second is not what the service expects.
+    let requests = [payload(100, 0), payload(100, 7)].map(|body| StreamingInputRequest {
+        payload: Some(Payload { body }),
+    });
+    let requests = stream::iter(requests).chain(stream::pending());
+    let call = client.streaming_input_call(requests);
+    let call = timeout(Duration::from_secs(5), call).await;
+    let error = call.expect("at once").expect_err("a status");
+    assert_eq!(error.code(), Code::DataLoss, "{error:?}");
+    client.empty_call(Empty {}).await.expect("OK");
+    "DATA_LOSS".to_owned()
 }
 
 /// Many callers on one channel: each gets its own answer.

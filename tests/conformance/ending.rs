@@ -107,13 +107,13 @@ pub async fn timeout_within_a_stream(world: &World) -> String {
     let mut responses = call.expect("a head").into_inner();
     assert!(responses.message().await.expect("OK").is_some());
     let second = responses.message().await;
-    match world.arm() {
-        Arm::Tcp | Arm::Connector => {
+    match world.arm().is_tonic() {
+        true => {
             assert!(second.expect("OK").is_some());
             assert!(responses.message().await.expect("OK").is_none());
             "not bounded".to_owned()
         }
-        Arm::Channel => {
+        false => {
             let status = second.expect_err("too late");
             assert_eq!(status.code(), Code::DeadlineExceeded, "{status:?}");
             // Though `responses` still lives: the peer learns of it when the caller does.
@@ -194,9 +194,9 @@ pub async fn timeout_of_the_server(world: &World) -> String {
 
 /// What a deadline that passed is called.
 fn passed(arm: Arm) -> Code {
-    match arm {
-        Arm::Tcp | Arm::Connector => Code::Cancelled,
-        Arm::Channel => Code::DeadlineExceeded,
+    match arm.is_tonic() {
+        true => Code::Cancelled,
+        false => Code::DeadlineExceeded,
     }
 }
 

@@ -49,6 +49,22 @@ pub async fn custom_metadata(world: &World) -> String {
     String::new()
 }
 
+/// Nearly as much as tonic accepts by default, 16 KiB, in each direction.
+pub async fn metadata_of_12_kb(world: &World) -> String {
+    let mut client = world.test_client().await;
+    let text = "x".repeat(12 << 10);
+    let mut request = Request::new(SimpleRequest::default());
+    let value = text.parse().expect("ASCII");
+    request.metadata_mut().insert(INITIAL, value);
+    let response = client.unary_call(request).await.expect("OK");
+    let echoed = response.metadata().get(INITIAL).expect("echoed");
+    assert_eq!(echoed.as_bytes(), text.as_bytes());
+    let wanted = status(Code::Aborted, &text);
+    let error = client.unary_call(wanted.unary()).await;
+    assert_status(&error.expect_err("a status"), Code::Aborted, &text);
+    String::new()
+}
+
 /// Every code there is, with and without messages before it.
 pub async fn status_code_and_message(world: &World) -> String {
     let mut client = world.test_client().await;

@@ -16,18 +16,13 @@ use tower_iroh_proto::echo::StreamRequest;
 use crate::place::{Arm, Caller, Server};
 
 pub fn cases() -> Vec<Case> {
-    vec![
-        Case::new("bulk_follows_a_round_trip_that_rises_and_falls", || {
-            through([link(20, 50), link(60, 50), link(20, 50)])
-        }),
-        Case::new("bulk_follows_a_rate_that_falls_and_rises", || {
-            through([link(30, 50), link(30, 10), link(30, 50)])
-        }),
-    ]
+    vec![Case::new("bulk_follows_a_link_that_changes", || {
+        through([link(20, 50), link(60, 50), link(60, 10), link(20, 50)])
+    })]
 }
 
 /// How long bulk has to follow a change.
-const FOLLOWS: Duration = Duration::from_secs(15);
+const FOLLOWS: Duration = Duration::from_secs(12);
 /// How long its rate is measured then, and how long a fresh connection has before.
 const MEASURED: Duration = Duration::from_secs(3);
 /// Of what a fresh connection gets on the same link. The target is 0.8; the machine runs other tests beside this one.
@@ -38,19 +33,19 @@ fn link(round_trip: u64, rate: u64) -> Conditions {
     Conditions::wan(Duration::from_millis(round_trip)).with_rate(rate * 1_000_000)
 }
 
-fn through(stages: [Conditions; 3]) -> Outcome {
+fn through(stages: [Conditions; 4]) -> Outcome {
     let network = Network::new(["client", "server"])?;
     let case = follow(network.clone(), stages);
     network.host("client").block_on(case);
     Ok(())
 }
 
-async fn follow(network: Network, stages: [Conditions; 3]) {
+async fn follow(network: Network, stages: [Conditions; 4]) {
     let between = network.link("client", "server");
     between.set(stages[0]);
     let (_server, peer) = Server::on(network.host("server")).await;
     let old = Bulk::begin(Caller::new(Arm::Channel, &peer).await).await;
-    sleep(Duration::from_secs(8)).await;
+    sleep(Duration::from_secs(5)).await;
     for stage in &stages[1..] {
         between.set(*stage);
         sleep(FOLLOWS).await;

@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, time::Duration};
 
 use futures_util::{FutureExt as _, Stream};
-use iroh::protocol::Router;
+use iroh::{SecretKey, protocol::Router};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     sync::oneshot,
@@ -22,7 +22,8 @@ use tonic::{
 use tonic_health::server::{HealthReporter, HealthService};
 use tower::Layer as _;
 use tower_iroh::{
-    Acceptor, Channel, Connector, ExactCodesLayer, Peer, RemoteAddrLayer, presets::Offline,
+    Acceptor, Channel, ChannelBuilder, Connector, ExactCodesLayer, Peer, RemoteAddrLayer,
+    presets::Offline, tcp::TcpAcceptor,
 };
 use tower_iroh_proto::{
     EchoService, FILE_DESCRIPTOR_SET,
@@ -49,16 +50,33 @@ pub enum Arm {
     Connector,
     /// Our `Channel`.
     Channel,
+    /// Our `Channel` over TCP, with TLS between the same identities.
+    TcpTls,
+    /// tonic's `Channel` in the clear, to our TCP port.
+    Plaintext,
 }
 
 impl Arm {
-    pub const ALL: [Arm; 3] = [Arm::Tcp, Arm::Connector, Arm::Channel];
+    pub const ALL: [Arm; 5] = [
+        Arm::Tcp,
+        Arm::Connector,
+        Arm::Channel,
+        Arm::TcpTls,
+        Arm::Plaintext,
+    ];
+
+    /// Whether the client is tonic's `Channel`, which has ways of its own with deadlines.
+    pub fn is_tonic(self) -> bool {
+        matches!(self, Arm::Tcp | Arm::Connector | Arm::Plaintext)
+    }
 
     pub fn name(self) -> &'static str {
         match self {
             Arm::Tcp => "tcp",
             Arm::Connector => "connector",
             Arm::Channel => "channel",
+            Arm::TcpTls => "tcp_tls",
+            Arm::Plaintext => "plaintext",
         }
     }
 }
@@ -93,6 +111,11 @@ pub struct World {
 
 enum Reach {
     Tcp(SocketAddr),
+    Tls {
+        peer: Peer,
+        /// The client's.
+        key: SecretKey,
+    },
     Iroh {
         peer: Peer,
         router: Router,
@@ -123,6 +146,23 @@ impl World {
                 let (reach, incoming) = iroh().await;
                 (reach, serve(routes, options, incoming, signal))
             }
+            Arm::TcpTls | Arm::Plaintext => {
+                let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await;
+                let listener = listener.expect("a free port");
+                let addr = listener.local_addr().expect("bound");
+                let key = SecretKey::generate();
+                let peer = Peer::new(key.public()).with_tcp(addr);
+                let acceptor = TcpAcceptor::builder(key).plaintext(arm == Arm::Plaintext);
+                let (_, incoming) = acceptor.build(listener).expect("valid");
+                let reach = match arm {
+                    Arm::Plaintext => Reach::Tcp(addr),
+                    _ => Reach::Tls {
+                        peer,
+                        key: SecretKey::generate(),
+                    },
+                };
+                (reach, serve(routes, options, incoming, signal))
+            }
         };
         World {
             arm,
@@ -142,6 +182,7 @@ impl World {
     pub fn client_id(&self) -> Option<String> {
         match &self.reach {
             Reach::Tcp(_) => None,
+            Reach::Tls { key, .. } => Some(key.public().to_string()),
             Reach::Iroh { endpoint, .. } => Some(endpoint.id().to_string()),
         }
     }
@@ -149,7 +190,7 @@ impl World {
     /// The ports of the client's endpoint; `None` where they are not known.
     pub fn client_ports(&self) -> Option<Vec<u16>> {
         match &self.reach {
-            Reach::Tcp(_) => None,
+            Reach::Tcp(_) | Reach::Tls { .. } => None,
             Reach::Iroh { endpoint, .. } => {
                 let sockets = endpoint.bound_sockets();
                 Some(sockets.iter().map(SocketAddr::port).collect())
@@ -186,12 +227,9 @@ impl World {
                 tonic_client(endpoint.connect_with_connector(connector).await, options)
             }
             Reach::Iroh { peer, endpoint, .. } => {
-                let mut builder = Channel::builder(endpoint.clone()).peer(peer.clone());
-                if let Some(timeout) = options.timeout {
-                    builder = builder.timeout(timeout);
-                }
-                Client::new(builder.build().expect("a valid configuration"))
+                ours(Channel::builder(endpoint.clone()), peer, options)
             }
+            Reach::Tls { peer, key } => ours(Channel::tcp(key.clone()), peer, options),
         }
     }
 
@@ -210,6 +248,14 @@ impl World {
             router.shutdown().await.expect("the router shuts down");
         }
     }
+}
+
+fn ours(builder: ChannelBuilder, peer: &Peer, options: ClientOptions) -> Client {
+    let mut builder = builder.peer(peer.clone());
+    if let Some(timeout) = options.timeout {
+        builder = builder.timeout(timeout);
+    }
+    Client::new(builder.build().expect("a valid configuration"))
 }
 
 fn with_timeout(endpoint: Endpoint, options: ClientOptions) -> Endpoint {

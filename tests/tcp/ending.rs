@@ -4,7 +4,10 @@ use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use iroh::SecretKey;
-use tokio::{net::TcpListener, time::Instant};
+use tokio::{
+    net::TcpListener,
+    time::{Instant, sleep},
+};
 use tonic::Code;
 use tower_iroh::{
     Channel, ErrorKind, State, Urgency,
@@ -358,4 +361,41 @@ async fn a_peer_that_takes_the_connection_and_says_nothing_is_closed_by_pings() 
     // It never answered, so the next dial waits as after one that failed.
     assert_eq!(caller.refusal().await.0, ErrorKind::Backoff);
     stalled.abort();
+}
+
+/// A refused dial fails at once, so probes by a breaker's backoff alone would find the server after twice its absence.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_is_back_is_found_at_once() {
+    let key = SecretKey::generate();
+    let mut server = Server::with(&key, |acceptor| acceptor).await;
+    let addr = server.addr;
+    let channel = Channel::tcp(SecretKey::generate()).peer(server.peer.clone());
+    let channel = channel.timeout(Duration::from_secs(5)).build();
+    let client = EchoClient::new(channel.expect("valid"));
+    let call = || {
+        let mut client = client.clone();
+        async move { client.echo(request(b"hello")).await }
+    };
+    call().await.expect("answered");
+    server.signal();
+    server.served().await;
+    drop(server);
+    // Twenty calls a second, which are refused or wait.
+    let away = Instant::now();
+    let mut calls = tokio::task::JoinSet::new();
+    while away.elapsed() < Duration::from_secs(8) {
+        calls.spawn(call());
+        sleep(Duration::from_millis(50)).await;
+    }
+    let _server = Server::on(bound_again(addr).await, &key, |acceptor| acceptor);
+    let back = Instant::now();
+    let found = async {
+        while call().await.is_err() {
+            sleep(Duration::from_millis(20)).await;
+        }
+    };
+    soon("the server", found).await;
+    let found = back.elapsed();
+    assert!(found < Duration::from_millis(1500), "after {found:?}");
+    calls.shutdown().await;
 }
