@@ -22,7 +22,7 @@ async fn readers_that_stand_still_hold_up_nobody_on_their_lane() {
     let server = server.tcp(([127, 0, 0, 1], 0).into()).bind();
     let server = server.await.expect("bound");
     let (peer, handle) = (server.addresses().expect("dialable"), server.handle());
-    let services = EchoServer::new(EchoService::default());
+    let services = EchoServer::new(EchoService);
     let services = tonic::transport::Server::builder().add_service(services);
     let serving = tokio::spawn(
         server.serve(|incoming, stopped| services.serve_with_incoming_shutdown(incoming, stopped)),
