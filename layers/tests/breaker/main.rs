@@ -8,5 +8,6 @@ mod metrics;
 mod peer;
 mod probe;
 mod random;
+#[cfg(feature = "fail-fast")]
 mod rate_limited;
 mod trip;
