@@ -1,7 +1,7 @@
 //! A Prometheus recorder with buckets for every histogram of the layers, and its upkeep.
 //!
 //! By itself [`metrics_exporter_prometheus`] shows a histogram as a summary: quantiles of one process, which nobody can add up over several.
-//! It also keeps each recorded value until somebody renders the metrics. [`Prometheus`] sets the buckets and runs the upkeep.
+//! It also keeps every recorded value until the metrics are rendered. [`Prometheus`] sets the buckets and runs the upkeep.
 //!
 //! ```
 //! # #[tokio::main(flavor = "current_thread")]
@@ -115,7 +115,7 @@ impl Prometheus {
         self.handle.render()
     }
 
-    /// The exporter's handle, for whoever renders somewhere else. It may be cloned and keeps no upkeep alive.
+    /// The exporter's handle, to render the metrics elsewhere. Clones do not keep the upkeep alive.
     pub fn handle(&self) -> &PrometheusHandle {
         &self.handle
     }

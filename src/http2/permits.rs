@@ -16,7 +16,7 @@ use crate::lock::lock;
 
 /// How many calls go on a stream before any stream of its lane was told how many its peer takes, which is a round trip. h2 keeps what is beyond the
 /// peer's limit to itself, in no order of urgency, and it does not go on another stream then. gRPC's other clients let no call go so early.
-const UNTOLD: usize = 10;
+const BEFORE_TOLD: usize = 10;
 
 /// The permits of one lane. Clones share.
 #[derive(Clone, Debug)]
@@ -63,7 +63,7 @@ impl Permits {
     pub(crate) fn new(streams: usize, fill: usize, most: usize, max_waiting: usize) -> Self {
         let stream = Stream {
             calls: 0,
-            limit: most.min(UNTOLD),
+            limit: most.min(BEFORE_TOLD),
             told: false,
             paused: false,
         };

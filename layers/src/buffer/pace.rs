@@ -7,7 +7,7 @@ use tokio::time::Instant;
 const SHORTEST: Duration = Duration::from_millis(10);
 const LONGEST: Duration = Duration::from_secs(1);
 
-/// How long a call waits that this side has rejected so many times in a row before.
+/// The wait of a call that this side has rejected this many times in a row.
 pub(super) fn after(rejections: u32) -> Duration {
     let factor = 1_u32.checked_shl(rejections).unwrap_or(u32::MAX);
     SHORTEST.saturating_mul(factor).min(LONGEST)

@@ -22,7 +22,7 @@ pub(super) struct Queue<T> {
     limits: Limits,
     /// Per urgency, by arrival. The oldest of all is the oldest of eight heads, so nothing needs a second index.
     levels: [BTreeMap<u64, (Slip, T)>; LEVELS],
-    /// Those of them that may go, and those that have to wait for their time first: each call is in one of the two.
+    /// Calls that may be sent now, and calls that wait for their own time. Each call is in exactly one of the two.
     due: BTreeSet<Key>,
     deferred: BTreeSet<(Instant, Key)>,
     deadlines: BTreeSet<(Instant, Key)>,

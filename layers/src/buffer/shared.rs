@@ -196,7 +196,7 @@ impl<R> Shared<R> {
                 true
             }
             Some(plan) => {
-                // Whoever emptied the queue has woken it already, so only a time that it does not know of is news.
+                // Emptying the queue has woken the driver already; wake it here only for a time that it does not know of.
                 if deadline.is_some_and(|at| at < plan.look) || next_try != plan.next_try {
                     self.changed.notify_one();
                 }
