@@ -35,8 +35,9 @@ const LOOK: Duration = Duration::from_secs(60);
 const SETTLED: Duration = Duration::from_secs(2);
 /// How many health pings in a row may fail.
 const PINGS: u32 = 2;
-/// How long a silent connection has, and round trips beside, once another has reached its peer. After a cut the path works for both, and each look pings.
-const SUPERSEDED: Duration = Duration::from_secs(1);
+/// How long a silent connection has, and round trips beside, once another has reached its peer. After a cut the path works for both, and each look pings. After a
+/// change of address QUIC sends what the old path lost once it has given that path up, which takes seconds where the news of it is lost as well.
+const SUPERSEDED: Duration = Duration::from_secs(5);
 /// How long the driver waits for the answer to a ping that breaks a silence. The next look sees whatever comes later.
 const SILENCE_PING: Duration = Duration::from_millis(250);
 
@@ -155,7 +156,9 @@ impl Driver {
                 }
                 (Sign::Nothing, _) => {}
                 (Sign::Ping, _) => {
-                    self.report(|gone, link| gone.silent(link));
+                    if silence.is_long() {
+                        self.report(|gone, link| gone.silent(link));
+                    }
                     self.ping_silence().await;
                 }
                 (Sign::Heard, _) => self.report(|gone, link| gone.heard(link)),

@@ -1,7 +1,7 @@
 use iroh::Endpoint;
 
 use super::QuicDialer;
-use crate::pool;
+use crate::{http2::Carries, pool};
 
 /// The connections of one endpoint to its peers over iroh.
 ///
@@ -31,13 +31,15 @@ impl Links {
     /// Says that the network may have changed: another interface, another address, or it is back. For programs that are told so, as on Android; elsewhere iroh
     /// notices most changes by itself.
     ///
-    /// It passes the news on to the [endpoint](Endpoint::network_change), pings every peer at once, and makes the next dial to each peer due. Nothing breaks if
-    /// nothing has changed. Cancel safe.
+    /// It passes the news on to the [endpoint](Endpoint::network_change), pings every peer at once, makes the next dial to each peer due, and has new calls of a
+    /// [`Channel`](crate::Channel) go on new streams. Calls that are open go on. Nothing breaks if nothing has changed. Cancel safe.
     pub async fn network_changed(&self) {
         self.endpoint().network_change().await;
         self.pool().forgive_all();
         for (_, link) in self.pool().connections() {
             link.knock();
+            // What was in flight on an old path is sent again once QUIC has given that path up, up to seconds later. New calls go on streams that do not wait for it.
+            link.lanes().renew();
         }
     }
 }

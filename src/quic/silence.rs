@@ -13,6 +13,8 @@ const PATIENCE: Duration = Duration::from_millis(500);
 const LOOKS: u32 = 2;
 /// How many pings of one silence go out at full pace. Each opens a stream, and all of them arrive at once when the path works again.
 const PINGS: u32 = 12;
+/// With how many pings a silence is long: after 1.5 s, on a long path six round trips.
+const LONG: u32 = 3;
 /// How many pings one silence has at most.
 const MOST_PINGS: u32 = 16;
 
@@ -62,6 +64,12 @@ impl Silence {
     /// Whether the peer was found silent, and has not been heard since.
     pub(super) fn is_silent(&self) -> bool {
         self.pinged.is_some()
+    }
+
+    /// Whether several pings had no answer. One silence of a second may be a change of address, after which a dial beside the connection would only delay its
+    /// recovery (`docs/decisions/after-a-change-of-address.md`).
+    pub(super) fn is_long(&self) -> bool {
+        self.pings >= LONG
     }
 
     pub(super) fn look(&mut self, look: Look) -> Sign {

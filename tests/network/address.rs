@@ -49,18 +49,16 @@ fn client_moves() -> Outcome {
         }
         for (caller, traffic, established) in parties {
             let stats = caller.links.stats(caller.peer).expect("connected");
-            assert_eq!(stats.established_at, established, "the same connection");
             let report = traffic.stop().await;
+            let fresh = report.first_fresh_answer(moved).expect("answered");
             println!(
-                "first answer {:?}, to a new call {:?}; now {stats}",
+                "first answer {:?}, to a new call {fresh:?}; the same connection: {}; now {stats}",
                 report.first_answer(moved),
-                report.first_fresh_answer(moved),
+                stats.established_at == established,
             );
-            let fresh = report.first_fresh_answer(moved);
-            assert!(
-                fresh.is_some_and(|after| after < Duration::from_secs(1)),
-                "{fresh:?}"
-            );
+            // Mostly 0.04 to 0.5 s. Where the old path's last packets are lost QUIC repeats them after up to 2 s (docs/decisions/after-a-change-of-address.md).
+            assert!(fresh < Duration::from_secs(4), "{fresh:?}");
+            // The streams too: whichever connection takes new calls, theirs goes on.
             report.check_all_well(&server.desk);
         }
         Ok(())

@@ -41,7 +41,7 @@ struct Early {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct PathEstimate {
     /// Its shortest round trip, and the smoothed one.
-    pub(super) shortest: Duration,
+    pub(super) shortest: Option<Duration>,
     pub(super) smoothed: Duration,
     pub(super) mtu: u16,
     /// BBR3's bandwidth estimate, in bits a second.
@@ -77,9 +77,12 @@ impl Bound {
             (self.bytes, self.rate, self.early) = (u64::MAX, u64::MAX, Early::default());
             return;
         }
-        let early = self.early.count(now, acked, bandwidth, known.shortest);
+        let Some(shortest) = known.shortest else {
+            return;
+        };
+        let early = self.early.count(now, acked, bandwidth, shortest);
         // On a shorter path the programs are the bottleneck, not the network.
-        let holds = bandwidth * known.shortest.max(SHORT_PATH).as_secs_f64();
+        let holds = bandwidth * shortest.max(SHORT_PATH).as_secs_f64();
         let more = ((GAIN - 1.0) * holds).max(holds.min(early as f64));
         self.bytes = (holds + more) as u64 + SLACK * u64::from(known.mtu);
         self.rate = (GAIN * bandwidth) as u64;
@@ -127,7 +130,7 @@ mod tests {
 
     fn known(bytes_a_second: u64) -> PathEstimate {
         PathEstimate {
-            shortest: ROUND_TRIP,
+            shortest: Some(ROUND_TRIP),
             smoothed: ROUND_TRIP,
             mtu: 1200,
             bandwidth: Some(bytes_a_second * 8),

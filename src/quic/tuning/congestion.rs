@@ -34,7 +34,7 @@ const INITIAL_WINDOW: u64 = 10 * 1200;
 /// The shortest time from a packet's sending to its acknowledgement, where a controller is ours and has seen one.
 pub(super) fn shortest_round_trip(controller: Box<dyn Controller>) -> Option<Duration> {
     let ours = controller.into_any().downcast::<FollowsPath>().ok()?;
-    Some(ours.shortest.get()).filter(|shortest| *shortest != Duration::MAX)
+    ours.shortest.get()
 }
 
 /// Cubic where the shortest round trip is below `long_from` and few packets are lost, BBR3 elsewhere. [`Duration::MAX`] is Cubic everywhere.
@@ -49,7 +49,7 @@ impl ControllerFactory for FollowsPathConfig {
             cubic: Arc::new(CubicConfig::default()).build(now, current_mtu),
             bbr3: Arc::new(Bbr3Config::default()).build(now, current_mtu),
             long_from: self.long_from,
-            shortest: Shortest::new(),
+            shortest: Shortest::default(),
             smoothed: Duration::ZERO,
             losses: Losses::default(),
             bound: Bound::default(),
@@ -85,12 +85,12 @@ struct FollowsPath {
 
 impl FollowsPath {
     fn is_cubic(&self) -> bool {
-        if self.shortest.get() == Duration::MAX {
+        let Some(shortest) = self.shortest.get() else {
             // Before the first acknowledgement nothing is known of the path; Cubic starts faster.
             return !self.long_from.is_zero();
-        }
+        };
         let always = self.long_from == Duration::MAX;
-        self.shortest.get() < self.long_from && (always || !self.losses.is_lossy())
+        shortest < self.long_from && (always || !self.losses.is_lossy())
     }
 
     fn active(&self) -> &dyn Controller {
@@ -109,13 +109,13 @@ impl FollowsPath {
         }
     }
 
-    /// The lowest pacing rate, in bytes a second: one initial window a round trip.
+    /// The lowest pacing rate, in bytes a second: one initial window a round trip of this length.
     ///
     /// BBR3 can mistake the rate of a quiet sender for the path's bandwidth. Small calls would then be paced at their own rate and
     /// queue on an empty path (`docs/decisions/quiet-senders-are-not-paced.md`). RFC 9002, section 7.7, allows bursts of an initial
     /// window in any case; the congestion window holds as before.
-    fn least_rate(&self) -> u64 {
-        let rate = INITIAL_WINDOW as f64 / self.shortest.get().as_secs_f64();
+    fn least_rate(shortest: Duration) -> u64 {
+        let rate = INITIAL_WINDOW as f64 / shortest.as_secs_f64();
         // Saturates where the path is infinitely short.
         rate as u64
     }
@@ -232,11 +232,12 @@ impl Controller for FollowsPath {
 
     fn metrics(&self) -> ControllerMetrics {
         let mut metrics = self.active().metrics();
-        metrics.pacing_rate = if self.shortest.get() == Duration::MAX {
-            Some(FIRST_RATE)
-        } else {
-            let (most, least) = (self.bound.rate(), self.least_rate());
-            metrics.pacing_rate.map(|rate| rate.min(most).max(least))
+        metrics.pacing_rate = match self.shortest.get() {
+            None => Some(FIRST_RATE),
+            Some(shortest) => {
+                let (most, least) = (self.bound.rate(), Self::least_rate(shortest));
+                metrics.pacing_rate.map(|rate| rate.min(most).max(least))
+            }
         };
         metrics
     }
@@ -270,14 +271,16 @@ impl Controller for FollowsPath {
 mod tests {
     use super::{super::SHORT_PATH, *};
 
-    fn acked_after(shortest: Duration) -> FollowsPath {
+    fn acked_after(shortest: impl Into<Option<Duration>>) -> FollowsPath {
         with(SHORT_PATH, shortest)
     }
 
-    fn with(long_from: Duration, shortest: Duration) -> FollowsPath {
+    fn with(long_from: Duration, shortest: impl Into<Option<Duration>>) -> FollowsPath {
         let now = Instant::now();
-        let mut seen = Shortest::new();
-        seen.saw(now, shortest);
+        let mut seen = Shortest::default();
+        if let Some(shortest) = shortest.into() {
+            seen.saw(now, shortest);
+        }
         FollowsPath {
             cubic: Arc::new(CubicConfig::default()).build(now, 1200),
             bbr3: Arc::new(Bbr3Config::default()).build(now, 1200),
@@ -300,7 +303,7 @@ mod tests {
 
     #[test]
     fn the_initial_window_does_not_wait_for_a_guess_of_the_path() {
-        let unknown = acked_after(Duration::MAX);
+        let unknown = acked_after(None);
         assert_eq!(unknown.metrics().pacing_rate, Some(FIRST_RATE));
         assert!(unknown.window() <= 10 * 1200, "{}", unknown.window());
         let short = acked_after(Duration::from_micros(80));
@@ -309,16 +312,16 @@ mod tests {
 
     #[test]
     fn short_paths_and_unknown_ones_get_cubic_long_ones_bbr3() {
-        assert!(!is_bbr3(&acked_after(Duration::MAX)));
+        assert!(!is_bbr3(&acked_after(None)));
         assert!(!is_bbr3(&acked_after(Duration::from_micros(80))));
         assert!(is_bbr3(&acked_after(Duration::from_millis(40))));
-        for shortest in [Duration::MAX, Duration::from_micros(80)] {
+        for shortest in [None, Some(Duration::from_micros(80))] {
             assert!(
                 is_bbr3(&with(Duration::ZERO, shortest)),
                 "where it is always BBR3"
             );
         }
-        for shortest in [Duration::MAX, Duration::from_millis(40)] {
+        for shortest in [None, Some(Duration::from_millis(40))] {
             assert!(
                 !is_bbr3(&with(Duration::MAX, shortest)),
                 "where it is always Cubic"
@@ -343,11 +346,24 @@ mod tests {
     }
 
     #[test]
+    fn a_path_may_lose_packets_before_it_acknowledges_one() {
+        let now = Instant::now();
+        for long_from in [Duration::ZERO, SHORT_PATH, Duration::MAX] {
+            let mut path = with(long_from, None);
+            for number in 0..1000 {
+                path.on_packet_lost(1200, number, now);
+                path.on_end_acks(now, 0, false, None);
+            }
+            assert!(path.window() > 0);
+        }
+    }
+
+    #[test]
     fn whoever_holds_a_copy_is_told_of_the_shortest_round_trip() {
         let seen = |shortest| shortest_round_trip(acked_after(shortest).clone_box());
-        let shortest = Duration::from_micros(80);
-        assert_eq!(seen(shortest), Some(shortest));
-        assert_eq!(seen(Duration::MAX), None, "not seen yet");
+        for shortest in [Some(Duration::from_micros(80)), None] {
+            assert_eq!(seen(shortest), shortest);
+        }
         let other = Arc::new(CubicConfig::default()).build(Instant::now(), 1200);
         assert_eq!(shortest_round_trip(other), None, "not ours");
     }

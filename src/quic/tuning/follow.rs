@@ -90,13 +90,14 @@ impl Follow {
                 stalled_lanes,
             };
             let window = self.window.update(sample);
+            let shortest = self.window.shortest().unwrap_or(sample.rtt);
             if self.set.replace(window) != Some(window) {
                 connection.set_receive_window(VarInt::from_u64(window).unwrap_or(VarInt::MAX));
             }
             let stats = path.stats();
             self.copies.follow(LossSample {
                 path: path_hash,
-                shortest: self.window.shortest(),
+                shortest,
                 lost: stats.lost_packets.saturating_sub(stats.lost_plpmtud_probes),
             });
         }

@@ -12,8 +12,6 @@ const MOST: f64 = 0.05;
 const LOSSY: f64 = 0.005;
 /// How many packets count as recent. The weight of earlier packets decays.
 const WHILE: f64 = 1000.0;
-/// A smoothed round trip this far above the shortest one means that a queue has built up.
-const QUEUE: f64 = 1.5;
 
 /// The share of recent packets that were lost.
 #[derive(Clone, Debug, Default)]
@@ -28,12 +26,13 @@ impl Losses {
         self.count(0.0);
     }
 
-    /// A packet was lost; whether that is congestion.
-    pub(super) fn lost(&mut self, smoothed: Duration, shortest: Duration) -> bool {
+    /// A packet was lost; whether that is congestion. `shortest` is unknown while the path has acknowledged nothing.
+    pub(super) fn lost(&mut self, smoothed: Duration, shortest: Option<Duration>) -> bool {
         self.count(1.0);
         // Of few packets one is a large share.
         let many = self.packets >= WHILE / 10.0 && self.lost > self.packets * MOST;
-        many || smoothed >= shortest.mul_f64(QUEUE)
+        // A smoothed round trip this far above the shortest one means that a queue has built up.
+        many || shortest.is_some_and(|shortest| smoothed >= shortest + shortest / 2)
     }
 
     /// Whether the path loses more packets than a queue makes it lose that is full at times.
@@ -66,7 +65,7 @@ mod tests {
         for number in 1..=20_000 {
             if number % nth == 0 {
                 all += 1;
-                told += u32::from(losses.lost(smoothed, SHORTEST));
+                told += u32::from(losses.lost(smoothed, Some(SHORTEST)));
             } else {
                 losses.acked();
             }
@@ -80,7 +79,7 @@ mod tests {
         let mut lose = |nth: u32| {
             for number in 1..=20_000 {
                 if number % nth == 0 {
-                    losses.lost(SHORTEST, SHORTEST);
+                    losses.lost(SHORTEST, Some(SHORTEST));
                 } else {
                     losses.acked();
                 }
@@ -101,7 +100,7 @@ mod tests {
         for number in 0..420 {
             match number < 400 {
                 true => losses.acked(),
-                false => _ = losses.lost(SHORTEST, SHORTEST),
+                false => _ = losses.lost(SHORTEST, Some(SHORTEST)),
             }
         }
         assert!(!losses.is_lossy());

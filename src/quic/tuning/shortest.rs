@@ -14,36 +14,35 @@ const PERIOD: Duration = Duration::from_secs(5);
 const STAYS_SHORT: Duration = Duration::from_millis(25);
 
 /// The shortest round trip within the current period and the one before.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Shortest {
-    current: Duration,
-    before: Duration,
+    current: Option<Duration>,
+    before: Option<Duration>,
     since: Option<Instant>,
 }
 
 impl Shortest {
-    pub(super) fn new() -> Self {
-        Self {
-            current: Duration::MAX,
-            before: Duration::MAX,
-            since: None,
-        }
-    }
-
     /// A packet, or a sample of the path, took this long.
     pub(super) fn saw(&mut self, now: Instant, round_trip: Duration) {
         let since = *self.since.get_or_insert(now);
         if now.saturating_duration_since(since) >= PERIOD {
-            let is_short = self.get() < SHORT_PATH && self.current < STAYS_SHORT;
-            self.before = if is_short { self.get() } else { self.current };
-            (self.current, self.since) = (Duration::MAX, Some(now));
+            let below = |bound| move |shortest: &Duration| *shortest < bound;
+            let is_short = self.get().filter(below(SHORT_PATH));
+            self.before = match self.current.filter(below(STAYS_SHORT)) {
+                Some(_) if is_short.is_some() => is_short,
+                _ => self.current,
+            };
+            (self.current, self.since) = (None, Some(now));
         }
-        self.current = self.current.min(round_trip);
+        self.current = Some(
+            self.current
+                .map_or(round_trip, |current| current.min(round_trip)),
+        );
     }
 
-    /// [`Duration::MAX`] while nothing was seen.
-    pub(super) fn get(&self) -> Duration {
-        self.current.min(self.before)
+    /// `None` while nothing was seen: packets of a path may be lost before the first is acknowledged.
+    pub(super) fn get(&self) -> Option<Duration> {
+        self.current.into_iter().chain(self.before).min()
     }
 }
 
@@ -53,14 +52,14 @@ mod tests {
 
     /// What is remembered after each second, where every 10 ms a packet takes so many milliseconds.
     fn seconds(round_trips: &[u64]) -> Vec<u64> {
-        let mut shortest = Shortest::new();
+        let mut shortest = Shortest::default();
         let mut now = Instant::now();
         let each = round_trips.iter().map(|ms| {
             for _ in 0..100 {
                 shortest.saw(now, Duration::from_millis(*ms));
                 now += Duration::from_millis(10);
             }
-            shortest.get().as_millis() as u64
+            shortest.get().expect("seen").as_millis() as u64
         });
         each.collect()
     }
@@ -97,10 +96,10 @@ mod tests {
 
     #[test]
     fn what_was_seen_before_a_pause_is_remembered_after_it() {
-        let mut shortest = Shortest::new();
+        let mut shortest = Shortest::default();
         let now = Instant::now();
         shortest.saw(now, Duration::from_millis(20));
         shortest.saw(now + Duration::from_secs(3600), Duration::from_millis(90));
-        assert_eq!(shortest.get(), Duration::from_millis(20));
+        assert_eq!(shortest.get(), Some(Duration::from_millis(20)));
     }
 }

@@ -39,18 +39,19 @@ impl ReceiveWindow {
             short,
             long,
             path: None,
-            shortest: Shortest::new(),
+            shortest: Shortest::default(),
         }
     }
 
     /// The shortest round trip of the last sampled path.
-    pub(crate) fn shortest(&self) -> Duration {
+    pub(crate) fn shortest(&self) -> Option<Duration> {
         self.shortest.get()
     }
 
     /// Whether the last sampled path is long; false before the first sample.
     fn is_long(&self) -> bool {
-        self.path.is_some() && self.shortest() >= SHORT_PATH
+        self.shortest()
+            .is_some_and(|shortest| shortest >= SHORT_PATH)
     }
 
     /// Whether several streams are better than one: on a long path, if the window holds them all. Otherwise the streams that are written first use all of it.
@@ -61,7 +62,7 @@ impl ReceiveWindow {
     /// The window after `sample`.
     pub(crate) fn update(&mut self, sample: PathSample) -> u64 {
         if self.path.replace(sample.path) != Some(sample.path) {
-            self.shortest = Shortest::new();
+            self.shortest = Shortest::default();
         }
         self.shortest.saw(sample.now, sample.rtt);
         let by_path = match self.is_long() {
