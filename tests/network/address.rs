@@ -47,7 +47,9 @@ fn client_moves() -> Outcome {
             traffic.answers_to_what_began_after(moved).await;
             traffic.goes_on(50, 30).await;
         }
-        for (caller, traffic, established) in parties {
+        // Mostly 0.04 to 0.5 s. Where the last packets of the old path are lost QUIC takes seconds to repeat them, for which a new call of tonic's waits
+        // (docs/decisions/after-a-change-of-address.md).
+        for ((caller, traffic, established), most) in parties.into_iter().zip([3, 8]) {
             let stats = caller.links.stats(caller.peer).expect("connected");
             let report = traffic.stop().await;
             let fresh = report.first_fresh_answer(moved).expect("answered");
@@ -56,8 +58,7 @@ fn client_moves() -> Outcome {
                 report.first_answer(moved),
                 stats.established_at == established,
             );
-            // Mostly 0.04 to 0.5 s. Where the old path's last packets are lost QUIC repeats them after up to 2 s (docs/decisions/after-a-change-of-address.md).
-            assert!(fresh < Duration::from_secs(4), "{fresh:?}");
+            assert!(fresh < Duration::from_secs(most), "{fresh:?}");
             // The streams too: whichever connection takes new calls, theirs goes on.
             report.check_all_well(&server.desk);
         }
