@@ -1,6 +1,6 @@
 use std::{fmt, net::SocketAddr};
 
-use iroh::{RelayUrl, TransportAddr};
+use iroh::{RelayUrl, TransportAddr, endpoint::PathId};
 
 /// The network path that packets to a peer take now.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,11 +27,11 @@ impl Path {
         with_path(connection, |path| (path.remote_addr().into(), path.rtt()))
     }
 
-    /// How many datagrams were sent and received on that path.
-    pub(crate) fn datagrams(connection: &iroh::endpoint::Connection) -> (u64, u64) {
-        let stats = with_path(connection, |path| path.stats());
-        stats.map_or((0, 0), |stats| {
-            (stats.udp_tx.datagrams, stats.udp_rx.datagrams)
+    /// Which path that is, and how many datagrams were sent and received on it.
+    pub(crate) fn datagrams(connection: &iroh::endpoint::Connection) -> (PathId, u64, u64) {
+        let stats = with_path(connection, |path| (path.id(), path.stats()));
+        stats.map_or((PathId::ZERO, 0, 0), |(id, stats)| {
+            (id, stats.udp_tx.datagrams, stats.udp_rx.datagrams)
         })
     }
 }

@@ -35,9 +35,11 @@ const LOOK: Duration = Duration::from_secs(60);
 const SETTLED: Duration = Duration::from_secs(2);
 /// How many health pings in a row may fail.
 const PINGS: u32 = 2;
-/// How long a silent connection has, and round trips beside, once another has reached its peer. After a cut the path works for both, and each look pings. After a
-/// change of address QUIC sends what the old path lost once it has given that path up, which takes seconds where the news of it is lost as well.
-const SUPERSEDED: Duration = Duration::from_secs(5);
+/// How long a silent connection has, and round trips beside, once another has reached its peer. After a cut the path works for both, and each look pings.
+const SUPERSEDED: Duration = Duration::from_secs(1);
+/// How long it has after it has changed its path. QUIC sends what the old path lost once it has given that path up, which may take seconds
+/// (`docs/decisions/after-a-change-of-address.md`).
+const SUPERSEDED_MOVING: Duration = Duration::from_secs(5);
 /// How long the driver waits for the answer to a ping that breaks a silence. The next look sees whatever comes later.
 const SILENCE_PING: Duration = Duration::from_millis(250);
 
@@ -138,9 +140,11 @@ impl Driver {
             };
             sleep(next).await;
             // Of the path in use: iroh keeps others alive beside it, on which no call is answered.
-            let (sent, received) = Path::datagrams(&self.connection);
+            let (path, sent, received) = Path::datagrams(&self.connection);
+            let now = std::time::Instant::now();
             let sign = silence.look(Look {
-                now: std::time::Instant::now(),
+                now,
+                path,
                 sent,
                 received,
                 rtt: self.rtt(),
@@ -149,14 +153,18 @@ impl Driver {
             let superseded = self.link.upgrade().and_then(|link| link.superseded());
             match (sign, superseded) {
                 (_, Some(since)) if silence.is_silent() => {
-                    if since.elapsed() >= SUPERSEDED + self.rtt() * 2 {
+                    let patience = match silence.moves(now) {
+                        true => SUPERSEDED_MOVING,
+                        false => SUPERSEDED,
+                    };
+                    if since.elapsed() >= patience + self.rtt() * 2 {
                         return self.end_dead("another connection reached the peer, and nothing came back on this one");
                     }
                     self.ping_silence().await;
                 }
                 (Sign::Nothing, _) => {}
                 (Sign::Ping, _) => {
-                    if silence.is_long() {
+                    if silence.is_long() || !silence.moves(now) {
                         self.report(|gone, link| gone.silent(link));
                     }
                     self.ping_silence().await;

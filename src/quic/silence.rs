@@ -5,6 +5,8 @@
 
 use std::time::{Duration, Instant};
 
+use iroh::endpoint::PathId;
+
 /// How often a connection is looked at while calls are open.
 const LOOK: Duration = Duration::from_millis(250);
 /// Minimum silence before the first ping, and between two pings. On a long path it is two round trips.
@@ -13,6 +15,8 @@ const PATIENCE: Duration = Duration::from_millis(500);
 const LOOKS: u32 = 2;
 /// How many pings of one silence go out at full pace. Each opens a stream, and all of them arrive at once when the path works again.
 const PINGS: u32 = 12;
+/// How long after a change of its path a connection may still be silent for it.
+const MOVES: Duration = Duration::from_secs(10);
 /// With how many pings a silence is long: after 1.5 s, on a long path six round trips.
 const LONG: u32 = 3;
 /// How many pings one silence has at most.
@@ -32,6 +36,8 @@ pub(super) enum Sign {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Look {
     pub(super) now: Instant,
+    /// The path in use.
+    pub(super) path: PathId,
     /// Datagrams.
     pub(super) sent: u64,
     /// Datagrams.
@@ -44,6 +50,8 @@ pub(super) struct Look {
 
 #[derive(Debug, Default)]
 pub(super) struct Silence {
+    path: Option<PathId>,
+    moved: Option<Instant>,
     sent: u64,
     received: u64,
     /// When the first datagram was sent that has no answer.
@@ -66,13 +74,25 @@ impl Silence {
         self.pinged.is_some()
     }
 
-    /// Whether several pings had no answer. One silence of a second may be a change of address, after which a dial beside the connection would only delay its
-    /// recovery (`docs/decisions/after-a-change-of-address.md`).
+    /// Whether several pings had no answer.
     pub(super) fn is_long(&self) -> bool {
         self.pings >= LONG
     }
 
+    /// Whether the connection has changed its path not long ago. A dial beside it would only delay its recovery (`docs/decisions/after-a-change-of-address.md`).
+    pub(super) fn moves(&self, now: Instant) -> bool {
+        self.moved
+            .is_some_and(|moved| now.saturating_duration_since(moved) < MOVES)
+    }
+
     pub(super) fn look(&mut self, look: Look) -> Sign {
+        if self
+            .path
+            .replace(look.path)
+            .is_some_and(|path| path != look.path)
+        {
+            self.moved = Some(look.now);
+        }
         let sends = std::mem::replace(&mut self.sent, look.sent) != look.sent;
         if std::mem::replace(&mut self.received, look.received) != look.received {
             self.since = None;
@@ -119,6 +139,7 @@ mod tests {
             .map(|(&(sent, received), number)| {
                 silence.look(Look {
                     now: began + LOOK * number,
+                    path: PathId::ZERO,
                     sent,
                     received,
                     rtt,
@@ -154,6 +175,27 @@ mod tests {
                 .iter()
                 .all(|sign| *sign == Nothing)
         );
+    }
+
+    #[test]
+    fn a_connection_that_changed_its_path_is_known_for_a_while() {
+        let now = Instant::now();
+        let mut silence = Silence::default();
+        let mut look = |path: u32, seconds| {
+            let now = now + Duration::from_secs(seconds);
+            silence.look(Look {
+                now,
+                path: PathId::from(path),
+                sent: 0,
+                received: 0,
+                rtt: RTT,
+                waiting: true,
+            });
+            silence.moves(now)
+        };
+        assert!(!look(0, 0));
+        assert!(look(2, 1) && look(2, 10));
+        assert!(!look(2, 11));
     }
 
     #[test]
@@ -202,6 +244,7 @@ mod tests {
         assert_eq!(silence.next_look(true), Some(LOOK));
         let mut look = Look {
             now: Instant::now(),
+            path: PathId::ZERO,
             sent: 0,
             received: 0,
             rtt: RTT,
