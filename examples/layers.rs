@@ -11,10 +11,9 @@ use tonic::{Request, transport::Server};
 use tower_iroh::{
     Acceptor, Channel, Peer, Urgency,
     layers::{
+        MethodConfig, Methods,
         authorize::{Policy, PolicyHandle},
         buffer::{BufferConfig, WaitForReady},
-        priority::PriorityConfig,
-        retry::RetryPolicy,
     },
     presets::Offline,
 };
@@ -49,15 +48,16 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let serving = tokio::spawn(server.serve_with_incoming(incoming));
 
     // README: stack
-    let retry = RetryPolicy::builder().idempotent([ECHO]).build()?;
+    let echo = MethodConfig::new()
+        .idempotent(true)
+        .urgency(Urgency::CONTROL);
+    let methods = Methods::builder().method(ECHO, echo).build()?;
     let buffer = BufferConfig::builder().max_calls(100).build()?;
-    let priority = PriorityConfig::builder()
-        .method(ECHO, Urgency::CONTROL)
-        .build()?;
     let channel = Channel::builder(ours.clone())
         .peer(peer)
         .timeout(Duration::from_secs(5))
-        .stack(|stack| stack.retry(retry).buffer(buffer).priority(priority))
+        .methods(methods)
+        .stack(|stack| stack.buffer(buffer))
         .build()?;
     let mut client = EchoClient::new(channel.clone());
     // README: end

@@ -11,7 +11,10 @@ use tonic::{Code, Response, Status};
 use tower_iroh::{
     Channel, ChannelBuilder, ErrorKind, LaneConfig, Lanes, Peer, Server, ServerError, ServerHandle,
     State, TransportKind,
-    layers::select::{Arm, Choice, Reason, SelectConfig, SelectHandle, Selected},
+    layers::{
+        MethodConfig, Methods,
+        select::{Arm, Choice, Reason, SelectConfig, SelectHandle, Selected},
+    },
     presets::Offline,
     tcp::TcpLinks,
 };
@@ -101,6 +104,23 @@ async fn black_hole() -> (UdpSocket, SocketAddr) {
     let socket = UdpSocket::bind("127.0.0.1:0").await.expect("a port");
     let addr = socket.local_addr().expect("bound");
     (socket, addr)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_method_goes_over_the_transport_that_the_table_says() {
+    let server = Running::new().await;
+    let over_tcp = MethodConfig::new().transport(Choice::Fixed(Arm::Tcp));
+    let methods = Methods::builder().method("/tower_iroh.echo.v1.Echo/Echo", over_tcp);
+    let methods = methods.build().expect("valid");
+    let channel = channel(server.peer.clone(), |channel| channel.methods(methods)).await;
+    let selected = over(&channel).await;
+    assert_eq!((selected.arm, selected.reason), (Arm::Tcp, Reason::Method));
+    // A later policy counts as a whole.
+    let select = channel.stack().select().expect("two transports");
+    select.swap(Arm::Iroh);
+    assert_eq!(over(&channel).await.arm, Arm::Iroh);
+    channel.close();
+    server.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -25,7 +25,7 @@ use http_body_util::Full;
 use tonic::body::Body;
 use tower::{Layer, Service};
 use tower_iroh_layers::{
-    BoxError, Deadline,
+    BoxError, Deadline, MethodConfig, Methods,
     retry::RetryLayer,
     select::{Adaptive, Arm, Canary, Choice, Policy, Select, SelectHandle, StickyKey},
 };
@@ -174,8 +174,10 @@ impl Future for KeptReading {
 }
 
 fn select(choice: Choice) -> Select<Reads, Reads> {
+    let fixed = MethodConfig::new().transport(Choice::Fixed(Arm::Tcp));
+    let methods = Methods::builder().method("x.Y", fixed).build();
     let policy = Policy::builder(choice)
-        .methods(["x.Y"], Choice::Fixed(Arm::Tcp))
+        .methods(&methods.expect("accepted"))
         .build()
         .expect("accepted");
     Select::new(Reads, Reads, SelectHandle::new(policy))

@@ -2,9 +2,10 @@ use std::{fmt, ops::RangeInclusive, time::Duration};
 
 /// A setting that is not accepted: its name, the value that it was given, and what it accepts.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{field} = {value}: {accepted}")]
+#[error("{} = {value}: {accepted}", self.place())]
 pub struct ConfigError {
     field: &'static str,
+    place: Option<String>,
     value: String,
     accepted: String,
 }
@@ -14,6 +15,7 @@ impl ConfigError {
     pub fn new(field: &'static str, value: impl fmt::Display, accepted: impl Into<String>) -> Self {
         Self {
             field,
+            place: None,
             value: value.to_string(),
             accepted: accepted.into(),
         }
@@ -70,6 +72,17 @@ impl ConfigError {
             return Ok(());
         }
         Err(Self::new(field, value, "0.0 to 1.0 is accepted"))
+    }
+
+    /// Says where the setting is, where its name alone does not.
+    pub(crate) fn at(mut self, place: String) -> Self {
+        self.place = Some(place);
+        self
+    }
+
+    /// Where the setting is: its name, with the entry of a table or the path within a file, such as `methods."/shop.v1.Stock/Get".timeout`.
+    pub fn place(&self) -> &str {
+        self.place.as_deref().unwrap_or(self.field)
     }
 
     /// The setting's name.

@@ -1,5 +1,5 @@
-/// Says that this call may be done twice, whatever its method: an extension of a request. A retry and a buffer read it, beside their own
-/// lists of methods, and a transport that is told to send early data sends only such calls in it, because early data may be replayed.
+/// Says that this call may be done twice, whatever its method: an extension of a request. A retry and a buffer read it, beside the
+/// [table of methods](crate::methods), and a transport that is told to send early data sends only such calls in it, because early data may be replayed.
 ///
 /// ```
 /// # use tower_iroh_layers::Idempotent;

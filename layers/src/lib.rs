@@ -26,6 +26,7 @@
 //! - [`Deadline`]: when a call's time is over, in a request's extensions and in its `grpc-timeout` header.
 //! - [`Fault`]: what a transport or layer knows of a failure beyond its code: whose it is, and whether the peer may have begun the call.
 //! - [`Idempotent`]: that a call may be done twice, in a request's extensions.
+//! - [`Methods`]: one table for what is configured per method, which each layer takes; [`methods`] says what is in it.
 //! - [`MethodSet`]: the methods that a configuration lists.
 //! - [`message_size`]: a bound on each message of a body, as it comes over the wire.
 //! - [`peek`]: how large a call's first message is, read from its first five bytes, without waiting for a body
@@ -34,6 +35,7 @@
 pub mod deadline;
 pub mod fault;
 pub mod message_size;
+pub mod methods;
 pub mod peek;
 pub mod urgency;
 
@@ -66,7 +68,6 @@ mod elsewhere;
 mod headers;
 mod idempotent;
 mod meter;
-mod methods;
 #[cfg(any(feature = "retry", feature = "select"))]
 mod replay;
 
@@ -74,7 +75,7 @@ pub use config_error::ConfigError;
 pub use deadline::Deadline;
 pub use fault::{Fault, Incident, Origin};
 pub use idempotent::Idempotent;
-pub use methods::MethodSet;
+pub use methods::{MethodConfig, MethodEntry, MethodSet, Methods, MethodsBuilder};
 pub use urgency::Urgency;
 
 /// The error of every layer here: whatever it is, a [`tonic::Status`] is in its source chain, so its code survives any

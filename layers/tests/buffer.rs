@@ -18,10 +18,10 @@ use tokio::time::{Instant, sleep, timeout};
 use tonic::{Code, Status, body::Body};
 use tower::{Layer, Service, ServiceBuilder, ServiceExt};
 use tower_iroh_layers::{
-    BoxError, Deadline, Fault, Idempotent, Incident, Origin, Urgency,
+    BoxError, Deadline, Fault, Idempotent, Incident, MethodConfig, Methods, Origin, Urgency,
     buffer::{
         Buffer, BufferConfig, BufferConfigBuilder, BufferError, BufferHandle, BufferLayer,
-        BufferStats, Overflow, Reason, WaitForReady,
+        BufferStats, Overflow, Reason, Served, WaitForReady,
     },
     deadline::header,
     fault::code_of,
@@ -220,15 +220,36 @@ fn urgent(id: impl ToString, urgency: u8) -> Request<Body> {
 }
 
 fn config() -> BufferConfigBuilder {
-    BufferConfig::builder().serve([METHOD])
+    BufferConfig::builder()
+}
+
+/// A layer that serves [`METHOD`].
+fn serving(config: BufferConfig, method: MethodConfig) -> BufferLayer {
+    let methods = Methods::builder().method(METHOD, method.wait_for_ready(true));
+    BufferLayer::new(config).methods(methods.build().expect("a table"))
+}
+
+fn over<S: Served>(config: BufferConfig, method: MethodConfig, inner: S) -> Buffer<S> {
+    serving(config, method).layer(inner)
 }
 
 fn buffer(config: BufferConfigBuilder) -> (Peer, Buffer<Peer>, BufferHandle) {
+    buffer_of(config, MethodConfig::new())
+}
+
+fn buffer_of(
+    config: BufferConfigBuilder,
+    method: MethodConfig,
+) -> (Peer, Buffer<Peer>, BufferHandle) {
     let peer = Peer::default();
     let config = config.build().expect("a configuration");
-    let buffer = Buffer::new(config, peer.clone());
+    let buffer = over(config, method, peer.clone());
     let handle = buffer.handle();
     (peer, buffer, handle)
+}
+
+fn idempotent() -> MethodConfig {
+    MethodConfig::new().idempotent(true)
 }
 
 type Call = Pin<Box<dyn Future<Output = Result<Response<Body>, BoxError>> + Send>>;
@@ -442,7 +463,7 @@ async fn a_caller_who_does_not_poll_holds_no_permit_below() {
         .concurrency_limit(1)
         .service(peer.clone());
     let config = config().build().expect("a configuration");
-    let buffer = Buffer::new(config, inner);
+    let buffer = over(config, MethodConfig::new(), inner);
     let mut idle = Box::pin(buffer.clone().oneshot(request("idle", 1)));
     assert!(idle.as_mut().now_or_never().is_none());
     let other = tokio::spawn(buffer.clone().oneshot(request("other", 1)));
@@ -463,7 +484,7 @@ async fn the_driver_keeps_no_permit_while_it_pauses() {
         .concurrency_limit(1)
         .service(peer.clone());
     let config = config().build().expect("a configuration");
-    let buffer = Buffer::new(config, inner);
+    let buffer = over(config, MethodConfig::new(), inner);
     // The first has the only permit and is refused; the driver, which waits for the permit for the second, has to wait then.
     let first = tokio::spawn(buffer.clone().oneshot(request("first", 1)));
     tokio::task::yield_now().await;
@@ -631,7 +652,7 @@ async fn no_copy_is_kept_beyond_the_limits() {
         std::future::pending::<Result<Response<Body>, BoxError>>().await
     });
     let config = config().max_calls(2).build().expect("a configuration");
-    let buffer = Buffer::new(config, inner);
+    let buffer = over(config, MethodConfig::new(), inner);
     let witnesses = [(); 4].map(|()| Arc::new(()));
     let mut calls = Vec::new();
     for witness in &witnesses {
@@ -792,7 +813,7 @@ async fn those_who_pass_by_may_have_a_way_of_their_own() {
     }
     let peer = Peer::default();
     let config = config().build().expect("a configuration");
-    let layer = BufferLayer::new(config).passing(tower::layer::layer_fn(No));
+    let layer = serving(config, MethodConfig::new()).passing(tower::layer::layer_fn(No));
     let buffer = layer.layer(peer.clone());
     let waits = tokio::spawn(buffer.clone().oneshot(request("waits", 1)));
     let mut other = request("other", 1);
@@ -880,8 +901,7 @@ async fn what_was_not_sent_is_sent_again_and_what_is_idempotent_too() {
     }
     // By the list, and by the call's own word.
     for listed in [true, false] {
-        let idempotent: &[&str] = if listed { &[METHOD] } else { &[] };
-        let (peer, buffer, handle) = buffer(config().idempotent(idempotent.iter().copied()));
+        let (peer, buffer, handle) = buffer_of(config(), MethodConfig::new().idempotent(listed));
         peer.set_up(true);
         peer.next(perhaps);
         let mut call = request("a", 1);
@@ -898,8 +918,8 @@ async fn what_was_not_sent_is_sent_again_and_what_is_idempotent_too() {
 #[tokio::test(start_paused = true)]
 async fn what_time_does_not_mend_is_delivered_at_once() {
     for waits in [false, true] {
-        for config in [config(), config().idempotent([METHOD])] {
-            let (peer, buffer, handle) = buffer(config);
+        for method in [MethodConfig::new(), idempotent()] {
+            let (peer, buffer, handle) = buffer_of(config(), method);
             peer.set_up(!waits);
             peer.next([
                 Way::Undialled(Code::PermissionDenied),
@@ -931,7 +951,7 @@ async fn what_time_does_not_mend_is_delivered_at_once() {
 
 #[tokio::test(start_paused = true)]
 async fn what_may_have_arrived_is_never_said_to_be_unsent() {
-    let (peer, buffer, _handle) = buffer(config().idempotent([METHOD]));
+    let (peer, buffer, _handle) = buffer_of(config(), idempotent());
     peer.set_up(true);
     peer.always(Way::Lose { processed: true });
     let error = begun(&buffer, request("a", 1)).await.await;
@@ -1026,7 +1046,7 @@ async fn a_rejection_on_this_side_slows_no_pace() {
 async fn attempts_that_may_have_arrived_are_capped() {
     for (config, limit) in [(config(), 5), (config().max_attempts(2), 2)] {
         for waits in [false, true] {
-            let (peer, buffer, handle) = buffer(config.clone().idempotent([METHOD]));
+            let (peer, buffer, handle) = buffer_of(config.clone(), idempotent());
             peer.set_up(!waits);
             // What provably did not arrive is not counted.
             peer.next([Way::Refuse, Way::NotNow, Way::Lose { processed: false }]);
@@ -1067,8 +1087,9 @@ async fn a_readiness_that_fails_is_no_attempt_that_may_have_arrived() {
             std::future::ready(Ok(Response::new(request.into_body())))
         }
     }
-    let config = config().idempotent([METHOD]).build().expect("accepted");
-    let buffer = Buffer::new(config, Fails(Instant::now() + 60 * SECOND));
+    let config = config().build().expect("accepted");
+    let fails = Fails(Instant::now() + 60 * SECOND);
+    let buffer = over(config, idempotent(), fails);
     let answer = buffer.oneshot(request("a", 1)).await;
     answer.expect("answered when it was ready");
 }

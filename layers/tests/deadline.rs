@@ -188,10 +188,16 @@ async fn the_earliest_of_header_extension_and_default_counts() {
         request
     };
     let none = DeadlineLayer::new();
-    assert_eq!(told(none, with(None, None)).await, (None, None));
-    assert_eq!(told(none, with(at(3), None)).await, (at(3), at(3)));
-    assert_eq!(told(none, with(None, Some(4))).await, (at(4), at(4)));
-    assert_eq!(told(none, with(at(3), Some(2))).await, (at(2), at(2)));
+    assert_eq!(told(none.clone(), with(None, None)).await, (None, None));
+    assert_eq!(told(none.clone(), with(at(3), None)).await, (at(3), at(3)));
+    assert_eq!(
+        told(none.clone(), with(None, Some(4))).await,
+        (at(4), at(4))
+    );
+    assert_eq!(
+        told(none.clone(), with(at(3), Some(2))).await,
+        (at(2), at(2))
+    );
     assert_eq!(
         told(default_of(seconds(5)), with(None, None)).await,
         (at(5), at(5))

@@ -10,7 +10,7 @@ use proptest::prelude::*;
 use tonic::body::Body;
 use tower::{Layer, ServiceExt, service_fn};
 use tower_iroh_layers::{
-    Urgency,
+    MethodConfig, Methods, Urgency,
     priority::{PriorityConfig, PriorityLayer, ReadPriorityLayer},
     urgency::PRIORITY,
 };
@@ -34,14 +34,15 @@ fn request(path: &str, len: usize) -> Request<Body> {
 }
 
 fn layer() -> PriorityLayer {
-    let config = PriorityConfig::builder()
-        .method("/raft.Raft/*", Urgency::CONTROL)
-        .method("/raft.Raft/Vote", Urgency::HIGHEST)
-        .method("/raft.Raft/Idle", Urgency::LOWEST)
-        .method("/raft.Raft/Plain", Urgency::INTERACTIVE)
-        .large(1000, Urgency::BULK)
+    let config = PriorityConfig::builder().large(1000, Urgency::BULK).build();
+    let urgency = |urgency| MethodConfig::new().urgency(urgency);
+    let methods = Methods::builder()
+        .method("/raft.Raft/*", urgency(Urgency::CONTROL))
+        .method("/raft.Raft/Vote", urgency(Urgency::HIGHEST))
+        .method("/raft.Raft/Idle", urgency(Urgency::LOWEST))
+        .method("/raft.Raft/Plain", urgency(Urgency::INTERACTIVE))
         .build();
-    PriorityLayer::new(config.expect("a configuration"))
+    PriorityLayer::new(config.expect("a configuration")).methods(methods.expect("a table"))
 }
 
 /// The request as the service below sees it.

@@ -19,7 +19,7 @@ use tokio::time::{Instant, Sleep, sleep};
 use tonic::{Code, Status, body::Body};
 use tower::{Layer, Service, ServiceExt};
 use tower_iroh_layers::{
-    BoxError, Deadline, Fault, Incident, Origin,
+    BoxError, Deadline, Fault, Incident, MethodConfig, Methods, Origin,
     deadline::header,
     fault::code_of,
     retry::{Idempotent, Retry, RetryError, RetryLayer, RetryPolicy, RetryPolicyBuilder},
@@ -234,11 +234,17 @@ fn step_done() -> Step {
 }
 
 fn policy() -> RetryPolicyBuilder {
-    RetryPolicy::builder().idempotent([LISTED])
+    RetryPolicy::builder()
+}
+
+fn table(idempotent: &str) -> Methods {
+    let config = MethodConfig::new().idempotent(true);
+    let methods = Methods::builder().method(idempotent, config);
+    methods.build().expect("valid")
 }
 
 fn layer(policy: RetryPolicyBuilder) -> RetryLayer {
-    RetryLayer::new(policy.build().expect("valid"))
+    RetryLayer::new(policy.build().expect("valid")).methods(table(LISTED))
 }
 
 fn retry(peer: &Peer) -> Retry<Peer> {
@@ -270,7 +276,7 @@ async fn a_listed_method_is_sent_again_with_backoff() {
     for receipt in &peer.lock().receipts {
         assert_eq!(receipt.body, b"\0\0\0\0\x02hi");
     }
-    let whole_service = layer(RetryPolicy::builder().idempotent(["/a.B/*"]));
+    let whole_service = layer(policy()).methods(table("/a.B/*"));
     let peer = Peer::new([unavailable()]);
     let service = whole_service.layer(peer.clone());
     assert_eq!(code(service, request(UNLISTED)).await, Code::Ok);
@@ -949,10 +955,10 @@ mod over_tonic {
             .expect("a uri")
             .connect_lazy();
         let policy = RetryPolicy::builder()
-            .idempotent(["tower_iroh.echo.v1.Echo"])
             .initial_backoff(Duration::from_millis(1))
             .build();
-        let layer = RetryLayer::new(policy.expect("valid"));
+        let layer =
+            RetryLayer::new(policy.expect("valid")).methods(table("tower_iroh.echo.v1.Echo"));
         // In a task, as users do: the call is Send, also through several layers.
         let channel = layer.layer(channel);
         #[cfg(feature = "deadline")]

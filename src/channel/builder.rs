@@ -3,7 +3,7 @@ use std::time::Duration;
 use http::{HeaderValue, Uri, uri::Scheme};
 use iroh::{Endpoint, EndpointId, SecretKey};
 use tower::Layer as _;
-use tower_iroh_layers::{ConfigError, Urgency, select::SelectHandle};
+use tower_iroh_layers::{ConfigError, Methods, Urgency, select::SelectHandle};
 
 use super::{Arm, ArmContext, Channel, EitherArm, Stack, StackBuilder, arm::Common, transport};
 use crate::{
@@ -41,6 +41,8 @@ pub struct ChannelBuilder {
     /// A setting that the channel's links cannot take, and why.
     contradiction: Option<(&'static str, Why)>,
     select: Option<SelectHandle>,
+    /// The selection's policy is somebody else's, who has put the table of methods into it.
+    keeps_policy: bool,
     /// The lanes of links over TCP that `build` makes.
     lanes: Option<Lanes>,
     peer: Option<Peer>,
@@ -92,6 +94,7 @@ impl ChannelBuilder {
             tcp,
             contradiction: None,
             select: None,
+            keeps_policy: false,
             lanes: None,
             peer: None,
             user_agent: None,
@@ -107,13 +110,16 @@ impl ChannelBuilder {
     ///
     /// ```
     /// # async fn example(endpoint: iroh::Endpoint, peer: tower_iroh::Peer) -> Result<(), Box<dyn std::error::Error>> {
-    /// use tower_iroh::layers::select::{Arm, Choice, Policy, SelectHandle};
+    /// use tower_iroh::layers::{MethodConfig, Methods, select::{Arm, Choice, SelectHandle}};
     ///
-    /// let policy = Policy::builder(Choice::Prefer(Arm::Iroh))
-    ///     .methods(["/shop.v1.Orders/*"], Choice::Fixed(Arm::Tcp))
+    /// let over_tcp = MethodConfig::new().transport(Choice::Fixed(Arm::Tcp));
+    /// let methods = Methods::builder().method("/shop.v1.Orders/*", over_tcp).build()?;
+    /// let select = SelectHandle::new(Choice::Prefer(Arm::Iroh));
+    /// let channel = tower_iroh::Channel::builder(endpoint)
+    ///     .peer(peer)
+    ///     .select(select.clone())
+    ///     .methods(methods)
     ///     .build()?;
-    /// let select = SelectHandle::new(policy);
-    /// let channel = tower_iroh::Channel::builder(endpoint).peer(peer).select(select.clone()).build()?;
     /// // Later, and for the calls from then on:
     /// select.swap(Arm::Tcp);
     /// # Ok(())
@@ -122,6 +128,12 @@ impl ChannelBuilder {
     pub fn select(mut self, select: SelectHandle) -> Self {
         self.select = Some(select);
         self
+    }
+
+    /// The same, for a handle whose policy the table of methods does not change.
+    pub(crate) fn select_by(mut self, select: SelectHandle) -> Self {
+        self.keeps_policy = true;
+        self.select(select)
     }
 
     /// Shared links over TCP for a channel with [`select`](Self::select). Shared links keep their own settings, so `build` refuses them together with
@@ -140,7 +152,30 @@ impl ChannelBuilder {
         self
     }
 
-    /// The longest time that a call may take, to the end of its response. Default: the call's own deadline, if it has one.
+    /// What is configured per method: timeout, wait for ready, idempotent, retry policy, buffering, urgency, transport. See [`methods`](tower_iroh_layers::methods).
+    ///
+    /// `build` puts the table's transports into the policy of [`select`](Self::select), unless that policy has a table of its own. A policy that is put in force later
+    /// replaces them.
+    ///
+    /// ```
+    /// # async fn example(endpoint: iroh::Endpoint, peer: tower_iroh::Peer) -> Result<(), Box<dyn std::error::Error>> {
+    /// use std::time::Duration;
+    /// use tower_iroh::layers::{MethodConfig, Methods, Urgency};
+    ///
+    /// let methods = Methods::builder()
+    ///     .method("*", MethodConfig::new().timeout(Duration::from_secs(5)))
+    ///     .method("/shop.v1.Stock/Get", MethodConfig::new().idempotent(true))
+    ///     .method("/shop.v1.Orders/*", MethodConfig::new().wait_for_ready(true).urgency(Urgency::CONTROL))
+    ///     .build()?;
+    /// let channel = tower_iroh::Channel::builder(endpoint).peer(peer).methods(methods).build()?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn methods(self, methods: Methods) -> Self {
+        self.stack(|stack| stack.methods(methods))
+    }
+
+    /// The longest time that a call may take, to the end of its response, where its method has no timeout. Default: the call's own deadline, if it has one.
     pub fn timeout(self, timeout: Duration) -> Self {
         self.stack(|stack| stack.timeout(timeout))
     }
@@ -175,7 +210,7 @@ impl ChannelBuilder {
         self
     }
 
-    /// The urgency of calls that set none. Default [`Urgency::INTERACTIVE`].
+    /// The urgency of calls that set none and whose method has none. Default [`Urgency::INTERACTIVE`].
     pub fn urgency(self, urgency: Urgency) -> Self {
         self.stack(|stack| stack.urgency(urgency))
     }
@@ -186,8 +221,8 @@ impl ChannelBuilder {
     /// # async fn example(endpoint: iroh::Endpoint, peer: tower_iroh::Peer) -> Result<(), Box<dyn std::error::Error>> {
     /// use tower_iroh::layers::{buffer::BufferConfig, retry::RetryPolicy};
     ///
-    /// let retry = RetryPolicy::builder().idempotent(["/shop.v1.Stock/Get"]).build()?;
-    /// let buffer = BufferConfig::builder().serve(["/shop.v1.Orders/*"]).build()?;
+    /// let retry = RetryPolicy::builder().max_attempts(5).build()?;
+    /// let buffer = BufferConfig::builder().max_calls(100).build()?;
     /// let channel = tower_iroh::Channel::builder(endpoint)
     ///     .peer(peer)
     ///     .stack(|stack| stack.retry(retry).buffer(buffer).without_fail_fast())
@@ -230,12 +265,14 @@ impl ChannelBuilder {
     ///
     /// ```
     /// # async fn example(endpoint: iroh::Endpoint, peer: tower_iroh::Peer) -> Result<(), Box<dyn std::error::Error>> {
-    /// use tower_iroh::layers::retry::RetryPolicy;
+    /// use tower_iroh::layers::{MethodConfig, Methods};
     ///
-    /// let retry = RetryPolicy::builder().idempotent(["/shop.v1.Stock/Get"]).build()?;
+    /// let methods = Methods::builder()
+    ///     .method("/shop.v1.Stock/Get", MethodConfig::new().idempotent(true))
+    ///     .build()?;
     /// let channel = tower_iroh::Channel::builder(endpoint)
     ///     .peer(peer)
-    ///     .stack(|stack| stack.retry(retry))
+    ///     .methods(methods)
     ///     .early_data(true)
     ///     .build()?;
     /// # Ok(())
@@ -362,17 +399,22 @@ impl ChannelBuilder {
         }
         let transports: Vec<_> = source.transports().collect();
         let stack = self.stack.of_channel(&transports)?;
-        let policy = stack.declared().clone();
+        let methods = stack.table().clone();
+        if let Some(select) = &select
+            && !self.keeps_policy
+        {
+            select.take_methods(&methods);
+        }
         let patience = stack.patience();
         let iroh = source.iroh.as_ref().map(|links| {
             let pool = links.pool().clone();
-            let arm = Arm::new(pool, id, common.clone(), &policy, patience.clone());
+            let arm = Arm::new(pool, id, common.clone(), &methods, patience.clone());
             let context = ArmContext::new(&source, links.state(id), TransportKind::Iroh, id);
             (EitherArm::Iroh(arm), context)
         });
         let tcp = source.tcp.as_ref().map(|links| {
             let pool = links.pool().clone();
-            let arm = Arm::new(pool, id, common.clone(), &policy, patience.clone());
+            let arm = Arm::new(pool, id, common.clone(), &methods, patience.clone());
             let context = ArmContext::new(&source, links.state(id), TransportKind::Tcp, id);
             (EitherArm::Tcp(arm), context)
         });

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::{Request, Response};
 use tonic::body::Body;
-use tower_iroh_layers::{Deadline, Idempotent, Urgency, peek::Peeked, retry::RetryPolicy};
+use tower_iroh_layers::{Deadline, Idempotent, Methods, Urgency, peek::Peeked};
 
 use super::arm::{self, Sent};
 use crate::{error::Error, http2::Carries, pool::Use};
@@ -17,9 +17,9 @@ use crate::{error::Error, http2::Carries, pool::Use};
 const MOST: u32 = 64 * 1024 - 1 - tower_iroh_layers::peek::PREFIX_LEN as u32;
 
 /// Whether a call may be sent early: it is idempotent, and its request is complete.
-pub(super) fn may_leave(head: &Request<()>, body: &Peeked<Body>, declared: &RetryPolicy) -> bool {
+pub(super) fn may_leave(head: &Request<()>, body: &Peeked<Body>, methods: &Methods) -> bool {
     let idempotent = head.extensions().get::<Idempotent>().is_some()
-        || declared.is_idempotent(head.uri().path());
+        || methods.get(head.uri().path()).is_idempotent();
     idempotent && body.is_whole() && body.message_len().is_some_and(|len| len <= MOST)
 }
 

@@ -2,12 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use tower_iroh_layers::{ConfigError, MethodSet};
+use tower_iroh_layers::{ConfigError, MethodEntry, MethodSet, Methods};
 
 use super::{
     Config, ConfigBuilder, Mode, RaftTransport,
-    keys::{KEYS, PEERS, PREFER_IROH, SERVICES, key},
+    keys::{KEYS, METHODS, PEERS, PREFER_IROH, SERVICES, key},
+    methods,
     nearest::nearest,
+    policy::spelled,
     settings::RAFT,
     value::quote,
 };
@@ -27,6 +29,11 @@ impl ConfigBuilder {
         }
         for methods in config.groups.values() {
             MethodSet::try_new(SERVICES, methods)?;
+        }
+        for (pattern, method) in &config.methods {
+            methods::pattern(pattern)?;
+            methods::check(pattern, method)?;
+            Methods::builder().method(pattern, method.clone()).build()?;
         }
         match contradictions(&config).into_iter().next() {
             Some(wrong) => Err(ConfigError::new(
@@ -129,6 +136,7 @@ pub(super) fn contradictions(config: &Config) -> Vec<Contradiction> {
         found.push(Contradiction::new(key, accepted).other("cluster.peer.reconnect_max_secs"));
     }
     lists(config, &mut found);
+    said_twice(config, &mut found);
     names(config, &mut found);
     found
 }
@@ -173,6 +181,43 @@ fn lists(config: &Config, found: &mut Vec<Contradiction>) {
                 Contradiction::new(rollout, accepted)
                     .entry(name)
                     .other(PREFER_IROH[0]),
+            );
+        }
+    }
+}
+
+/// What both a list of groups and the table of methods say of a method.
+fn said_twice(config: &Config, found: &mut Vec<Contradiction>) {
+    let raft = [RAFT.to_owned()];
+    let in_groups = |groups: &[String], pattern: &str| {
+        let pattern = spelled(pattern);
+        config.methods_of(groups).any(|it| spelled(it) == pattern)
+    };
+    for (pattern, method) in &config.methods {
+        let chooses = MethodEntry::from(method.clone()).transport().is_some();
+        for (key, groups) in [
+            ("transport.migration.raft_transport", &raft[..]),
+            (PREFER_IROH[0], &config.prefer_iroh_for),
+            ("transport.rollout.services", &config.rollout_services),
+        ] {
+            if chooses && in_groups(groups, pattern) {
+                let accepted = format!(
+                    "one place per method is accepted: {key} chooses its transport already"
+                );
+                found.push(
+                    Contradiction::new(METHODS, accepted)
+                        .entry(pattern)
+                        .other(key),
+                );
+            }
+        }
+        let key = "cluster.peer.buffer_for";
+        if method.waits() == Some(false) && in_groups(&config.buffer_for, pattern) {
+            let accepted = format!("true is accepted where {key} has the method");
+            found.push(
+                Contradiction::new(METHODS, accepted)
+                    .entry(pattern)
+                    .other(key),
             );
         }
     }

@@ -54,11 +54,13 @@ pub(super) const PREFER_IROH: [&str; 3] = [
 pub(super) const SERVICES: &str = "transport.services";
 /// A table of tables, whose keys are the peers' names.
 pub(super) const PEERS: &str = "peers";
+/// A table of tables, whose keys name methods.
+pub(super) const METHODS: &str = "methods";
 /// The presence of this table switches the rollout on.
 pub(super) const ROLLOUT: &str = "transport.rollout";
 
 /// Reads a value and checks it.
-fn read<T, F: Form<T>>(found: Found<'_>) -> Result<T, Refusal> {
+pub(super) fn read<T, F: Form<T>>(found: Found<'_>) -> Result<T, Refusal> {
     let value = F::read(found)?;
     match F::check(&value) {
         Ok(()) => Ok(value),
@@ -81,7 +83,7 @@ macro_rules! keys {
     };
 }
 
-const YEAR: u64 = 365 * 86_400;
+pub(super) const YEAR: u64 = 365 * 86_400;
 const MONTH: u64 = 30 * 86_400;
 const HOUR_MS: u64 = 3_600_000;
 /// The largest message on the wire: gRPC's length prefix has four bytes.

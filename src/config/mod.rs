@@ -36,6 +36,7 @@ mod file_watcher;
 mod follower;
 mod in_force;
 mod keys;
+mod methods;
 mod nearest;
 mod parts;
 mod peers;

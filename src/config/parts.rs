@@ -10,7 +10,7 @@ use crate::{
     quic::{Acceptor, AcceptorBuilder, Links, LinksBuilder, Tuning},
     tcp::{TcpAcceptor, TcpAcceptorBuilder, TcpLinks, TcpLinksBuilder},
 };
-use tower_iroh_layers::{ConfigError, breaker::BreakerConfig, buffer::BufferConfig};
+use tower_iroh_layers::{ConfigError, Methods, breaker::BreakerConfig, buffer::BufferConfig};
 
 impl Config {
     /// The methods of these groups, in their order; an unknown group has none.
@@ -86,13 +86,20 @@ impl Config {
             .build()
     }
 
-    /// The settings of the buffer: which calls wait for a peer that cannot be reached, and how many.
+    /// The table of methods: the tables of `[methods]`, the groups whose calls wait, and in mode `dual` the transports of all groups.
+    ///
+    /// # Errors
+    /// None for a valid configuration.
+    pub fn methods(&self) -> Result<Methods, ConfigError> {
+        self.table(None)
+    }
+
+    /// The settings of the buffer: how many calls wait for a peer that cannot be reached, and for how long. [`methods`](Self::methods) says which.
     ///
     /// # Errors
     /// None for a valid configuration.
     pub fn buffer(&self) -> Result<BufferConfig, ConfigError> {
         BufferConfig::builder()
-            .serve(self.methods_of(self.buffer_for()))
             .ttl(self.buffer_ttl())
             .max_calls(self.buffer_max_calls())
             .max_bytes(self.buffer_max_bytes())

@@ -6,7 +6,7 @@ use iroh::EndpointId;
 
 use super::{Config, Mode, RaftTransport, settings::RAFT};
 use tower_iroh_layers::{
-    ConfigError,
+    ConfigError, MethodConfig, Methods,
     select::{
         Adaptive, Arm, Canary, Choice, Policy,
         rollout::{Gates, RolloutConfig},
@@ -86,6 +86,12 @@ impl Config {
             Some(canary) if moves_all => (canary, None),
             moved => (Choice::Prefer(Arm::Tcp), moved),
         };
+        let methods = self.table(moved)?;
+        Policy::builder(default).methods(&methods).build()
+    }
+
+    /// The table of methods, with the choice for the groups that a rollout moves.
+    pub(super) fn table(&self, moved: Option<Choice>) -> Result<Methods, ConfigError> {
         let iroh = match self.fallback_to_grpc() {
             true => Choice::Prefer(Arm::Iroh),
             false => Choice::Fixed(Arm::Iroh),
@@ -100,23 +106,25 @@ impl Config {
                     .build()?,
             ),
         };
-        let mut builder = Policy::builder(default);
-        // A method has one rule: that of the most particular list that it is in.
+        let waits = MethodConfig::new().wait_for_ready(true);
+        let mut builder = Methods::builder().methods(self.methods_of(self.buffer_for()), waits);
+        for (pattern, config) in &self.methods {
+            builder = builder.method(pattern, config.clone());
+        }
+        // A method has one transport: that of the most particular list that it is in.
         let mut taken = HashSet::new();
         for (groups, choice) in [
             (&[RAFT.to_owned()][..], Some(raft)),
             (self.prefer_iroh_for(), Some(iroh)),
             (self.rollout_services(), moved),
         ] {
-            let methods: Vec<_> = self
-                .methods_of(groups)
-                .map(spelled)
-                .filter(|method| taken.insert(method.clone()))
-                .collect();
-            if let Some(choice) = choice
-                && !methods.is_empty()
-            {
-                builder = builder.methods(methods, choice);
+            for method in self.methods_of(groups).map(spelled) {
+                if let Some(choice) = &choice
+                    && taken.insert(method.clone())
+                {
+                    let config = MethodConfig::new().transport(choice.clone());
+                    builder = builder.method(method, config);
+                }
             }
         }
         builder.build()
@@ -124,7 +132,7 @@ impl Config {
 }
 
 /// One spelling for both of a whole service's.
-fn spelled(method: &str) -> String {
+pub(super) fn spelled(method: &str) -> String {
     match method.starts_with('/') {
         true => method.to_owned(),
         false => format!("/{method}/*"),

@@ -8,7 +8,8 @@ use super::{
     Config, LoadError, Problem,
     check::contradictions,
     codecs::{Form, Names},
-    keys::{KEYS, PEERS, PREFER_IROH, ROLLOUT, SERVICES, key},
+    keys::{KEYS, METHODS, PEERS, PREFER_IROH, ROLLOUT, SERVICES, key},
+    methods,
     nearest::nearest,
     peers,
     settings::Groups,
@@ -84,6 +85,8 @@ impl<'a> Draft<'a> {
                 self.services(found);
             } else if name == PEERS {
                 peers::read(self, found);
+            } else if name == METHODS {
+                methods::tables(self, found);
             } else if is_table(&name) {
                 match value.get_ref().as_table() {
                     Some(table) => {
@@ -296,7 +299,10 @@ fn is_table(name: &str) -> bool {
 /// The names that a table may have.
 fn names_in(prefix: &str) -> Vec<&'static str> {
     let keys = KEYS.iter().map(|key| key.name);
-    let others = PREFER_IROH.iter().chain([&SERVICES, &PEERS]).copied();
+    let others = PREFER_IROH
+        .iter()
+        .chain([&SERVICES, &PEERS, &METHODS])
+        .copied();
     let within = |key: &'static str| match prefix {
         "" => Some(key),
         _ => key.strip_prefix(prefix)?.strip_prefix('.'),

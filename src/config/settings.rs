@@ -9,6 +9,8 @@ use std::{
 
 use iroh::RelayUrl;
 
+use tower_iroh_layers::MethodConfig;
+
 use super::values::{Mode, RaftTransport};
 use crate::{peer::Peer, server::Require};
 
@@ -42,6 +44,7 @@ macro_rules! settings {
             pub(super) home_relay: Option<RelayUrl>,
             pub(super) rollout_key_header: Option<String>,
             pub(super) groups: Groups,
+            pub(super) methods: BTreeMap<String, MethodConfig>,
             pub(crate) peers: BTreeMap<String, Peer>,
         }
 
@@ -54,6 +57,7 @@ macro_rules! settings {
                     home_relay: None,
                     rollout_key_header: None,
                     groups: built_in(),
+                    methods: BTreeMap::new(),
                     peers: BTreeMap::new(),
                 }
             }
@@ -275,6 +279,13 @@ impl ConfigBuilder {
     ) -> Self {
         let methods = methods.into_iter().map(Into::into).collect();
         self.config.groups.insert(name.into(), methods);
+        self
+    }
+
+    /// Adds an entry to the table of methods, as `[methods."/pkg.Svc/Method"]` does. It replaces one of the same pattern. Its transport is one that a file can have:
+    /// `Choice::Fixed` or `Choice::Prefer`.
+    pub fn method(mut self, pattern: impl Into<String>, config: MethodConfig) -> Self {
+        self.config.methods.insert(pattern.into(), config);
         self
     }
 

@@ -6,7 +6,8 @@ use iroh::TransportAddr;
 
 use super::{
     Config,
-    keys::{KEYS, PEERS, SERVICES},
+    keys::{KEYS, METHODS, PEERS, SERVICES},
+    methods,
     read::plain,
     value::quote,
 };
@@ -32,6 +33,12 @@ impl fmt::Display for Config {
         writeln!(f, "\n[{SERVICES}]")?;
         for name in self.groups.keys() {
             writeln!(f, "{} = {}", plain(name), group(self, name))?;
+        }
+        for (pattern, config) in &self.methods {
+            writeln!(f, "\n[{METHODS}.{}]", plain(pattern))?;
+            for (key, value) in methods::shown(config) {
+                writeln!(f, "{key} = {value}")?;
+            }
         }
         for (name, peer) in &self.peers {
             writeln!(f, "\n[{PEERS}.{}]", plain(name))?;

@@ -171,12 +171,13 @@ impl TransportBuilder {
             peers = peers.tcp(config.tcp_links(key).build()?);
         }
         let buffer = config.buffer()?;
+        let methods = config.methods()?;
         let max_message_size = config.message_bytes();
         let peers = peers.policy(calls).channel(move |_, channel| {
-            let buffer = buffer.clone();
+            let (buffer, methods) = (buffer.clone(), methods.clone());
             channel
                 .max_message_size(max_message_size)
-                .stack(move |stack| stack.buffer(buffer))
+                .stack(move |stack| stack.buffer(buffer).methods(methods))
         });
         let peers = through(self.peers, peers).build();
         for (name, peer) in config.peers() {

@@ -310,7 +310,7 @@ impl Peers {
                 let select = self.select_in(id, slot);
                 let circuits = TransportKind::ALL.map(|over| (over, circuit(over)));
                 let builder = Channel::with_links(links.clone()).shared_tcp_links(tcp.clone());
-                builder.select(select).stack(|stack| {
+                builder.select_by(select).stack(|stack| {
                     let of = |stack: StackBuilder, (over, circuit)| stack.circuit_of(over, circuit);
                     circuits.into_iter().fold(stack, of)
                 })

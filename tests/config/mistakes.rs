@@ -13,7 +13,7 @@ fn a_mistake_is_told_with_its_place_and_what_was_meant() {
         ),
         (
             "  [transprot]\n  mode = \"dual\"",
-            "1:4: transprot is not a known key: cluster, peers, transport are accepted; did you mean transport?",
+            "1:4: transprot is not a known key: cluster, methods, peers, transport are accepted; did you mean transport?",
         ),
         (
             "[transport]\nmode = \"duel\"",

@@ -7,7 +7,7 @@ use tokio::{sync::watch, time::timeout};
 use tonic::{Request, Response, Status, Streaming};
 use tower_iroh::{
     Acceptor, AcceptorBuilder, Channel, EarlyData, Links, LinksBuilder, Peer, PeerInfo,
-    layers::{Idempotent, authorize::PolicyHandle, retry::RetryPolicy},
+    layers::{Idempotent, MethodConfig, Methods, authorize::PolicyHandle},
     presets::Offline,
 };
 use tower_iroh_proto::{
@@ -190,10 +190,10 @@ impl Client {
         let links = links.build().expect("valid");
         let relay = Relay::to(server.endpoint.bound_sockets()[0]).await;
         let id = server.endpoint.id();
-        let retry = RetryPolicy::builder().idempotent([READ]);
+        let methods = Methods::builder().method(READ, MethodConfig::new().idempotent(true));
         let channel = Channel::with_links(links.clone())
             .peer(Peer::from(at(id, &relay)))
-            .stack(|stack| stack.retry(retry.build().expect("valid")))
+            .methods(methods.build().expect("valid"))
             .build()
             .expect("valid");
         Self {

@@ -7,6 +7,7 @@ use tonic::Code;
 use tower_iroh::{
     Urgency,
     layers::{
+        MethodConfig, Methods,
         breaker::BreakerConfig,
         buffer::{BufferConfig, WaitForReady},
     },
@@ -22,11 +23,10 @@ fn breaker() -> BreakerConfig {
         .expect("valid")
 }
 
-fn served() -> BufferConfig {
-    BufferConfig::builder()
-        .serve([ECHO])
-        .build()
-        .expect("valid")
+fn served() -> Methods {
+    let waits = MethodConfig::new().wait_for_ready(true);
+    let methods = Methods::builder().method(ECHO, waits);
+    methods.build().expect("valid")
 }
 
 async fn balanced(caller: &Caller) {
@@ -54,7 +54,7 @@ async fn noticed(caller: &Caller) {
 async fn each_call_that_waited_arrives_once(arm: Arm) {
     let mut server = Server::start(arm).await;
     let caller = server
-        .client(|stack| stack.buffer(served()).breaker(breaker()))
+        .client(|stack| stack.methods(served()).breaker(breaker()))
         .await;
     caller.echo("before").await.expect("answered");
     for round in 0..3 {
@@ -86,7 +86,7 @@ async fn each_call_that_waited_arrives_once(arm: Arm) {
 async fn a_peer_that_comes_and_goes_under_load_sees_nothing_twice(arm: Arm) {
     let mut server = Server::start(arm).await;
     let caller = server
-        .client(|stack| stack.buffer(served()).breaker(breaker()))
+        .client(|stack| stack.methods(served()).breaker(breaker()))
         .await;
     let mut callers = tokio::task::JoinSet::new();
     for n in 0..4 {
@@ -125,7 +125,7 @@ async fn a_peer_that_comes_and_goes_under_load_sees_nothing_twice(arm: Arm) {
 async fn the_urgent_go_first(arm: Arm) {
     let mut server = Server::start(arm).await;
     let caller = server
-        .client(|stack| stack.buffer(served()).breaker(breaker()))
+        .client(|stack| stack.methods(served()).breaker(breaker()))
         .await;
     caller.echo("before").await.expect("answered");
     server.go().await;
@@ -157,7 +157,7 @@ async fn the_urgent_go_first(arm: Arm) {
 async fn who_leaves_is_not_delivered(arm: Arm) {
     let mut server = Server::start(arm).await;
     let caller = server
-        .client(|stack| stack.buffer(served()).breaker(breaker()))
+        .client(|stack| stack.methods(served()).breaker(breaker()))
         .await;
     caller.echo("before").await.expect("answered");
     server.go().await;
@@ -217,7 +217,7 @@ async fn a_deadline_ends_the_wait_and_limits_are_told(arm: Arm) {
 
 async fn an_error_of_the_peer_s_is_an_answer(arm: Arm) {
     let server = Server::start(arm).await;
-    let caller = server.client(|stack| stack.buffer(served())).await;
+    let caller = server.client(|stack| stack.methods(served())).await;
     server.desk.set(Mood::Refuse(Code::Unavailable));
     let status = caller.echo("once").await.expect_err("refused");
     assert_eq!(status.code(), Code::Unavailable);

@@ -7,10 +7,10 @@ use tonic::{Code, Request, Response, Status, Streaming, transport::server::TcpIn
 use tower_iroh::{
     Channel, LaneConfig, Lanes, StackBuilder, Urgency,
     layers::{
+        MethodConfig, Methods,
         buffer::WaitForReady,
         deadline::ServerDeadlineLayer,
         fail_fast::FailFastConfig,
-        priority::PriorityConfig,
         retry::RetryPolicy,
         select::{self, Choice, SelectHandle},
     },
@@ -68,11 +68,14 @@ async fn the_deadline_covers_the_answer_and_the_stream(arm: Arm) {
 async fn a_listed_method_is_tried_again_and_says_so(arm: Arm) {
     let server = Server::start(arm).await;
     let policy = RetryPolicy::builder()
-        .idempotent([ECHO])
         .initial_backoff(Duration::from_millis(5))
         .build()
         .expect("valid");
-    let caller = server.client(|stack| stack.retry(policy)).await;
+    let methods = Methods::builder().method(ECHO, MethodConfig::new().idempotent(true));
+    let methods = methods.build().expect("valid");
+    let caller = server
+        .client(|stack| stack.retry(policy).methods(methods))
+        .await;
     server.desk.set(Mood::Refuse(Code::Unavailable));
     let status = caller.echo("again").await.expect_err("refused");
     assert_eq!(status.code(), Code::Unavailable);
@@ -103,11 +106,10 @@ async fn an_unlisted_method_is_sent_once(arm: Arm) {
 
 async fn urgency_reaches_the_peer(arm: Arm) {
     let server = Server::start(arm).await;
-    let table = PriorityConfig::builder()
-        .method(ECHO, Urgency::CONTROL)
-        .build()
-        .expect("valid");
-    let caller = server.client(|stack| stack.priority(table)).await;
+    let urgent = MethodConfig::new().urgency(Urgency::CONTROL);
+    let methods = Methods::builder().method(ECHO, urgent);
+    let methods = methods.build().expect("valid");
+    let caller = server.client(|stack| stack.methods(methods)).await;
     caller.echo("by method").await.expect("answered");
     let mut own = request("its own");
     own.extensions_mut().insert(Urgency::BULK);

@@ -22,8 +22,8 @@ use tower::{Layer as _, Service, ServiceExt as _};
 use tower_iroh::{
     Stack, StackBuilder, Stacked,
     layers::{
-        BoxError, Fault, Origin, breaker::BreakerConfig, buffer::WaitForReady, deadline::header,
-        fault::code_of,
+        BoxError, Fault, MethodConfig, Methods, Origin, breaker::BreakerConfig,
+        buffer::WaitForReady, deadline::header, fault::code_of, retry::RetryPolicy,
     },
 };
 
@@ -324,6 +324,90 @@ async fn readiness_that_fails_is_the_call_s_failure_and_heals() {
     assert_eq!(call(&service).await, Code::Unavailable);
     assert_eq!(peer.calls(), 0);
     assert_eq!(call(&service).await, Code::Ok);
+}
+
+/// A table with one entry, for the method that these tests call.
+fn table(config: MethodConfig) -> Methods {
+    let methods = Methods::builder().method(ECHO, config);
+    methods.build().expect("valid")
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_method_s_timeout_takes_the_place_of_the_default_one() {
+    let seconds = Duration::from_secs;
+    for (default, own) in [(None, 3), (Some(1), 3), (Some(5), 3)] {
+        let peer = Peer::new([Part::Hang]);
+        let service = stacked(&peer, |stack| {
+            let stack = stack.methods(table(MethodConfig::new().timeout(seconds(own))));
+            match default {
+                Some(default) => stack.timeout(seconds(default)),
+                None => stack,
+            }
+        });
+        let began = Instant::now();
+        assert_eq!(call(&service).await, Code::DeadlineExceeded);
+        assert_eq!(began.elapsed(), seconds(own), "{default:?}");
+        // The call's own is shorter.
+        let mut hurried = request();
+        hurried
+            .headers_mut()
+            .insert("grpc-timeout", http::HeaderValue::from_static("1S"));
+        let began = Instant::now();
+        let late = service.clone().oneshot(hurried).await;
+        late.map(drop).expect_err("late");
+        assert_eq!(began.elapsed(), seconds(1));
+    }
+    let everything = Methods::builder().method("*", MethodConfig::new().timeout(seconds(1)));
+    let everything = everything.build().expect("valid");
+    let twice = Stack::builder().timeout(seconds(2)).methods(everything);
+    let error = twice.build().expect_err("two defaults");
+    assert_eq!(error.field(), "stack.timeout");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_method_s_retry_policy_takes_the_place_of_the_stack_s() {
+    let policy = |attempts| {
+        let policy = RetryPolicy::builder().max_attempts(attempts);
+        policy.codes([Code::Aborted]).build().expect("valid")
+    };
+    let own = || table(MethodConfig::new().idempotent(true).retry(policy(4)));
+    let peer = Peer::new([Part::TrailersOnly(Code::Aborted)]);
+    let service = stacked(&peer, |stack| {
+        stack.retry(RetryPolicy::default()).methods(own())
+    });
+    assert_eq!(call(&service).await, Code::Aborted);
+    assert_eq!(peer.calls(), 4);
+    // One budget for all methods.
+    assert_eq!(service.handle().retry_budget().tokens(), 6.0);
+    let off = Peer::new([Part::TrailersOnly(Code::Aborted)]);
+    call(&stacked(&off, |stack| stack.methods(own()))).await;
+    assert_eq!(off.calls(), 1, "a stack without retry retries nothing");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_method_that_waits_for_ready_waits_for_its_own_time_to_live() {
+    let peer = Peer::new([Part::Trailers(Code::Ok)]);
+    let waits = MethodConfig::new()
+        .wait_for_ready(true)
+        .buffer_ttl(Duration::from_secs(20));
+    let service = stacked(&peer, |stack| stack.methods(table(waits)));
+    service.handle().circuit().force_open();
+    let began = Instant::now();
+    assert_eq!(call(&service).await, Code::Unavailable);
+    assert_eq!(began.elapsed(), Duration::from_secs(20));
+    assert_eq!(service.handle().buffer().stats().expired, 1);
+    let waiting = tokio::spawn({
+        let service = service.clone();
+        async move { call(&service).await }
+    });
+    sleep(Duration::from_secs(10)).await;
+    service.handle().circuit().release();
+    assert_eq!(waiting.await.expect("no panic"), Code::Ok);
+    let fails_fast = stacked(&peer, |stack| stack);
+    fails_fast.handle().circuit().force_open();
+    let began = Instant::now();
+    assert_eq!(call(&fails_fast).await, Code::Unavailable);
+    assert_eq!(began.elapsed(), Duration::from_secs(2));
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use crate::{ConfigError, methods::Methods};
+use crate::{ConfigError, MethodSet};
 
 /// When a circuit opens, and for how long.
 ///
@@ -26,7 +26,7 @@ pub struct BreakerConfig {
     pub(super) recovery: Duration,
     pub(super) observe_only: bool,
     /// The methods whose application errors count.
-    counted: Methods<()>,
+    counted: MethodSet,
     counts_all: bool,
 }
 
@@ -41,7 +41,7 @@ impl Default for BreakerConfig {
             first_wait: Duration::from_secs(1),
             recovery: Duration::from_secs(30),
             observe_only: false,
-            counted: Methods::new(),
+            counted: MethodSet::default(),
             counts_all: false,
         }
     }
@@ -59,7 +59,7 @@ impl BreakerConfig {
     /// Whether an error of the application counts that answers the method at `path`.
     #[inline]
     pub(super) fn counts_application(&self, path: &str) -> bool {
-        self.counts_all || self.counted.get(path).is_some()
+        self.counts_all || self.counted.contains(path)
     }
 }
 
@@ -178,15 +178,10 @@ impl BreakerConfigBuilder {
             config.recovery,
             config.first_wait..=LONGEST_WAIT,
         )?;
-        for method in &self.application_errors {
-            match method.as_str() {
-                "*" => config.counts_all = true,
-                method => {
-                    let counted = &mut config.counted;
-                    counted.insert("breaker.application_errors", method, ())?;
-                }
-            }
-        }
+        let (all, methods): (Vec<_>, Vec<_>) =
+            (self.application_errors.iter()).partition(|method| *method == "*");
+        config.counts_all = !all.is_empty();
+        config.counted = MethodSet::try_new("breaker.application_errors", methods)?;
         Ok(config)
     }
 }

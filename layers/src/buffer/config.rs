@@ -6,13 +6,11 @@ use super::{
     WaitForReady,
     entry::{Limits, Overflow},
 };
-use crate::{ConfigError, methods::Methods};
+use crate::{ConfigError, Methods};
 
-/// What a buffer serves, how much it may hold and for how long.
+/// How much a buffer may hold and for how long.
 #[derive(Clone, Debug)]
 pub struct BufferConfig {
-    pub(super) served: Methods<()>,
-    pub(super) idempotent: Methods<()>,
     pub(super) limits: Limits,
     pub(super) sweep: Duration,
     pub(super) max_attempts: u32,
@@ -28,11 +26,11 @@ impl BufferConfig {
         }
     }
 
-    /// Whether a call waits for the peer: its method is listed, or it carries [`WaitForReady`](super::WaitForReady).
-    pub fn serves<B>(&self, request: &Request<B>) -> bool {
+    /// Whether a call waits for the peer: its method [waits](crate::MethodConfig::wait_for_ready), or it carries [`WaitForReady`](super::WaitForReady).
+    pub fn serves<B>(&self, request: &Request<B>, methods: &Methods) -> bool {
         !self.disabled
             && (request.extensions().get::<WaitForReady>().is_some()
-                || self.served.get(request.uri().path()).is_some())
+                || methods.get(request.uri().path()).waits_for_ready())
     }
 
     /// A builder with the defaults.
@@ -42,12 +40,10 @@ impl BufferConfig {
 }
 
 impl Default for BufferConfig {
-    /// No method listed, so that only calls with [`WaitForReady`](super::WaitForReady) are served; 1,000 calls, 16 MiB, 300 s, swept every
+    /// 1,000 calls, 16 MiB, 300 s, swept every
     /// 5 s, [`Overflow::RejectNewest`], five attempts that may have arrived.
     fn default() -> Self {
         Self {
-            served: Methods::new(),
-            idempotent: Methods::new(),
             limits: Limits {
                 calls: 1_000,
                 bytes: 16 << 20,
@@ -67,28 +63,12 @@ impl Default for BufferConfig {
 pub struct BufferConfigBuilder {
     config: BufferConfig,
     sweep: Option<Duration>,
-    served: Vec<String>,
-    idempotent: Vec<String>,
 }
 
 /// More often than this the sweep would keep a processor busy.
 const SHORTEST_SWEEP: Duration = Duration::from_millis(1);
 
 impl BufferConfigBuilder {
-    /// Serves these methods beside calls that carry [`WaitForReady`](super::WaitForReady): `/pkg.Svc/Method`, and for all of a service
-    /// `/pkg.Svc/*` or `pkg.Svc`. Adds to those listed before.
-    pub fn serve<M: Into<String>>(mut self, methods: impl IntoIterator<Item = M>) -> Self {
-        self.served.extend(methods.into_iter().map(Into::into));
-        self
-    }
-
-    /// Declares that these methods may be sent again even where an earlier attempt may have arrived. Written as for
-    /// [`serve`](Self::serve); it lists nothing to be served. A single call says so with [`Idempotent`](crate::Idempotent).
-    pub fn idempotent<M: Into<String>>(mut self, methods: impl IntoIterator<Item = M>) -> Self {
-        self.idempotent.extend(methods.into_iter().map(Into::into));
-        self
-    }
-
     /// How many calls it may hold. 1,000 unless set. Those count that wait, and those in flight that can still come back.
     ///
     /// A ready peer's calls are never refused: beyond this they go straight through and are not held, so they can't come back.
@@ -104,7 +84,8 @@ impl BufferConfigBuilder {
         self
     }
 
-    /// How long a call may wait, its attempts included. 300 s unless set. A call's deadline may end it earlier.
+    /// How long a call may wait, its attempts included. 300 s unless set. A call's deadline may end it earlier, and so may its method's
+    /// [`buffer_ttl`](crate::MethodConfig::buffer_ttl).
     pub fn ttl(mut self, ttl: Duration) -> Self {
         self.config.limits.ttl = ttl;
         self
@@ -136,7 +117,7 @@ impl BufferConfigBuilder {
     /// The configuration.
     ///
     /// # Errors
-    /// A limit of zero, a time to live of zero or above 365 days, a sweep below 1 ms or above the time to live, or a pattern that names no method.
+    /// A limit of zero, a time to live of zero or above 365 days, or a sweep below 1 ms or above the time to live.
     pub fn build(self) -> Result<BufferConfig, ConfigError> {
         let mut config = self.config;
         let Limits {
@@ -153,12 +134,6 @@ impl BufferConfigBuilder {
             }
             None => config.sweep.min(ttl).max(SHORTEST_SWEEP),
         };
-        for method in &self.served {
-            config.served.insert("buffer.serve", method, ())?;
-        }
-        for method in &self.idempotent {
-            config.idempotent.insert("buffer.idempotent", method, ())?;
-        }
         Ok(config)
     }
 }
@@ -185,7 +160,5 @@ mod tests {
         assert!(builder().ttl(second).build().is_ok());
         let contradiction = builder().ttl(second).sweep(second * 2);
         assert_eq!(field(contradiction), "buffer.sweep");
-        assert_eq!(field(builder().serve(["nothing/"])), "buffer.serve");
-        assert_eq!(field(builder().idempotent(["*"])), "buffer.idempotent");
     }
 }

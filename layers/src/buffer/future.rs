@@ -121,11 +121,11 @@ impl<S: Served, P: Service<Request<Body>>> Arrival<S, P> {
         #[cfg(all(feature = "retry", feature = "select"))]
         parts.extensions.remove::<crate::elsewhere::Keeps>();
         let deadline = Deadline::of_parts(&parts.extensions, &parts.headers);
-        let listed = &self.shared.config.idempotent;
-        let idempotent = parts.extensions.get::<Idempotent>().is_some()
-            || listed.get(parts.uri.path()).is_some();
+        let entry = self.shared.methods.get(parts.uri.path());
+        let idempotent = parts.extensions.get::<Idempotent>().is_some() || entry.is_idempotent();
         let max_attempts = self.shared.config.max_attempts;
         let mut held = Held::new(parts, bytes, deadline, idempotent, max_attempts);
+        held.story.ttl = entry.buffer_ttl();
         if self.shared.is_idle() {
             let mut service = self.inner.clone();
             match service.poll_ready(cx) {

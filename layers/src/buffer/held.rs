@@ -1,5 +1,7 @@
 //! A call that can be made more than once.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use http::{Request, Response, StatusCode, request};
 use http_body_util::Full;
@@ -9,7 +11,7 @@ use tonic::{Code, Status, body::Body};
 
 use super::{
     BufferError, Reason,
-    entry::{End, Slip},
+    entry::{End, Late, Slip},
     error::History,
 };
 use crate::{BoxError, Deadline, Fault, Origin, Urgency, fault};
@@ -29,6 +31,8 @@ pub(super) struct Message {
 /// What has to be known of a call beside what is sent.
 pub(super) struct Story {
     pub(super) deadline: Option<Deadline>,
+    /// The method's own time to live.
+    pub(super) ttl: Option<Duration>,
     idempotent: bool,
     perhaps_processed: bool,
     /// How many more attempts may reach the peer.
@@ -53,6 +57,7 @@ impl Held {
             message: Message { parts, body },
             story: Story {
                 deadline,
+                ttl: None,
                 idempotent,
                 perhaps_processed: false,
                 attempts_left: max_attempts,
@@ -118,6 +123,23 @@ pub(super) enum Verdict {
 }
 
 impl Story {
+    /// When a call that arrives now has to be done, as far as the call and its method say.
+    pub(super) fn ends(&self, now: Instant) -> Option<Instant> {
+        let ttl = self.ttl.map(|ttl| now + ttl);
+        let ends = self.deadline.map(|at| at.instant()).into_iter().chain(ttl);
+        ends.min()
+    }
+
+    /// Which time was over. The queue knows a deadline and its own `ttl`; the deadline may be the method's time to live.
+    pub(super) fn late(&self, late: Late, ttl: Duration) -> (Late, Duration) {
+        match (late, self.ttl) {
+            (Late::Deadline, Some(own)) if !self.deadline.is_some_and(Deadline::is_over) => {
+                (Late::Ttl, own)
+            }
+            _ => (late, ttl),
+        }
+    }
+
     /// Whether a call that came back with `error` may be sent again; notes what it takes to say so later. `sent` says whether it was handed
     /// over: if not, the service below did not become ready.
     pub(super) fn verdict(&mut self, error: &BoxError, sent: bool) -> Verdict {

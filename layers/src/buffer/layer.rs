@@ -1,11 +1,13 @@
 use tower::{Layer, layer::util::Identity};
 
 use super::{Buffer, BufferConfig};
+use crate::Methods;
 
 /// Gives each service that it wraps a buffer of its own.
 #[derive(Clone, Debug)]
 pub struct BufferLayer<L = Identity> {
     config: BufferConfig,
+    methods: Methods,
     passing: L,
 }
 
@@ -14,17 +16,25 @@ impl BufferLayer {
     pub fn new(config: BufferConfig) -> Self {
         Self {
             config,
+            methods: Methods::default(),
             passing: Identity::new(),
         }
     }
 }
 
 impl<L> BufferLayer<L> {
+    /// Takes what the table says of each method: whether it waits for the peer, for how long, and whether it is idempotent.
+    pub fn methods(mut self, methods: Methods) -> Self {
+        self.methods = methods;
+        self
+    }
+
     /// Wraps the way of the calls that pass by in `layer` too, and only theirs: with a fail-fast there, calls that nobody buffers fail at
     /// once while those in the buffer wait for the same peer.
     pub fn passing<M>(self, layer: M) -> BufferLayer<M> {
         BufferLayer {
             config: self.config,
+            methods: self.methods,
             passing: layer,
         }
     }
@@ -38,6 +48,6 @@ where
 
     fn layer(&self, inner: S) -> Self::Service {
         let passing = self.passing.layer(inner.clone());
-        Buffer::with_passing(self.config.clone(), inner, passing)
+        Buffer::with_passing(self.config.clone(), self.methods.clone(), inner, passing)
     }
 }

@@ -1,7 +1,7 @@
 //! Store and forward: calls that wait for a peer which is not there, and get its real answer when it is.
 //!
-//! A [`Buffer`] stands before one peer. It serves the methods that its configuration lists and calls that carry [`WaitForReady`]; all
-//! others pass by. A call that it serves goes straight to the peer if nobody waits and the peer is ready. Otherwise it waits, in the order
+//! A [`Buffer`] stands before one peer. It serves methods that [wait for ready](crate::MethodConfig::wait_for_ready) by the [table](crate::methods), and calls that carry
+//! [`WaitForReady`]; all others pass by. A call that it serves goes straight to the peer if nobody waits and the peer is ready. Otherwise it waits, in the order
 //! of urgency and then of arrival, until the service below is ready; then it is sent, and its caller gets what comes back.
 //!
 //! - **Bounds.** At most 1,000 calls and 16 MiB of messages are held, each for at most 300 s and never past its
@@ -15,7 +15,7 @@
 //! - **Sent once.** What was handed over is sent again only if it provably did not arrive
 //!   ([`Fault::not_processed`](crate::Fault::not_processed)) and time may mend that: the peer refused it
 //!   ([`Origin::Refused`](crate::Origin::Refused)), the way to it failed with UNAVAILABLE, or a layer below rejected it for the moment
-//!   ([`Fault::is_temporary`](crate::Fault::is_temporary)), as a fail-fast does. Where the call is idempotent, by the configuration's list
+//!   ([`Fault::is_temporary`](crate::Fault::is_temporary)), as a fail-fast does. Where the call is idempotent, by the table
 //!   or by [`Idempotent`](crate::Idempotent), also if the transport failed with UNAVAILABLE or UNKNOWN after it may have arrived, until
 //!   [five attempts](BufferConfigBuilder::max_attempts) may have. It goes back to where it stood, and its time goes on. All else is
 //!   delivered: a peer's own answer, whatever it says, a dial that policy refused (PERMISSION_DENIED, UNAUTHENTICATED), an endpoint of ours
@@ -31,17 +31,18 @@
 //! ```
 //! # #[tokio::main(flavor = "current_thread")]
 //! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-//! use tower_iroh_layers::buffer::{Buffer, BufferConfig};
+//! use tower::Layer;
+//! use tower_iroh_layers::{MethodConfig, Methods, buffer::{BufferConfig, BufferLayer}};
 //! use tower_iroh_proto::{EchoService, echo::{EchoRequest, echo_client::EchoClient, echo_server::EchoServer}};
 //!
 //! // A peer that will be there later.
 //! let address = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?;
 //! let channel = tonic::transport::Endpoint::new(format!("http://{address}"))?.connect_lazy();
 //!
-//! let config = BufferConfig::builder().serve(["tower_iroh.echo.v1.Echo"]).build()?;
-//! let buffer = Buffer::new(config, channel);
+//! let waits = MethodConfig::new().wait_for_ready(true);
+//! let methods = Methods::builder().method("tower_iroh.echo.v1.Echo", waits).build()?;
+//! let buffer = BufferLayer::new(BufferConfig::default()).methods(methods).layer(channel);
 //! let handle = buffer.handle();
-//! // `ServiceBuilder::new().layer(BufferLayer::new(config)).service(channel)` is the same.
 //! let mut client = EchoClient::new(buffer);
 //! let call = tokio::spawn(async move {
 //!     client.echo(EchoRequest { payload: "keep this".into() }).await

@@ -9,7 +9,7 @@ use tonic::body::Body;
 use tower::Service;
 
 use super::{BufferConfig, BufferHandle, ResponseFuture, shared::Shared};
-use crate::BoxError;
+use crate::{BoxError, Methods};
 
 /// Put into a request's extensions, it has the buffer hold the call until the peer is there, whatever its method: gRPC's `wait_for_ready`.
 ///
@@ -57,19 +57,24 @@ pub struct Buffer<S: Served, P = S> {
 }
 
 impl<S: Served> Buffer<S> {
-    /// A buffer in front of `inner`.
+    /// A buffer in front of `inner`, for calls that carry [`WaitForReady`]. [`BufferLayer::methods`](super::BufferLayer::methods) gives it a table.
     pub fn new(config: BufferConfig, inner: S) -> Self {
-        Self::with_passing(config, inner.clone(), inner)
+        Self::with_passing(config, Methods::default(), inner.clone(), inner)
     }
 }
 
 impl<S: Served, P> Buffer<S, P> {
     /// A buffer in front of `inner`; calls that it does not serve go to `passing`.
-    pub fn with_passing(config: BufferConfig, inner: S, passing: P) -> Self {
+    pub(super) fn with_passing(
+        config: BufferConfig,
+        methods: Methods,
+        inner: S,
+        passing: P,
+    ) -> Self {
         Self {
             inner,
             passing,
-            shared: Shared::new(config),
+            shared: Shared::new(config, methods),
         }
     }
 
@@ -96,8 +101,7 @@ where
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
-        let config = &self.shared.config;
-        if !config.serves(&request) {
+        if !self.shared.config.serves(&request, &self.shared.methods) {
             return ResponseFuture::passing(self.passing.clone(), request);
         }
         ResponseFuture::served(

@@ -16,8 +16,10 @@ use super::{
     pace::Pace,
     queue::{Gone, Queue},
 };
+use crate::Methods;
 pub(super) struct Shared<R> {
     pub(super) config: BufferConfig,
+    pub(super) methods: Methods,
     state: Mutex<State<R>>,
     meter: Meter,
     /// Wakes the driver, the only one that waits here.
@@ -55,7 +57,7 @@ pub(super) struct Queued<R> {
 }
 
 impl<R> Shared<R> {
-    pub(super) fn new(config: BufferConfig) -> Arc<Self> {
+    pub(super) fn new(config: BufferConfig, methods: Methods) -> Arc<Self> {
         Arc::new(Self {
             state: Mutex::new(State {
                 queue: Queue::new(config.limits),
@@ -64,6 +66,7 @@ impl<R> Shared<R> {
             }),
             meter: Meter::new(),
             config,
+            methods,
             changed: Notify::new(),
         })
     }
@@ -94,7 +97,7 @@ impl<R> Shared<R> {
     pub(super) fn straight(self: &Arc<Self>, held: &Held) -> Option<Flight<R>> {
         let urgency = held.urgency();
         let now = Instant::now();
-        let deadline = held.story.deadline.map(|at| at.instant());
+        let deadline = held.story.ends(now);
         let slip = self.with(|state| {
             state
                 .queue
@@ -108,7 +111,7 @@ impl<R> Shared<R> {
     pub(super) fn wait(self: &Arc<Self>, mut held: Held) -> Result<Queued<R>, BufferError> {
         let now = Instant::now();
         let (urgency, bytes) = (held.urgency(), held.len());
-        let deadline = held.story.deadline.map(|at| at.instant());
+        let deadline = held.story.ends(now);
         held.compact();
         let (caller, answer) = oneshot::channel();
         let waiter = Box::new(Waiter { held, caller });
@@ -209,6 +212,7 @@ impl<R> Shared<R> {
     pub(super) fn expire(&self, gone: Gone<Box<Waiter<R>>, Late>) {
         let ttl = self.config.limits.ttl;
         for (slip, waiter, late) in gone {
+            let (late, ttl) = waiter.held.story.late(late, ttl);
             waiter.refuse(&slip, |waited| Reason::late(late, waited, ttl));
         }
     }

@@ -49,6 +49,38 @@ pub(crate) fn is_foreign(headers: &HeaderMap) -> bool {
         .is_some_and(|value| !value.as_bytes().starts_with(b"application/grpc"))
 }
 
+/// The codes' names, as gRPC spells them.
+pub(crate) const CODES: [&str; 17] = [
+    "OK",
+    "CANCELLED",
+    "UNKNOWN",
+    "INVALID_ARGUMENT",
+    "DEADLINE_EXCEEDED",
+    "NOT_FOUND",
+    "ALREADY_EXISTS",
+    "PERMISSION_DENIED",
+    "RESOURCE_EXHAUSTED",
+    "FAILED_PRECONDITION",
+    "ABORTED",
+    "OUT_OF_RANGE",
+    "UNIMPLEMENTED",
+    "INTERNAL",
+    "UNAVAILABLE",
+    "DATA_LOSS",
+    "UNAUTHENTICATED",
+];
+
+/// A code's name, as gRPC spells it: `UNAVAILABLE`.
+pub fn name_of(code: Code) -> &'static str {
+    CODES[(code as usize).min(CODES.len() - 1)]
+}
+
+/// The code of a name, as gRPC spells it: `UNAVAILABLE`.
+pub fn code_named(name: &str) -> Option<Code> {
+    let number = CODES.iter().position(|it| *it == name)?;
+    Some(Code::from_i32(number as i32))
+}
+
 /// gRPC's "HTTP to gRPC Status Code Mapping".
 pub(crate) fn code_of_http(status: StatusCode) -> Code {
     match status {

@@ -59,7 +59,7 @@ mod layer;
 mod outcome;
 mod track;
 
-pub use head::Pushback;
+pub use head::{Pushback, code_named, name_of};
 pub use layer::{Classify, ClassifyLayer};
 pub use outcome::{Ending, Outcome, Verdict};
 #[cfg(feature = "select")]

@@ -10,7 +10,7 @@ use tonic::Code;
 
 use crate::{
     Origin,
-    classify::{Ending, Outcome},
+    classify::{Ending, Outcome, head::CODES},
     meter::{Distribution, labelled_histogram},
 };
 
@@ -142,31 +142,6 @@ fn with(labels: &[Label], key: &'static str, value: &'static str) -> Vec<Label> 
     labels
 }
 
-const CODES: [&str; 17] = [
-    "OK",
-    "CANCELLED",
-    "UNKNOWN",
-    "INVALID_ARGUMENT",
-    "DEADLINE_EXCEEDED",
-    "NOT_FOUND",
-    "ALREADY_EXISTS",
-    "PERMISSION_DENIED",
-    "RESOURCE_EXHAUSTED",
-    "FAILED_PRECONDITION",
-    "ABORTED",
-    "OUT_OF_RANGE",
-    "UNIMPLEMENTED",
-    "INTERNAL",
-    "UNAVAILABLE",
-    "DATA_LOSS",
-    "UNAUTHENTICATED",
-];
-
-/// A code's name, as gRPC spells it.
-pub(super) fn name_of(code: Code) -> &'static str {
-    CODES[(code as usize).min(CODES.len() - 1)]
-}
-
 /// What counts as an error: on a client all but OK; on a server what is the server's own doing, as OpenTelemetry has it.
 pub(super) fn is_error(role: Role, code: Code) -> bool {
     match role {
@@ -211,7 +186,7 @@ mod tests {
         for (index, name) in CODES.into_iter().enumerate() {
             let code = Code::from_i32(i32::try_from(index).expect("small"));
             assert_eq!(code as usize, index);
-            assert_eq!(name_of(code), name);
+            assert_eq!(crate::classify::head::name_of(code), name);
             assert_eq!(format!("{code:?}").to_uppercase(), name.replace('_', ""));
         }
     }

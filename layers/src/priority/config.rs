@@ -1,4 +1,4 @@
-use crate::{ConfigError, Urgency, methods::Methods};
+use crate::{ConfigError, Urgency};
 
 /// From this many bytes on a message is large.
 const LARGE: usize = 64 * 1024;
@@ -6,8 +6,7 @@ const LARGE: usize = 64 * 1024;
 /// How urgent calls are that do not say it themselves.
 #[derive(Clone, Debug)]
 pub struct PriorityConfig {
-    methods: Methods<Urgency>,
-    fallback: Urgency,
+    pub(super) fallback: Urgency,
     size: Option<(usize, Urgency)>,
 }
 
@@ -17,7 +16,7 @@ impl PriorityConfig {
         PriorityConfigBuilder::default()
     }
 
-    /// No method and no size: what a call says itself counts, else the fallback.
+    /// No size: what a call says itself counts, then its method's urgency, else the fallback.
     pub fn disabled() -> Self {
         Self {
             size: None,
@@ -31,11 +30,6 @@ impl PriorityConfig {
         self
     }
 
-    /// How urgent a call of the method at `path` is before its size is known.
-    pub(super) fn of_method(&self, path: &str) -> Urgency {
-        self.methods.get(path).copied().unwrap_or(self.fallback)
-    }
-
     /// The size from which a call of `urgency` becomes less urgent, and how urgent it is then; `None` if no size does.
     pub(super) fn lowered_from(&self, urgency: Urgency) -> Option<(usize, Urgency)> {
         self.size.filter(|(_, lowered)| *lowered > urgency)
@@ -43,10 +37,9 @@ impl PriorityConfig {
 }
 
 impl Default for PriorityConfig {
-    /// No methods, [`Urgency::INTERACTIVE`], and [`Urgency::BULK`] from 64 KiB on.
+    /// [`Urgency::INTERACTIVE`], and [`Urgency::BULK`] from 64 KiB on.
     fn default() -> Self {
         Self {
-            methods: Methods::new(),
             fallback: Urgency::INTERACTIVE,
             size: Some((LARGE, Urgency::BULK)),
         }
@@ -58,18 +51,10 @@ impl Default for PriorityConfig {
 #[must_use]
 pub struct PriorityConfigBuilder {
     config: PriorityConfig,
-    methods: Vec<(String, Urgency)>,
 }
 
 impl PriorityConfigBuilder {
-    /// Says how urgent a method is, `/pkg.Svc/Method`, or all of a service, `/pkg.Svc/*` or `pkg.Svc`. A method's own word outranks its
-    /// service's; of two on the same the later counts.
-    pub fn method(mut self, method: impl Into<String>, urgency: Urgency) -> Self {
-        self.methods.push((method.into(), urgency));
-        self
-    }
-
-    /// How urgent everything else is. [`Urgency::INTERACTIVE`] unless set.
+    /// The urgency of calls that set none and whose method has none in the table. [`Urgency::INTERACTIVE`] unless set.
     pub fn fallback(mut self, urgency: Urgency) -> Self {
         self.config.fallback = urgency;
         self
@@ -91,18 +76,15 @@ impl PriorityConfigBuilder {
     /// The configuration.
     ///
     /// # Errors
-    /// A size that is 0 or longer than any gRPC message, or a pattern that names no method.
+    /// A size that is 0 or longer than any gRPC message.
     pub fn build(self) -> Result<PriorityConfig, ConfigError> {
-        let mut config = self.config;
+        let config = self.config;
         if let Some((bytes, _)) = config.size {
             ConfigError::nonzero("priority.large", bytes)?;
             if u32::try_from(bytes).is_err() {
                 let accepted = "at most 4294967295, the length of the longest message";
                 return Err(ConfigError::new("priority.large", bytes, accepted));
             }
-        }
-        for (method, urgency) in &self.methods {
-            config.methods.insert("priority.method", method, *urgency)?;
         }
         Ok(config)
     }
@@ -123,8 +105,6 @@ mod tests {
         assert_eq!(field(builder().large(0, Urgency::BULK)), "priority.large");
         let endless = builder().large(usize::MAX, Urgency::BULK);
         assert_eq!(field(endless), "priority.large");
-        let nothing = builder().method("nothing/", Urgency::BULK);
-        assert_eq!(field(nothing), "priority.method");
     }
 
     #[test]

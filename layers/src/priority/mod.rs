@@ -6,7 +6,7 @@
 //!
 //! 1. the urgency in the request's extensions, which the caller put there;
 //! 2. the request's `priority` header (a malformed one says nothing and fails nothing);
-//! 3. what the configuration says of the method, else of its service;
+//! 3. what the [table of methods](crate::methods) says of the method;
 //! 4. the configuration's fallback, [`Urgency::INTERACTIVE`](crate::Urgency::INTERACTIVE) unless set.
 //!
 //! Where it was 3 or 4, size has a say too: a first message of 64 KiB or more makes the call [`BULK`](crate::Urgency::BULK) unless it is
@@ -20,7 +20,7 @@
 //! # #[tokio::main(flavor = "current_thread")]
 //! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! use tower::ServiceBuilder;
-//! use tower_iroh_layers::{Urgency, priority::{PriorityConfig, PriorityLayer}};
+//! use tower_iroh_layers::{MethodConfig, Methods, Urgency, priority::PriorityLayer};
 //! use tower_iroh_proto::echo::{EchoRequest, echo_client::EchoClient};
 //! # use tower_iroh_proto::{EchoService, echo::echo_server::EchoServer};
 //! # let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
@@ -29,12 +29,12 @@
 //! # let echo = EchoServer::new(EchoService);
 //! # tokio::spawn(tonic::transport::Server::builder().add_service(echo).serve_with_incoming(incoming));
 //!
-//! let config = PriorityConfig::builder()
-//!     .method("/raft.v1.Raft/Vote", Urgency::HIGHEST)
-//!     .method("/raft.v1.Raft/*", Urgency::CONTROL)
+//! let methods = Methods::builder()
+//!     .method("/raft.v1.Raft/Vote", MethodConfig::new().urgency(Urgency::HIGHEST))
+//!     .method("/raft.v1.Raft/*", MethodConfig::new().urgency(Urgency::CONTROL))
 //!     .build()?;
 //! let channel = ServiceBuilder::new()
-//!     .layer(PriorityLayer::new(config))
+//!     .layer(PriorityLayer::default().methods(methods))
 //!     .service(tonic::transport::Endpoint::new(address)?.connect_lazy());
 //! let mut client = EchoClient::new(channel);
 //!

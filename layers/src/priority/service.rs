@@ -8,7 +8,7 @@ use tonic::body::Body;
 use tower::{Layer, Service};
 
 use super::PriorityConfig;
-use crate::{Urgency, peek::Peeked, urgency::PRIORITY};
+use crate::{Methods, Urgency, peek::Peeked, urgency::PRIORITY};
 
 /// Decides how urgent each request is: see the [module](super).
 #[derive(Clone, Debug)]
@@ -19,15 +19,26 @@ pub struct PriorityLayer {
 #[derive(Debug)]
 struct Rules {
     config: PriorityConfig,
+    methods: Methods,
     meter: super::meter::Meter,
 }
 
 impl PriorityLayer {
     /// Decides by `config` where a request says nothing itself.
     pub fn new(config: PriorityConfig) -> Self {
+        Self::of(config, Methods::default())
+    }
+
+    /// Takes what the table says of each method: its urgency, in place of the fallback.
+    pub fn methods(self, methods: Methods) -> Self {
+        Self::of(self.rules.config.clone(), methods)
+    }
+
+    fn of(config: PriorityConfig, methods: Methods) -> Self {
         Self {
             rules: Arc::new(Rules {
                 config,
+                methods,
                 meter: super::meter::Meter::new(),
             }),
         }
@@ -82,7 +93,8 @@ impl Rules {
         let urgency = match asked {
             Some(urgency) => urgency,
             None => {
-                let urgency = self.config.of_method(request.uri().path());
+                let entry = self.methods.get(request.uri().path());
+                let urgency = entry.urgency().unwrap_or(self.config.fallback);
                 match self.config.lowered_from(urgency) {
                     Some((large, less)) => {
                         lowered = is_large(&mut request, large);

@@ -28,11 +28,15 @@ const TOKEN: u32 = 1000;
 impl RetryBudget {
     /// A full budget of the size that `policy` says.
     pub fn new(policy: &RetryPolicy) -> Self {
-        let max = policy.max_tokens * TOKEN;
+        Self::of(policy.max_tokens, policy.token_ratio)
+    }
+
+    pub(super) fn of(tokens: u32, ratio: f64) -> Self {
+        let max = tokens * TOKEN;
         Self(Arc::new(Inner {
             tokens: AtomicU32::new(max),
             max,
-            ratio: (policy.token_ratio * f64::from(TOKEN)).round() as u32,
+            ratio: (ratio * f64::from(TOKEN)).round() as u32,
             withheld: AtomicU64::new(0),
         }))
     }

@@ -11,7 +11,9 @@ use super::{
     RetryBudget, RetryError, RetryPolicy, meter,
     tally::{Circumstances, End, Failure, Tally},
 };
-use crate::{BoxError, Deadline, Idempotent, deadline::header::NAME as GRPC_TIMEOUT, replay::Held};
+use crate::{
+    BoxError, Deadline, Idempotent, Methods, deadline::header::NAME as GRPC_TIMEOUT, replay::Held,
+};
 #[cfg(feature = "select")]
 use crate::{
     Fault, Origin,
@@ -25,10 +27,23 @@ const PREVIOUS_ATTEMPTS: &str = "grpc-previous-rpc-attempts";
 pub(super) struct Shared {
     pub(super) policy: RetryPolicy,
     pub(super) budget: RetryBudget,
+    pub(super) methods: Methods,
+}
+
+impl Shared {
+    /// The policy for the methods of an entry.
+    pub(super) fn policy(&self, entry: usize) -> &RetryPolicy {
+        match self.methods.at(entry).retry() {
+            Some(own) if !self.policy.is_disabled => own,
+            _ => &self.policy,
+        }
+    }
 }
 
 pub(super) struct Call {
     shared: Arc<Shared>,
+    /// The method's entry in the table.
+    entry: usize,
     head: request::Parts,
     body: Held,
     deadline: Option<Deadline>,
@@ -61,13 +76,14 @@ fn superseded() -> BoxError {
 }
 
 impl Call {
-    pub(super) fn new(request: Request<Body>, shared: Arc<Shared>) -> Self {
+    pub(super) fn new(request: Request<Body>, shared: Arc<Shared>, entry: usize) -> Self {
         #[cfg_attr(not(feature = "select"), expect(unused_mut, reason = "nobody asks"))]
         let (mut head, body) = request.into_parts();
         #[cfg(feature = "select")]
         head.extensions.insert(Keeps);
         Self {
-            body: Held::new(body, shared.policy.max_buffered, superseded),
+            body: Held::new(body, shared.policy(entry).max_buffered, superseded),
+            entry,
             deadline: Deadline::of_parts(&head.extensions, &head.headers),
             head,
             shared,
@@ -131,11 +147,13 @@ impl Call {
         {
             self.moves = Moves::No;
         }
-        let Shared { policy, budget } = &*self.shared;
+        let Shared {
+            budget, methods, ..
+        } = &*self.shared;
         let said = self.head.extensions.get::<Idempotent>().is_some();
         let at = Circumstances {
-            idempotent: said || policy.is_idempotent(self.head.uri.path()),
-            policy,
+            idempotent: said || methods.at(self.entry).is_idempotent(),
+            policy: self.shared.policy(self.entry),
             budget,
             left: self.deadline.map(Deadline::left),
             random: rand::random(),

@@ -3,6 +3,7 @@ use std::sync::Arc;
 use tower::Layer;
 
 use super::{Retry, RetryBudget, RetryPolicy, call::Shared};
+use crate::Methods;
 
 /// Makes a call again when that is safe: see the [module](crate::retry).
 #[derive(Clone, Debug)]
@@ -13,17 +14,43 @@ pub struct RetryLayer {
 impl RetryLayer {
     /// A layer with a budget of its own, which all services share that it and its clones make. Use a layer per channel.
     pub fn new(policy: RetryPolicy) -> Self {
-        let budget = RetryBudget::new(&policy);
         Self {
-            shared: Arc::new(Shared { policy, budget }),
+            shared: Arc::new(Shared {
+                budget: RetryBudget::new(&policy),
+                policy,
+                methods: Methods::default(),
+            }),
+        }
+    }
+
+    /// Takes what the table says of each method: whether it is idempotent, and its own policy in place of the layer's. A service config's `retryThrottling` gives the
+    /// layer a new budget of that size; [`with_budget`](Self::with_budget) after this replaces it.
+    pub fn methods(self, methods: Methods) -> Self {
+        let Shared { policy, budget, .. } = &*self.shared;
+        let policy = policy.clone();
+        let budget = match methods.throttling() {
+            Some((tokens, ratio)) => RetryBudget::of(tokens, ratio),
+            None => budget.clone(),
+        };
+        Self {
+            shared: Arc::new(Shared {
+                policy,
+                budget,
+                methods,
+            }),
         }
     }
 
     /// Takes `budget` in place of its own: several channels to one peer may share it.
     pub fn with_budget(self, budget: RetryBudget) -> Self {
         let policy = self.shared.policy.clone();
+        let methods = self.shared.methods.clone();
         Self {
-            shared: Arc::new(Shared { policy, budget }),
+            shared: Arc::new(Shared {
+                policy,
+                budget,
+                methods,
+            }),
         }
     }
 

@@ -6,7 +6,7 @@
 //! |---|---|
 //! | provably not begun by the peer: REFUSED_STREAM, a GOAWAY below it ([`Origin::Refused`](crate::Origin::Refused)) | any method, at once, then with backoff; at most twice |
 //! | provably not begun, UNAVAILABLE: a dial that failed, a request that never left | any method, with backoff; at most twice, together with those above; not after a dial that took its whole time-out ([`Fault::timed_out`](crate::Fault::timed_out)) |
-//! | one of the policy's codes (UNAVAILABLE), perhaps processed | [listed](RetryPolicyBuilder::idempotent) methods and calls with [`Idempotent`], with backoff, until the peer may have seen the call three times, while the budget lasts |
+//! | one of the policy's codes (UNAVAILABLE), perhaps processed | [idempotent](crate::MethodConfig::idempotent) methods and calls with [`Idempotent`], with backoff, until the peer may have seen the call three times, while the budget lasts |
 //! | anything else; a rejection of this side ([`Origin::Ours`](crate::Origin::Ours)); a response's head without a status | never |
 //!
 //! - **What counts as the end of an attempt** is an error, or a head that is trailers too, or an HTTP status that is not 200: so servers and proxies
@@ -29,15 +29,17 @@
 //! # #[tokio::main(flavor = "current_thread")]
 //! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! use tower::ServiceBuilder;
-//! use tower_iroh_layers::retry::{RetryLayer, RetryPolicy};
+//! use tower_iroh_layers::{MethodConfig, Methods, retry::{RetryLayer, RetryPolicy}};
 //! use tower_iroh_proto::echo::{EchoRequest, echo_client::EchoClient};
 //!
 //! let policy = RetryPolicy::builder()
-//!     .idempotent(["/tower_iroh.echo.v1.Echo/Echo"])
 //!     .initial_backoff(std::time::Duration::from_millis(1))
 //!     .build()?;
+//! let methods = Methods::builder()
+//!     .method("/tower_iroh.echo.v1.Echo/Echo", MethodConfig::new().idempotent(true))
+//!     .build()?;
 //! let nobody = tonic::transport::Endpoint::from_static("http://127.0.0.1:1").connect_lazy();
-//! let channel = ServiceBuilder::new().layer(RetryLayer::new(policy)).service(nobody);
+//! let channel = ServiceBuilder::new().layer(RetryLayer::new(policy).methods(methods)).service(nobody);
 //! // Dials three times, and says what the last one said.
 //! let status = EchoClient::new(channel).echo(EchoRequest::default()).await.unwrap_err();
 //! assert_eq!(status.code(), tonic::Code::Unavailable);
@@ -47,8 +49,8 @@
 //!
 //! **Composition.** Below the deadline layer, which bounds all attempts together; above buffer, fail fast and breaker, so that each attempt is
 //! counted and may go another way. Request extensions are cloned onto each attempt. The buffer below
-//! sends what it holds again by itself, and reads [`Idempotent`] too; when it gives up, its error is final here, so attempts do not multiply. A method
-//! needs to be listed in one of the two only.
+//! sends what it holds again by itself, and reads [`Idempotent`] too; when it gives up, its error is final here, so attempts do not multiply. Both
+//! read the same [table of methods](crate::methods).
 //!
 //! **Readiness** is the inner service's, reserved for the first attempt. A further attempt waits for a clone of it in the future; its failure to become ready
 //! counts as that attempt's failure. A breaker that opened meanwhile is not ready, so a retry waits for it or for the deadline.

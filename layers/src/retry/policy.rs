@@ -2,16 +2,16 @@ use std::time::Duration;
 
 use tonic::Code;
 
-use crate::{ConfigError, methods::Methods};
+use crate::ConfigError;
 
-/// What is sent again, how often, and how soon. [`Default`] lists no method, so only what a peer has provably not begun is sent again.
-#[derive(Clone, Debug)]
+/// What is sent again, how often, and how soon. Which methods may be executed twice is in the [table of methods](crate::methods).
+#[derive(Clone, Debug, PartialEq)]
 pub struct RetryPolicy {
     pub(super) max_attempts: u32,
     pub(super) backoff: Backoff,
     /// A bit per code.
     codes: u32,
-    pub(super) idempotent: Methods<()>,
+    pub(super) is_disabled: bool,
     pub(super) max_buffered: usize,
     pub(super) max_tokens: u32,
     pub(super) token_ratio: f64,
@@ -53,7 +53,7 @@ impl Default for RetryPolicy {
                 jitter: 0.2,
             },
             codes: bit(Code::Unavailable),
-            idempotent: Methods::new(),
+            is_disabled: false,
             max_buffered: 256 << 10,
             max_tokens: 10,
             token_ratio: 0.1,
@@ -62,10 +62,11 @@ impl Default for RetryPolicy {
 }
 
 impl RetryPolicy {
-    /// Sends nothing again, not even what a peer has provably not begun. Nothing is kept of a call, and no budget is charged.
+    /// Sends nothing again, not even what a peer has provably not begun, whatever policy a method has. Nothing is kept of a call, and no budget is charged.
     pub fn disabled() -> Self {
         Self {
             max_attempts: 1,
+            is_disabled: true,
             ..Self::default()
         }
     }
@@ -75,9 +76,30 @@ impl RetryPolicy {
         RetryPolicyBuilder::default()
     }
 
-    /// Whether the method at `path` is listed as one that may be done twice.
-    pub fn is_idempotent(&self, path: &str) -> bool {
-        self.idempotent.get(path).is_some()
+    /// How often a call may reach the peer, the first attempt included.
+    pub fn max_attempts(&self) -> u32 {
+        self.max_attempts
+    }
+
+    /// The wait before the first retry.
+    pub fn initial_backoff(&self) -> Duration {
+        self.backoff.initial
+    }
+
+    /// The longest wait, before jitter.
+    pub fn max_backoff(&self) -> Duration {
+        self.backoff.max
+    }
+
+    /// What each further wait is multiplied with.
+    pub fn multiplier(&self) -> f64 {
+        self.backoff.multiplier
+    }
+
+    /// The codes that are worth another attempt, by their number.
+    pub fn codes(&self) -> impl Iterator<Item = Code> {
+        let all = (0..=16).map(Code::from_i32);
+        all.filter(|code| self.retries(*code))
     }
 
     pub(super) fn retries(&self, code: Code) -> bool {
@@ -90,7 +112,6 @@ impl RetryPolicy {
 pub struct RetryPolicyBuilder {
     policy: RetryPolicy,
     codes: Option<Vec<Code>>,
-    methods: Vec<String>,
 }
 
 impl RetryPolicyBuilder {
@@ -131,13 +152,6 @@ impl RetryPolicyBuilder {
         self
     }
 
-    /// Adds methods that may be done twice: `/pkg.Svc/Method`, or `/pkg.Svc/*` for all of a service. None by default. A single
-    /// call says so with [`Idempotent`](super::Idempotent).
-    pub fn idempotent<M: Into<String>>(mut self, methods: impl IntoIterator<Item = M>) -> Self {
-        self.methods.extend(methods.into_iter().map(Into::into));
-        self
-    }
-
     /// How much of one request is kept to be sent again, in bytes: 256 KiB. Each frame counts 32 bytes beside its data.
     ///
     /// A larger request is sent as it is and not again once more than this has left. Calls in flight times this bounds the memory; a
@@ -162,8 +176,8 @@ impl RetryPolicyBuilder {
     /// The policy.
     ///
     /// # Errors
-    /// When a number is zero where something must be, NaN, or out of its range, the initial backoff is above the maximum, OK is in the list of
-    /// codes, or a method is none.
+    /// When a number is zero where something must be, NaN, or out of its range, the initial backoff is above the maximum, or OK is in the list of
+    /// codes.
     pub fn build(self) -> Result<RetryPolicy, ConfigError> {
         let mut policy = self.policy;
         ConfigError::nonzero("retry.max_attempts", policy.max_attempts as usize)?;
@@ -207,9 +221,6 @@ impl RetryPolicyBuilder {
                 return Err(ConfigError::new("retry.codes", "OK", accepted));
             }
             policy.codes = codes.into_iter().fold(0, |all, code| all | bit(code));
-        }
-        for method in &self.methods {
-            policy.idempotent.insert("retry.idempotent", method, ())?;
         }
         Ok(policy)
     }
@@ -275,7 +286,6 @@ mod tests {
         }
         assert_eq!(field(new().max_tokens(0)), "retry.max_tokens");
         assert_eq!(field(new().codes([Code::Ok])), "retry.codes");
-        assert_eq!(field(new().idempotent(["Svc/"])), "retry.idempotent");
         assert!(new().codes([]).max_buffered(0).build().is_ok());
     }
 }

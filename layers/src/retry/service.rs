@@ -43,11 +43,12 @@ where
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
-        if self.shared.policy.max_attempts == 1 {
+        let entry = self.shared.methods.number(request.uri().path());
+        if self.shared.policy(entry).max_attempts == 1 {
             return RetryFuture::once(self.inner.call(request));
         }
         // Boxed, so that the future stays small enough to be moved through the layers above.
-        let mut call = Box::new(Call::new(request, self.shared.clone()));
+        let mut call = Box::new(Call::new(request, self.shared.clone(), entry));
         let first = self.inner.call(call.request());
         RetryFuture::new(self.inner.clone(), call, first)
     }

@@ -5,7 +5,7 @@ use tokio::{sync::watch, time::Instant};
 use super::{
     Arm, ArmStatistics, Canary, Decisions, Policy, SelectConfig, SelectState, shared::Shared,
 };
-use crate::ConfigError;
+use crate::{ConfigError, Methods};
 
 /// The selection's state and its policy, to be exchanged while calls are open. One per peer.
 ///
@@ -39,6 +39,21 @@ impl SelectHandle {
             // Nothing is checked there that could be wrong.
             Err(_) => self.policy(),
         }
+    }
+
+    /// Puts the choices of a table of methods into the policy in force, unless it has a table already. Returns whether it did.
+    pub fn take_methods(&self, methods: &Methods) -> bool {
+        let mut took = false;
+        let take = |policy: &Policy| {
+            took = !policy.has_method_rules();
+            Ok(match took {
+                true => policy.clone().with_methods(methods),
+                false => policy.clone(),
+            })
+        };
+        methods.iter().any(|(_, entry)| entry.transport().is_some())
+            && self.shared.swap(take).is_ok()
+            && took
     }
 
     /// Changes a canary's share, in basis points, and nothing else.

@@ -36,6 +36,7 @@
 //! # #[tokio::main(flavor = "current_thread")]
 //! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! use tonic::transport::Endpoint;
+//! use tower_iroh_layers::{MethodConfig, Methods};
 //! use tower_iroh_layers::select::{Arm, Choice, Policy, Reason, Select, SelectHandle, Selected};
 //! use tower_iroh_proto::{EchoService, echo::{EchoRequest, echo_client::EchoClient, echo_server::EchoServer}};
 //!
@@ -48,9 +49,9 @@
 //! // The first arm leads nowhere; its dials fail before anything is sent.
 //! let iroh = Endpoint::from_static("http://127.0.0.1:1").connect_lazy();
 //! let tcp = Endpoint::new(uri)?.connect_lazy();
-//! let policy = Policy::builder(Choice::Prefer(Arm::Iroh))
-//!     .methods(["grpc.health.v1.Health"], Choice::Fixed(Arm::Tcp))
-//!     .build()?;
+//! let over_tcp = MethodConfig::new().transport(Choice::Fixed(Arm::Tcp));
+//! let methods = Methods::builder().method("grpc.health.v1.Health", over_tcp).build()?;
+//! let policy = Policy::builder(Choice::Prefer(Arm::Iroh)).methods(&methods).build()?;
 //! let handle = SelectHandle::new(policy);
 //! let mut client = EchoClient::new(Select::new(iroh, tcp, handle.clone()));
 //!

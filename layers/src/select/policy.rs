@@ -3,7 +3,7 @@ use std::ops::{Bound, RangeBounds};
 use http::Request;
 
 use super::{Adaptive, Arm, Canary};
-use crate::{ConfigError, Urgency, methods::Methods};
+use crate::{ConfigError, Methods, Urgency};
 
 /// What a policy says of a group of calls.
 #[derive(Clone, Debug, PartialEq)]
@@ -43,12 +43,16 @@ impl Choice {
 /// A rule for a call's method outranks one for its service, that outranks one for its class, and that outranks the default.
 ///
 /// ```
-/// use tower_iroh_layers::{Urgency, select::{Arm, Canary, Choice, Policy}};
+/// use tower_iroh_layers::{MethodConfig, Methods, Urgency, select::{Arm, Canary, Choice, Policy}};
 ///
 /// let canary = Canary::builder("shop-to-iroh", Arm::Iroh).share(500).build()?;
+/// let over_iroh = MethodConfig::new().transport(Choice::Prefer(Arm::Iroh));
+/// let methods = Methods::builder()
+///     .methods(["grpc.health.v1.Health", "/shop.v1.Stock/Watch"], over_iroh)
+///     .method("shop.v1.Stock", MethodConfig::new().transport(Choice::Canary(canary)))
+///     .build()?;
 /// let policy = Policy::builder(Choice::Prefer(Arm::Tcp))
-///     .methods(["grpc.health.v1.Health", "/shop.v1.Stock/Watch"], Choice::Prefer(Arm::Iroh))
-///     .methods(["shop.v1.Stock"], Choice::Canary(canary))
+///     .methods(&methods)
 ///     .urgency(..=Urgency::CONTROL, Choice::Fixed(Arm::Tcp))
 ///     .build()?;
 /// assert_eq!(policy.choice("/shop.v1.Stock/Watch", Urgency::default()), &Choice::Prefer(Arm::Iroh));
@@ -59,8 +63,9 @@ impl Choice {
 pub struct Policy {
     /// The first is the default.
     rules: Vec<Rule>,
-    /// By method, the rule's number.
-    methods: Methods<usize>,
+    methods: Methods,
+    /// By the method's entry, the rule's number; 0 where it has none.
+    rule_of_entry: Vec<usize>,
     classes: Option<[usize; 8]>,
 }
 
@@ -85,18 +90,58 @@ impl Policy {
     pub fn builder(default: Choice) -> PolicyBuilder {
         PolicyBuilder {
             default,
-            methods: Vec::new(),
+            methods: Methods::default(),
             classes: Vec::new(),
         }
     }
 
     /// What it says of a call.
     pub fn choice(&self, path: &str, urgency: Urgency) -> &Choice {
-        let rule = match self.methods.get(path) {
-            Some(rule) => *rule,
-            None => self.class(urgency),
+        let rule = match self.rule_of_entry[self.methods.number(path)] {
+            0 => self.class(urgency),
+            rule => rule,
         };
         &self.rules[rule].choice
+    }
+
+    /// Whether the table of methods that it was built with chooses an arm for any of them.
+    pub fn has_method_rules(&self) -> bool {
+        self.rule_of_entry.iter().any(|rule| *rule != 0)
+    }
+
+    /// The same with the choices of another table.
+    pub fn with_methods(mut self, methods: &Methods) -> Self {
+        self.set_methods(methods);
+        self
+    }
+
+    fn set_methods(&mut self, methods: &Methods) {
+        let mut rules = std::mem::take(&mut self.rules);
+        // Classes count by number, so rules of methods come behind them.
+        rules.retain(|rule| rule.kind != Kind::Method);
+        self.rule_of_entry = vec![0];
+        for (pattern, entry) in methods.iter() {
+            let same =
+                |rule: &Rule| rule.kind == Kind::Method && Some(&rule.choice) == entry.transport();
+            let rule = match (rules.iter().position(same), entry.transport()) {
+                (_, None) => 0,
+                (Some(rule), _) => {
+                    rules[rule].covers.extend([",", pattern]);
+                    rule
+                }
+                (None, Some(choice)) => {
+                    rules.push(Rule {
+                        kind: Kind::Method,
+                        covers: pattern.to_owned(),
+                        choice: choice.clone(),
+                    });
+                    rules.len() - 1
+                }
+            };
+            self.rule_of_entry.push(rule);
+        }
+        self.rules = rules;
+        self.methods = methods.clone();
     }
 
     fn class(&self, urgency: Urgency) -> usize {
@@ -107,12 +152,9 @@ impl Policy {
     /// The number of the rule that a request is under.
     #[inline]
     pub(super) fn rule_of<B>(&self, request: &Request<B>) -> usize {
-        if let Some(rule) = self.methods.get(request.uri().path()) {
-            return *rule;
-        }
-        match &self.classes {
-            Some(_) => self.class(Urgency::of(request)),
-            None => 0,
+        match self.rule_of_entry[self.methods.number(request.uri().path())] {
+            0 if self.classes.is_some() => self.class(Urgency::of(request)),
+            rule => rule,
         }
     }
 
@@ -176,7 +218,8 @@ impl From<Choice> for Policy {
                 covers: String::new(),
                 choice,
             }],
-            methods: Methods::new(),
+            methods: Methods::default(),
+            rule_of_entry: vec![0],
             classes: None,
         }
     }
@@ -190,20 +233,14 @@ type Class = (Bound<Urgency>, Bound<Urgency>);
 #[must_use]
 pub struct PolicyBuilder {
     default: Choice,
-    methods: Vec<(Vec<String>, Choice)>,
+    methods: Methods,
     classes: Vec<(Class, Choice)>,
 }
 
 impl PolicyBuilder {
-    /// What holds for these methods: `/pkg.Svc/Method`, and for all of a service `/pkg.Svc/*` or `pkg.Svc`. One list is one rule: its calls are
-    /// measured together.
-    pub fn methods<M: Into<String>>(
-        mut self,
-        methods: impl IntoIterator<Item = M>,
-        choice: Choice,
-    ) -> Self {
-        let methods = methods.into_iter().map(Into::into).collect();
-        self.methods.push((methods, choice));
+    /// The table of methods with their [choices](crate::MethodConfig::transport). Methods with equal choices are one rule: their calls are measured together.
+    pub fn methods(mut self, methods: &Methods) -> Self {
+        self.methods = methods.clone();
         self
     }
 
@@ -217,7 +254,7 @@ impl PolicyBuilder {
     /// Checks the rules.
     ///
     /// # Errors
-    /// When a pattern names no method, a method or an urgency has two rules, a list or a range is empty, or two canaries have one name.
+    /// When an urgency has two rules, a range is empty, or two different canaries have one name.
     pub fn build(self) -> Result<Policy, ConfigError> {
         let mut policy = Policy {
             rules: vec![Rule {
@@ -225,29 +262,10 @@ impl PolicyBuilder {
                 covers: String::new(),
                 choice: self.default,
             }],
-            methods: Methods::new(),
+            methods: Methods::default(),
+            rule_of_entry: vec![0],
             classes: None,
         };
-        for (patterns, choice) in self.methods {
-            const FIELD: &str = "select.methods";
-            if patterns.is_empty() {
-                let accepted = "a list of at least one method is accepted";
-                return Err(ConfigError::new(FIELD, "[]", accepted));
-            }
-            let rule = policy.rules.len();
-            for pattern in &patterns {
-                let before = policy.methods.insert(FIELD, pattern, rule)?;
-                if before.is_some_and(|before| before != rule) {
-                    let accepted = "a method has one rule, and this one has two";
-                    return Err(ConfigError::new(FIELD, pattern, accepted));
-                }
-            }
-            policy.rules.push(Rule {
-                kind: Kind::Method,
-                covers: patterns.join(","),
-                choice,
-            });
-        }
         for (range, choice) in self.classes {
             const FIELD: &str = "select.urgency";
             let rule = policy.rules.len();
@@ -275,6 +293,7 @@ impl PolicyBuilder {
                 choice,
             });
         }
+        policy.set_methods(&self.methods);
         let mut names: Vec<_> = policy.canaries().map(Canary::name).collect();
         names.sort_unstable();
         if let Some(twice) = names.windows(2).find(|pair| pair[0] == pair[1]) {
@@ -288,15 +307,20 @@ impl PolicyBuilder {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::MethodConfig;
 
     const IROH: Choice = Choice::Fixed(Arm::Iroh);
     const TCP: Choice = Choice::Fixed(Arm::Tcp);
 
     #[test]
     fn the_most_special_rule_counts() {
+        let methods = Methods::builder()
+            .method("a.B", MethodConfig::new().transport(IROH))
+            .method("/a.B/C", MethodConfig::new().transport(TCP))
+            .build()
+            .expect("accepted");
         let policy = Policy::builder(Choice::Prefer(Arm::Tcp))
-            .methods(["a.B"], IROH)
-            .methods(["/a.B/C"], TCP)
+            .methods(&methods)
             .urgency(Urgency::BULK.., Choice::Prefer(Arm::Iroh))
             .build()
             .expect("accepted");
@@ -329,13 +353,11 @@ mod tests {
             let canary = Canary::builder("n", Arm::Iroh);
             Choice::Canary(canary.build().expect("accepted"))
         };
-        assert_eq!(field(new().methods(["a"; 0], IROH)), "select.methods");
-        assert_eq!(field(new().methods(["/a.B/"], IROH)), "select.methods");
-        assert_eq!(
-            field(new().methods(["a.B"], IROH).methods(["/a.B/*"], TCP)),
-            "select.methods"
-        );
-        assert!(new().methods(["a.B", "/a.B/*"], IROH).build().is_ok());
+        let of = |choice| {
+            let config = MethodConfig::new().transport(choice);
+            let methods = Methods::builder().method("a.B", config);
+            methods.build().expect("accepted")
+        };
         let (low, high) = (Urgency::BULK, Urgency::CONTROL);
         assert_eq!(field(new().urgency(low..high, IROH)), "select.urgency");
         assert_eq!(
@@ -343,7 +365,7 @@ mod tests {
             "select.urgency"
         );
         assert_eq!(
-            field(new().methods(["a.B"], canary()).urgency(.., canary())),
+            field(new().methods(&of(canary())).urgency(.., canary())),
             "select.canary.name"
         );
         let none = new().build().expect("accepted").with_share("n", 1);

@@ -19,12 +19,24 @@ use tokio::time::sleep;
 use tonic::{Code, Status, body::Body};
 use tower::{Service, ServiceExt};
 use tower_iroh_layers::{
-    BoxError, Fault, Incident, Origin,
-    select::{Arm, Policy, Reason, Select, SelectBody, SelectConfig, SelectHandle, Selected},
+    BoxError, Fault, Incident, MethodConfig, Methods, Origin,
+    select::{
+        Arm, Choice, Policy, Reason, Select, SelectBody, SelectConfig, SelectHandle, Selected,
+    },
 };
 
 pub(crate) const SECOND: Duration = Duration::from_secs(1);
 pub(crate) const MS: Duration = Duration::from_millis(1);
+
+/// A table that chooses the arms of these methods.
+pub(crate) fn table<const N: usize>(choices: [(&str, Choice); N]) -> Methods {
+    let builder = choices
+        .into_iter()
+        .fold(Methods::builder(), |builder, (pattern, choice)| {
+            builder.method(pattern, MethodConfig::new().transport(choice))
+        });
+    builder.build().expect("a table")
+}
 
 /// What becomes of a call.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -13,7 +13,7 @@ use std::{
 use tower::{Service, ServiceExt};
 use tower_iroh_layers::select::{Arm, ArmState, Choice, Policy, Reason};
 
-use crate::arm::{MS, Part, Stage, call, request, settle, stage, tasks};
+use crate::arm::{MS, Part, Stage, call, request, settle, stage, table, tasks};
 
 struct Count(AtomicU32);
 
@@ -24,8 +24,8 @@ impl Wake for Count {
 }
 
 fn prefer_iroh() -> Policy {
-    let policy =
-        Policy::builder(Choice::Prefer(Arm::Iroh)).methods(["x.Y"], Choice::Fixed(Arm::Iroh));
+    let policy = Policy::builder(Choice::Prefer(Arm::Iroh))
+        .methods(&table([("x.Y", Choice::Fixed(Arm::Iroh))]));
     policy.build().expect("accepted")
 }
 

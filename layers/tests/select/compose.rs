@@ -10,10 +10,10 @@ use tower_iroh_layers::{
     select::{Arm, Choice, Policy, Reason, Select, SelectConfig, SelectHandle, Selected},
 };
 
-use crate::arm::{MS, Part, SECOND, request, stage};
+use crate::arm::{MS, Part, SECOND, request, stage, table};
 
 fn policy(default: Choice) -> Policy {
-    let policy = Policy::builder(default).methods(["x.Y"], Choice::Fixed(Arm::Iroh));
+    let policy = Policy::builder(default).methods(&table([("x.Y", Choice::Fixed(Arm::Iroh))]));
     policy.build().expect("accepted")
 }
 

@@ -12,11 +12,11 @@ use tower_iroh_layers::{
     select::{Arm, Choice, Policy, Reason, SelectConfig},
 };
 
-use crate::arm::{MS, Part, SECOND, call, call_to, request, stage, stage_with};
+use crate::arm::{MS, Part, SECOND, call, call_to, request, stage, stage_with, table};
 
 fn prefer_iroh() -> Policy {
-    let policy =
-        Policy::builder(Choice::Prefer(Arm::Iroh)).methods(["x.Y"], Choice::Fixed(Arm::Iroh));
+    let policy = Policy::builder(Choice::Prefer(Arm::Iroh))
+        .methods(&table([("x.Y", Choice::Fixed(Arm::Iroh))]));
     policy.build().expect("accepted")
 }
 
@@ -143,7 +143,8 @@ async fn adaptive_and_canary_fall_back_as_well_but_not_onto_what_is_tried_out() 
     let policy = |share| {
         let canary = Canary::builder("n", Arm::Iroh).share(share);
         let canary = Choice::Canary(canary.build().expect("accepted"));
-        let policy = Policy::builder(canary).methods(["x.Y"], Choice::Adaptive(Default::default()));
+        let policy = Policy::builder(canary)
+            .methods(&table([("x.Y", Choice::Adaptive(Default::default()))]));
         policy.build().expect("accepted")
     };
     let mut stage = stage(policy(10_000));

@@ -6,7 +6,7 @@ use tower_iroh_layers::{
     select::{Arm, Choice, Policy, Reason, SelectConfig, Selected},
 };
 
-use crate::arm::{MS, Part, SECOND, call, call_to, request, send, stage, stage_with};
+use crate::arm::{MS, Part, SECOND, call, call_to, request, send, stage, stage_with, table};
 
 const IROH: Choice = Choice::Fixed(Arm::Iroh);
 const TCP: Choice = Choice::Fixed(Arm::Tcp);
@@ -14,7 +14,7 @@ const TCP: Choice = Choice::Fixed(Arm::Tcp);
 #[tokio::test(start_paused = true)]
 async fn each_rule_has_its_calls_and_its_reason() {
     let policy = Policy::builder(Choice::Prefer(Arm::Tcp))
-        .methods(["/a.B/C"], IROH)
+        .methods(&table([("/a.B/C", IROH)]))
         .urgency(..=Urgency::CONTROL, IROH);
     let mut stage = stage(policy.build().expect("accepted"));
     let client = &mut stage.client;
@@ -135,7 +135,7 @@ async fn policies_are_swapped_under_load() {
 #[tokio::test(start_paused = true)]
 async fn a_rule_that_stays_keeps_what_it_has_measured() {
     let policy = |tcp| {
-        let policy = Policy::builder(tcp).methods(["a.B"], Choice::Prefer(Arm::Iroh));
+        let policy = Policy::builder(tcp).methods(&table([("a.B", Choice::Prefer(Arm::Iroh))]));
         policy.build().expect("accepted")
     };
     let mut stage = stage(policy(TCP));

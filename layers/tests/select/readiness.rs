@@ -9,12 +9,12 @@ use tower_iroh_layers::{
 };
 
 use crate::arm::{
-    MS, Part, SECOND, call, call_to, is_ready, request, settle, stage, stage_with, tasks,
+    MS, Part, SECOND, call, call_to, is_ready, request, settle, stage, stage_with, table, tasks,
 };
 
 fn prefer_iroh() -> Policy {
-    let policy =
-        Policy::builder(Choice::Prefer(Arm::Iroh)).methods(["x.Y"], Choice::Fixed(Arm::Iroh));
+    let policy = Policy::builder(Choice::Prefer(Arm::Iroh))
+        .methods(&table([("x.Y", Choice::Fixed(Arm::Iroh))]));
     policy.build().expect("accepted")
 }
 

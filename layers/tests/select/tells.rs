@@ -17,14 +17,15 @@ use tower_iroh_layers::{
 use tracing::{field::Visit, span};
 use tracing_subscriber::{Registry, layer::SubscriberExt, registry::LookupSpan};
 
-use crate::arm::{Part, call, call_to, request, stage};
+use crate::arm::{Part, call, call_to, request, stage, table};
 
 fn prefer_iroh() -> Policy {
     let canary = Canary::builder("n", Arm::Iroh).share(2500);
     let canary = canary.build().expect("accepted");
-    let policy = Policy::builder(Choice::Prefer(Arm::Iroh))
-        .methods(["x.Y"], Choice::Fixed(Arm::Iroh))
-        .methods(["c.D"], Choice::Canary(canary));
+    let policy = Policy::builder(Choice::Prefer(Arm::Iroh)).methods(&table([
+        ("x.Y", Choice::Fixed(Arm::Iroh)),
+        ("c.D", Choice::Canary(canary)),
+    ]));
     policy.build().expect("accepted")
 }
 

@@ -64,7 +64,7 @@ mod tests {
     };
     use tonic::body::Body;
     use tower::Service;
-    use tower_iroh_layers::retry::RetryPolicy;
+    use tower_iroh_layers::Methods;
 
     use super::{super::Common, *};
     use crate::{
@@ -83,7 +83,7 @@ mod tests {
             user_agent: HeaderValue::from_static("test"),
         };
         let pool = links.pool().clone();
-        Arm::new(pool, peer.id(), common, &RetryPolicy::default(), None).waiting()
+        Arm::new(pool, peer.id(), common, &Methods::default(), None).waiting()
     }
 
     async fn ready(arm: &mut Arm<TcpDialer>) {

@@ -19,8 +19,8 @@ use tokio_util::task::AbortOnDropHandle;
 use tonic::{Status, body::Body};
 use tower::Service;
 use tower_iroh_layers::{
-    Deadline, Origin, Urgency, breaker::Probing, buffer::BufferConfig, peek::Peeked,
-    retry::RetryPolicy, urgency,
+    Deadline, Methods, Origin, Urgency, breaker::Probing, buffer::BufferConfig, peek::Peeked,
+    urgency,
 };
 
 use super::{
@@ -149,14 +149,15 @@ pub(super) struct Patience {
     pub(super) wait: Duration,
     /// A call that it serves waits for the dial.
     pub(super) buffer: BufferConfig,
+    pub(super) methods: Methods,
 }
 
 struct Inner<D: Dialer> {
     links: Pool<D>,
     peer: EndpointId,
     common: Common,
-    /// The idempotent methods, if early data is on.
-    early_data: Option<RetryPolicy>,
+    /// Which methods are idempotent, if early data is on.
+    early_data: Option<Methods>,
     patience: Option<Patience>,
     state: watch::Receiver<State>,
 }
@@ -166,11 +167,11 @@ impl<D: Dialer<Connection: Carries>> Arm<D> {
         links: Pool<D>,
         peer: EndpointId,
         common: Common,
-        declared: &RetryPolicy,
+        methods: &Methods,
         patience: Option<Patience>,
     ) -> Self {
         let sends_early_data = links.dialer().sends_early_data();
-        let early_data = sends_early_data.then(|| declared.clone());
+        let early_data = sends_early_data.then(|| methods.clone());
         Self {
             inner: Arc::new(Inner {
                 state: links.watch(peer),
@@ -217,8 +218,8 @@ async fn call<D: Dialer<Connection: Carries>>(
         return Err(Error::with_status(ErrorKind::RequestBody, status));
     }
     let message_len = body.message_len();
-    let declared = arm.early_data.as_ref();
-    let early = declared.is_some_and(|declared| early::may_leave(&head, &body, declared));
+    let methods = arm.early_data.as_ref();
+    let early = methods.is_some_and(|methods| early::may_leave(&head, &body, methods));
 
     let mut last = None;
     let mut offers = OFFERS;
@@ -370,7 +371,7 @@ impl<D: Dialer<Connection: Carries>> Inner<D> {
     /// Ends when the peer has not answered its dial for as long as fail fast waits. The dial goes on, for the calls that come later.
     async fn unanswered(&self, head: &Request<()>) -> Error {
         let wait = match &self.patience {
-            Some(patience) if !patience.buffer.serves(head) => patience.wait,
+            Some(patience) if !patience.buffer.serves(head, &patience.methods) => patience.wait,
             _ => return pending().await,
         };
         loop {

@@ -1,7 +1,7 @@
 use std::{sync::Arc, time::Duration};
 
 use tower_iroh_layers::{
-    ConfigError, Urgency,
+    ConfigError, Methods, Urgency,
     breaker::{BreakerConfig, Circuit},
     buffer::BufferConfig,
     deadline::DeadlineLayer,
@@ -22,6 +22,7 @@ use crate::{channel::arm::Patience, peer::TransportKind};
 pub struct StackBuilder {
     timeout: Option<Duration>,
     urgency: Option<Urgency>,
+    methods: Methods,
     transport: Option<&'static str>,
     metrics: Option<MetricsLayer>,
     trace: TraceLayer,
@@ -45,6 +46,7 @@ impl Default for StackBuilder {
         Self {
             timeout: None,
             urgency: None,
+            methods: Methods::default(),
             transport: None,
             metrics: Some(MetricsLayer::client()),
             trace: TraceLayer::client(),
@@ -69,13 +71,33 @@ impl Default for StackBuilder {
 }
 
 impl StackBuilder {
-    /// The longest time that a call may take, to the end of its response. Default: the call's own deadline, if it has one.
+    /// What is configured per method: see [`methods`](tower_iroh_layers::methods). Each layer takes its part of the table. A layer that is left out takes nothing.
+    ///
+    /// ```
+    /// # fn main() -> Result<(), tower_iroh::ConfigError> {
+    /// use tower_iroh::{Stack, layers::{MethodConfig, Methods}};
+    ///
+    /// let methods = Methods::builder()
+    ///     .method("/shop.v1.Stock/*", MethodConfig::new().idempotent(true))
+    ///     .method("/shop.v1.Orders/Place", MethodConfig::new().wait_for_ready(true))
+    ///     .build()?;
+    /// let stack = Stack::builder().methods(methods).build()?;
+    /// # drop(stack);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn methods(mut self, methods: Methods) -> Self {
+        self.methods = methods;
+        self
+    }
+
+    /// The longest time that a call may take, to the end of its response, where its method has no timeout. Default: the call's own deadline, if it has one.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = Some(timeout);
         self
     }
 
-    /// The urgency of calls that set none and whose method is not listed. Default [`Urgency::INTERACTIVE`].
+    /// The urgency of calls that set none and whose method has none in the [table](Self::methods). Default [`Urgency::INTERACTIVE`].
     pub fn urgency(mut self, urgency: Urgency) -> Self {
         self.urgency = Some(urgency);
         self
@@ -124,7 +146,8 @@ impl StackBuilder {
         self
     }
 
-    /// Which calls are retried. Default: those that provably never reached the peer. No method is retried by its status code until it is listed.
+    /// How calls are retried. Default: those that provably never reached the peer, of any method; by its status code, a method that is idempotent in the
+    /// [table](Self::methods).
     pub fn retry(mut self, retry: RetryPolicy) -> Self {
         self.retry = retry;
         self
@@ -142,7 +165,8 @@ impl StackBuilder {
         self
     }
 
-    /// Which calls wait for the peer, and how many of them. Default: calls with [`WaitForReady`](tower_iroh_layers::buffer::WaitForReady).
+    /// How many calls wait for the peer, and for how long. Calls with [`WaitForReady`](tower_iroh_layers::buffer::WaitForReady) wait, and methods that wait for ready by
+    /// the [table](Self::methods).
     pub fn buffer(mut self, buffer: BufferConfig) -> Self {
         self.buffer = buffer;
         self
@@ -221,9 +245,9 @@ impl StackBuilder {
         self
     }
 
-    /// What is made again, and which methods may be.
-    pub(in crate::channel) fn declared(&self) -> &RetryPolicy {
-        &self.retry
+    /// The table of methods.
+    pub(in crate::channel) fn table(&self) -> &Methods {
+        &self.methods
     }
 
     /// How long calls wait for a peer that does not answer its dial, and which calls wait for longer.
@@ -231,6 +255,7 @@ impl StackBuilder {
         Some(Patience {
             wait: self.fail_fast.max_wait()?,
             buffer: self.buffer.clone(),
+            methods: self.methods.clone(),
         })
     }
 
@@ -301,13 +326,20 @@ impl StackBuilder {
             let accepted = "circuit, which sets the only circuit";
             return Err(ConfigError::new("stack.circuit_of", value, accepted));
         }
-        let deadline = match self.timeout {
-            Some(timeout) => {
-                ConfigError::lasting("stack.timeout", timeout)?;
-                DeadlineLayer::builder().default_timeout(timeout).build()?
+        let default = self.methods.default_entry();
+        let twice = "one of the two: remove this one, or its value for `*` in the table of methods";
+        let mut deadline = DeadlineLayer::builder().methods(self.methods.clone());
+        if let Some(timeout) = self.timeout {
+            ConfigError::lasting("stack.timeout", timeout)?;
+            if default.timeout().is_some() {
+                let value = format_args!("{timeout:?}");
+                return Err(ConfigError::new("stack.timeout", value, twice));
             }
-            None => DeadlineLayer::new(),
-        };
+            deadline = deadline.default_timeout(timeout);
+        }
+        if let (Some(urgency), Some(_)) = (self.urgency, default.urgency()) {
+            return Err(ConfigError::new("stack.urgency", urgency, twice));
+        }
         let priority = match self.urgency {
             Some(urgency) => self.priority.with_fallback(urgency),
             None => self.priority,
@@ -316,8 +348,9 @@ impl StackBuilder {
             records: self.metrics.is_some(),
             calls: self.metrics.unwrap_or_else(MetricsLayer::disabled),
             trace: self.trace,
-            deadline,
-            priority: PriorityLayer::new(priority),
+            deadline: deadline.build()?,
+            priority: PriorityLayer::new(priority).methods(self.methods.clone()),
+            methods: self.methods,
             retry: self.retry,
             budget: self.budget,
             buffer: self.buffer,

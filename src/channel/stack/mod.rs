@@ -14,7 +14,7 @@ use tokio::sync::watch;
 use tonic::body::Body;
 use tower::{Layer, Service};
 use tower_iroh_layers::{
-    BoxError,
+    BoxError, Methods,
     breaker::{Breaker, BreakerConfig, BreakerLayer, Circuit},
     buffer::{Buffer, BufferConfig, BufferHandle, BufferLayer},
     deadline::{ClientDeadline, DeadlineLayer, Stamp, StampLayer},
@@ -92,6 +92,7 @@ pub struct Stack {
     trace: TraceLayer,
     deadline: DeadlineLayer,
     priority: PriorityLayer,
+    methods: Methods,
     retry: RetryPolicy,
     budget: Option<RetryBudget>,
     buffer: BufferConfig,
@@ -274,9 +275,10 @@ impl Stack {
         S: Attempts,
     {
         let buffer = BufferLayer::new(self.buffer.clone())
+            .methods(self.methods.clone())
             .passing(FailFastLayer::new(fail_fast))
             .layer(LazyClone::new(attempts));
-        let mut retry = RetryLayer::new(self.retry.clone());
+        let mut retry = RetryLayer::new(self.retry.clone()).methods(self.methods.clone());
         if let Some(budget) = &self.budget {
             retry = retry.with_budget(budget.clone());
         }

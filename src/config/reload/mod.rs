@@ -4,7 +4,8 @@ use std::{collections::BTreeMap, fmt, path::PathBuf, sync::Arc};
 
 use super::{
     Config, ConfigReader, LoadError,
-    keys::{Reloads, key},
+    keys::{METHODS, Reloads, key},
+    methods::TRANSPORT,
 };
 use tower_iroh_layers::BoxError;
 
@@ -270,12 +271,23 @@ fn changes(
             from: from.cloned().unwrap_or_default(),
             to: to.cloned().unwrap_or_default(),
         };
-        match key(name).map_or(Reloads::Applied, |key| key.reloads) {
+        match key(name).map_or_else(|| of_entry(name), |key| key.reloads) {
             Reloads::Applied => reload.applied.push(change),
             Reloads::Restart => reload.needs_restart.push(change),
         }
     }
     reload
+}
+
+/// The effect of a reload on a group, a peer or a key of a method.
+fn of_entry(name: &str) -> Reloads {
+    let of_method = name
+        .strip_prefix(METHODS)
+        .and_then(|it| it.strip_prefix('.'));
+    match of_method.and_then(|it| it.rsplit('.').next()) {
+        Some(key) if key != TRANSPORT => Reloads::Restart,
+        _ => Reloads::Applied,
+    }
 }
 
 #[cfg(test)]

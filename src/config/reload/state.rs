@@ -4,7 +4,8 @@ use std::{collections::BTreeMap, io, sync::Arc};
 
 use super::super::{
     Config,
-    keys::{KEYS, PEERS, SERVICES},
+    keys::{KEYS, METHODS, PEERS, SERVICES},
+    methods,
     read::plain,
     show::{group, shown},
 };
@@ -46,6 +47,11 @@ pub(super) fn values(config: &Config) -> BTreeMap<String, String> {
     }
     for name in config.groups.keys() {
         values.insert(format!("{SERVICES}.{}", plain(name)), group(config, name));
+    }
+    for (pattern, config) in &config.methods {
+        for (key, value) in methods::shown(config) {
+            values.insert(format!("{METHODS}.{}.{key}", plain(pattern)), value);
+        }
     }
     for (name, peer) in &config.peers {
         let keys = shown(peer).into_iter();

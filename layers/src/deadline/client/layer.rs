@@ -3,12 +3,13 @@ use std::time::Duration;
 use tower::Layer;
 
 use super::{ClientDeadline, Stamp, StampLayer};
-use crate::ConfigError;
+use crate::{ConfigError, Methods};
 
 /// Gives each outgoing call one clock: see the [module](crate::deadline).
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct DeadlineLayer {
     default_timeout: Option<Duration>,
+    methods: Methods,
 }
 
 impl DeadlineLayer {
@@ -19,7 +20,7 @@ impl DeadlineLayer {
 
     /// Puts the deadline above layers that end with a [`StampLayer`], and tells the peer nothing itself.
     pub fn above<S>(&self, inner: S) -> ClientDeadline<S> {
-        ClientDeadline::new(inner, self.default_timeout)
+        ClientDeadline::new(inner, self.default_timeout, self.methods.clone())
     }
 
     /// What has a setting.
@@ -29,9 +30,10 @@ impl DeadlineLayer {
 }
 
 /// Settings of a [`DeadlineLayer`].
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct DeadlineBuilder {
     default_timeout: Option<Duration>,
+    methods: Methods,
 }
 
 impl DeadlineBuilder {
@@ -41,6 +43,12 @@ impl DeadlineBuilder {
     /// under such a layer.
     pub fn default_timeout(mut self, limit: Duration) -> Self {
         self.default_timeout = Some(limit);
+        self
+    }
+
+    /// Takes what the table says of each method: its timeout, in place of the default one.
+    pub fn methods(mut self, methods: Methods) -> Self {
+        self.methods = methods;
         self
     }
 
@@ -54,6 +62,7 @@ impl DeadlineBuilder {
         }
         Ok(DeadlineLayer {
             default_timeout: self.default_timeout,
+            methods: self.methods,
         })
     }
 }

@@ -9,7 +9,7 @@ use tower::Service;
 
 use super::{ClientDeadlineBody, ClientDeadlineFuture};
 use crate::{
-    BoxError, Deadline,
+    BoxError, Deadline, Methods,
     deadline::{clock::Budget, header},
 };
 
@@ -18,17 +18,19 @@ use crate::{
 /// It is always ready. A generated client waits for readiness before it has a request, so a wait there would be under no deadline;
 /// here each call takes a clone of the inner service and waits for that one in its own future. The clone is made ready for this
 /// one call, so no readiness is shared or carried from clone to clone.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct ClientDeadline<S> {
     inner: S,
     default_timeout: Option<Duration>,
+    methods: Methods,
 }
 
 impl<S> ClientDeadline<S> {
-    pub(super) fn new(inner: S, default_timeout: Option<Duration>) -> Self {
+    pub(super) fn new(inner: S, default_timeout: Option<Duration>, methods: Methods) -> Self {
         Self {
             inner,
             default_timeout,
+            methods,
         }
     }
 
@@ -38,7 +40,11 @@ impl<S> ClientDeadline<S> {
             request.extensions().get::<Deadline>().copied(),
             Deadline::inherited(),
         ];
-        let limits = [header::read(request.headers()), self.default_timeout];
+        let own = self.methods.get(request.uri().path()).timeout();
+        let limits = [
+            header::read(request.headers()),
+            own.or(self.default_timeout),
+        ];
         Budget::earliest(
             until.into_iter().flatten().min(),
             limits.into_iter().flatten().min(),

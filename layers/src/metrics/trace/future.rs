@@ -52,7 +52,10 @@ impl Observe for SpanEnd {
             Side::Server => series::Role::Server,
         };
         let span = &within.span;
-        span.record("rpc.response.status_code", series::name_of(code));
+        span.record(
+            "rpc.response.status_code",
+            crate::classify::head::name_of(code),
+        );
         if series::is_error(role, code) {
             span.record("otel.status_code", "ERROR");
         }
