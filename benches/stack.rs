@@ -152,7 +152,7 @@ fn stack(c: &mut Criterion) {
         })
     );
     alone!("metrics", metrics::MetricsLayer::client());
-    alone!("trace", metrics::trace::TraceLayer::client());
+    alone!("trace", trace::TraceLayer::client());
     alone!("deadline", deadline::DeadlineLayer::new());
     alone!("priority", priority::PriorityLayer::default());
     alone!("retry", retry::RetryLayer::default());

@@ -17,7 +17,7 @@ use http_body::Frame;
 use metrics_exporter_prometheus::PrometheusBuilder;
 use tonic::body::Body;
 use tower::{Layer, Service};
-use tower_iroh_layers::metrics::{MetricsLayer, trace::TraceLayer};
+use tower_iroh_layers::{metrics::MetricsLayer, trace::TraceLayer};
 
 /// Trailers that were made before.
 struct Trailers(Option<HeaderMap>);

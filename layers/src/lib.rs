@@ -15,10 +15,11 @@
 //! | [`priority`] | client | decides how urgent a call is |
 //! | [`select`] | client | decides over which of two transports a call goes, before anything is sent |
 //! | [`batch`] | any | coalesces many small items into few calls |
-//! | [`metrics`] | client, server | durations by method and code, spans with W3C trace context |
+//! | [`metrics`] | client, server | durations by method and code |
+//! | [`trace`] | client, server | spans, and W3C trace context |
 //! | [`authorize`] | server | who may call what, how often, and how large |
 //!
-//! [`prometheus`] shows what they record to a Prometheus server.
+//! [`rollout`] lets a canary of [`select`] grow by itself. [`prometheus`] shows what the layers record to a Prometheus server.
 //!
 //! What they share is always there:
 //!
@@ -59,8 +60,12 @@ pub mod priority;
 pub mod prometheus;
 #[cfg(feature = "retry")]
 pub mod retry;
+#[cfg(feature = "rollout")]
+pub mod rollout;
 #[cfg(feature = "select")]
 pub mod select;
+#[cfg(feature = "trace")]
+pub mod trace;
 
 mod config_error;
 #[cfg(all(feature = "retry", feature = "select"))]

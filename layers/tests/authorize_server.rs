@@ -238,12 +238,12 @@ async fn an_identity_may_come_from_anything_a_transport_leaves() {
 }
 
 /// The server's three layers and the client's two, as they are meant to stand.
-#[cfg(feature = "metrics")]
+#[cfg(all(feature = "metrics", feature = "trace"))]
 mod measured {
     use metrics_exporter_prometheus::PrometheusBuilder;
     use tower::ServiceBuilder;
-    use tower_iroh_layers::metrics::{
-        MetricsLayer,
+    use tower_iroh_layers::{
+        metrics::MetricsLayer,
         trace::{TraceContext, TraceLayer},
     };
 

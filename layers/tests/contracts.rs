@@ -26,7 +26,7 @@ mod priority;
 mod recorder;
 #[cfg(feature = "retry")]
 mod retry;
-#[cfg(feature = "select")]
+#[cfg(feature = "rollout")]
 mod rollout;
 
 /// A file that nobody names would never run.

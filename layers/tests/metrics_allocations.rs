@@ -19,7 +19,7 @@ use metrics::{
     SharedString, Unit,
 };
 use tower::{Layer as _, Service, service_fn};
-use tower_iroh_layers::metrics::{MetricsLayer, trace::TraceLayer};
+use tower_iroh_layers::{metrics::MetricsLayer, trace::TraceLayer};
 
 /// Counts what is recorded; a real one allocates when it likes.
 #[derive(Debug, Default)]

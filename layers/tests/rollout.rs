@@ -20,9 +20,9 @@ use tokio::{
 };
 use tonic::{Code, Status, body::Body};
 use tower::{BoxError, Service, ServiceExt, service_fn, util::BoxCloneService};
-use tower_iroh_layers::select::{
-    Arm, Canary, Choice, Policy, Select, SelectConfig, SelectHandle, StickyKey,
+use tower_iroh_layers::{
     rollout::{Gates, Phase, Rollout, RolloutConfig, RolloutConfigBuilder, RolloutError},
+    select::{Arm, Canary, Choice, Policy, Select, SelectConfig, SelectHandle, StickyKey},
 };
 
 const MS: Duration = Duration::from_millis(1);

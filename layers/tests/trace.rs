@@ -15,7 +15,7 @@ use http::{HeaderMap, Request, Response};
 use http_body::Frame;
 use http_body_util::BodyExt as _;
 use tower::{Layer as _, Service, ServiceExt as _, service_fn};
-use tower_iroh_layers::metrics::trace::{TRACEPARENT, TRACESTATE, TraceContext, TraceLayer};
+use tower_iroh_layers::trace::{TRACEPARENT, TRACESTATE, TraceContext, TraceLayer};
 use tracing::{field::Visit, span};
 use tracing_subscriber::{Registry, layer::SubscriberExt as _, registry::LookupSpan};
 
@@ -383,7 +383,7 @@ mod opentelemetry_ids {
         TracerProvider as _,
     };
     use opentelemetry_sdk::trace::{InMemorySpanExporter, SdkTracerProvider, SpanData};
-    use tower_iroh_layers::metrics::trace::Propagator;
+    use tower_iroh_layers::trace::Propagator;
     use tracing::{Instrument as _, Span};
     use tracing_opentelemetry::OpenTelemetrySpanExt as _;
 

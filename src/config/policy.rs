@@ -7,10 +7,8 @@ use iroh::EndpointId;
 use super::{Config, Mode, RaftTransport, settings::RAFT};
 use tower_iroh_layers::{
     ConfigError, MethodConfig, Methods,
-    select::{
-        Adaptive, Arm, Canary, Choice, Policy,
-        rollout::{Gates, RolloutConfig},
-    },
+    rollout::{Gates, RolloutConfig},
+    select::{Adaptive, Arm, Canary, Choice, Policy},
 };
 
 impl Config {

@@ -9,10 +9,8 @@ use iroh::EndpointId;
 use tower_iroh_layers::{
     ConfigError,
     breaker::{BreakerConfig, Circuit, Registry},
-    select::{
-        Policy, SelectConfig, SelectHandle,
-        rollout::{Rollout, RolloutConfig},
-    },
+    rollout::{Rollout, RolloutConfig},
+    select::{Policy, SelectConfig, SelectHandle},
 };
 
 use crate::{

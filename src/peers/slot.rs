@@ -5,10 +5,8 @@ use std::sync::{Arc, Mutex, OnceLock};
 use iroh::EndpointId;
 use tower_iroh_layers::{
     BoxError, ConfigError,
-    select::{
-        SelectHandle,
-        rollout::{Rollout, RolloutConfig},
-    },
+    rollout::{Rollout, RolloutConfig},
+    select::SelectHandle,
 };
 
 use super::Over;

@@ -14,10 +14,8 @@ use tower_iroh::{
         deadline::{DeadlineLayer, ServerDeadlineLayer},
         fail_fast::FailFastConfig,
         retry::RetryPolicy,
-        select::{
-            Adaptive, Arm, Canary, SelectConfig,
-            rollout::{Gates, RolloutConfig},
-        },
+        rollout::{Gates, RolloutConfig},
+        select::{Adaptive, Arm, Canary, SelectConfig},
     },
     presets::Offline,
     tcp::{TcpAcceptor, TcpLinks},

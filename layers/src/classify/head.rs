@@ -81,6 +81,20 @@ pub fn code_named(name: &str) -> Option<Code> {
     Some(Code::from_i32(number as i32))
 }
 
+/// Whether a code is the server's own doing, as OpenTelemetry has it.
+#[cfg(any(feature = "metrics", feature = "trace"))]
+pub(crate) fn is_server_error(code: Code) -> bool {
+    matches!(
+        code,
+        Code::Unknown
+            | Code::DeadlineExceeded
+            | Code::Unimplemented
+            | Code::Internal
+            | Code::Unavailable
+            | Code::DataLoss
+    )
+}
+
 /// gRPC's "HTTP to gRPC Status Code Mapping".
 pub(crate) fn code_of_http(status: StatusCode) -> Code {
     match status {

@@ -1,5 +1,4 @@
-//! How long calls take, how many are open and how they end, through the [`metrics`](https://docs.rs/metrics) facade; spans
-//! and traces in [`trace`].
+//! How long calls take, how many are open and how they end, through the [`metrics`](https://docs.rs/metrics) facade.
 //!
 //! A call is recorded once, at the end of its stream, with the code that its trailers had, or that a caller would have seen
 //! ([`classify`](crate::classify)). [`MetricsLayer::client`] stands above a retry layer and sees calls;
@@ -42,8 +41,6 @@
 //! with [`classify`](crate::classify). **Readiness** is the inner service's, and the time until it is ready is not part of a
 //! duration. **Cancel safety:** a dropped future or body is recorded as CANCELLED, and is no longer in flight. **Cost:** no
 //! lock and no allocation for a method that is known (a test counts), two looks at the clock; `docs/layers.md` has figures.
-
-pub mod trace;
 
 mod capped;
 mod layer;

@@ -10,7 +10,10 @@ use tonic::Code;
 
 use crate::{
     Origin,
-    classify::{Ending, Outcome, head::CODES},
+    classify::{
+        Ending, Outcome,
+        head::{CODES, is_server_error},
+    },
     meter::{Distribution, labelled_histogram},
 };
 
@@ -146,15 +149,7 @@ fn with(labels: &[Label], key: &'static str, value: &'static str) -> Vec<Label> 
 pub(super) fn is_error(role: Role, code: Code) -> bool {
     match role {
         Role::Client | Role::Attempt => code != Code::Ok,
-        Role::Server => matches!(
-            code,
-            Code::Unknown
-                | Code::DeadlineExceeded
-                | Code::Unimplemented
-                | Code::Internal
-                | Code::Unavailable
-                | Code::DataLoss
-        ),
+        Role::Server => is_server_error(code),
     }
 }
 

@@ -74,6 +74,12 @@ impl SelectHandle {
         self.shared.active.load().policy.clone()
     }
 
+    /// The key of all calls that have none of their own.
+    #[cfg(feature = "rollout")]
+    pub(crate) fn sticky_key(&self) -> Option<super::StickyKey> {
+        self.shared.core.config.sticky_key
+    }
+
     /// How many calls went over which arm and why, since the handle was made.
     pub fn decisions(&self) -> Decisions {
         self.shared.core.meter.read()
@@ -131,7 +137,11 @@ pub struct CanaryStatistics {
     /// Over the other one.
     pub old: ArmStatistics,
     /// The new arm and the old one over three windows.
-    pub(super) longer: [ArmStatistics; 2],
+    #[cfg_attr(
+        not(feature = "rollout"),
+        expect(dead_code, reason = "a rollout compares them")
+    )]
+    pub(crate) longer: [ArmStatistics; 2],
 }
 
 impl fmt::Debug for SelectHandle {

@@ -7,10 +7,10 @@ const UNIT: u32 = 10;
 const SUB: u32 = 3;
 const PER_OCTAVE: usize = 1 << SUB;
 /// The last one begins at 64 s.
-pub(super) const BUCKETS: usize = PER_OCTAVE * 24;
+pub(crate) const BUCKETS: usize = PER_OCTAVE * 24;
 
 /// The bucket of a duration.
-pub(super) fn bucket_of(duration: Duration) -> usize {
+pub(crate) fn bucket_of(duration: Duration) -> usize {
     let nanos = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
     let units = nanos >> UNIT;
     if units < PER_OCTAVE as u64 {
@@ -48,7 +48,7 @@ impl Latencies {
         }
     }
 
-    pub(super) fn add(&mut self, bucket: usize, count: u64) {
+    pub(crate) fn add(&mut self, bucket: usize, count: u64) {
         if let Some(place) = self.counts.get_mut(bucket) {
             *place += count;
             self.total += count;
@@ -67,7 +67,8 @@ impl Latencies {
     }
 
     /// How many of them exceeded `duration`, if they are evenly spread within its bucket.
-    pub(super) fn above(&self, duration: Duration) -> f64 {
+    #[cfg(any(test, feature = "rollout"))]
+    pub(crate) fn above(&self, duration: Duration) -> f64 {
         let units = duration.as_nanos() as f64 / f64::from(1 << UNIT);
         let above = self.counts.iter().enumerate().map(|(bucket, count)| {
             let (begin, width) = bounds(bucket);

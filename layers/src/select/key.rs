@@ -53,7 +53,7 @@ pub(super) fn fnv1a(bytes: &[u8]) -> u64 {
 }
 
 /// SplitMix64's step (Steele, Lea and Flood, OOPSLA 2014): every bit of what goes in moves every bit of what comes out.
-pub(super) fn mix(value: u64) -> u64 {
+pub(crate) fn mix(value: u64) -> u64 {
     let mut z = value.wrapping_add(0x9e37_79b9_7f4a_7c15);
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);

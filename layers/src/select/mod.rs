@@ -27,7 +27,7 @@
 //! it does, which also closes a half-open breaker. What an arm's calls missed by its not being ready counts against it wherever arms are compared.
 //!
 //! **The reason** of each decision is a [`Reason`]: in a metric, in the call's span (`tower_iroh.arm`, `tower_iroh.select.reason`, where
-//! [`metrics::trace`](https://docs.rs/tower-iroh-layers) stands above), in the response's extensions ([`Selected`]), and in a response header if that is switched on.
+//! `trace` stands above), in the response's extensions ([`Selected`]), and in a response header if that is switched on.
 //!
 //! **Why not tower's `Steer`, `Balance` or `Either`.** `Steer` is not ready until all its services are, so an arm that is away stops the other. `Balance` chooses before it
 //! has seen the request, and drops a service for ever whose readiness fails. None of them falls back.
@@ -101,9 +101,9 @@ mod flight;
 mod future;
 mod group;
 mod handle;
-mod histogram;
+pub(crate) mod histogram;
 mod kept;
-mod key;
+pub(crate) mod key;
 mod layer;
 mod meter;
 mod policy;
@@ -115,8 +115,6 @@ mod waiting;
 mod watch;
 mod way;
 mod window;
-
-pub mod rollout;
 
 pub use adaptive::{Adaptive, AdaptiveBuilder};
 pub use arm::Arm;

@@ -51,7 +51,7 @@ pub struct ArmStatistics {
 }
 
 impl ArmStatistics {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self {
             calls: 0,
             failures: 0,

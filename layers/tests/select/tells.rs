@@ -1,5 +1,5 @@
 //! What is reported: metrics, and the call's span.
-#![cfg(feature = "metrics")]
+#![cfg(all(feature = "metrics", feature = "trace"))]
 
 use std::{
     collections::BTreeMap,
@@ -11,8 +11,8 @@ use http_body_util::BodyExt;
 use metrics_exporter_prometheus::PrometheusBuilder;
 use tower::{Layer, Service, ServiceExt};
 use tower_iroh_layers::{
-    metrics::trace::TraceLayer,
     select::{Arm, Canary, Choice, Policy},
+    trace::TraceLayer,
 };
 use tracing::{field::Visit, span};
 use tracing_subscriber::{Registry, layer::SubscriberExt, registry::LookupSpan};

@@ -6,9 +6,10 @@ use tower_iroh_layers::{
     buffer::BufferConfig,
     deadline::DeadlineLayer,
     fail_fast::FailFastConfig,
-    metrics::{MetricsLayer, trace::TraceLayer},
+    metrics::MetricsLayer,
     priority::{PriorityConfig, PriorityLayer},
     retry::{RetryBudget, RetryPolicy},
+    trace::TraceLayer,
 };
 
 use super::{super::wake_on_reconnect::Connection, NewCircuit, Stack};
@@ -122,7 +123,7 @@ impl StackBuilder {
     }
 
     /// Opens spans as `trace` does, which is [`TraceLayer::client`] with other settings, such as a
-    /// [`Propagator`](tower_iroh_layers::metrics::trace::Propagator). Default: `TraceLayer::client()`.
+    /// [`Propagator`](tower_iroh_layers::trace::Propagator). Default: `TraceLayer::client()`.
     pub fn trace(mut self, trace: TraceLayer) -> Self {
         self.trace = trace;
         self

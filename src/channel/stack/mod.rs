@@ -19,13 +19,11 @@ use tower_iroh_layers::{
     buffer::{Buffer, BufferConfig, BufferHandle, BufferLayer},
     deadline::{ClientDeadline, DeadlineLayer, Stamp, StampLayer},
     fail_fast::{FailFast, FailFastConfig, FailFastLayer},
-    metrics::{
-        Metrics, MetricsLayer,
-        trace::{Trace, TraceLayer},
-    },
+    metrics::{Metrics, MetricsLayer},
     priority::{Priority, PriorityLayer},
     retry::{Retry, RetryBudget, RetryLayer, RetryPolicy},
     select::{Select, SelectHandle},
+    trace::{Trace, TraceLayer},
 };
 
 use super::{

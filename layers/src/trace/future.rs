@@ -8,12 +8,15 @@ use std::{
 use http::Response;
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
+use tonic::Code;
 use tracing::Span;
 
-use super::{super::series, context::TraceContext, layer::Side};
+use super::{context::TraceContext, layer::Side};
 use crate::{
     BoxError, Deadline,
-    classify::{Observe, Outcome, Tracked, TrackedBody, track, untracked},
+    classify::{
+        Observe, Outcome, Tracked, TrackedBody, head::is_server_error, name_of, track, untracked,
+    },
 };
 
 /// What a call is polled in. Shared by what follows it, so that a future is no larger for it where there is none.
@@ -47,16 +50,13 @@ impl Observe for SpanEnd {
     fn ended(self, outcome: &Outcome) {
         let within = self.0;
         let code = outcome.code();
-        let role = match within.side {
-            Side::Client => series::Role::Client,
-            Side::Server => series::Role::Server,
+        let failed = match within.side {
+            Side::Client => code != Code::Ok,
+            Side::Server => is_server_error(code),
         };
         let span = &within.span;
-        span.record(
-            "rpc.response.status_code",
-            crate::classify::head::name_of(code),
-        );
-        if series::is_error(role, code) {
+        span.record("rpc.response.status_code", name_of(code));
+        if failed {
             span.record("otel.status_code", "ERROR");
         }
     }

@@ -344,7 +344,8 @@ pub(super) async fn run(this: Arc<Shared>, tick: Duration) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::select::{ArmStatistics, Canary, Choice, Policy, rollout::RolloutConfig};
+    use crate::rollout::RolloutConfig;
+    use crate::select::{ArmStatistics, Canary, Choice, Policy};
 
     #[test]
     fn a_look_from_before_an_order_changes_nothing_after_it() {

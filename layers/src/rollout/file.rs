@@ -279,7 +279,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::select::rollout::RolloutConfig;
+    use crate::rollout::RolloutConfig;
 
     fn canary() -> Canary {
         let canary = Canary::builder("shop \"7\" \\ x", Arm::Iroh);

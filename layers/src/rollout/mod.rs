@@ -1,6 +1,6 @@
 //! Lets a canary grow by itself, and takes it back when the new arm is worse.
 //!
-//! A [`Rollout`] moves one [`Canary`](super::Canary)'s share through stages: 5, 25, 50 and 100 %. At each it compares the arms once a second, over the canary's window and over
+//! A [`Rollout`] moves one [`Canary`](crate::select::Canary)'s share through stages: 5, 25, 50 and 100 %. At each it compares the arms once a second, over the canary's window and over
 //! three of them. Only the stage's own calls count:
 //!
 //! | the [gates](Gates) say | it |
@@ -13,16 +13,16 @@
 //! It only changes the share, so growing only adds keys. When the old arm has too few calls, as at 100 %, the new one is compared with what the old one was like when it had
 //! enough. A call that fell back because the new arm was not ready, or had just come back, counts as an error of the new arm, though its caller never noticed.
 //!
-//! The calls need different keys, or none: if all of a process share [one key](super::SelectConfigBuilder::sticky_key) they all go over one arm, and
+//! The calls need different keys, or none: if all of a process share [one key](crate::select::SelectConfigBuilder::sticky_key) they all go over one arm, and
 //! [`Rollout::start`] refuses that.
 //!
 //! ```
 //! # #[tokio::main(flavor = "current_thread")]
 //! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! use std::time::Duration;
-//! use tower_iroh_layers::select::{
-//!     Arm, Canary, Choice, Policy, SelectHandle,
+//! use tower_iroh_layers::{
 //!     rollout::{Gates, Phase, Rollout, RolloutConfig},
+//!     select::{Arm, Canary, Choice, Policy, SelectHandle},
 //! };
 //!
 //! let canary = Canary::builder("shop-to-iroh", Arm::Iroh).key_header("x-tenant").build()?;

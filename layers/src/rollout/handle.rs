@@ -66,7 +66,7 @@ impl Rollout {
                 });
             }
         };
-        if let Some(key) = select.shared.core.config.sticky_key {
+        if let Some(key) = select.sticky_key() {
             return Err(RolloutError::SharedKey(ConfigError::new(
                 "select.sticky_key",
                 format_args!("{key:?}"),

@@ -26,7 +26,7 @@ tokio::task_local! {
 /// On a server it is in the request's extensions; while a handler or its response's body is polled it is also the task's, so that clients
 /// with a [`TraceLayer`](super::TraceLayer) pass it on by themselves. What a handler spawns is another task:
 /// ```
-/// # use tower_iroh_layers::metrics::trace::TraceContext;
+/// # use tower_iroh_layers::trace::TraceContext;
 /// # async fn work() {}
 /// # async fn handler() {
 /// if let Some(context) = TraceContext::current() {

@@ -29,7 +29,7 @@
 //!
 //! ```
 //! use tower::ServiceBuilder;
-//! use tower_iroh_layers::metrics::trace::TraceLayer;
+//! use tower_iroh_layers::trace::TraceLayer;
 //! use tower_iroh_proto::echo::echo_client::EchoClient;
 //!
 //! # #[tokio::main(flavor = "current_thread")]
@@ -48,7 +48,7 @@
 //!
 //! ```
 //! use opentelemetry::trace::{SpanContext, TraceContextExt, TraceFlags, TraceState};
-//! use tower_iroh_layers::metrics::trace::{Propagator, TraceContext, TraceLayer};
+//! use tower_iroh_layers::trace::{Propagator, TraceContext, TraceLayer};
 //! use tracing::Span;
 //! use tracing_opentelemetry::OpenTelemetrySpanExt;
 //!
