@@ -71,7 +71,7 @@ impl Running {
 async fn channel(peer: Peer, settle: impl FnOnce(ChannelBuilder) -> ChannelBuilder) -> Channel {
     let endpoint = Endpoint::bind(Offline).await.expect("bound");
     let config = SelectConfig::builder().dwell(DWELL).build();
-    let prefer = Choice::Prefer(Arm::Iroh);
+    let prefer = Choice::Prefer(Arm::First);
     let select = SelectHandle::with_config(prefer, config.expect("valid"));
     let builder = Channel::builder(endpoint).peer(peer).select(select);
     settle(builder).build().expect("valid")
@@ -109,16 +109,19 @@ async fn black_hole() -> (UdpSocket, SocketAddr) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_method_goes_over_the_transport_that_the_table_says() {
     let server = Running::new().await;
-    let over_tcp = MethodConfig::new().transport(Choice::Fixed(Arm::Tcp));
+    let over_tcp = MethodConfig::new().transport(Choice::Fixed(Arm::Second));
     let methods = Methods::builder().method("/tower_iroh.echo.v1.Echo/Echo", over_tcp);
     let methods = methods.build().expect("valid");
     let channel = channel(server.peer.clone(), |channel| channel.methods(methods)).await;
     let selected = over(&channel).await;
-    assert_eq!((selected.arm, selected.reason), (Arm::Tcp, Reason::Method));
+    assert_eq!(
+        (selected.arm, selected.reason),
+        (Arm::Second, Reason::Method)
+    );
     // A later policy counts as a whole.
     let select = channel.stack().select().expect("two transports");
-    select.swap(Arm::Iroh);
-    assert_eq!(over(&channel).await.arm, Arm::Iroh);
+    select.swap(Arm::First);
+    assert_eq!(over(&channel).await.arm, Arm::First);
     channel.close();
     server.stop().await;
 }
@@ -130,9 +133,12 @@ async fn both_transports_lead_to_one_peer_and_a_swap_moves_the_calls() {
     assert_eq!(channel.transports().collect::<Vec<_>>(), TransportKind::ALL);
     until_preferred(&channel).await;
     let select = channel.stack().select().expect("a choice").clone();
-    select.swap(Arm::Tcp);
+    select.swap(Arm::Second);
     let selected = over(&channel).await;
-    assert_eq!((selected.arm, selected.reason), (Arm::Tcp, Reason::Fixed));
+    assert_eq!(
+        (selected.arm, selected.reason),
+        (Arm::Second, Reason::Fixed)
+    );
     for transport in TransportKind::ALL {
         assert!(channel.stats_of(transport).is_some(), "over {transport}");
     }
@@ -191,10 +197,10 @@ async fn a_dial_that_does_not_come_to_an_end_holds_no_call_up() {
     let channel = channel(Peer::from(lost).with_tcp(tcp), |channel| channel).await;
     for _ in 0..20 {
         let selected = over(&channel).await;
-        assert_eq!(selected.arm, Arm::Tcp);
+        assert_eq!(selected.arm, Arm::Second);
     }
     let select = channel.stack().select().expect("a choice");
-    assert_eq!(select.decisions().arm(Arm::Iroh), 0);
+    assert_eq!(select.decisions().arm(Arm::First), 0);
 
     // It is said to be elsewhere, where it is.
     let links = channel.links().expect("over iroh").clone();
@@ -214,7 +220,7 @@ async fn an_open_breaker_falls_back_and_a_closed_one_is_returned_to() {
     let selected = over(&channel).await;
     assert_eq!(
         (selected.arm, selected.reason),
-        (Arm::Tcp, Reason::NotReady)
+        (Arm::Second, Reason::NotReady)
     );
     circuit.reset();
     until_preferred(&channel).await;
@@ -239,13 +245,13 @@ async fn a_full_lane_causes_no_fallback() {
     };
     let stream = client.server_stream(wanted).await.expect("a stream");
     let mut stream = stream.into_inner();
-    let before = select.decisions().arm(Arm::Iroh);
+    let before = select.decisions().arm(Arm::First);
     let waits = tokio::spawn({
         let channel = channel.clone();
         async move { over(&channel).await }
     });
     until("the second call is decided", || {
-        select.decisions().arm(Arm::Iroh) > before
+        select.decisions().arm(Arm::First) > before
     })
     .await;
     // The stream goes on, and the call has no place.
@@ -256,14 +262,14 @@ async fn a_full_lane_causes_no_fallback() {
     assert!(!waits.is_finished());
     drop(stream);
     let selected = soon("its turn", waits).await.expect("no panic");
-    assert_eq!(selected.arm, Arm::Iroh);
+    assert_eq!(selected.arm, Arm::First);
     assert_eq!(select.decisions().fallbacks(), fallbacks);
     server.stop().await;
 }
 
 #[tokio::test]
 async fn what_cannot_choose_is_refused() {
-    let select = || SelectHandle::new(Arm::Tcp);
+    let select = || SelectHandle::new(Arm::Second);
     let key = iroh::SecretKey::generate();
     let peer = Peer::new(key.public());
     let refused = Channel::tcp(key).peer(peer.clone()).select(select());

@@ -310,7 +310,7 @@ async fn a_reload_changes_peers_and_where_calls_go() {
     let mut file = Edited::new(&client, &base, tempfile::tempdir().expect("a folder"));
     let select = client.peers().select("server").expect("known");
     let choice = || select.policy().choice(ECHO, Urgency::default()).clone();
-    assert_eq!(choice(), Choice::Prefer(Arm::Tcp));
+    assert_eq!(choice(), Choice::Prefer(Arm::Second));
 
     let addr = two
         .peer
@@ -335,14 +335,14 @@ async fn a_reload_changes_peers_and_where_calls_go() {
     let select = client.peers().select("second").expect("known");
     assert_eq!(
         select.policy().choice(ECHO, Urgency::default()),
-        &Choice::Prefer(Arm::Iroh)
+        &Choice::Prefer(Arm::First)
     );
 
     // Back with one line, and there again.
     for (mode, expected) in [
-        ("grpc", Choice::Fixed(Arm::Tcp)),
-        ("iroh", Choice::Fixed(Arm::Iroh)),
-        ("dual", Choice::Prefer(Arm::Iroh)),
+        ("grpc", Choice::Fixed(Arm::Second)),
+        ("iroh", Choice::Fixed(Arm::First)),
+        ("dual", Choice::Prefer(Arm::First)),
     ] {
         let reload = file
             .reload(&format!("{text}transport.mode = \"{mode}\"\n"))
@@ -382,7 +382,7 @@ async fn a_mode_whose_transport_was_not_there_needs_a_restart() {
         let policy = transport.peers().policy();
         assert_eq!(
             policy.choice(ECHO, Urgency::default()),
-            &Choice::Fixed(Arm::Tcp),
+            &Choice::Fixed(Arm::Second),
             "{mode}"
         );
     }
@@ -615,10 +615,10 @@ async fn a_peer_that_is_renamed_keeps_its_choice_and_its_rollout() {
             until("the share", || share(of) == Some(5000)).await;
         }
     }
-    peers.set_policy(Policy::from(Arm::Iroh));
+    peers.set_policy(Policy::from(Arm::First));
     for select in &held {
         let choice = select.policy().choice(ECHO, Urgency::default()).clone();
-        assert_eq!(choice, Choice::Fixed(Arm::Iroh));
+        assert_eq!(choice, Choice::Fixed(Arm::First));
     }
     transport.close().await;
 }
@@ -709,7 +709,7 @@ async fn a_rollout_begins_goes_on_after_a_restart_and_ends_by_the_file() {
     let select = transport.peers().select("server").expect("known");
     assert_eq!(
         select.policy().choice(ECHO, Urgency::default()),
-        &Choice::Fixed(Arm::Tcp)
+        &Choice::Fixed(Arm::Second)
     );
 
     file.reload(&text).await.expect("applied");
@@ -837,7 +837,7 @@ async fn a_second_watch_begins_with_what_is_in_force() {
     fs::write(&policy, new).expect("written");
     let other = format!("{base}transport.mode = \"grpc\"\ncluster.peer.max_connections = 7\n");
     file.reload(&other).await.expect("applied");
-    assert_eq!((choice(), generation()), (Choice::Fixed(Arm::Tcp), 2));
+    assert_eq!((choice(), generation()), (Choice::Fixed(Arm::Second), 2));
     drop(file);
 
     fs::write(&policy, old).expect("written");
@@ -846,14 +846,14 @@ async fn a_second_watch_begins_with_what_is_in_force() {
     soon("the reload", file.events.changed())
         .await
         .expect("it is followed");
-    assert_eq!((choice(), generation()), (Choice::Prefer(Arm::Tcp), 3));
+    assert_eq!((choice(), generation()), (Choice::Prefer(Arm::Second), 3));
     // A key that needs a restart is compared with the start, whichever watch reports it.
     let reload = file.reload(&other).await.expect("applied");
     assert_eq!(
         keys(reload.needs_restart()),
         ["cluster.peer.max_connections"]
     );
-    assert_eq!(choice(), Choice::Fixed(Arm::Tcp));
+    assert_eq!(choice(), Choice::Fixed(Arm::Second));
     transport.close().await;
 }
 

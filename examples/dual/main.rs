@@ -18,7 +18,7 @@ use iroh::{Endpoint, EndpointAddr};
 use tokio::time::{Instant, sleep, timeout};
 use tower_iroh::{
     Channel, Peer, TransportKind,
-    layers::select::{Arm, Choice, SelectConfig, SelectHandle},
+    layers::select::{Choice, SelectConfig, SelectHandle},
     presets::Offline,
 };
 
@@ -102,7 +102,7 @@ async fn dual(options: Options, screen: &Screen) -> Result<(), Error> {
         .head_start(Duration::from_millis(250))
         .dwell(DWELL)
         .build()?;
-    let select = SelectHandle::with_config(Choice::Prefer(Arm::Iroh), config);
+    let select = SelectHandle::with_config(Choice::Prefer(TransportKind::Iroh.arm()), config);
     let channel = Channel::builder(endpoint.clone())
         .peer(peer)
         .select(select.clone())

@@ -174,7 +174,7 @@ impl Future for KeptReading {
 }
 
 fn select(choice: Choice) -> Select<Reads, Reads> {
-    let fixed = MethodConfig::new().transport(Choice::Fixed(Arm::Tcp));
+    let fixed = MethodConfig::new().transport(Choice::Fixed(Arm::Second));
     let methods = Methods::builder().method("x.Y", fixed).build();
     let policy = Policy::builder(choice)
         .methods(&methods.expect("accepted"))
@@ -184,7 +184,7 @@ fn select(choice: Choice) -> Select<Reads, Reads> {
 }
 
 fn canary(share: u32) -> Choice {
-    let canary = Canary::builder("bench", Arm::Iroh).share(share);
+    let canary = Canary::builder("bench", Arm::First).share(share);
     Choice::Canary(canary.build().expect("accepted"))
 }
 
@@ -227,9 +227,9 @@ where
 fn bench(criterion: &mut Criterion) {
     let head = &head();
     let cases = [
-        ("fixed (sent)", Choice::Fixed(Arm::Iroh)),
+        ("fixed (sent)", Choice::Fixed(Arm::First)),
         ("canary, out (sent)", canary(0)),
-        ("prefer (sent and kept)", Choice::Prefer(Arm::Iroh)),
+        ("prefer (sent and kept)", Choice::Prefer(Arm::First)),
         ("canary, in (sent and kept)", canary(10_000)),
         (
             "adaptive (sent and kept)",

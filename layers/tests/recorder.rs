@@ -88,7 +88,7 @@ async fn installed_late() -> String {
     let breaker = BreakerLayer::new(circuit).layer(service_fn(unreached));
     let fail_fast = FailFast::new(Away, FailFastConfig::default());
     let retry = RetryLayer::new(RetryPolicy::default()).layer(service_fn(unreached));
-    let select = SelectHandle::new(Arm::Iroh);
+    let select = SelectHandle::new(Arm::First).named(["iroh", "tcp"]);
     let select = Select::new(service_fn(answer), service_fn(answer), select);
     let closed = PolicyHandle::new(Policy::builder().build().expect("valid"));
     let nobody = |_: &Extensions| None::<Identity>;

@@ -87,7 +87,7 @@ impl Drop for Load {
 }
 
 fn policy(share: u32) -> Policy {
-    let canary = Canary::builder("to-iroh", Arm::Iroh).share(share);
+    let canary = Canary::builder("to-iroh", Arm::First).share(share);
     let canary = Choice::Canary(canary.build().expect("accepted"));
     Policy::builder(canary).build().expect("accepted")
 }
@@ -324,7 +324,7 @@ async fn the_share_is_the_rollout_s_whatever_policy_comes() {
     load.handle.swap(policy(9000));
     sleep(MS * 10).await;
     assert_eq!(share(&load), 500);
-    load.handle.swap(Arm::Tcp);
+    load.handle.swap(Arm::Second);
     sleep(SECOND * 100).await;
     let state = rollout.state();
     assert!(state.note.contains("no such canary"), "{}", state.note);

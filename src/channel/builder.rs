@@ -110,18 +110,19 @@ impl ChannelBuilder {
     ///
     /// ```
     /// # async fn example(endpoint: iroh::Endpoint, peer: tower_iroh::Peer) -> Result<(), Box<dyn std::error::Error>> {
-    /// use tower_iroh::layers::{MethodConfig, Methods, select::{Arm, Choice, SelectHandle}};
+    /// use tower_iroh::layers::{MethodConfig, Methods, select::{Choice, SelectHandle}};
+    /// use tower_iroh::TransportKind;
     ///
-    /// let over_tcp = MethodConfig::new().transport(Choice::Fixed(Arm::Tcp));
+    /// let over_tcp = MethodConfig::new().transport(Choice::Fixed(TransportKind::Tcp.arm()));
     /// let methods = Methods::builder().method("/shop.v1.Orders/*", over_tcp).build()?;
-    /// let select = SelectHandle::new(Choice::Prefer(Arm::Iroh));
+    /// let select = SelectHandle::new(Choice::Prefer(TransportKind::Iroh.arm()));
     /// let channel = tower_iroh::Channel::builder(endpoint)
     ///     .peer(peer)
     ///     .select(select.clone())
     ///     .methods(methods)
     ///     .build()?;
     /// // Later, and for the calls from then on:
-    /// select.swap(Arm::Tcp);
+    /// select.swap(TransportKind::Tcp.arm());
     /// # Ok(())
     /// # }
     /// ```

@@ -36,10 +36,10 @@ const RETRY_KEYS: [&str; 5] = [
 pub(super) const TRANSPORT: &str = "transport";
 
 const TRANSPORTS: [(&str, Choice); 4] = [
-    ("grpc", Choice::Fixed(Arm::Tcp)),
-    ("iroh", Choice::Fixed(Arm::Iroh)),
-    ("prefer_grpc", Choice::Prefer(Arm::Tcp)),
-    ("prefer_iroh", Choice::Prefer(Arm::Iroh)),
+    ("grpc", Choice::Fixed(Arm::Second)),
+    ("iroh", Choice::Fixed(Arm::First)),
+    ("prefer_grpc", Choice::Prefer(Arm::Second)),
+    ("prefer_iroh", Choice::Prefer(Arm::First)),
 ];
 
 type Seconds = Time<SECONDS, YEAR>;

@@ -60,16 +60,16 @@ impl Config {
     /// None for a valid configuration.
     pub fn policy(&self) -> Result<Policy, ConfigError> {
         match self.effective_mode() {
-            Mode::Grpc => return Policy::builder(Choice::Fixed(Arm::Tcp)).build(),
-            Mode::Iroh => return Policy::builder(Choice::Fixed(Arm::Iroh)).build(),
+            Mode::Grpc => return Policy::builder(Choice::Fixed(Arm::Second)).build(),
+            Mode::Iroh => return Policy::builder(Choice::Fixed(Arm::First)).build(),
             Mode::Dual if !self.enable_peer_connector() => {
-                return Policy::builder(Choice::Fixed(Arm::Tcp)).build();
+                return Policy::builder(Choice::Fixed(Arm::Second)).build();
             }
             Mode::Dual => {}
         }
         let canary = match self.rolls_out() {
             true => {
-                let canary = Canary::builder(Self::ROLLOUT, Arm::Iroh);
+                let canary = Canary::builder(Self::ROLLOUT, Arm::First);
                 let canary = match self.rollout_key_header() {
                     Some(name) => canary.key_header(name),
                     None => canary,
@@ -82,7 +82,7 @@ impl Config {
         let moves_all = self.rollout_services().is_empty();
         let (default, moved) = match canary {
             Some(canary) if moves_all => (canary, None),
-            moved => (Choice::Prefer(Arm::Tcp), moved),
+            moved => (Choice::Prefer(Arm::Second), moved),
         };
         let methods = self.table(moved)?;
         Policy::builder(default).methods(&methods).build()
@@ -91,15 +91,15 @@ impl Config {
     /// The table of methods, with the choice for the groups that a rollout moves.
     pub(super) fn table(&self, moved: Option<Choice>) -> Result<Methods, ConfigError> {
         let iroh = match self.fallback_to_grpc() {
-            true => Choice::Prefer(Arm::Iroh),
-            false => Choice::Fixed(Arm::Iroh),
+            true => Choice::Prefer(Arm::First),
+            false => Choice::Fixed(Arm::First),
         };
         let raft = match self.raft_transport() {
-            RaftTransport::AlwaysGrpc => Choice::Fixed(Arm::Tcp),
-            RaftTransport::AlwaysIroh => Choice::Fixed(Arm::Iroh),
+            RaftTransport::AlwaysGrpc => Choice::Fixed(Arm::Second),
+            RaftTransport::AlwaysIroh => Choice::Fixed(Arm::First),
             RaftTransport::Adaptive { latency_threshold } => Choice::Adaptive(
                 Adaptive::builder()
-                    .prefer(Arm::Iroh)
+                    .prefer(Arm::First)
                     .latency_threshold(latency_threshold)
                     .build()?,
             ),
@@ -165,23 +165,23 @@ mod tests {
     #[test]
     fn dual_goes_by_the_list() {
         for path in [HEALTH, STATUS] {
-            assert_eq!(choice(PREFER, path), Choice::Prefer(Arm::Iroh), "{path}");
+            assert_eq!(choice(PREFER, path), Choice::Prefer(Arm::First), "{path}");
         }
         for path in [VM, OTHER] {
-            assert_eq!(choice(PREFER, path), Choice::Prefer(Arm::Tcp), "{path}");
+            assert_eq!(choice(PREFER, path), Choice::Prefer(Arm::Second), "{path}");
         }
         let strict = format!("{PREFER}\ntransport.migration.fallback_to_grpc = false");
-        assert_eq!(choice(&strict, STATUS), Choice::Fixed(Arm::Iroh));
-        assert_eq!(choice(&strict, OTHER), Choice::Prefer(Arm::Tcp));
+        assert_eq!(choice(&strict, STATUS), Choice::Fixed(Arm::First));
+        assert_eq!(choice(&strict, OTHER), Choice::Prefer(Arm::Second));
     }
 
     #[test]
     fn a_mode_overrules_the_list_and_raft() {
         for (line, arm) in [
-            ("transport.mode = \"grpc\"", Arm::Tcp),
-            ("transport.mode = \"iroh\"", Arm::Iroh),
-            ("transport.iroh.enabled = false", Arm::Tcp),
-            ("transport.iroh.enable_peer_connector = false", Arm::Tcp),
+            ("transport.mode = \"grpc\"", Arm::Second),
+            ("transport.mode = \"iroh\"", Arm::First),
+            ("transport.iroh.enabled = false", Arm::Second),
+            ("transport.iroh.enable_peer_connector = false", Arm::Second),
         ] {
             let lines =
                 format!("{PREFER}\n{line}\ntransport.migration.raft_transport = \"adaptive\"");
@@ -193,12 +193,12 @@ mod tests {
 
     #[test]
     fn raft_goes_before_every_list() {
-        for (word, arm) in [("always_grpc", Arm::Tcp), ("always_iroh", Arm::Iroh)] {
+        for (word, arm) in [("always_grpc", Arm::Second), ("always_iroh", Arm::First)] {
             let lines = format!("{PREFER}\ntransport.migration.raft_transport = \"{word}\"");
             for path in [RAFT, "/c.Status/Leader"] {
                 assert_eq!(choice(&lines, path), Choice::Fixed(arm), "{path}");
             }
-            assert_eq!(choice(&lines, STATUS), Choice::Prefer(Arm::Iroh));
+            assert_eq!(choice(&lines, STATUS), Choice::Prefer(Arm::First));
         }
         let lines =
             "transport.migration.raft_transport = { adaptive = { latency_threshold_ms = 20 } }";
@@ -212,15 +212,15 @@ mod tests {
 
     #[test]
     fn a_rollout_moves_its_services_or_all_that_is_left() {
-        let canary = |choice| matches!(choice, Choice::Canary(canary) if canary.share() == 0 && canary.to() == Arm::Iroh);
+        let canary = |choice| matches!(choice, Choice::Canary(canary) if canary.share() == 0 && canary.to() == Arm::First);
         let some = format!("{PREFER}\ntransport.rollout.services = [\"vm_ops\"]");
         assert!(canary(choice(&some, VM)));
-        assert_eq!(choice(&some, OTHER), Choice::Prefer(Arm::Tcp));
+        assert_eq!(choice(&some, OTHER), Choice::Prefer(Arm::Second));
         let all = format!("{PREFER}\ntransport.rollout.enabled = true");
         assert!(canary(choice(&all, VM)) && canary(choice(&all, OTHER)));
-        assert_eq!(choice(&all, HEALTH), Choice::Prefer(Arm::Iroh));
+        assert_eq!(choice(&all, HEALTH), Choice::Prefer(Arm::First));
         let off = "transport.rollout = { enabled = false, services = [\"vm_ops\"] }";
-        assert_eq!(choice(off, VM), Choice::Prefer(Arm::Tcp));
+        assert_eq!(choice(off, VM), Choice::Prefer(Arm::Second));
     }
 
     #[test]
@@ -260,10 +260,13 @@ mod tests {
     fn one_method_in_several_groups_has_one_rule() {
         let lines = "transport.services.again = [\"/c.Status/*\", \"c.Status\", \"/c.Status/Leader\"]\n\
             transport.migration.prefer_iroh_for = [\"status\", \"again\", \"status\"]";
-        assert_eq!(choice(lines, STATUS), Choice::Prefer(Arm::Iroh));
-        assert_eq!(choice(lines, "/c.Status/Leader"), Choice::Fixed(Arm::Tcp));
+        assert_eq!(choice(lines, STATUS), Choice::Prefer(Arm::First));
+        assert_eq!(
+            choice(lines, "/c.Status/Leader"),
+            Choice::Fixed(Arm::Second)
+        );
         let empty =
             "transport.services.none = []\ntransport.migration.prefer_iroh_for = [\"none\"]";
-        assert_eq!(choice(empty, OTHER), Choice::Prefer(Arm::Tcp));
+        assert_eq!(choice(empty, OTHER), Choice::Prefer(Arm::Second));
     }
 }

@@ -165,7 +165,7 @@ impl TransportBuilder {
         match &endpoint {
             Some(endpoint) => peers = peers.iroh(config.links(endpoint.clone()).build()?),
             // Not bound, and not required.
-            None => calls = select::Policy::from(select::Arm::Tcp),
+            None => calls = select::Policy::from(select::Arm::Second),
         }
         if config.effective_mode() != Mode::Iroh {
             peers = peers.tcp(config.tcp_links(key).build()?);

@@ -18,6 +18,17 @@ impl TransportKind {
     /// Both transports.
     pub const ALL: [Self; 2] = [Self::Iroh, Self::Tcp];
 
+    /// The names of a selection's arms, in their order.
+    pub(crate) const NAMES: [&'static str; 2] = ["iroh", "tcp"];
+
+    /// The arm of a [selection](tower_iroh_layers::select): `Choice::Prefer(TransportKind::Iroh.arm())`.
+    pub const fn arm(self) -> Arm {
+        match self {
+            Self::Iroh => Arm::First,
+            Self::Tcp => Arm::Second,
+        }
+    }
+
     /// `iroh` or `tcp`, as in metrics.
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -35,18 +46,15 @@ impl fmt::Display for TransportKind {
 
 impl From<TransportKind> for Arm {
     fn from(transport: TransportKind) -> Self {
-        match transport {
-            TransportKind::Iroh => Self::Iroh,
-            TransportKind::Tcp => Self::Tcp,
-        }
+        transport.arm()
     }
 }
 
 impl From<Arm> for TransportKind {
     fn from(arm: Arm) -> Self {
         match arm {
-            Arm::Iroh => Self::Iroh,
-            Arm::Tcp => Self::Tcp,
+            Arm::First => Self::Iroh,
+            Arm::Second => Self::Tcp,
         }
     }
 }

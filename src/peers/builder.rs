@@ -80,10 +80,10 @@ impl PeersBuilder {
 
     /// Makes the directory.
     pub fn build(self) -> Peers {
-        let prefer_iroh = || match Policy::builder(Choice::Prefer(Arm::Iroh)).build() {
+        let prefer_iroh = || match Policy::builder(Choice::Prefer(Arm::First)).build() {
             Ok(policy) => policy,
             // A policy without a rule has none that could be wrong.
-            Err(_) => Policy::from(Arm::Iroh),
+            Err(_) => Policy::from(Arm::First),
         };
         Peers {
             shared: Arc::new(Shared {

@@ -192,7 +192,8 @@ impl Peers {
             let directory = lock(&self.shared.directory);
             let select = slot.select.get_or_init(|| {
                 let config = self.shared.select.clone();
-                SelectHandle::with_config(directory.policy.clone(), config)
+                let select = SelectHandle::with_config(directory.policy.clone(), config);
+                select.named(TransportKind::NAMES)
             });
             let plan = directory.plan.as_ref();
             (

@@ -76,7 +76,7 @@ fn the_layers_refuse_a_time_without_an_end() {
     refused("select.head_start", select().head_start(MAX).build());
     refused("select.dwell", select().dwell(MAX).build());
     refused("select.probe_every", select().probe_every(MAX).build());
-    let canary = Canary::builder("it", Arm::Iroh).window(MAX).build();
+    let canary = Canary::builder("it", Arm::First).window(MAX).build();
     refused("select.canary.window", canary);
     let rollout = || RolloutConfig::builder("it");
     refused("rollout.dwell", rollout().dwell(MAX).build());

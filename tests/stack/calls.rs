@@ -304,7 +304,7 @@ async fn a_dial_that_nobody_answers_holds_no_call_for_longer_than_fail_fast() {
         Channel::builder(endpoint.clone()),
         Channel::builder(endpoint.clone()).early_data(true),
         Channel::tcp(endpoint.secret_key().clone()),
-        Channel::builder(endpoint).select(SelectHandle::new(Choice::Prefer(select::Arm::Iroh))),
+        Channel::builder(endpoint).select(SelectHandle::new(Choice::Prefer(select::Arm::First))),
     ];
     let wait = Duration::from_millis(300);
     for (number, builder) in builders.into_iter().enumerate() {

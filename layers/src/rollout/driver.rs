@@ -145,7 +145,7 @@ impl Shared {
             saved.state = Some(machine.state.clone());
             return Ok(());
         };
-        let text = file::text(machine, self.to);
+        let text = file::text(machine, self.select.name(self.to));
         let shown = path.display().to_string();
         let written = tokio::task::spawn_blocking(move || file::save(&path, &text)).await;
         let error = match written {
@@ -349,12 +349,12 @@ mod tests {
 
     #[test]
     fn a_look_from_before_an_order_changes_nothing_after_it() {
-        let canary = Canary::builder("n", Arm::Iroh).build().expect("accepted");
+        let canary = Canary::builder("n", Arm::First).build().expect("accepted");
         let select = SelectHandle::new(Policy::from(Choice::Canary(canary.clone())));
         let config = RolloutConfig::builder("n").build().expect("accepted");
         let now = SystemTime::UNIX_EPOCH;
         let machine = Machine::new(Arc::new(config), now);
-        let shared = Shared::new(select, Arm::Iroh, None, machine, false, now);
+        let shared = Shared::new(select, Arm::First, None, machine, false, now);
         let mut bad = ArmStatistics::new();
         (bad.calls, bad.failures) = (500, 500);
         let bad = CanaryStatistics {

@@ -13,7 +13,7 @@ use super::{
     gate::Baseline,
     machine::{Machine, Phase, RolloutState},
 };
-use crate::select::{Arm, Canary};
+use crate::select::Canary;
 
 /// A state that was saved.
 #[derive(Debug, PartialEq)]
@@ -27,7 +27,7 @@ const VERSION: u64 = 1;
 const LONGEST: u64 = 64 << 10;
 
 /// The text of a state.
-pub(super) fn text(machine: &Machine, to: Arm) -> String {
+pub(super) fn text(machine: &Machine, to: &str) -> String {
     let state = &machine.state;
     let mut text = format!(
         "# How a rollout of tower-iroh stands. It is written anew at each step; to change it, stop the program first.\n\
@@ -41,7 +41,7 @@ pub(super) fn text(machine: &Machine, to: Arm) -> String {
          since_unix_ms = {}\n\
          note = {}\n",
         quoted(machine.config().canary()),
-        quoted(to.as_str()),
+        quoted(to),
         quoted(state.phase.as_str()),
         state.stage,
         state.share,
@@ -122,7 +122,7 @@ pub(super) fn save(path: &Path, text: &str) -> io::Result<()> {
 }
 
 /// Reads the file; `None` where there is none yet.
-pub(super) fn load(path: &Path, canary: &Canary) -> Result<Option<Saved>, RolloutError> {
+pub(super) fn load(path: &Path, canary: &Canary, to: &str) -> Result<Option<Saved>, RolloutError> {
     let unreadable = |source| RolloutError::Unreadable {
         path: path.to_owned(),
         source,
@@ -143,7 +143,7 @@ pub(super) fn load(path: &Path, canary: &Canary) -> Result<Option<Saved>, Rollou
     let bytes = fs::read(path).map_err(unreadable)?;
     let text =
         String::from_utf8(bytes).map_err(|_| corrupt((1, "it is not UTF-8 text".to_owned())))?;
-    parse(&text, canary).map(Some).map_err(corrupt)
+    parse(&text, canary, to).map(Some).map_err(corrupt)
 }
 
 const KEYS: [&str; 12] = [
@@ -213,16 +213,18 @@ impl<'a> Lines<'a> {
     }
 }
 
-fn parse(text: &str, canary: &Canary) -> Result<Saved, Wrong> {
+fn parse(text: &str, canary: &Canary, to: &str) -> Result<Saved, Wrong> {
     let lines = Lines::new(text)?;
     let version = lines.number("version")?;
     if version != VERSION {
         let (line, _) = lines.get("version")?;
         return Err((line, format!("version {version} is not {VERSION}")));
     }
-    for (key, own) in [("canary", canary.name()), ("to", canary.to().as_str())] {
+    for (key, own) in [("canary", canary.name()), ("to", to)] {
         let (line, found) = lines.words(key)?;
-        if found != own {
+        // Written before the arms had their names.
+        let is_unnamed = key == "to" && found == canary.to().as_str();
+        if found != own && !is_unnamed {
             return Err((line, format!("{key} is {found:?} and not {own:?}")));
         }
     }
@@ -279,10 +281,10 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::rollout::RolloutConfig;
+    use crate::{rollout::RolloutConfig, select::Arm};
 
     fn canary() -> Canary {
-        let canary = Canary::builder("shop \"7\" \\ x", Arm::Iroh);
+        let canary = Canary::builder("shop \"7\" \\ x", Arm::First);
         canary.build().expect("accepted")
     }
 
@@ -309,23 +311,23 @@ mod tests {
         #[test]
         fn what_is_written_is_read_back(note in "[^\\p{Cc}]*", baseline in any::<bool>()) {
             let machine = machine(&note, baseline);
-            let saved = parse(&text(&machine, Arm::Iroh), &canary()).expect("its own");
+            let saved = parse(&text(&machine, "iroh"), &canary(), "iroh").expect("its own");
             prop_assert_eq!(saved.state, machine.state);
             prop_assert_eq!(saved.baseline, machine.baseline);
         }
 
         #[test]
         fn no_text_panics(text in any::<String>()) {
-            prop_assert!(parse(&text, &canary()).is_err());
+            prop_assert!(parse(&text, &canary(), "iroh").is_err());
         }
 
         /// Cut off anywhere, it is refused, or it says the same.
         #[test]
         fn a_part_is_not_taken_for_the_whole(end in 0usize..400) {
             let machine = machine("well", true);
-            let text = text(&machine, Arm::Iroh);
+            let text = text(&machine, "iroh");
             let part = &text[..text.floor_char_boundary(end)];
-            if let Ok(saved) = parse(part, &canary()) {
+            if let Ok(saved) = parse(part, &canary(), "iroh") {
                 prop_assert_eq!(saved.state, machine.state);
             }
         }
@@ -333,10 +335,10 @@ mod tests {
 
     #[test]
     fn what_is_wrong_has_its_line() {
-        let good = text(&machine("well", false), Arm::Iroh);
+        let good = text(&machine("well", false), "iroh");
         let wrong = |from: &str, to: &str| {
             assert!(good.contains(from), "{from}");
-            parse(&good.replace(from, to), &canary()).expect_err("refused")
+            parse(&good.replace(from, to), &canary(), "iroh").expect_err("refused")
         };
         assert_eq!(wrong("version = 1", "version = 2").0, 2);
         assert_eq!(wrong("to = \"iroh\"", "to = \"tcp\"").0, 4);

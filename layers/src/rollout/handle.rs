@@ -75,7 +75,7 @@ impl Rollout {
         }
         let path = config.state_file.clone();
         let saved = match &path {
-            Some(path) => file::load(path, &canary)?,
+            Some(path) => file::load(path, &canary, select.name(canary.to()))?,
             None => None,
         };
         let tick = config.tick;

@@ -25,7 +25,7 @@
 //!     select::{Arm, Canary, Choice, Policy, SelectHandle},
 //! };
 //!
-//! let canary = Canary::builder("shop-to-iroh", Arm::Iroh).key_header("x-tenant").build()?;
+//! let canary = Canary::builder("shop-to-iroh", Arm::First).key_header("x-tenant").build()?;
 //! let select = SelectHandle::new(Policy::builder(Choice::Canary(canary)).build()?);
 //! # let file = std::env::temp_dir().join(format!("tower-iroh-doc-{}.toml", std::process::id()));
 //!

@@ -1,34 +1,31 @@
-use std::{fmt, str::FromStr};
+use std::fmt;
 
-use crate::ConfigError;
-
-/// One of the two ways to a peer. To this layer they are words: which service stands behind which, the caller of
-/// [`Select::new`](super::Select::new) says.
+/// One of the two ways to a peer. [`SelectHandle::named`](super::SelectHandle::named) gives the two their names in metrics, spans, headers and errors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Arm {
-    /// The first service: QUIC, over iroh.
-    Iroh,
-    /// The second one: TCP.
-    Tcp,
+    /// The first service of [`Select::new`](super::Select::new).
+    First,
+    /// The second service.
+    Second,
 }
 
 impl Arm {
     /// Both.
-    pub const ALL: [Self; 2] = [Self::Iroh, Self::Tcp];
+    pub const ALL: [Self; 2] = [Self::First, Self::Second];
 
-    /// `iroh` or `tcp`, as in metrics.
+    /// `first` or `second`: its name, where the two have no names.
     pub const fn as_str(self) -> &'static str {
         match self {
-            Self::Iroh => "iroh",
-            Self::Tcp => "tcp",
+            Self::First => "first",
+            Self::Second => "second",
         }
     }
 
     /// The one that this is not.
     pub const fn other(self) -> Self {
         match self {
-            Self::Iroh => Self::Tcp,
-            Self::Tcp => Self::Iroh,
+            Self::First => Self::Second,
+            Self::Second => Self::First,
         }
     }
 
@@ -45,20 +42,5 @@ impl Arm {
 impl fmt::Display for Arm {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
-    }
-}
-
-impl FromStr for Arm {
-    type Err = ConfigError;
-
-    fn from_str(text: &str) -> Result<Self, ConfigError> {
-        let mut all = Self::ALL.into_iter();
-        all.find(|arm| arm.as_str() == text).ok_or_else(|| {
-            ConfigError::new(
-                "select.arm",
-                format_args!("{text:?}"),
-                "iroh or tcp is accepted",
-            )
-        })
     }
 }

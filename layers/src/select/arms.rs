@@ -34,8 +34,8 @@ impl SelectState {
     /// How `arm` stands.
     pub fn arm(&self, arm: Arm) -> ArmState {
         match arm {
-            Arm::Iroh => self.iroh,
-            Arm::Tcp => self.tcp,
+            Arm::First => self.iroh,
+            Arm::Second => self.tcp,
         }
     }
 }
@@ -126,8 +126,8 @@ impl Arms {
         // Under the lock, so that who is told last is told the latest.
         if before != after {
             self.state.send_modify(|state| match arm {
-                Arm::Iroh => state.iroh = after,
-                Arm::Tcp => state.tcp = after,
+                Arm::First => state.iroh = after,
+                Arm::Second => state.tcp = after,
             });
         }
         drop(inside);

@@ -178,7 +178,7 @@ mod tests {
     use super::*;
 
     fn canary(share: u32) -> Canary {
-        let canary = Canary::builder("to-iroh", Arm::Iroh).share(share);
+        let canary = Canary::builder("to-iroh", Arm::First).share(share);
         canary.key_header("x-tenant").build().expect("accepted")
     }
 
@@ -196,8 +196,8 @@ mod tests {
     #[test]
     fn what_cannot_be_is_refused_by_name() {
         let field = |builder: CanaryBuilder| builder.build().expect_err("refused").field();
-        let new = || Canary::builder("n", Arm::Iroh);
-        assert_eq!(field(Canary::builder("", Arm::Iroh)), "select.canary.name");
+        let new = || Canary::builder("n", Arm::First);
+        assert_eq!(field(Canary::builder("", Arm::First)), "select.canary.name");
         assert_eq!(field(new().share(10_001)), "select.canary.share");
         assert_eq!(field(new().key_header("x y")), "select.canary.key_header");
         for bad in [Duration::ZERO, Duration::MAX] {

@@ -9,15 +9,17 @@ use crate::{Fault, Origin};
 #[derive(Debug)]
 pub struct NotReady {
     arm: Arm,
+    names: [&'static str; 2],
     either: bool,
     waited: Duration,
     fault: Fault,
 }
 
 impl NotReady {
-    /// `either`: the other arm would have done, and was not ready.
+    /// `names`: its own, and the other one's. `either`: the other arm would have done, and was not ready.
     pub(super) fn new(
         arm: Arm,
+        names: [&'static str; 2],
         either: bool,
         waited: Duration,
         why: Option<&(dyn Fn(Arm) -> String + Send + Sync)>,
@@ -27,17 +29,18 @@ impl NotReady {
             (None, _) => "its service does not become ready".to_owned(),
             (Some(why), false) => why(arm),
             (Some(why), true) => {
-                let other = arm.other();
-                format!("{arm}: {}; {other}: {}", why(arm), why(other))
+                let [own, other] = names;
+                format!("{own}: {}; {other}: {}", why(arm), why(arm.other()))
             }
         };
-        let who = Who(arm, either);
+        let who = Who(names, either);
         let message = format!(
             "{who} not been ready for {seconds:.1} s, so this call was not sent: {why}. Try again later, or let the \
              policy have it go over another arm"
         );
         Self {
             arm,
+            names,
             either,
             waited,
             fault: Fault::unsent(Origin::Ours, Status::unavailable(message)).temporary(),
@@ -55,13 +58,13 @@ impl NotReady {
     }
 }
 
-struct Who(Arm, bool);
+struct Who([&'static str; 2], bool);
 
 impl fmt::Display for Who {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.1 {
-            true => f.write_str("neither iroh nor tcp has"),
-            false => write!(f, "{} has", self.0),
+            true => write!(f, "neither {} nor {} has", self.0[0], self.0[1]),
+            false => write!(f, "{} has", self.0[0]),
         }
     }
 }
@@ -69,7 +72,7 @@ impl fmt::Display for Who {
 impl fmt::Display for NotReady {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let seconds = self.waited.as_secs_f64();
-        let who = Who(self.arm, self.either);
+        let who = Who(self.names, self.either);
         write!(
             f,
             "no arm to send on: {who} not been ready for {seconds:.1} s"

@@ -60,8 +60,8 @@ where
 {
     pub(super) fn arm(&self) -> Arm {
         match self {
-            Self::Iroh(_) => Arm::Iroh,
-            Self::Tcp(_) => Arm::Tcp,
+            Self::Iroh(_) => Arm::First,
+            Self::Tcp(_) => Arm::Second,
         }
     }
 

@@ -265,10 +265,7 @@ where
         // There is a second one where that was waited for.
         (Waited::Second, None) => (first, None, reason),
     };
-    let selected = Selected {
-        arm: service.arm(),
-        reason,
-    };
+    let selected = group.core.selected(service.arm(), reason);
     let spare = match spare {
         Some(other) => {
             let (spare, first) = keep(&group, other, request);

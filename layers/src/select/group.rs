@@ -180,12 +180,13 @@ impl Group {
                     let (arm, reason, switched) =
                         pilot.choose(now, &self.windows, &core.arms, dwell);
                     if let Some(why) = switched {
-                        core.meter.switched(pilot.current(), why.as_str());
+                        let to = core.name(pilot.current());
+                        core.meter.switched(to, why.as_str());
                     }
                     (arm, reason, true)
                 }
                 // Each adaptive rule has one.
-                None => (Arm::Iroh, Reason::Adaptive, true),
+                None => (Arm::First, Reason::Adaptive, true),
             },
         };
         Plan {
@@ -283,13 +284,13 @@ mod tests {
     fn a_rhythm_of_the_calls_is_none_of_the_clock() {
         let start = Instant::now();
         let core = Arc::new(Core::new(SelectConfig::default()));
-        let group = Group::new(&Choice::Prefer(Arm::Iroh), core, start);
+        let group = Group::new(&Choice::Prefer(Arm::First), core, start);
         // The rate is known from the first second on.
         for _ in 0..1000 {
-            group.window(Arm::Iroh).ended(start, false);
+            group.window(Arm::First).ended(start, false);
         }
         group
-            .window(Arm::Iroh)
+            .window(Arm::First)
             .ended(start + Duration::from_secs(1), false);
         let mut timed = [0; 2];
         for n in 0..1000 {

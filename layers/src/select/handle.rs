@@ -28,6 +28,18 @@ impl SelectHandle {
         }
     }
 
+    /// Names the two arms, for metrics, spans, the response header and errors. Default: `first` and `second`. Names that were given before stay.
+    pub fn named(self, names: [&'static str; 2]) -> Self {
+        // The first who names them is right.
+        let _ = self.shared.core.names.set(names);
+        self
+    }
+
+    /// The name of an arm.
+    pub fn name(&self, arm: Arm) -> &'static str {
+        self.shared.core.name(arm)
+    }
+
     /// Puts another policy in force, all of it at once, and returns the one before.
     ///
     /// Calls that were decided stay where they are, streams to their end. A rule that says the same of the same calls as one before keeps what

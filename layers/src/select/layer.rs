@@ -2,7 +2,7 @@ use tower::Layer;
 
 use super::{Select, SelectHandle};
 
-/// Makes a [`Select`] of two services: `(iroh, tcp)`.
+/// Makes a [`Select`] of two services: `(first, second)`.
 #[derive(Clone, Debug)]
 pub struct SelectLayer {
     handle: SelectHandle,

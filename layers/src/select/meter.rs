@@ -53,18 +53,18 @@ impl Meter {
     }
 
     #[inline]
-    pub(super) fn decided(&self, Selected { arm, reason }: Selected) {
+    pub(super) fn decided(&self, selected: Selected, other: &'static str) {
+        let Selected { arm, name, reason } = selected;
         let (i, j) = (arm.index(), reason.index());
         self.counts[i][j].fetch_add(1, Ordering::Relaxed);
         let decisions = self.decisions[i][j].get_or_init(|| {
-            let labels = [("arm", arm.as_str()), ("reason", reason.as_str())];
+            let labels = [("arm", name), ("reason", reason.as_str())];
             counter("tower_iroh_select_decisions_total", &labels)
         });
         decisions.increment(1);
         if reason.is_fallback() {
             let fallbacks = self.fallbacks[i][j].get_or_init(|| {
-                let (from, to) = (arm.other().as_str(), arm.as_str());
-                let labels = [("from", from), ("to", to), ("reason", reason.as_str())];
+                let labels = [("from", other), ("to", name), ("reason", reason.as_str())];
                 counter("tower_iroh_select_fallbacks_total", &labels)
             });
             fallbacks.increment(1);
@@ -78,16 +78,12 @@ impl Meter {
         Decisions([of(&self.counts[0]), of(&self.counts[1])])
     }
 
-    pub(super) fn switched(&self, to: Arm, why: &'static str) {
-        let labels = [("to", to.as_str()), ("reason", why)];
+    pub(super) fn switched(&self, to: &'static str, why: &'static str) {
+        let labels = [("to", to), ("reason", why)];
         counter("tower_iroh_select_switches_total", &labels).increment(1);
     }
 
-    pub(super) fn failed_fast(&self, arm: Arm) {
-        counter(
-            "tower_iroh_select_not_ready_total",
-            &[("arm", arm.as_str())],
-        )
-        .increment(1);
+    pub(super) fn failed_fast(&self, arm: &'static str) {
+        counter("tower_iroh_select_not_ready_total", &[("arm", arm)]).increment(1);
     }
 }

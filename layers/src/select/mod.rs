@@ -49,18 +49,18 @@
 //! // The first arm leads nowhere; its dials fail before anything is sent.
 //! let iroh = Endpoint::from_static("http://127.0.0.1:1").connect_lazy();
 //! let tcp = Endpoint::new(uri)?.connect_lazy();
-//! let over_tcp = MethodConfig::new().transport(Choice::Fixed(Arm::Tcp));
+//! let over_tcp = MethodConfig::new().transport(Choice::Fixed(Arm::Second));
 //! let methods = Methods::builder().method("grpc.health.v1.Health", over_tcp).build()?;
-//! let policy = Policy::builder(Choice::Prefer(Arm::Iroh)).methods(&methods).build()?;
+//! let policy = Policy::builder(Choice::Prefer(Arm::First)).methods(&methods).build()?;
 //! let handle = SelectHandle::new(policy);
 //! let mut client = EchoClient::new(Select::new(iroh, tcp, handle.clone()));
 //!
 //! let answer = client.echo(EchoRequest::default()).await?;
 //! let selected: &Selected = answer.extensions().get().unwrap();
-//! assert_eq!((selected.arm, selected.reason), (Arm::Tcp, Reason::FailedUnsent));
+//! assert_eq!((selected.arm, selected.reason), (Arm::Second, Reason::FailedUnsent));
 //!
 //! // By another policy, from the next call on.
-//! handle.swap(Arm::Tcp);
+//! handle.swap(Arm::Second);
 //! let answer = client.echo(EchoRequest::default()).await?;
 //! assert_eq!(answer.extensions().get::<Selected>().unwrap().reason, Reason::Fixed);
 //! assert_eq!(handle.decisions().fallbacks(), 1);

@@ -25,7 +25,7 @@ impl Choice {
         match self {
             Self::Fixed(arm) => arm.bit(),
             Self::Canary(canary) if canary.share() == 0 => canary.to().other().bit(),
-            _ => Arm::Iroh.bit() | Arm::Tcp.bit(),
+            _ => Arm::First.bit() | Arm::Second.bit(),
         }
     }
 
@@ -45,18 +45,18 @@ impl Choice {
 /// ```
 /// use tower_iroh_layers::{MethodConfig, Methods, Urgency, select::{Arm, Canary, Choice, Policy}};
 ///
-/// let canary = Canary::builder("shop-to-iroh", Arm::Iroh).share(500).build()?;
-/// let over_iroh = MethodConfig::new().transport(Choice::Prefer(Arm::Iroh));
+/// let canary = Canary::builder("shop-to-iroh", Arm::First).share(500).build()?;
+/// let over_iroh = MethodConfig::new().transport(Choice::Prefer(Arm::First));
 /// let methods = Methods::builder()
 ///     .methods(["grpc.health.v1.Health", "/shop.v1.Stock/Watch"], over_iroh)
 ///     .method("shop.v1.Stock", MethodConfig::new().transport(Choice::Canary(canary)))
 ///     .build()?;
-/// let policy = Policy::builder(Choice::Prefer(Arm::Tcp))
+/// let policy = Policy::builder(Choice::Prefer(Arm::Second))
 ///     .methods(&methods)
-///     .urgency(..=Urgency::CONTROL, Choice::Fixed(Arm::Tcp))
+///     .urgency(..=Urgency::CONTROL, Choice::Fixed(Arm::Second))
 ///     .build()?;
-/// assert_eq!(policy.choice("/shop.v1.Stock/Watch", Urgency::default()), &Choice::Prefer(Arm::Iroh));
-/// assert_eq!(policy.choice("/shop.v1.Cart/Add", Urgency::CONTROL), &Choice::Fixed(Arm::Tcp));
+/// assert_eq!(policy.choice("/shop.v1.Stock/Watch", Urgency::default()), &Choice::Prefer(Arm::First));
+/// assert_eq!(policy.choice("/shop.v1.Cart/Add", Urgency::CONTROL), &Choice::Fixed(Arm::Second));
 /// # Ok::<(), tower_iroh_layers::ConfigError>(())
 /// ```
 #[derive(Clone, Debug, PartialEq)]
@@ -309,8 +309,8 @@ mod tests {
     use super::*;
     use crate::MethodConfig;
 
-    const IROH: Choice = Choice::Fixed(Arm::Iroh);
-    const TCP: Choice = Choice::Fixed(Arm::Tcp);
+    const IROH: Choice = Choice::Fixed(Arm::First);
+    const TCP: Choice = Choice::Fixed(Arm::Second);
 
     #[test]
     fn the_most_special_rule_counts() {
@@ -319,30 +319,36 @@ mod tests {
             .method("/a.B/C", MethodConfig::new().transport(TCP))
             .build()
             .expect("accepted");
-        let policy = Policy::builder(Choice::Prefer(Arm::Tcp))
+        let policy = Policy::builder(Choice::Prefer(Arm::Second))
             .methods(&methods)
-            .urgency(Urgency::BULK.., Choice::Prefer(Arm::Iroh))
+            .urgency(Urgency::BULK.., Choice::Prefer(Arm::First))
             .build()
             .expect("accepted");
         let choice = |path, urgency| policy.choice(path, urgency).clone();
         assert_eq!(choice("/a.B/C", Urgency::BULK), TCP);
         assert_eq!(choice("/a.B/D", Urgency::BULK), IROH);
-        assert_eq!(choice("/x.Y/Z", Urgency::LOWEST), Choice::Prefer(Arm::Iroh));
-        assert_eq!(choice("/x.Y/Z", Urgency::CONTROL), Choice::Prefer(Arm::Tcp));
+        assert_eq!(
+            choice("/x.Y/Z", Urgency::LOWEST),
+            Choice::Prefer(Arm::First)
+        );
+        assert_eq!(
+            choice("/x.Y/Z", Urgency::CONTROL),
+            Choice::Prefer(Arm::Second)
+        );
     }
 
     #[test]
     fn only_the_arms_that_may_be_needed_are() {
         let canary = |share| {
-            let canary = Canary::builder("n", Arm::Iroh).share(share);
+            let canary = Canary::builder("n", Arm::First).share(share);
             Choice::Canary(canary.build().expect("accepted"))
         };
         let arms = |choice| Policy::builder(choice).build().expect("accepted").arms();
-        assert_eq!(arms(TCP), Arm::Tcp.bit());
-        assert_eq!(arms(canary(0)), Arm::Tcp.bit());
+        assert_eq!(arms(TCP), Arm::Second.bit());
+        assert_eq!(arms(canary(0)), Arm::Second.bit());
         assert_eq!(arms(canary(1)), 3);
-        assert_eq!(arms(Choice::Prefer(Arm::Iroh)), 3);
-        assert_eq!(Policy::from(Arm::Iroh).arms(), Arm::Iroh.bit());
+        assert_eq!(arms(Choice::Prefer(Arm::First)), 3);
+        assert_eq!(Policy::from(Arm::First).arms(), Arm::First.bit());
     }
 
     #[test]
@@ -350,7 +356,7 @@ mod tests {
         let field = |builder: PolicyBuilder| builder.build().expect_err("refused").field();
         let new = || Policy::builder(TCP);
         let canary = || {
-            let canary = Canary::builder("n", Arm::Iroh);
+            let canary = Canary::builder("n", Arm::First);
             Choice::Canary(canary.build().expect("accepted"))
         };
         let of = |choice| {

@@ -86,6 +86,8 @@ impl fmt::Display for Reason {
 pub struct Selected {
     /// The arm that answered.
     pub arm: Arm,
+    /// The arm's name.
+    pub name: &'static str,
     /// Why it was asked.
     pub reason: Reason,
 }
@@ -102,7 +104,7 @@ impl Selected {
 impl fmt::Display for Selected {
     /// As in the header: `iroh; reason=canary_in`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}; reason={}", self.arm, self.reason)
+        write!(f, "{}; reason={}", self.name, self.reason)
     }
 }
 
@@ -120,7 +122,8 @@ mod tests {
             assert_eq!(same.count(), 1, "{reason}");
         }
         let selected = Selected {
-            arm: Arm::Tcp,
+            arm: Arm::Second,
+            name: "tcp",
             reason: Reason::FailedUnsent,
         };
         let header = selected.header().expect("a header");

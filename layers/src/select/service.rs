@@ -11,7 +11,7 @@ use tonic::body::Body;
 use tower::Service;
 
 use super::{
-    Arm, Reason, SelectBody, SelectFuture, SelectHandle, Selected,
+    Arm, Reason, SelectBody, SelectFuture, SelectHandle,
     flight::{One, iroh, tcp},
     future::keep,
     group::{Active, Group, Plan, Sample},
@@ -67,8 +67,8 @@ where
 {
     fn poll_arm(&mut self, arm: Arm, cx: &mut Context<'_>) {
         match arm {
-            Arm::Iroh => self.iroh.poll(cx),
-            Arm::Tcp => self.tcp.poll(cx),
+            Arm::First => self.iroh.poll(cx),
+            Arm::Second => self.tcp.poll(cx),
         }
         if self.look(arm).0 && self.watch.shared.core.arms.word().is_troubled(arm) {
             self.watch.shared.core.arms.ready(arm, Instant::now());
@@ -83,8 +83,8 @@ where
         let mut away = false;
         for (arm, used) in used(&self.watch.shared) {
             match arm {
-                Arm::Iroh => self.iroh.look = Look::None,
-                Arm::Tcp => self.tcp.look = Look::None,
+                Arm::First => self.iroh.look = Look::None,
+                Arm::Second => self.tcp.look = Look::None,
             }
             if used && !word.is_watched(arm) {
                 self.poll_arm(arm, cx);
@@ -106,8 +106,8 @@ where
             let now = Instant::now();
             for arm in Arm::ALL {
                 let pending = match arm {
-                    Arm::Iroh => self.iroh.is_pending(),
-                    Arm::Tcp => self.tcp.is_pending(),
+                    Arm::First => self.iroh.is_pending(),
+                    Arm::Second => self.tcp.is_pending(),
                 };
                 if pending && !word.is_watched(arm) {
                     let (iroh, tcp) = (&self.iroh.service, &self.tcp.service);
@@ -126,8 +126,8 @@ where
     /// Whether an arm is ready, and whether it answers.
     fn look(&self, arm: Arm) -> (bool, bool) {
         match arm {
-            Arm::Iroh => (self.iroh.is_ready(), self.iroh.answers()),
-            Arm::Tcp => (self.tcp.is_ready(), self.tcp.answers()),
+            Arm::First => (self.iroh.is_ready(), self.iroh.answers()),
+            Arm::Second => (self.tcp.is_ready(), self.tcp.answers()),
         }
     }
 
@@ -138,8 +138,8 @@ where
     /// A service of an arm, without readiness.
     fn one(&self, arm: Arm) -> One<I, T> {
         match arm {
-            Arm::Iroh => One::Iroh(self.iroh.service.clone()),
-            Arm::Tcp => One::Tcp(self.tcp.service.clone()),
+            Arm::First => One::Iroh(self.iroh.service.clone()),
+            Arm::Second => One::Tcp(self.tcp.service.clone()),
         }
     }
 
@@ -188,7 +188,7 @@ where
             reason,
             either,
         } = plan;
-        let selected = Selected { arm, reason };
+        let selected = core.selected(arm, reason);
         let until = core.until(arm, either, now);
         let head_start = core.config.head_start;
         let since = core.arms.away_since(arm).unwrap_or(now);
@@ -262,8 +262,8 @@ where
         }
         if !self.is_ready(plan.arm) {
             let look = match plan.arm {
-                Arm::Iroh => &mut self.iroh.look,
-                Arm::Tcp => &mut self.tcp.look,
+                Arm::First => &mut self.iroh.look,
+                Arm::Second => &mut self.tcp.look,
             };
             let Some(error) = look.take_failure() else {
                 return self.later(request, &plan, group);
@@ -273,7 +273,7 @@ where
             group.core.arms.failed(plan.arm, failed);
             if !plan.either || !self.is_ready(plan.arm.other()) {
                 let Plan { arm, reason, .. } = plan;
-                return SelectFuture::failed(error, Selected { arm, reason });
+                return SelectFuture::failed(error, group.core.selected(arm, reason));
             }
             plan = Plan {
                 arm: plan.arm.other(),
@@ -281,10 +281,7 @@ where
                 either: false,
             };
         }
-        let selected = Selected {
-            arm: plan.arm,
-            reason: plan.reason,
-        };
+        let selected = group.core.selected(plan.arm, plan.reason);
         group.core.decided(selected);
         let kept_above = plan.either && is_kept_above(&request);
         let (spare, request) = match plan.either && !kept_above {
@@ -297,11 +294,11 @@ where
         };
         let sample = Sample::new(group.clone(), plan.arm, group.clock_of(&plan, now));
         let flight = match plan.arm {
-            Arm::Iroh => {
+            Arm::First => {
                 self.iroh.look = Look::None;
                 iroh(&mut self.iroh.service, request, sample)
             }
-            Arm::Tcp => {
+            Arm::Second => {
                 self.tcp.look = Look::None;
                 tcp(&mut self.tcp.service, request, sample)
             }

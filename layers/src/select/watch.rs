@@ -154,8 +154,8 @@ where
             let mut more = pin!(arms.more.notified());
             poll_fn(|cx| {
                 let changed = more.as_mut().poll(cx).is_ready();
-                iroh.poll(Arm::Iroh, arms, cx);
-                tcp.poll(Arm::Tcp, arms, cx);
+                iroh.poll(Arm::First, arms, cx);
+                tcp.poll(Arm::Second, arms, cx);
                 match changed || !arms.word().is_any_watched() {
                     true => Poll::Ready(()),
                     false => Poll::Pending,

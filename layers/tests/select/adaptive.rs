@@ -45,11 +45,14 @@ async fn it_leaves_an_arm_that_became_slow_probes_it_and_returns() {
     let (share, switches) = run(&mut stage, 20).await;
     assert!(share >= 97 && switches == 1, "{share} {switches}");
     let decisions = stage.handle.decisions();
-    assert!(decisions.count(Arm::Iroh, Reason::Probe) >= 15);
+    assert!(decisions.count(Arm::First, Reason::Probe) >= 15);
     assert_eq!(decisions.fallbacks(), 0);
     // Each call once.
     let begun = stage.iroh.begun() + stage.tcp.begun();
-    assert_eq!(begun, decisions.arm(Arm::Iroh) + decisions.arm(Arm::Tcp));
+    assert_eq!(
+        begun,
+        decisions.arm(Arm::First) + decisions.arm(Arm::Second)
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -112,12 +115,12 @@ async fn with_few_calls_too_it_returns_within_two_minutes() {
                 }
                 last
             };
-            assert_eq!(in_use(60, None).await, Some(Arm::Iroh), "{every:?}");
+            assert_eq!(in_use(60, None).await, Some(Arm::First), "{every:?}");
             stage.iroh.ready(false);
-            assert_eq!(in_use(10, None).await, Some(Arm::Tcp), "{every:?}");
+            assert_eq!(in_use(10, None).await, Some(Arm::Second), "{every:?}");
             stage.iroh.ready(true);
-            let returned = in_use(120, Some(Arm::Iroh)).await;
-            assert_eq!(returned, Some(Arm::Iroh), "{every:?} {threshold}");
+            let returned = in_use(120, Some(Arm::First)).await;
+            assert_eq!(returned, Some(Arm::First), "{every:?} {threshold}");
         }
     }
 }

@@ -267,7 +267,7 @@ pub(crate) fn stage(policy: impl Into<Policy>) -> Stage {
 }
 
 pub(crate) fn stage_with(policy: impl Into<Policy>, config: SelectConfig) -> Stage {
-    let handle = SelectHandle::with_config(policy, config);
+    let handle = SelectHandle::with_config(policy, config).named(["iroh", "tcp"]);
     let (iroh, tcp) = (Script::new(), Script::new());
     let actor = |script: &Arc<Script>| Actor {
         script: script.clone(),
@@ -312,7 +312,7 @@ pub(crate) async fn call_to(
     request: Request<Body>,
 ) -> Result<(Arm, Reason), BoxError> {
     let response = send(client, request).await?;
-    let Selected { arm, reason } = *response.extensions().get().expect("selected");
+    let Selected { arm, reason, .. } = *response.extensions().get().expect("selected");
     let end = response.into_body().collect().await?;
     let code = end.trailers().expect("trailers")["grpc-status"].clone();
     assert!(code == "0" || code == "14", "{code:?}");

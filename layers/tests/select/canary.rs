@@ -7,7 +7,7 @@ use tower_iroh_layers::select::{Arm, Canary, Choice, Policy, Reason, SelectConfi
 use crate::arm::{MS, SECOND, Stage, call_to, request, settle, stage, stage_with};
 
 fn policy(share: u32) -> Policy {
-    let canary = Canary::builder("to-iroh", Arm::Iroh).share(share);
+    let canary = Canary::builder("to-iroh", Arm::First).share(share);
     let canary = canary.key_header("x-tenant").build().expect("accepted");
     let policy = Policy::builder(Choice::Canary(canary));
     policy.build().expect("accepted")
@@ -32,8 +32,8 @@ async fn arms(stage: &mut Stage, tenants: u32) -> HashMap<u32, Arm> {
         }
         let (arm, reason) = call_to(&mut stage.client, request).await.expect("answered");
         let expected = match arm {
-            Arm::Iroh => Reason::CanaryIn,
-            Arm::Tcp => Reason::CanaryOut,
+            Arm::First => Reason::CanaryIn,
+            Arm::Second => Reason::CanaryOut,
         };
         assert_eq!(reason, expected);
         arms.insert(n, arm);
@@ -46,15 +46,18 @@ async fn a_key_stays_and_a_growing_share_only_adds_keys() {
     const TENANTS: u32 = 2000;
     let mut stage = stage(policy(0));
     let mut before = arms(&mut stage, TENANTS).await;
-    assert!(before.values().all(|arm| *arm == Arm::Tcp));
+    assert!(before.values().all(|arm| *arm == Arm::Second));
     for share in [500, 2500, 5000, 10_000] {
         stage.handle.set_share("to-iroh", share).expect("there");
         let now = arms(&mut stage, TENANTS).await;
         assert_eq!(now, arms(&mut stage, TENANTS).await, "it stays");
         for (tenant, arm) in &now {
-            assert!(*arm == Arm::Iroh || before[tenant] == Arm::Tcp, "{tenant}");
+            assert!(
+                *arm == Arm::First || before[tenant] == Arm::Second,
+                "{tenant}"
+            );
         }
-        let within = now.values().filter(|arm| **arm == Arm::Iroh).count() as u32;
+        let within = now.values().filter(|arm| **arm == Arm::First).count() as u32;
         let expected = TENANTS * share / 10_000;
         assert!(within.abs_diff(expected) <= 60, "{within} of {expected}");
         before = now;
@@ -95,7 +98,7 @@ async fn who_is_in_falls_back_while_the_new_arm_is_away_and_that_counts_against_
     stage.iroh.ready(false);
     for _ in 0..20 {
         let over = call_to(&mut stage.client, request("/a.B/C")).await;
-        assert_eq!(over.expect("answered"), (Arm::Tcp, Reason::NotReady));
+        assert_eq!(over.expect("answered"), (Arm::Second, Reason::NotReady));
     }
     let seen = stage.handle.canary("to-iroh").expect("there");
     assert_eq!((seen.new.calls, seen.new.diverted), (0, 20));
@@ -113,7 +116,7 @@ async fn who_is_in_falls_back_while_the_new_arm_is_away_and_that_counts_against_
 /// An arm that is away for a moment every ten seconds, so that it is returning for half of the time.
 #[tokio::test(start_paused = true)]
 async fn who_goes_elsewhere_while_the_arm_is_returning_counts_against_it() {
-    let canary = Canary::builder("to-iroh", Arm::Iroh).share(10_000);
+    let canary = Canary::builder("to-iroh", Arm::First).share(10_000);
     let canary = canary.window(SECOND * 120).build().expect("accepted");
     let mut stage = stage(Choice::Canary(canary));
     let (mut calls, mut elsewhere) = (0, 0);

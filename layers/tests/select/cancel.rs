@@ -24,8 +24,8 @@ impl Wake for Count {
 }
 
 fn prefer_iroh() -> Policy {
-    let policy = Policy::builder(Choice::Prefer(Arm::Iroh))
-        .methods(&table([("x.Y", Choice::Fixed(Arm::Iroh))]));
+    let policy = Policy::builder(Choice::Prefer(Arm::First))
+        .methods(&table([("x.Y", Choice::Fixed(Arm::First))]));
     policy.build().expect("accepted")
 }
 
@@ -97,7 +97,7 @@ async fn who_left_is_not_missed() {
     settle().await;
     // None of them went elsewhere, so there is nothing to return from.
     let over = call(&mut stage.client).await.expect("answered");
-    assert_eq!(over, (Arm::Iroh, Reason::Preferred));
+    assert_eq!(over, (Arm::First, Reason::Preferred));
 }
 
 /// Polled by another task each time, as in a select loop: the last one is woken.

@@ -13,7 +13,7 @@ use tower_iroh_layers::{
 use crate::arm::{MS, Part, SECOND, request, stage, table};
 
 fn policy(default: Choice) -> Policy {
-    let policy = Policy::builder(default).methods(&table([("x.Y", Choice::Fixed(Arm::Iroh))]));
+    let policy = Policy::builder(default).methods(&table([("x.Y", Choice::Fixed(Arm::First))]));
     policy.build().expect("accepted")
 }
 
@@ -33,14 +33,15 @@ macro_rules! stacked {
 
 #[tokio::test(start_paused = true)]
 async fn an_open_breaker_falls_back_and_the_half_open_one_is_probed_and_returned_to() {
-    let stage = stage(policy(Choice::Prefer(Arm::Iroh)));
+    let stage = stage(policy(Choice::Prefer(Arm::First)));
     let config = BreakerConfig::builder().first_wait(SECOND * 30);
     let config = config.build().expect("accepted");
     let circuits = [(); 2].map(|()| Circuit::new(config.clone()));
     let why = circuits.clone();
     let config = SelectConfig::builder().why(move |arm| why[arm as usize].why());
     let config = config.build().expect("accepted");
-    let handle = SelectHandle::with_config(policy(Choice::Prefer(Arm::Iroh)), config);
+    let handle = SelectHandle::with_config(policy(Choice::Prefer(Arm::First)), config)
+        .named(["iroh", "tcp"]);
     let mut client = stacked!(stage, &circuits, handle.clone());
 
     // Two dials that fail open it. Each call is answered, and none of them twice.
@@ -51,7 +52,7 @@ async fn an_open_breaker_falls_back_and_the_half_open_one_is_probed_and_returned
         let response = ready.expect("ready").call(request("/a.B/C")).await;
         let response = response.expect("answered");
         let selected: Selected = *response.extensions().get().expect("selected");
-        assert_eq!(selected.arm, Arm::Tcp);
+        assert_eq!(selected.arm, Arm::Second);
         response.into_body().collect().await.expect("a body");
         answered += 1;
     }
@@ -72,7 +73,7 @@ async fn an_open_breaker_falls_back_and_the_half_open_one_is_probed_and_returned
             .expect("selected");
         assert_eq!(
             (selected.arm, selected.reason),
-            (Arm::Tcp, Reason::NotReady)
+            (Arm::Second, Reason::NotReady)
         );
     }
     assert_eq!(stage.iroh.calls(), 2);
@@ -106,9 +107,9 @@ async fn an_open_breaker_falls_back_and_the_half_open_one_is_probed_and_returned
 
 #[tokio::test(start_paused = true)]
 async fn with_both_circuits_open_the_layer_above_fails_fast() {
-    let stage = stage(policy(Choice::Prefer(Arm::Iroh)));
+    let stage = stage(policy(Choice::Prefer(Arm::First)));
     let circuits = [(); 2].map(|()| Circuit::new(BreakerConfig::default()));
-    let handle = SelectHandle::new(policy(Choice::Prefer(Arm::Iroh)));
+    let handle = SelectHandle::new(policy(Choice::Prefer(Arm::First))).named(["iroh", "tcp"]);
     let mut client = stacked!(stage, &circuits, handle);
     circuits.iter().for_each(Circuit::force_open);
     let start = tokio::time::Instant::now();
@@ -129,16 +130,16 @@ async fn with_both_circuits_open_the_layer_above_fails_fast() {
         .extensions()
         .get()
         .expect("selected");
-    assert_eq!(selected.arm, Arm::Tcp);
+    assert_eq!(selected.arm, Arm::Second);
 }
 
 /// A full lane is not visible in readiness, and what it rejects stays rejected.
 /// Who edits the policy because a transport is broken helps those calls too that fail fast already.
 #[tokio::test(start_paused = true)]
 async fn another_policy_ends_failing_fast() {
-    let stage = stage(Arm::Iroh);
+    let stage = stage(Arm::First);
     let circuits = [(); 2].map(|()| Circuit::new(BreakerConfig::default()));
-    let handle = SelectHandle::new(Arm::Iroh);
+    let handle = SelectHandle::new(Arm::First).named(["iroh", "tcp"]);
     let mut client = stacked!(stage, &circuits, handle.clone());
     circuits[0].force_open();
     let error = tower::util::Oneshot::new(client.clone(), request("/a.B/C")).await;
@@ -146,7 +147,7 @@ async fn another_policy_ends_failing_fast() {
     let error = tower::util::Oneshot::new(client.clone(), request("/a.B/C")).await;
     error.map(drop).expect_err("at once");
 
-    handle.swap(Arm::Tcp);
+    handle.swap(Arm::Second);
     crate::arm::settle().await;
     let ready = ServiceExt::<http::Request<_>>::ready(&mut client).await;
     let response = ready.expect("ready").call(request("/a.B/C")).await;
@@ -156,9 +157,9 @@ async fn another_policy_ends_failing_fast() {
 
 #[tokio::test(start_paused = true)]
 async fn a_full_lane_causes_no_fallback() {
-    let stage = stage(policy(Choice::Prefer(Arm::Iroh)));
+    let stage = stage(policy(Choice::Prefer(Arm::First)));
     let circuits = [(); 2].map(|()| Circuit::new(BreakerConfig::default()));
-    let handle = SelectHandle::new(policy(Choice::Prefer(Arm::Iroh)));
+    let handle = SelectHandle::new(policy(Choice::Prefer(Arm::First))).named(["iroh", "tcp"]);
     let mut client = stacked!(stage, &circuits, handle.clone());
     stage.iroh.plays(Part::Full);
     for _ in 0..50 {
@@ -212,12 +213,13 @@ mod below_a_retry {
     #[tokio::test(start_paused = true)]
     async fn it_goes_over_the_other_arm_at_once() {
         for part in [Part::Unreached, Part::Refused] {
-            let stage = stage(policy(Choice::Prefer(Arm::Iroh)));
+            let stage = stage(policy(Choice::Prefer(Arm::First)));
             stage.iroh.plays(part);
             let start = Instant::now();
             let over = call(&mut retrying(&stage), request("/a.B/C")).await;
             let expected = Selected {
-                arm: Arm::Tcp,
+                arm: Arm::Second,
+                name: "tcp",
                 reason: Reason::FailedUnsent,
             };
             assert_eq!(over.expect("answered"), expected);
@@ -226,13 +228,13 @@ mod below_a_retry {
             let bytes = stage.tcp.bytes.load(std::sync::atomic::Ordering::Relaxed);
             assert_eq!(bytes, 8, "all of the request");
             let decisions = stage.handle.decisions();
-            assert_eq!(decisions.count(Arm::Tcp, Reason::FailedUnsent), 1);
+            assert_eq!(decisions.count(Arm::Second, Reason::FailedUnsent), 1);
         }
     }
 
     #[tokio::test(start_paused = true)]
     async fn each_attempt_of_the_retry_has_both_arms_and_the_last_failure_is_the_caller_s() {
-        let stage = stage(policy(Choice::Prefer(Arm::Iroh)));
+        let stage = stage(policy(Choice::Prefer(Arm::First)));
         stage.iroh.plays(Part::Unreached);
         stage.tcp.plays(Part::Unreached);
         let error = call(&mut retrying(&stage), request("/a.B/C")).await;
@@ -246,7 +248,7 @@ mod below_a_retry {
     /// The other arm has been away for long. That is no reason to give up: the first one is tried again as if there were no other.
     #[tokio::test(start_paused = true)]
     async fn an_other_arm_that_is_away_takes_no_attempt_away() {
-        let stage = stage(policy(Choice::Prefer(Arm::Iroh)));
+        let stage = stage(policy(Choice::Prefer(Arm::First)));
         stage.tcp.ready(false);
         call(&mut retrying(&stage), request("/a.B/C"))
             .await
@@ -260,7 +262,7 @@ mod below_a_retry {
         }
         stage.iroh.plays(Part::Answer(tonic::Code::Ok));
         let over = waits.await.expect("no panic").expect("answered");
-        assert_eq!((over.arm, stage.tcp.calls()), (Arm::Iroh, 0));
+        assert_eq!((over.arm, stage.tcp.calls()), (Arm::First, 0));
 
         stage.iroh.plays(Part::Unreached);
         let error = call(&mut retrying(&stage), request("/a.B/C")).await;
@@ -279,7 +281,7 @@ mod below_a_retry {
         use tower_iroh_layers::buffer::{Buffer, BufferConfig, WaitForReady};
 
         for part in [Part::Unreached, Part::Refused] {
-            let stage = stage(policy(Choice::Prefer(Arm::Iroh)));
+            let stage = stage(policy(Choice::Prefer(Arm::First)));
             stage.iroh.plays(part);
             let buffer = Buffer::new(BufferConfig::default(), stage.client.clone());
             let mut client = RetryLayer::new(RetryPolicy::default()).layer(buffer);
@@ -292,7 +294,7 @@ mod below_a_retry {
             let selected: &Selected = answer.extensions().get().expect("selected");
             assert_eq!(
                 (selected.arm, selected.reason),
-                (Arm::Tcp, Reason::FailedUnsent)
+                (Arm::Second, Reason::FailedUnsent)
             );
             assert_eq!(start.elapsed(), std::time::Duration::ZERO, "{part:?}");
             assert_eq!((stage.iroh.calls(), stage.tcp.begun()), (1, 1));
@@ -302,14 +304,14 @@ mod below_a_retry {
     #[tokio::test(start_paused = true)]
     async fn nothing_that_may_have_been_sent_moves() {
         for part in [Part::Lost, Part::Full] {
-            let stage = stage(policy(Choice::Prefer(Arm::Iroh)));
+            let stage = stage(policy(Choice::Prefer(Arm::First)));
             stage.iroh.plays(part);
             let error = call(&mut retrying(&stage), request("/a.B/C")).await;
             assert!(error.expect_err("as it came").is::<Fault>());
             assert_eq!((stage.iroh.calls(), stage.tcp.calls()), (1, 0), "{part:?}");
         }
         // And a fixed arm has no other, retry or not.
-        let stage = stage(policy(Choice::Prefer(Arm::Iroh)));
+        let stage = stage(policy(Choice::Prefer(Arm::First)));
         stage.iroh.plays(Part::Unreached);
         let error = call(&mut retrying(&stage), request("/x.Y/Z")).await;
         assert!(error.expect_err("unreached").is::<Fault>());
@@ -323,7 +325,7 @@ mod below_a_retry {
 async fn a_buffer_above_holds_its_calls_until_an_arm_is_there() {
     use tower_iroh_layers::buffer::{Buffer, BufferConfig, WaitForReady};
 
-    let stage = stage(policy(Choice::Prefer(Arm::Iroh)));
+    let stage = stage(policy(Choice::Prefer(Arm::First)));
     let mut client = Buffer::new(BufferConfig::default(), stage.client.clone());
     stage.iroh.ready(false);
     stage.tcp.ready(false);
@@ -340,7 +342,7 @@ async fn a_buffer_above_holds_its_calls_until_an_arm_is_there() {
     let selected: &Selected = over.extensions().get().expect("selected");
     assert_eq!(
         (selected.arm, selected.reason),
-        (Arm::Tcp, Reason::NotReady)
+        (Arm::Second, Reason::NotReady)
     );
 
     let fixed = call("/x.Y/Z");
@@ -361,6 +363,9 @@ async fn a_buffer_above_holds_its_calls_until_an_arm_is_there() {
     stage.iroh.ready(true);
     let over = fixed.await.expect("no panic").expect("answered");
     let selected: &Selected = over.extensions().get().expect("selected");
-    assert_eq!((selected.arm, selected.reason), (Arm::Iroh, Reason::Method));
+    assert_eq!(
+        (selected.arm, selected.reason),
+        (Arm::First, Reason::Method)
+    );
     assert_eq!((stage.iroh.begun(), stage.tcp.begun()), (1, 3));
 }

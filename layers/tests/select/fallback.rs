@@ -15,8 +15,8 @@ use tower_iroh_layers::{
 use crate::arm::{MS, Part, SECOND, call, call_to, request, stage, stage_with, table};
 
 fn prefer_iroh() -> Policy {
-    let policy = Policy::builder(Choice::Prefer(Arm::Iroh))
-        .methods(&table([("x.Y", Choice::Fixed(Arm::Iroh))]));
+    let policy = Policy::builder(Choice::Prefer(Arm::First))
+        .methods(&table([("x.Y", Choice::Fixed(Arm::First))]));
     policy.build().expect("accepted")
 }
 
@@ -26,14 +26,14 @@ async fn what_was_not_sent_goes_over_the_other_arm_once() {
         let mut stage = stage(prefer_iroh());
         stage.iroh.plays(part);
         let over = call(&mut stage.client).await.expect("answered");
-        assert_eq!(over, (Arm::Tcp, Reason::FailedUnsent), "{part:?}");
+        assert_eq!(over, (Arm::Second, Reason::FailedUnsent), "{part:?}");
         assert_eq!((stage.iroh.begun(), stage.tcp.begun()), (0, 1));
         // All of the request.
         assert_eq!(
             stage.tcp.bytes.load(std::sync::atomic::Ordering::Relaxed),
             8
         );
-        let failed = stage.handle.statistics(Arm::Iroh);
+        let failed = stage.handle.statistics(Arm::First);
         assert_eq!((failed.calls, failed.failures), (1, 1), "{part:?}");
 
         // The other one fails as well: that is the answer, and no third attempt.
@@ -61,7 +61,7 @@ async fn nothing_that_may_have_been_sent_is_sent_again() {
     let mut stage = stage(prefer_iroh());
     stage.iroh.plays(Part::Answer(Code::Unavailable));
     let over = call(&mut stage.client).await.expect("answered");
-    assert_eq!(over, (Arm::Iroh, Reason::Preferred));
+    assert_eq!(over, (Arm::First, Reason::Preferred));
     assert_eq!(stage.tcp.calls(), 0);
 }
 
@@ -100,7 +100,7 @@ async fn the_other_arm_is_waited_for_no_longer_than_it_may_be_away() {
     tokio::time::sleep(SECOND).await;
     stage.tcp.ready(true);
     let over = waits.await.expect("no panic").expect("answered");
-    assert_eq!(over, (Arm::Tcp, Reason::FailedUnsent));
+    assert_eq!(over, (Arm::Second, Reason::FailedUnsent));
 }
 
 #[tokio::test(start_paused = true)]
@@ -116,7 +116,7 @@ async fn the_time_that_an_arm_took_is_the_call_s() {
     let mut early = request("/a.B/C");
     early.extensions_mut().insert(Deadline::after(SECOND * 5));
     let over = call_to(&mut stage.client, early).await.expect("answered");
-    assert_eq!(over.0, Arm::Tcp);
+    assert_eq!(over.0, Arm::Second);
 }
 
 /// A request that is a stream, of which the arm that fails has read some.
@@ -132,7 +132,7 @@ async fn a_stream_of_requests_falls_back_too_as_long_as_all_of_it_is_there() {
     let mut stage = stage_with(prefer_iroh(), config.build().expect("accepted"));
     stage.iroh.plays(Part::Unreached);
     let over = call_to(&mut stage.client, streaming(10)).await;
-    assert_eq!(over.expect("answered").0, Arm::Tcp);
+    assert_eq!(over.expect("answered").0, Arm::Second);
     let bytes = stage.tcp.bytes.load(std::sync::atomic::Ordering::Relaxed);
     assert_eq!(bytes, 10_000, "nothing had been read");
 }
@@ -141,7 +141,7 @@ async fn a_stream_of_requests_falls_back_too_as_long_as_all_of_it_is_there() {
 async fn adaptive_and_canary_fall_back_as_well_but_not_onto_what_is_tried_out() {
     use tower_iroh_layers::select::Canary;
     let policy = |share| {
-        let canary = Canary::builder("n", Arm::Iroh).share(share);
+        let canary = Canary::builder("n", Arm::First).share(share);
         let canary = Choice::Canary(canary.build().expect("accepted"));
         let policy = Policy::builder(canary)
             .methods(&table([("x.Y", Choice::Adaptive(Default::default()))]));
@@ -151,7 +151,7 @@ async fn adaptive_and_canary_fall_back_as_well_but_not_onto_what_is_tried_out() 
     stage.iroh.plays(Part::Unreached);
     for path in ["/a.B/C", "/x.Y/Z"] {
         let over = call_to(&mut stage.client, request(path)).await;
-        assert_eq!(over.expect("answered"), (Arm::Tcp, Reason::FailedUnsent));
+        assert_eq!(over.expect("answered"), (Arm::Second, Reason::FailedUnsent));
     }
     stage.handle.swap(policy(0));
     stage.iroh.plays(Part::Answer(Code::Ok));

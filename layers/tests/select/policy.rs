@@ -8,12 +8,12 @@ use tower_iroh_layers::{
 
 use crate::arm::{MS, Part, SECOND, call, call_to, request, send, stage, stage_with, table};
 
-const IROH: Choice = Choice::Fixed(Arm::Iroh);
-const TCP: Choice = Choice::Fixed(Arm::Tcp);
+const IROH: Choice = Choice::Fixed(Arm::First);
+const TCP: Choice = Choice::Fixed(Arm::Second);
 
 #[tokio::test(start_paused = true)]
 async fn each_rule_has_its_calls_and_its_reason() {
-    let policy = Policy::builder(Choice::Prefer(Arm::Tcp))
+    let policy = Policy::builder(Choice::Prefer(Arm::Second))
         .methods(&table([("/a.B/C", IROH)]))
         .urgency(..=Urgency::CONTROL, IROH);
     let mut stage = stage(policy.build().expect("accepted"));
@@ -23,23 +23,23 @@ async fn each_rule_has_its_calls_and_its_reason() {
     let over = |arm, reason| (arm, reason);
     assert_eq!(
         call(client).await.expect("answered"),
-        over(Arm::Iroh, Reason::Method)
+        over(Arm::First, Reason::Method)
     );
     assert_eq!(
         call_to(client, urgent).await.expect("answered"),
-        over(Arm::Iroh, Reason::Class)
+        over(Arm::First, Reason::Class)
     );
     assert_eq!(
         call_to(client, request("/x.Y/Z")).await.expect("answered"),
-        over(Arm::Tcp, Reason::Preferred)
+        over(Arm::Second, Reason::Preferred)
     );
     let decisions = stage.handle.decisions();
-    assert_eq!(decisions.count(Arm::Iroh, Reason::Method), 1);
-    assert_eq!(decisions.count(Arm::Tcp, Reason::Preferred), 1);
-    assert_eq!((decisions.arm(Arm::Iroh), decisions.fallbacks()), (2, 0));
+    assert_eq!(decisions.count(Arm::First, Reason::Method), 1);
+    assert_eq!(decisions.count(Arm::Second, Reason::Preferred), 1);
+    assert_eq!((decisions.arm(Arm::First), decisions.fallbacks()), (2, 0));
     // Each call was read to its end by one peer.
     assert_eq!((stage.iroh.begun(), stage.tcp.begun()), (2, 1));
-    let seen = stage.handle.statistics(Arm::Iroh);
+    let seen = stage.handle.statistics(Arm::First);
     assert_eq!(
         (seen.calls, seen.failures, seen.latencies.count()),
         (2, 0, 2)
@@ -48,18 +48,19 @@ async fn each_rule_has_its_calls_and_its_reason() {
 
 #[tokio::test(start_paused = true)]
 async fn the_header_is_there_only_if_it_is_asked_for() {
-    let mut silent = stage(Arm::Iroh);
+    let mut silent = stage(Arm::First);
     let response = send(&mut silent.client, request("/a.B/C")).await;
     let response = response.expect("answered");
     assert!(response.headers().get("tower-iroh-selected").is_none());
     let selected = Selected {
-        arm: Arm::Iroh,
+        arm: Arm::First,
+        name: "iroh",
         reason: Reason::Fixed,
     };
     assert_eq!(response.extensions().get(), Some(&selected));
 
     let config = SelectConfig::builder().response_header(true);
-    let mut tells = stage_with(Arm::Tcp, config.build().expect("accepted"));
+    let mut tells = stage_with(Arm::Second, config.build().expect("accepted"));
     let response = send(&mut tells.client, request("/a.B/C")).await;
     let headers = response.expect("answered").headers().clone();
     assert_eq!(headers["tower-iroh-selected"], "tcp; reason=fixed");
@@ -67,18 +68,18 @@ async fn the_header_is_there_only_if_it_is_asked_for() {
 
 #[tokio::test(start_paused = true)]
 async fn a_stream_stays_on_its_arm_whatever_the_policy_says_later() {
-    let mut stage = stage(Arm::Iroh);
+    let mut stage = stage(Arm::First);
     stage.iroh.plays(Part::Streams);
     let stream = send(&mut stage.client, request("/a.B/C")).await;
     let mut stream = stream.expect("answered").into_body();
     stream.frame().await.expect("a frame").expect("data");
 
-    let before = stage.handle.swap(Arm::Tcp);
+    let before = stage.handle.swap(Arm::Second);
     assert_eq!(before.choice("", Urgency::default()), &IROH);
     assert_eq!(stage.handle.policy().choice("", Urgency::default()), &TCP);
     assert_eq!(stage.handle.state().generation, 2);
     let over = call(&mut stage.client).await.expect("answered");
-    assert_eq!(over, (Arm::Tcp, Reason::Fixed));
+    assert_eq!(over, (Arm::Second, Reason::Fixed));
     // The arm goes away for those who come, not for the stream.
     stage.iroh.ready(false);
     for _ in 0..10 {
@@ -93,7 +94,7 @@ async fn a_stream_stays_on_its_arm_whatever_the_policy_says_later() {
 /// Fifty callers for ten seconds, while the policy changes at every moment: each call is answered once.
 #[tokio::test(start_paused = true)]
 async fn policies_are_swapped_under_load() {
-    let stage = stage(Arm::Iroh);
+    let stage = stage(Arm::First);
     stage.iroh.takes(MS * 7);
     stage.tcp.takes(MS * 3);
     let callers: Vec<_> = (0..50)
@@ -115,9 +116,9 @@ async fn policies_are_swapped_under_load() {
         tokio::time::sleep(MS * 10).await;
         let choice = match n % 5 {
             0 => TCP,
-            1 => Choice::Prefer(Arm::Iroh),
+            1 => Choice::Prefer(Arm::First),
             2 => adaptive(),
-            3 => Choice::Prefer(Arm::Tcp),
+            3 => Choice::Prefer(Arm::Second),
             _ => IROH,
         };
         let policy = Policy::builder(choice).build().expect("accepted");
@@ -135,21 +136,21 @@ async fn policies_are_swapped_under_load() {
 #[tokio::test(start_paused = true)]
 async fn a_rule_that_stays_keeps_what_it_has_measured() {
     let policy = |tcp| {
-        let policy = Policy::builder(tcp).methods(&table([("a.B", Choice::Prefer(Arm::Iroh))]));
+        let policy = Policy::builder(tcp).methods(&table([("a.B", Choice::Prefer(Arm::First))]));
         policy.build().expect("accepted")
     };
     let mut stage = stage(policy(TCP));
     call(&mut stage.client).await.expect("answered");
     stage.handle.swap(policy(IROH));
-    assert_eq!(stage.handle.statistics(Arm::Iroh).calls, 1);
-    stage.handle.swap(Arm::Tcp);
-    assert_eq!(stage.handle.statistics(Arm::Iroh).calls, 0);
+    assert_eq!(stage.handle.statistics(Arm::First).calls, 1);
+    stage.handle.swap(Arm::Second);
+    assert_eq!(stage.handle.statistics(Arm::First).calls, 0);
 }
 
 /// Five thousand a second: all are counted, and some are timed.
 #[tokio::test(start_paused = true)]
 async fn where_there_are_very_many_some_are_timed_and_all_are_counted() {
-    let mut stage = stage(Arm::Iroh);
+    let mut stage = stage(Arm::First);
     stage.iroh.fails_every(50);
     for _ in 0..50 * 4 {
         for _ in 0..100 {
@@ -157,7 +158,7 @@ async fn where_there_are_very_many_some_are_timed_and_all_are_counted() {
         }
         tokio::time::sleep(MS * 20).await;
     }
-    let seen = stage.handle.statistics(Arm::Iroh);
+    let seen = stage.handle.statistics(Arm::First);
     assert_eq!((seen.calls, seen.failures), (20_000, 400));
     let timed = seen.latencies.count();
     assert!((20_000 / 16..10_000).contains(&timed), "{timed}");
@@ -167,7 +168,7 @@ async fn where_there_are_very_many_some_are_timed_and_all_are_counted() {
         call(&mut stage.client).await.expect("answered");
         tokio::time::sleep(MS).await;
     }
-    let timed = stage.handle.statistics(Arm::Iroh).latencies.count();
+    let timed = stage.handle.statistics(Arm::First).latencies.count();
     // The first of them may be late: one in each sixteen, while the rate is still thought to be high.
     assert!((85..=116).contains(&timed), "{timed}");
 }

@@ -13,8 +13,8 @@ use crate::arm::{
 };
 
 fn prefer_iroh() -> Policy {
-    let policy = Policy::builder(Choice::Prefer(Arm::Iroh))
-        .methods(&table([("x.Y", Choice::Fixed(Arm::Iroh))]));
+    let policy = Policy::builder(Choice::Prefer(Arm::First))
+        .methods(&table([("x.Y", Choice::Fixed(Arm::First))]));
     policy.build().expect("accepted")
 }
 
@@ -24,13 +24,13 @@ async fn who_prefers_an_arm_that_is_away_goes_over_the_other_at_once_and_returns
     let client = &mut stage.client;
     assert_eq!(
         call(client).await.expect("answered"),
-        (Arm::Iroh, Reason::Preferred)
+        (Arm::First, Reason::Preferred)
     );
     stage.iroh.ready(false);
     let start = Instant::now();
     for _ in 0..100 {
         let over = call(client).await.expect("answered");
-        assert_eq!(over, (Arm::Tcp, Reason::NotReady));
+        assert_eq!(over, (Arm::Second, Reason::NotReady));
     }
     assert_eq!(start.elapsed(), std::time::Duration::ZERO);
     assert!(matches!(stage.handle.state().iroh, ArmState::Away { .. }));
@@ -56,7 +56,7 @@ async fn who_prefers_an_arm_that_is_away_goes_over_the_other_at_once_and_returns
     let mut reasons = Vec::new();
     while back.elapsed() < SECOND * 6 {
         let (arm, reason) = call(client).await.expect("answered");
-        assert_eq!(arm == Arm::Tcp, reason == Reason::Returning);
+        assert_eq!(arm == Arm::Second, reason == Reason::Returning);
         if reasons.last() != Some(&reason) {
             reasons.push(reason);
         }
@@ -69,8 +69,8 @@ async fn who_prefers_an_arm_that_is_away_goes_over_the_other_at_once_and_returns
     assert_eq!(reasons.iter().filter(|r| **r == Reason::Probe).count(), 5);
     assert_eq!(reasons.last(), Some(&Reason::Preferred));
     let decisions = stage.handle.decisions();
-    assert_eq!(decisions.count(Arm::Iroh, Reason::Probe), 5);
-    assert_eq!(decisions.count(Arm::Tcp, Reason::NotReady), 200);
+    assert_eq!(decisions.count(Arm::First, Reason::Probe), 5);
+    assert_eq!(decisions.count(Arm::Second, Reason::NotReady), 200);
 }
 
 #[tokio::test(start_paused = true)]
@@ -103,7 +103,7 @@ async fn an_arm_that_nobody_missed_has_no_dwell() {
     stage.iroh.ready(true);
     settle().await;
     let over = call(&mut stage.client).await.expect("answered");
-    assert_eq!(over, (Arm::Iroh, Reason::Preferred));
+    assert_eq!(over, (Arm::First, Reason::Preferred));
 }
 
 #[tokio::test(start_paused = true)]
@@ -121,7 +121,7 @@ async fn an_arm_that_comes_and_goes_is_used_at_most_once_per_dwell() {
                 left = None;
             }
             Reason::NotReady => left = Some(Instant::now()),
-            _ => assert!(arm == Arm::Tcp || reason == Reason::Probe),
+            _ => assert!(arm == Arm::Second || reason == Reason::Probe),
         }
         sleep(MS * 100).await;
     }
@@ -137,13 +137,13 @@ async fn a_fixed_arm_that_is_away_is_waited_for_and_then_fails_fast() {
     let error = error.expect_err("not ready");
     assert_eq!(start.elapsed(), SECOND * 2);
     let typed: &NotReady = error.downcast_ref().expect("typed");
-    assert_eq!((typed.arm(), typed.waited()), (Arm::Iroh, SECOND * 2));
+    assert_eq!((typed.arm(), typed.waited()), (Arm::First, SECOND * 2));
     let fault = Fault::find(&*error).expect("a fault");
     assert!(fault.origin() == Origin::Ours && fault.not_processed() && fault.is_temporary());
     let status = Status::from_error(error);
     assert_eq!(status.code(), Code::Unavailable);
     assert!(
-        status.message().contains("iroh has gone fishing"),
+        status.message().contains("first has gone fishing"),
         "{status:?}"
     );
     assert!(status.message().contains("2.0 s"), "{status:?}");
@@ -166,10 +166,10 @@ async fn a_fixed_arm_that_comes_in_time_gets_its_call() {
     sleep(SECOND).await;
     stage.iroh.ready(true);
     let over = waits.await.expect("no panic").expect("answered");
-    assert_eq!(over, (Arm::Iroh, Reason::Method));
+    assert_eq!(over, (Arm::First, Reason::Method));
     // Nobody was diverted, so all are back.
     let over = call(&mut stage.client).await.expect("answered");
-    assert_eq!(over, (Arm::Iroh, Reason::Preferred));
+    assert_eq!(over, (Arm::First, Reason::Preferred));
 }
 
 #[tokio::test(start_paused = true)]
@@ -187,7 +187,7 @@ async fn neither_is_ready_as_long_as_none_is() {
     assert!(!waits.is_finished(), "its caller's business");
     stage.tcp.ready(true);
     let over = waits.await.expect("no panic").expect("answered");
-    assert_eq!(over, (Arm::Tcp, Reason::NotReady));
+    assert_eq!(over, (Arm::Second, Reason::NotReady));
     assert_eq!(tasks(), 1, "iroh is away still");
     stage.iroh.ready(true);
     settle().await;
@@ -201,7 +201,7 @@ async fn who_was_told_ready_and_finds_neither_waits_no_longer_than_that() {
     // Its readiness is that of another policy, and the arms that this one uses are away.
     let mut late = stage.client.clone();
     late.ready().await.expect("ready");
-    stage.handle.swap(Arm::Tcp);
+    stage.handle.swap(Arm::Second);
     let mut other = stage.client.clone();
     other.ready().await.expect("ready");
     stage.iroh.ready(false);
@@ -223,19 +223,19 @@ async fn who_was_told_ready_and_finds_neither_waits_no_longer_than_that() {
 
 #[tokio::test(start_paused = true)]
 async fn only_the_arms_of_the_policy_decide_readiness() {
-    let mut stage = stage(Arm::Iroh);
+    let mut stage = stage(Arm::First);
     stage.tcp.ready(false);
     assert!(is_ready(&mut stage.client).await);
     assert_eq!((stage.tcp.polls(), tasks()), (0, 0));
-    stage.handle.swap(Arm::Tcp);
+    stage.handle.swap(Arm::Second);
     assert!(!is_ready(&mut stage.client).await);
-    stage.handle.swap(Arm::Iroh);
+    stage.handle.swap(Arm::First);
     assert!(is_ready(&mut stage.client).await);
 }
 
 #[tokio::test(start_paused = true)]
 async fn who_waits_for_an_arm_is_woken_by_a_policy_with_another() {
-    let stage = stage(Arm::Iroh);
+    let stage = stage(Arm::First);
     stage.iroh.ready(false);
     let callers = [(); 2].map(|()| {
         let mut client = stage.client.clone();
@@ -244,16 +244,16 @@ async fn who_waits_for_an_arm_is_woken_by_a_policy_with_another() {
     settle().await;
     // One that leads nowhere either, and then one that does.
     stage.tcp.ready(false);
-    stage.handle.swap(Arm::Tcp);
+    stage.handle.swap(Arm::Second);
     settle().await;
-    stage.handle.swap(Arm::Iroh);
+    stage.handle.swap(Arm::First);
     settle().await;
     stage.tcp.ready(true);
-    stage.handle.swap(Arm::Tcp);
+    stage.handle.swap(Arm::Second);
     for caller in callers {
         let over = tokio::time::timeout(SECOND, caller).await;
         let over = over.expect("woken").expect("no panic");
-        assert_eq!(over.expect("answered"), (Arm::Tcp, Reason::Fixed));
+        assert_eq!(over.expect("answered"), (Arm::Second, Reason::Fixed));
     }
 }
 
@@ -267,16 +267,16 @@ async fn a_dial_may_have_a_head_start() {
     sleep(MS * 50).await;
     stage.iroh.ready(true);
     let over = first.await.expect("no panic").expect("answered");
-    assert_eq!(over, (Arm::Iroh, Reason::Preferred));
+    assert_eq!(over, (Arm::First, Reason::Preferred));
 
     stage.iroh.ready(false);
     let start = Instant::now();
     let over = call(&mut stage.client).await.expect("answered");
-    assert_eq!(over, (Arm::Tcp, Reason::NotReady));
+    assert_eq!(over, (Arm::Second, Reason::NotReady));
     assert_eq!(start.elapsed(), MS * 100);
     // The start is the arm's, not each call's.
     let over = call(&mut stage.client).await.expect("answered");
-    assert_eq!(over, (Arm::Tcp, Reason::NotReady));
+    assert_eq!(over, (Arm::Second, Reason::NotReady));
     assert_eq!(start.elapsed(), MS * 100);
 }
 
@@ -285,13 +285,13 @@ async fn a_readiness_that_fails_is_a_call_s_failure_and_never_the_service_s() {
     let mut stage = stage(prefer_iroh());
     stage.iroh.readiness_fails(true);
     let over = call(&mut stage.client).await.expect("answered");
-    assert_eq!(over, (Arm::Tcp, Reason::FailedUnsent));
+    assert_eq!(over, (Arm::Second, Reason::FailedUnsent));
     let error = call_to(&mut stage.client, request("/x.Y/Z")).await;
     let status = Status::from_error(error.expect_err("broken"));
     assert_eq!(status.code(), Code::Internal);
     stage.iroh.readiness_fails(false);
     let over = call(&mut stage.client).await.expect("answered");
-    assert_eq!(over, (Arm::Iroh, Reason::Preferred));
+    assert_eq!(over, (Arm::First, Reason::Preferred));
     assert_eq!(tasks(), 0);
 }
 
@@ -335,6 +335,6 @@ fn a_runtime_that_ends_takes_the_task_along_and_nobody_waits_for_it() {
     stage.iroh.ready(true);
     runtime().block_on(async {
         let over = call(&mut stage.client).await.expect("answered");
-        assert_eq!(over, (Arm::Iroh, Reason::Probe), "looked at again");
+        assert_eq!(over, (Arm::First, Reason::Probe), "looked at again");
     });
 }

@@ -20,10 +20,10 @@ use tracing_subscriber::{Registry, layer::SubscriberExt, registry::LookupSpan};
 use crate::arm::{Part, call, call_to, request, stage, table};
 
 fn prefer_iroh() -> Policy {
-    let canary = Canary::builder("n", Arm::Iroh).share(2500);
+    let canary = Canary::builder("n", Arm::First).share(2500);
     let canary = canary.build().expect("accepted");
-    let policy = Policy::builder(Choice::Prefer(Arm::Iroh)).methods(&table([
-        ("x.Y", Choice::Fixed(Arm::Iroh)),
+    let policy = Policy::builder(Choice::Prefer(Arm::First)).methods(&table([
+        ("x.Y", Choice::Fixed(Arm::First)),
         ("c.D", Choice::Canary(canary)),
     ]));
     policy.build().expect("accepted")

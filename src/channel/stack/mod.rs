@@ -233,7 +233,7 @@ impl Stack {
             select: select.clone(),
         };
         self.over(
-            OneOrSelected::Two(Select::new(iroh, tcp, select)),
+            OneOrSelected::Two(Select::new(iroh, tcp, select.named(TransportKind::NAMES))),
             fail_fast,
             circuits,
         )

@@ -160,7 +160,7 @@ fn stage(
         if !is_last {
             old_calls.push(old.second(chance));
         }
-        let canary = Canary::builder("n", Arm::Iroh).build();
+        let canary = Canary::builder("n", Arm::First).build();
         let seen = CanaryStatistics {
             canary: canary.expect("accepted"),
             new: new_calls.spans[0].read(),

@@ -21,7 +21,7 @@ fn arm(calls: u64, failures: u64) -> ArmStatistics {
 }
 
 fn seen(new: ArmStatistics, old: ArmStatistics) -> CanaryStatistics {
-    let canary = Canary::builder("n", Arm::Iroh).build();
+    let canary = Canary::builder("n", Arm::First).build();
     CanaryStatistics {
         canary: canary.expect("accepted"),
         longer: [new.clone(), old.clone()],

@@ -40,7 +40,7 @@ pub struct Adaptive {
 impl Default for Adaptive {
     fn default() -> Self {
         Self {
-            prefer: Arm::Iroh,
+            prefer: Arm::First,
             quantile: 0.9,
             window: Duration::from_secs(10),
             min_samples: 5,

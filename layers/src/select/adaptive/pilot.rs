@@ -188,14 +188,14 @@ mod tests {
     #[test]
     fn thirty_more_milliseconds_are_left_and_come_back_to_when_they_are_gone() {
         let slow = |arm, second| match (arm, second) {
-            (Arm::Iroh, 20..40) => 31,
+            (Arm::First, 20..40) => 31,
             _ => 1,
         };
         let (switches, currents, calls) = run(Adaptive::default(), 80, slow);
         assert_eq!(switches, [Why::Latency, Why::Preferred]);
-        assert!(currents[..20].iter().all(|arm| *arm == Arm::Iroh));
-        assert!(currents[22..40].iter().all(|arm| *arm == Arm::Tcp));
-        assert!(currents[52..].iter().all(|arm| *arm == Arm::Iroh));
+        assert!(currents[..20].iter().all(|arm| *arm == Arm::First));
+        assert!(currents[22..40].iter().all(|arm| *arm == Arm::Second));
+        assert!(currents[52..].iter().all(|arm| *arm == Arm::First));
         // About one in a hundred of the other's 50 seconds, and its own 30.
         assert!((5000..7200).contains(&calls[1]), "{calls:?}");
     }
