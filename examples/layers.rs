@@ -12,7 +12,7 @@ use tower_iroh::{
     Acceptor, Channel, Peer, Urgency,
     layers::{
         MethodConfig, Methods,
-        authorize::{Policy, PolicyHandle},
+        authorize::{AccessPolicy, PolicyHandle},
         buffer::{BufferConfig, WaitForReady},
     },
     presets::Offline,
@@ -36,7 +36,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         .accept(tower_iroh::ALPN, acceptor)
         .spawn();
     // README: authorize
-    let policy = Policy::builder()
+    let policy = AccessPolicy::builder()
         .role("caller", ["/tower_iroh.echo.v1.Echo/Echo"])
         .peer(ours.id().to_string(), ["caller"])
         .build()?;

@@ -14,7 +14,7 @@ use tonic::{
 };
 use tower_iroh::{
     Acceptor, ByPeer, Channel, Peer,
-    layers::authorize::{AuthorizeLayer, Identify, Identity, Policy, PolicyHandle},
+    layers::authorize::{AccessPolicy, AuthorizeLayer, Identify, Identity, PolicyHandle},
     presets::Offline,
 };
 use tower_iroh_proto::{
@@ -79,7 +79,7 @@ struct Iroh {
 }
 
 async fn over_iroh(caller: EndpointId) -> Iroh {
-    let policy = Policy::from_toml(&policy(&caller.to_string())).expect("a policy");
+    let policy = AccessPolicy::from_toml(&policy(&caller.to_string())).expect("a policy");
     let policy = PolicyHandle::new(policy);
     let endpoint = Endpoint::bind(Offline).await.expect("a free port");
     let peer = Peer::of(&endpoint).expect("dialable");
@@ -145,7 +145,7 @@ fn by_either(extensions: &http::Extensions) -> Option<Identity> {
 async fn a_tls_client_is_known_by_its_certificate() {
     let own = |name: &str| rcgen::generate_simple_self_signed([name.to_owned()]).expect("a key");
     let (server_key, friend, stranger) = (own("localhost"), own("friend"), own("stranger"));
-    let policy = Policy::from_toml(&policy(&name_of(friend.cert.der()))).expect("a policy");
+    let policy = AccessPolicy::from_toml(&policy(&name_of(friend.cert.der()))).expect("a policy");
     let policy = PolicyHandle::new(policy);
 
     let incoming = TcpIncoming::bind(SocketAddr::from(([127, 0, 0, 1], 0))).expect("a free port");

@@ -12,7 +12,7 @@ use tower_iroh::{
     identity::{self, IdentityError},
     layers::{
         breaker::{BreakerConfig, Circuit},
-        select::{Choice, Policy, SelectHandle},
+        select::{Choice, SelectHandle, SelectPolicy},
     },
     presets::Offline,
     tcp::TcpLinks,
@@ -384,7 +384,11 @@ async fn contradictory_settings_are_refused_by_name() {
 async fn settings_that_a_channel_cannot_have_are_refused_by_name() {
     let endpoint = endpoint().await;
     let circuit = || Circuit::builder(BreakerConfig::default()).build();
-    let select = || SelectHandle::new(Policy::from(Choice::Prefer(TransportKind::Iroh.into())));
+    let select = || {
+        SelectHandle::new(SelectPolicy::from(Choice::Prefer(
+            TransportKind::Iroh.into(),
+        )))
+    };
     let channel = || Channel::builder(endpoint.clone()).peer(peer());
     let cases: Vec<(ChannelBuilder, _, _, _)> = vec![
         (

@@ -50,11 +50,11 @@ fn every_test_named_in_the_docs_exists() {
 #[cfg(feature = "authorize")]
 #[test]
 fn the_policy_loads() {
-    use tower_iroh::layers::authorize::{Decision, Identity, Policy};
+    use tower_iroh::layers::authorize::{AccessPolicy, Decision, Identity};
 
     let toml = PAGE.split("```toml\n").nth(1).expect("a policy");
     let toml = toml.split("```").next().expect("its end");
-    let policy = Policy::from_toml_with(toml, tower_iroh::peer_name).expect("valid");
+    let policy = AccessPolicy::from_toml_with(toml, tower_iroh::peer_name).expect("valid");
     let anybody = Identity::from("somebody");
     let echo = "/tower_iroh.echo.v1.Echo/Echo";
     assert_eq!(policy.decide(Some(&anybody), echo), Decision::Allowed);

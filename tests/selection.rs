@@ -13,7 +13,7 @@ use tower_iroh::{
     State, TransportKind,
     layers::{
         MethodConfig, Methods,
-        select::{Arm, Choice, Reason, SelectConfig, SelectHandle, Selected},
+        select::{Arm, Choice, SelectConfig, SelectHandle, SelectReason, Selected},
     },
     presets::Offline,
     tcp::TcpLinks,
@@ -94,7 +94,7 @@ async fn over(channel: &Channel) -> Selected {
 /// Until the transport that comes first has the calls for good. One that goes over it may be a probe, and the next would go over the other.
 async fn until_preferred(channel: &Channel) {
     soon("calls over iroh for good", async {
-        while over(channel).await.reason != Reason::Preferred {}
+        while over(channel).await.reason != SelectReason::Preferred {}
     })
     .await;
 }
@@ -116,7 +116,7 @@ async fn a_method_goes_over_the_transport_that_the_table_says() {
     let selected = over(&channel).await;
     assert_eq!(
         (selected.arm, selected.reason),
-        (Arm::Second, Reason::Method)
+        (Arm::Second, SelectReason::Method)
     );
     // A later policy counts as a whole.
     let select = channel.stack().select().expect("two transports");
@@ -137,7 +137,7 @@ async fn both_transports_lead_to_one_peer_and_a_swap_moves_the_calls() {
     let selected = over(&channel).await;
     assert_eq!(
         (selected.arm, selected.reason),
-        (Arm::Second, Reason::Fixed)
+        (Arm::Second, SelectReason::Fixed)
     );
     for transport in TransportKind::ALL {
         assert!(channel.stats_of(transport).is_some(), "over {transport}");
@@ -220,7 +220,7 @@ async fn an_open_breaker_falls_back_and_a_closed_one_is_returned_to() {
     let selected = over(&channel).await;
     assert_eq!(
         (selected.arm, selected.reason),
-        (Arm::Second, Reason::NotReady)
+        (Arm::Second, SelectReason::NotReady)
     );
     circuit.reset();
     until_preferred(&channel).await;

@@ -13,7 +13,7 @@ use tower_iroh::{
     Channel, Peer, PeerInfo, ServerError, ServerHandle, Transport, TransportError, TransportKind,
     Urgency,
     config::{Config, ConfigWatch, Followed, Mode, Reload},
-    layers::select::{Arm, Choice, Policy},
+    layers::select::{Arm, Choice, SelectPolicy},
 };
 use tower_iroh_proto::{
     EchoService,
@@ -236,7 +236,10 @@ async fn a_policy_that_cannot_be_read_opens_nothing() {
     );
     fs::write(&policy, "[peers.alice]\nroles = []").expect("written");
     let error = Transport::from_config(with()).await.expect_err("no policy");
-    assert!(matches!(error, TransportError::Policy { .. }), "{error:?}");
+    assert!(
+        matches!(error, TransportError::Policy { .. }),
+        "{error:?}"
+    );
 }
 
 /// A server or client whose configuration is a file that is followed.
@@ -615,7 +618,7 @@ async fn a_peer_that_is_renamed_keeps_its_choice_and_its_rollout() {
             until("the share", || share(of) == Some(5000)).await;
         }
     }
-    peers.set_policy(Policy::from(Arm::First));
+    peers.set_policy(SelectPolicy::from(Arm::First));
     for select in &held {
         let choice = select.policy().choice(ECHO, Urgency::default()).clone();
         assert_eq!(choice, Choice::Fixed(Arm::First));

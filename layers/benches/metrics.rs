@@ -128,8 +128,8 @@ fn layers(criterion: &mut Criterion) {
                 .concurrent(100),
         ),
     ] {
-        use tower_iroh_layers::authorize::{AuthorizeLayer, Identity, Policy, PolicyHandle};
-        let mut policy = Policy::builder()
+        use tower_iroh_layers::authorize::{AccessPolicy, AuthorizeLayer, Identity, PolicyHandle};
+        let mut policy = AccessPolicy::builder()
             .role("caller", ["/tower_iroh.echo.v1.Echo/*"])
             .peer("the caller", ["caller"])
             .limits(limits);

@@ -27,7 +27,7 @@ use tower::{Layer, Service};
 use tower_iroh_layers::{
     BoxError, Deadline, MethodConfig, Methods,
     retry::RetryLayer,
-    select::{Adaptive, Arm, Canary, Choice, Policy, Select, SelectHandle, StickyKey},
+    select::{Adaptive, Arm, Canary, Choice, Select, SelectHandle, SelectPolicy, StickyKey},
 };
 
 thread_local! {
@@ -176,7 +176,7 @@ impl Future for KeptReading {
 fn select(choice: Choice) -> Select<Reads, Reads> {
     let fixed = MethodConfig::new().transport(Choice::Fixed(Arm::Second));
     let methods = Methods::builder().method("x.Y", fixed).build();
-    let policy = Policy::builder(choice)
+    let policy = SelectPolicy::builder(choice)
         .methods(&methods.expect("accepted"))
         .build()
         .expect("accepted");

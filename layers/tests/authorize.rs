@@ -24,7 +24,8 @@ use tower::{Layer as _, Service, ServiceExt as _, service_fn};
 use tower_iroh_layers::{
     BoxError,
     authorize::{
-        Authorize, AuthorizeLayer, Identity, Limits, Policy, PolicyBuilder, PolicyHandle, Reason,
+        AccessPolicy, AccessPolicyBuilder, Authorize, AuthorizeLayer, DenialReason, Identity,
+        Limits, PolicyHandle,
     },
 };
 
@@ -51,8 +52,8 @@ fn alice() -> Request<Body> {
     request(Some("alice"), Body::empty())
 }
 
-fn base() -> PolicyBuilder {
-    Policy::builder()
+fn base() -> AccessPolicyBuilder {
+    AccessPolicy::builder()
         .role("caller", [PATH])
         .peer("alice", ["caller"])
 }
@@ -66,8 +67,8 @@ fn limited(limits: Limits) -> PolicyHandle {
     PolicyHandle::new(policy.build().expect("a policy"))
 }
 
-fn nothing() -> Policy {
-    Policy::from_toml("").expect("a policy")
+fn nothing() -> AccessPolicy {
+    AccessPolicy::from_toml("").expect("a policy")
 }
 
 fn status_of(headers: &HeaderMap) -> Status {
@@ -190,11 +191,11 @@ async fn a_denial_is_a_response_that_reads_no_body_and_reaches_no_handler() {
     assert_eq!(
         *denials.lock().expect("no panic"),
         [
-            (None, PATH.to_owned(), Reason::Unauthenticated, 1),
+            (None, PATH.to_owned(), DenialReason::Unauthenticated, 1),
             (
                 Some("mallory".to_owned()),
                 PATH.to_owned(),
-                Reason::NotPermitted,
+                DenialReason::NotPermitted,
                 1
             ),
         ]
@@ -222,7 +223,7 @@ async fn the_handler_finds_the_identity() {
 async fn an_empty_identity_is_no_identity() {
     let policy = |text: &str| {
         let role = "[roles.r]\nmethods = [\"*\"]\n";
-        PolicyHandle::new(Policy::from_toml(&format!("{role}{text}")).expect("a policy"))
+        PolicyHandle::new(AccessPolicy::from_toml(&format!("{role}{text}")).expect("a policy"))
     };
     let empty = || request(Some(""), Body::empty());
     let service = layer(&policy("[authenticated]\nroles = [\"r\"]"), service_fn(ok));
@@ -512,7 +513,7 @@ async fn a_peer_s_own_limits_stand_over_those_for_all_one_by_one() {
             "[roles.caller]\nmethods = [\"*\"]\n[peers.alice]\nroles = [\"caller\"]\nlimits = {{ {own} }}\n\
              [limits]\nrate = 1.0\nburst = 2\nconcurrent = 1\nmax_message_bytes = 10"
         );
-        PolicyHandle::new(Policy::from_toml(&text).expect("a policy"))
+        PolicyHandle::new(AccessPolicy::from_toml(&text).expect("a policy"))
     };
     let in_a_row = async |own: &str| {
         let service = layer(&policy(own), service_fn(ok));
@@ -639,7 +640,7 @@ async fn a_place_is_held_to_the_end_of_the_stream_and_returns_on_every_way_out()
 
 #[tokio::test]
 async fn anonymous_callers_are_one_caller() {
-    let policy = Policy::builder()
+    let policy = AccessPolicy::builder()
         .role("r", ["*"])
         .anonymous(["r"])
         .limits(Limits::new().rate(0.001, 2));
@@ -967,7 +968,7 @@ async fn a_revocation_is_noted_once_whoever_sees_it() {
         handle.reload(nothing());
         assert!(upload.frame().await.expect("a frame").is_err());
         response.into_body().collect().await.expect("a body");
-        assert_eq!(*denials.lock().expect("no panic"), [Reason::Revoked]);
+        assert_eq!(*denials.lock().expect("no panic"), [DenialReason::Revoked]);
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 use tower_iroh_layers::authorize::{
-    Decision, Identity, Limits, Policy, PolicyBuilder, PolicyHandle,
+    AccessPolicy, AccessPolicyBuilder, Decision, Identity, Limits, PolicyHandle,
 };
 
 const TEXT: &str = r#"
@@ -26,8 +26,8 @@ roles = []
 roles = ["nothing"]
 "#;
 
-fn built() -> Policy {
-    Policy::builder()
+fn built() -> AccessPolicy {
+    AccessPolicy::builder()
         .role(
             "reader",
             ["/echo.v1.Echo/*", "/grpc.health.v1.Health/Check"],
@@ -45,7 +45,7 @@ fn built() -> Policy {
 #[test]
 fn the_table_of_decisions_in_toml_and_in_code() {
     use Decision::{Allowed, Denied, Unauthenticated};
-    for policy in [Policy::from_toml(TEXT).expect("a policy"), built()] {
+    for policy in [AccessPolicy::from_toml(TEXT).expect("a policy"), built()] {
         for (who, path, decision) in [
             (Some("alice"), "/echo.v1.Echo/Echo", Allowed),
             (Some("alice"), "/echo.v1.Echo/Whatever", Allowed),
@@ -81,14 +81,14 @@ fn the_table_of_decisions_in_toml_and_in_code() {
 
 #[test]
 fn an_empty_policy_permits_nothing() {
-    let policy = Policy::from_toml("").expect("a policy");
+    let policy = AccessPolicy::from_toml("").expect("a policy");
     assert_eq!(policy.decide(None, "/p.S/M"), Decision::Unauthenticated);
     assert_eq!(policy.decide(Some(&"a".into()), "/p.S/M"), Decision::Denied);
 }
 
 #[test]
 fn a_listed_peer_has_what_its_entry_says_and_not_what_all_have() {
-    let policy = Policy::builder()
+    let policy = AccessPolicy::builder()
         .role("all", ["*"])
         .authenticated(["all"])
         .anonymous(["all"])
@@ -109,13 +109,14 @@ fn a_listed_peer_has_what_its_entry_says_and_not_what_all_have() {
 #[test]
 fn an_empty_identity_is_none() {
     let nobody = Identity::from("");
-    let policy = |builder: PolicyBuilder| builder.role("all", ["*"]).build().expect("a policy");
-    let authenticated = policy(Policy::builder().authenticated(["all"]));
+    let policy =
+        |builder: AccessPolicyBuilder| builder.role("all", ["*"]).build().expect("a policy");
+    let authenticated = policy(AccessPolicy::builder().authenticated(["all"]));
     assert_eq!(
         authenticated.decide(Some(&nobody), "/p.S/M"),
         Decision::Unauthenticated
     );
-    let anonymous = policy(Policy::builder().anonymous(["all"]));
+    let anonymous = policy(AccessPolicy::builder().anonymous(["all"]));
     assert_eq!(anonymous.decide(Some(&nobody), "/p.S/M"), Decision::Allowed);
 }
 
@@ -215,7 +216,7 @@ fn a_mistake_is_named_with_its_line_and_key() {
         ("[peers.\"\\talice\"]\nroles = []", 1, "whitespace around"),
         ("what is this", 1, "line 1: "),
     ] {
-        let error = Policy::from_toml(text).expect_err(text);
+        let error = AccessPolicy::from_toml(text).expect_err(text);
         let shown = error.to_string();
         assert!(shown.contains(message), "{text:?}: {shown}");
         assert_eq!(error.line().unwrap_or(0), line, "{text:?}: {shown}");
@@ -224,17 +225,21 @@ fn a_mistake_is_named_with_its_line_and_key() {
 
 #[test]
 fn code_has_the_same_checks() {
-    let error = |builder: tower_iroh_layers::authorize::PolicyBuilder| {
+    let error = |builder: tower_iroh_layers::authorize::AccessPolicyBuilder| {
         builder.build().expect_err("a mistake")
     };
-    let twice = error(Policy::builder().role("r", ["*"]).role("r", ["*"]));
+    let twice = error(AccessPolicy::builder().role("r", ["*"]).role("r", ["*"]));
     assert_eq!(twice.to_string(), "roles.r: this role is there twice");
-    let twice = error(Policy::builder().peer("p", [""; 0]).peer("p", [""; 0]));
+    let twice = error(
+        AccessPolicy::builder()
+            .peer("p", [""; 0])
+            .peer("p", [""; 0]),
+    );
     assert_eq!(twice.key(), "peers.\"p\"");
-    let limits = error(Policy::builder().limits(Limits::new().rate(f64::NAN, 1)));
+    let limits = error(AccessPolicy::builder().limits(Limits::new().rate(f64::NAN, 1)));
     assert_eq!((limits.line(), limits.key()), (None, "limits.rate"));
     let limits = Limits::new().concurrent(0);
-    error(Policy::builder().peer_with_limits("p", [""; 0], limits));
+    error(AccessPolicy::builder().peer_with_limits("p", [""; 0], limits));
 }
 
 #[test]
@@ -249,7 +254,7 @@ fn a_peer_is_shut_out_however_its_name_is_spelled() {
         "" => Err("no digits".to_owned()),
         name => Ok(name.to_lowercase()),
     };
-    let handle = PolicyHandle::new(Policy::from_toml("").expect("a policy"));
+    let handle = PolicyHandle::new(AccessPolicy::from_toml("").expect("a policy"));
     assert_eq!(handle.reload_toml_with(&policy(" 77AA "), spelling), Ok(2));
     let outcast = Identity::from("77aa");
     assert_eq!(
@@ -329,7 +334,7 @@ proptest! {
         who in proptest::option::of("[o-q]"),
         path in prop_oneof!["/[ab]\\.S/[MN]", "/[ab]\\.S/", "/[ab]\\.S/M/N", "\\PC{0,12}", "/[ab*.S/M]{0,8}"],
     ) {
-        let mut builder = Policy::builder();
+        let mut builder = AccessPolicy::builder();
         for (name, methods) in &roles {
             builder = builder.role(name, methods.clone());
         }
@@ -361,7 +366,7 @@ proptest! {
 
     #[test]
     fn what_is_not_granted_by_name_is_never_permitted(who in "\\PC{0,8}", path in "\\PC{0,24}") {
-        let policy = Policy::from_toml(TEXT).expect("a policy");
+        let policy = AccessPolicy::from_toml(TEXT).expect("a policy");
         prop_assume!(!["", "alice", "root"].contains(&who.as_str()));
         let stranger = Identity::from(who);
         prop_assert_eq!(policy.decide(Some(&stranger), &path), Decision::Denied);
@@ -370,8 +375,8 @@ proptest! {
 
     #[test]
     fn no_text_panics(text in "\\PC{0,60}", cut in 0..TEXT.len()) {
-        let _ = Policy::from_toml(&text);
-        let _ = Policy::from_toml(&TEXT[..cut]);
-        let _ = Policy::from_toml(&format!("{}{text}{}", &TEXT[..cut], &TEXT[cut..]));
+        let _ = AccessPolicy::from_toml(&text);
+        let _ = AccessPolicy::from_toml(&TEXT[..cut]);
+        let _ = AccessPolicy::from_toml(&format!("{}{text}{}", &TEXT[..cut], &TEXT[cut..]));
     }
 }

@@ -12,7 +12,7 @@ use tonic::{
     Code, Request, Status,
     transport::{Channel, Server, server::TcpConnectInfo},
 };
-use tower_iroh_layers::authorize::{AuthorizeLayer, Identity, Policy, PolicyHandle};
+use tower_iroh_layers::authorize::{AccessPolicy, AuthorizeLayer, Identity, PolicyHandle};
 use tower_iroh_proto::{
     EchoService,
     echo::{EchoRequest, StreamRequest, echo_client::EchoClient, echo_server::EchoServer},
@@ -30,7 +30,7 @@ async fn serve<I>(policy: &str, identify: I) -> (PolicyHandle, EchoClient<Channe
 where
     I: tower_iroh_layers::authorize::Identify,
 {
-    let handle = PolicyHandle::new(Policy::from_toml(policy).expect("a policy"));
+    let handle = PolicyHandle::new(AccessPolicy::from_toml(policy).expect("a policy"));
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let addr = listener.local_addr().expect("bound");
     let server = Server::builder()
@@ -215,7 +215,7 @@ async fn an_identity_may_come_from_anything_a_transport_leaves() {
     #[derive(Clone)]
     struct Names(Arc<str>);
     let policy = "[roles.r]\nmethods = [\"*\"]\n[peers.\"spki-sha256:7f\"]\nroles = [\"r\"]";
-    let handle = PolicyHandle::new(Policy::from_toml(policy).expect("a policy"));
+    let handle = PolicyHandle::new(AccessPolicy::from_toml(policy).expect("a policy"));
     let layer = AuthorizeLayer::new(handle, |extensions: &http::Extensions| {
         extensions
             .get::<Names>()
@@ -268,7 +268,7 @@ mod measured {
         let recorder = PrometheusBuilder::new().build_recorder();
         let _recording = metrics::set_default_local_recorder(&recorder);
         let noted = Noting(Arc::default());
-        let handle = PolicyHandle::new(Policy::from_toml(ALL).expect("a policy"));
+        let handle = PolicyHandle::new(AccessPolicy::from_toml(ALL).expect("a policy"));
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let uri = format!("http://{}", listener.local_addr().expect("bound"));
         let server = Server::builder()
@@ -304,7 +304,7 @@ mod measured {
                     .expect("permitted")
                     .into_inner();
                 while stream.message().await.expect("permitted").is_some() {}
-                handle.reload(Policy::from_toml("").expect("a policy"));
+                handle.reload(AccessPolicy::from_toml("").expect("a policy"));
                 client.echo(echo(1)).await.expect_err("denied");
             })
             .await;

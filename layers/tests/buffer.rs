@@ -21,7 +21,7 @@ use tower_iroh_layers::{
     BoxError, Deadline, Fault, Idempotent, Incident, MethodConfig, Methods, Origin, Urgency,
     buffer::{
         Buffer, BufferConfig, BufferConfigBuilder, BufferError, BufferHandle, BufferLayer,
-        BufferStats, Overflow, Reason, Served, WaitForReady,
+        BufferReason, BufferStats, Overflow, Served, WaitForReady,
     },
     deadline::header,
     fault::code_of,
@@ -264,7 +264,7 @@ async fn begun(buffer: &Buffer<Peer>, request: Request<Body>) -> Call {
     }
 }
 
-fn reason(error: &BoxError) -> Reason {
+fn reason(error: &BoxError) -> BufferReason {
     let error = error.downcast_ref::<BufferError>();
     error.expect("an error of the buffer").reason().clone()
 }
@@ -521,8 +521,8 @@ async fn overflow_lets_go_whom_the_policy_says() {
                     let fault = Fault::find(&*error).expect("a fault");
                     assert!(fault.origin() == Origin::Ours && fault.not_processed());
                     match reason(&error) {
-                        Reason::TooManyCalls { limit: 3 } => assert_eq!(loser, "new"),
-                        Reason::Displaced { .. } => assert_ne!(loser, "new"),
+                        BufferReason::TooManyCalls { limit: 3 } => assert_eq!(loser, "new"),
+                        BufferReason::Displaced { .. } => assert_ne!(loser, "new"),
                         other => panic!("{other:?}"),
                     }
                 }
@@ -542,14 +542,14 @@ async fn bytes_are_bounded_and_freed_with_the_caller() {
         .await
         .await
         .expect_err("full");
-    assert_eq!(reason(&error), Reason::TooManyBytes { limit: 100 });
+    assert_eq!(reason(&error), BufferReason::TooManyBytes { limit: 100 });
     drop(first);
     assert_eq!(handle.stats().bytes, 40, "freed at once");
     let error = begun(&buffer, request("d", 101)).await.await;
     let error = error.expect_err("too large");
     assert_eq!(
         reason(&error),
-        Reason::TooLarge {
+        BufferReason::TooLarge {
             bytes: 101,
             limit: 100
         }
@@ -566,8 +566,14 @@ async fn bytes_are_bounded_and_freed_with_the_caller() {
 #[tokio::test(start_paused = true)]
 async fn what_is_held_is_bounded_while_it_is_in_flight() {
     for (limit, full) in [
-        (config().max_calls(10), Reason::TooManyCalls { limit: 10 }),
-        (config().max_bytes(75), Reason::TooManyBytes { limit: 75 }),
+        (
+            config().max_calls(10),
+            BufferReason::TooManyCalls { limit: 10 },
+        ),
+        (
+            config().max_bytes(75),
+            BufferReason::TooManyBytes { limit: 75 },
+        ),
     ] {
         let (peer, buffer, handle) = buffer(limit);
         peer.set_up(true);
@@ -620,7 +626,7 @@ async fn calls_that_waited_keep_their_room_until_they_are_answered() {
     assert_eq!((handle.stats().waiting, handle.stats().in_flight), (0, 3));
     peer.set_up(false);
     let error = begun(&buffer, request("late", 1)).await.await;
-    let full = Reason::TooManyCalls { limit: 3 };
+    let full = BufferReason::TooManyCalls { limit: 3 };
     assert_eq!(reason(&error.expect_err("no room to wait")), full);
     for call in calls {
         call.await.expect("joined").expect("answered");
@@ -688,9 +694,9 @@ async fn who_comes_back_too_late_is_told_which_time_it_was() {
         let waited = 11 * SECOND;
         let limit = 10 * SECOND;
         assert!(
-            matches!(reason(&ttl), Reason::Expired { waited: w, ttl } if w >= waited && ttl == limit)
+            matches!(reason(&ttl), BufferReason::Expired { waited: w, ttl } if w >= waited && ttl == limit)
         );
-        assert!(matches!(reason(&late), Reason::DeadlinePassed { waited: w } if w >= waited));
+        assert!(matches!(reason(&late), BufferReason::DeadlinePassed { waited: w } if w >= waited));
         let codes = [&ttl, &late].map(|error| code_of(&**error));
         assert_eq!(codes, [Code::Unavailable, Code::DeadlineExceeded]);
         for error in [ttl, late] {
@@ -727,7 +733,7 @@ async fn time_to_live_is_kept_by_the_sweep() {
     );
     assert_eq!(code_of(&*error), Code::Unavailable);
     assert!(error.to_string().contains("TTL 300 s"), "{error}");
-    assert!(matches!(reason(&error), Reason::Expired { .. }));
+    assert!(matches!(reason(&error), BufferReason::Expired { .. }));
     assert_eq!(at_rest(&handle).await.expired, 1);
 }
 
@@ -757,7 +763,10 @@ async fn a_deadline_ends_a_wait_to_the_millisecond() {
     }));
     for error in ends.await {
         assert_eq!(code_of(&*error), Code::DeadlineExceeded);
-        assert!(matches!(reason(&error), Reason::DeadlinePassed { .. }));
+        assert!(matches!(
+            reason(&error),
+            BufferReason::DeadlinePassed { .. }
+        ));
     }
     drop(patient);
     assert_eq!(at_rest(&handle).await.expired, 2);
@@ -1055,7 +1064,7 @@ async fn attempts_that_may_have_arrived_are_capped() {
             peer.set_up(true);
             let error = timeout(20 * SECOND, call).await.expect("not for its TTL");
             let error = error.expect_err("given up");
-            assert_eq!(reason(&error), Reason::Attempts { limit });
+            assert_eq!(reason(&error), BufferReason::Attempts { limit });
             assert_eq!(code_of(&*error), Code::Unavailable);
             let fault = Fault::find(&*error).expect("a fault");
             assert!(!fault.not_processed());
@@ -1169,7 +1178,7 @@ fn a_caller_learns_when_the_driver_s_runtime_has_ended() {
     drop(first);
     let second = runtime();
     let error = second.block_on(call).expect_err("stranded");
-    assert_eq!(reason(&error), Reason::Stopped);
+    assert_eq!(reason(&error), BufferReason::Stopped);
     assert_eq!(handle.stats().dropped, 1);
     // The buffer works on, on the runtime of the next who waits.
     let call = second.block_on(begun(&buffer, request("b", 1)));
@@ -1179,7 +1188,7 @@ fn a_caller_learns_when_the_driver_s_runtime_has_ended() {
     // Without any runtime there is nobody to deliver it, which is an answer and no panic.
     let call = buffer.oneshot(request("c", 1)).now_or_never();
     let error = call.expect("at once").expect_err("nobody there");
-    assert_eq!(reason(&error), Reason::Stopped);
+    assert_eq!(reason(&error), BufferReason::Stopped);
 }
 
 #[tokio::test(start_paused = true)]
@@ -1193,7 +1202,7 @@ async fn a_panic_below_is_told_to_all_who_wait() {
     peer.set_up(true);
     let unsent = join_all(calls).await.into_iter().map(|result| {
         let error = result.expect_err("nobody delivers it");
-        assert_eq!(reason(&error), Reason::Stopped);
+        assert_eq!(reason(&error), BufferReason::Stopped);
         Fault::find(&*error).expect("a fault").not_processed()
     });
     assert_eq!(unsent.collect::<Vec<_>>(), [false, true]);
@@ -1245,7 +1254,7 @@ async fn sixty_idle_days() {
     let error = begun(&buffer, request("c", 1)).await.await;
     assert!(matches!(
         reason(&error.expect_err("expired")),
-        Reason::Expired { .. }
+        BufferReason::Expired { .. }
     ));
     at_rest(&handle).await;
 }

@@ -13,7 +13,7 @@ use tonic::{Status, body::Body};
 use tower::{Layer, Service, ServiceExt, service_fn};
 use tower_iroh_layers::{
     BoxError, Fault, Incident, Origin,
-    authorize::{AuthorizeLayer, Identity, Policy, PolicyHandle},
+    authorize::{AccessPolicy, AuthorizeLayer, Identity, PolicyHandle},
     batch::{BatchConfig, BatchLayer},
     breaker::{BreakerConfig, BreakerLayer, Circuit},
     buffer::{Buffer, BufferConfig, WaitForReady},
@@ -90,7 +90,7 @@ async fn installed_late() -> String {
     let retry = RetryLayer::new(RetryPolicy::default()).layer(service_fn(unreached));
     let select = SelectHandle::new(Arm::First).named(["iroh", "tcp"]);
     let select = Select::new(service_fn(answer), service_fn(answer), select);
-    let closed = PolicyHandle::new(Policy::builder().build().expect("valid"));
+    let closed = PolicyHandle::new(AccessPolicy::builder().build().expect("valid"));
     let nobody = |_: &Extensions| None::<Identity>;
     let authorize = AuthorizeLayer::new(closed, nobody).layer(service_fn(answer));
 

@@ -22,7 +22,7 @@ use tonic::{Code, Status, body::Body};
 use tower::{BoxError, Service, ServiceExt, service_fn, util::BoxCloneService};
 use tower_iroh_layers::{
     rollout::{Gates, Phase, Rollout, RolloutConfig, RolloutConfigBuilder, RolloutError},
-    select::{Arm, Canary, Choice, Policy, Select, SelectConfig, SelectHandle, StickyKey},
+    select::{Arm, Canary, Choice, Select, SelectConfig, SelectHandle, SelectPolicy, StickyKey},
 };
 
 const MS: Duration = Duration::from_millis(1);
@@ -86,10 +86,10 @@ impl Drop for Load {
     }
 }
 
-fn policy(share: u32) -> Policy {
+fn policy(share: u32) -> SelectPolicy {
     let canary = Canary::builder("to-iroh", Arm::First).share(share);
     let canary = Choice::Canary(canary.build().expect("accepted"));
-    Policy::builder(canary).build().expect("accepted")
+    SelectPolicy::builder(canary).build().expect("accepted")
 }
 
 /// Two hundred calls a second, until it is dropped.

@@ -1,13 +1,13 @@
 //! The policy of who may call what, from the file that a configuration names.
 
-use tower_iroh_layers::authorize::Policy;
+use tower_iroh_layers::authorize::AccessPolicy;
 
 use super::{Config, TransportError, reader::text_of};
 
 /// The policy of a configuration, and its text. Without a file every call is permitted.
-pub(super) fn read(config: &Config) -> Result<(Policy, Option<String>), TransportError> {
+pub(super) fn read(config: &Config) -> Result<(AccessPolicy, Option<String>), TransportError> {
     let Some(path) = config.authorization_file() else {
-        let all = Policy::builder()
+        let all = AccessPolicy::builder()
             .role("all", ["*"])
             .authenticated(["all"])
             .anonymous(["all"]);
@@ -21,7 +21,7 @@ pub(super) fn read(config: &Config) -> Result<(Policy, Option<String>), Transpor
         path: path.to_owned(),
         source,
     })?;
-    match Policy::from_toml_with(&text, crate::server::peer_name) {
+    match AccessPolicy::from_toml_with(&text, crate::server::peer_name) {
         Ok(policy) => Ok((policy, Some(text))),
         Err(source) => Err(TransportError::policy(path, source)),
     }

@@ -8,7 +8,7 @@ use super::{Config, Mode, RaftTransport, settings::RAFT};
 use tower_iroh_layers::{
     ConfigError, MethodConfig, Methods,
     rollout::{Gates, RolloutConfig},
-    select::{Adaptive, Arm, Canary, Choice, Policy},
+    select::{Adaptive, Arm, Canary, Choice, SelectPolicy},
 };
 
 impl Config {
@@ -58,12 +58,12 @@ impl Config {
     ///
     /// # Errors
     /// None for a valid configuration.
-    pub fn policy(&self) -> Result<Policy, ConfigError> {
+    pub fn policy(&self) -> Result<SelectPolicy, ConfigError> {
         match self.effective_mode() {
-            Mode::Grpc => return Policy::builder(Choice::Fixed(Arm::Second)).build(),
-            Mode::Iroh => return Policy::builder(Choice::Fixed(Arm::First)).build(),
+            Mode::Grpc => return SelectPolicy::builder(Choice::Fixed(Arm::Second)).build(),
+            Mode::Iroh => return SelectPolicy::builder(Choice::Fixed(Arm::First)).build(),
             Mode::Dual if !self.enable_peer_connector() => {
-                return Policy::builder(Choice::Fixed(Arm::Second)).build();
+                return SelectPolicy::builder(Choice::Fixed(Arm::Second)).build();
             }
             Mode::Dual => {}
         }
@@ -85,7 +85,7 @@ impl Config {
             moved => (Choice::Prefer(Arm::Second), moved),
         };
         let methods = self.table(moved)?;
-        Policy::builder(default).methods(&methods).build()
+        SelectPolicy::builder(default).methods(&methods).build()
     }
 
     /// The table of methods, with the choice for the groups that a rollout moves.

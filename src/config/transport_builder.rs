@@ -2,7 +2,7 @@ use std::{fmt, sync::Arc};
 
 use iroh::{Endpoint, SecretKey, endpoint};
 use tower_iroh_layers::{
-    authorize::{Policy, PolicyHandle},
+    authorize::{AccessPolicy, PolicyHandle},
     select,
 };
 
@@ -156,7 +156,7 @@ impl TransportBuilder {
         self,
         key: SecretKey,
         endpoint: Option<Endpoint>,
-        (policy, policy_text): (Policy, Option<String>),
+        (policy, policy_text): (AccessPolicy, Option<String>),
     ) -> Result<Transport, TransportError> {
         let config = self.config;
         let id = key.public();
@@ -165,7 +165,7 @@ impl TransportBuilder {
         match &endpoint {
             Some(endpoint) => peers = peers.iroh(config.links(endpoint.clone()).build()?),
             // Not bound, and not required.
-            None => calls = select::Policy::from(select::Arm::Second),
+            None => calls = select::SelectPolicy::from(select::Arm::Second),
         }
         if config.effective_mode() != Mode::Iroh {
             peers = peers.tcp(config.tcp_links(key).build()?);

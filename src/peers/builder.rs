@@ -5,7 +5,7 @@ use std::{
 
 use tower_iroh_layers::{
     breaker::{BreakerConfig, Registry},
-    select::{Arm, Choice, Policy, SelectConfig},
+    select::{Arm, Choice, SelectConfig, SelectPolicy},
 };
 
 use super::{Configure, Peers, Shared, directory::Directory};
@@ -17,7 +17,7 @@ pub struct PeersBuilder {
     pub(super) iroh: Option<Links>,
     pub(super) tcp: Option<TcpLinks>,
     pub(super) breaker: BreakerConfig,
-    pub(super) policy: Option<Policy>,
+    pub(super) policy: Option<SelectPolicy>,
     pub(super) select: SelectConfig,
     pub(super) configure: Option<Configure>,
 }
@@ -36,7 +36,7 @@ impl PeersBuilder {
     }
 
     /// Which calls go over which transport. Default: iroh, and TCP while iroh is not ready.
-    pub fn policy(mut self, policy: Policy) -> Self {
+    pub fn policy(mut self, policy: SelectPolicy) -> Self {
         self.policy = Some(policy);
         self
     }
@@ -80,10 +80,10 @@ impl PeersBuilder {
 
     /// Makes the directory.
     pub fn build(self) -> Peers {
-        let prefer_iroh = || match Policy::builder(Choice::Prefer(Arm::First)).build() {
+        let prefer_iroh = || match SelectPolicy::builder(Choice::Prefer(Arm::First)).build() {
             Ok(policy) => policy,
             // A policy without a rule has none that could be wrong.
-            Err(_) => Policy::from(Arm::First),
+            Err(_) => SelectPolicy::from(Arm::First),
         };
         Peers {
             shared: Arc::new(Shared {

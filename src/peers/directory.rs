@@ -6,7 +6,7 @@ use std::{
 };
 
 use iroh::EndpointId;
-use tower_iroh_layers::select::Policy;
+use tower_iroh_layers::select::SelectPolicy;
 
 use super::{
     Shared,
@@ -19,7 +19,7 @@ pub(super) struct Directory {
     pub(super) peers: BTreeMap<String, Peer>,
     /// One for each identity that has a name.
     pub(super) slots: HashMap<EndpointId, Arc<PeerSlot>>,
-    pub(super) policy: Policy,
+    pub(super) policy: SelectPolicy,
     /// How rollouts go; `None` while there are none.
     pub(super) plan: Option<Plan>,
     /// The last known addresses of removed peers, the latest last. Channels still held use them until the peer is added again.
@@ -30,7 +30,7 @@ pub(super) struct Directory {
 const MOST_DEPARTED: usize = 256;
 
 impl Directory {
-    pub(super) fn new(policy: Policy) -> Self {
+    pub(super) fn new(policy: SelectPolicy) -> Self {
         Self {
             peers: BTreeMap::new(),
             slots: HashMap::new(),

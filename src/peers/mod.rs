@@ -10,7 +10,7 @@ use tower_iroh_layers::{
     ConfigError,
     breaker::{BreakerConfig, Circuit, Registry},
     rollout::{Rollout, RolloutConfig},
-    select::{Policy, SelectConfig, SelectHandle},
+    select::{SelectConfig, SelectHandle, SelectPolicy},
 };
 
 use crate::{
@@ -249,7 +249,7 @@ impl Peers {
     }
 
     /// Puts another policy in force for the calls to all peers, also to those that are added later.
-    pub fn set_policy(&self, policy: Policy) {
+    pub fn set_policy(&self, policy: SelectPolicy) {
         let mut directory = lock(&self.shared.directory);
         for select in directory
             .slots
@@ -262,7 +262,7 @@ impl Peers {
     }
 
     /// The policy in force. A [rollout](tower_iroh_layers::select) may have set other shares for single peers.
-    pub fn policy(&self) -> Policy {
+    pub fn policy(&self) -> SelectPolicy {
         lock(&self.shared.directory).policy.clone()
     }
 

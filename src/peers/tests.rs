@@ -42,7 +42,7 @@ async fn changed_meanwhile(change: impl Fn(&Peers) + Send + Sync + 'static) -> P
     let peers = Peers::builder()
         .tcp(TcpLinks::new(endpoint.secret_key().clone()))
         .iroh(Links::new(endpoint))
-        .policy(Policy::from(Arm::Second))
+        .policy(SelectPolicy::from(Arm::Second))
         .channel(move |_, channel| {
             if !is_changed.swap(true, Ordering::SeqCst) {
                 change(of.get().expect("set"));
@@ -65,7 +65,7 @@ async fn a_channel_that_was_made_while_its_peer_left_is_not_kept() {
     peers.add("it", peer(1));
     peers.channel("it").expect("made");
     let channel = peers.channel("it").expect("made");
-    peers.set_policy(Policy::from(Arm::First));
+    peers.set_policy(SelectPolicy::from(Arm::First));
     let select = channel.stack().select().expect("a choice");
     assert_eq!(choice(select), Choice::Fixed(Arm::First));
 }
@@ -90,7 +90,7 @@ async fn a_channel_that_is_made_does_not_say_again_where_its_peer_was() {
 fn with_canary(builder: PeersBuilder) -> Peers {
     let canary = Canary::builder("it", Arm::First).share(100).build();
     let canary = Choice::Canary(canary.expect("valid"));
-    let policy = Policy::builder(canary).build().expect("valid");
+    let policy = SelectPolicy::builder(canary).build().expect("valid");
     builder.policy(policy).build()
 }
 

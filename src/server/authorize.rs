@@ -12,12 +12,12 @@ use crate::peer::PeerInfo;
 /// answered before the handshake is complete (see [`AcceptorBuilder::early_data_policy`](crate::AcceptorBuilder::early_data_policy)).
 ///
 /// ```
-/// use tower_iroh::layers::authorize::{Policy, PolicyHandle};
+/// use tower_iroh::layers::authorize::{AccessPolicy, PolicyHandle};
 /// # use tower_iroh_proto::{EchoService, echo::echo_server::EchoServer};
 ///
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let friend = iroh::SecretKey::from_bytes(&[7; 32]).public();
-/// let policy = Policy::builder()
+/// let policy = AccessPolicy::builder()
 ///     .role("caller", ["/tower_iroh.echo.v1.Echo/*"])
 ///     .peer(friend.to_string(), ["caller"])
 ///     .build()?;
@@ -41,15 +41,15 @@ pub fn authorize(policy: &PolicyHandle) -> AuthorizeLayer<ByPeer> {
 /// another way.
 ///
 /// ```
-/// use tower_iroh::layers::authorize::{Policy, PolicyHandle};
+/// use tower_iroh::layers::authorize::{AccessPolicy, PolicyHandle};
 ///
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let friend = iroh::SecretKey::from_bytes(&[7; 32]).public();
 /// let text = format!("[peers.{:?}]\nroles = []", friend.to_string().to_uppercase());
-/// let policy = PolicyHandle::new(Policy::from_toml_with(&text, tower_iroh::peer_name)?);
+/// let policy = PolicyHandle::new(AccessPolicy::from_toml_with(&text, tower_iroh::peer_name)?);
 /// policy.reload_toml_with(&text, tower_iroh::peer_name)?;
 ///
-/// let error = Policy::from_toml_with("[peers.alice]\nroles = []", tower_iroh::peer_name);
+/// let error = AccessPolicy::from_toml_with("[peers.alice]\nroles = []", tower_iroh::peer_name);
 /// assert!(error.unwrap_err().to_string().contains("alice"));
 /// # Ok(())
 /// # }

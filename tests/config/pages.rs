@@ -12,9 +12,10 @@ fn every_page_s_toml_loads() {
     for (file, above, text) in blocks() {
         if above == "<!-- policy -->" {
             #[cfg(feature = "authorize")]
-            if let Err(error) =
-                tower_iroh::layers::authorize::Policy::from_toml_with(&text, tower_iroh::peer_name)
-            {
+            if let Err(error) = tower_iroh::layers::authorize::AccessPolicy::from_toml_with(
+                &text,
+                tower_iroh::peer_name,
+            ) {
                 panic!("{file}: {error}\n{text}");
             }
         } else if !above.ends_with("Cargo.toml -->") {

@@ -15,7 +15,7 @@ use iroh::{
 use tonic::Code;
 use tower_iroh::{
     EarlyData, Peer, State,
-    layers::authorize::{Policy, PolicyHandle},
+    layers::authorize::{AccessPolicy, PolicyHandle},
     wire::close,
 };
 
@@ -86,8 +86,8 @@ async fn whoever_a_hook_refuses_reaches_nothing_but_what_is_listed() {
     assert_eq!(methods, [READ], "the other one waited for the handshake");
 }
 
-fn policy(peers: &[(EndpointId, &str)], anybody: bool) -> Policy {
-    let mut policy = Policy::builder()
+fn policy(peers: &[(EndpointId, &str)], anybody: bool) -> AccessPolicy {
+    let mut policy = AccessPolicy::builder()
         .role("reader", [READ])
         .role("writer", [READ, WRITE]);
     for (id, role) in peers {

@@ -17,7 +17,7 @@ use tokio_rustls::{TlsAcceptor, TlsConnector, client::TlsStream};
 use tonic::Code;
 use tower_iroh::{
     ErrorKind,
-    layers::authorize::{Policy, PolicyHandle},
+    layers::authorize::{AccessPolicy, PolicyHandle},
     tcp::TcpAcceptor,
 };
 
@@ -45,7 +45,7 @@ async fn a_server_with_another_key_is_not_the_peer() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_client_that_the_policy_does_not_know_is_refused_and_the_one_that_it_knows_is_not() {
     let (key, friend) = (SecretKey::generate(), SecretKey::generate());
-    let policy = Policy::builder()
+    let policy = AccessPolicy::builder()
         .role("caller", ["/tower_iroh.echo.v1.Echo/*"])
         .peer(friend.public().to_string(), ["caller"])
         .build()

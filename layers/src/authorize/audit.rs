@@ -12,7 +12,7 @@ use crate::meter::{Counter, counter, describe_counter};
 /// Why a call was refused or ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
-pub enum Reason {
+pub enum DenialReason {
     /// The caller has no identity, and the policy gives such callers no such permission.
     Unauthenticated,
     /// The policy does not give this caller this permission.
@@ -29,7 +29,7 @@ pub enum Reason {
     MessageSize,
 }
 
-impl Reason {
+impl DenialReason {
     const ALL: [Self; 7] = [
         Self::Unauthenticated,
         Self::NotPermitted,
@@ -54,7 +54,7 @@ impl Reason {
     }
 }
 
-impl fmt::Display for Reason {
+impl fmt::Display for DenialReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
     }
@@ -65,7 +65,7 @@ impl fmt::Display for Reason {
 pub struct Denial<'a> {
     pub(super) identity: Option<&'a Identity>,
     pub(super) method: &'a str,
-    pub(super) reason: Reason,
+    pub(super) reason: DenialReason,
     pub(super) generation: u64,
 }
 
@@ -81,7 +81,7 @@ impl Denial<'_> {
     }
 
     /// Why not.
-    pub fn reason(&self) -> Reason {
+    pub fn reason(&self) -> DenialReason {
         self.reason
     }
 
@@ -112,7 +112,7 @@ pub(super) enum Kind {
 pub(super) struct Audit {
     /// By [`Kind`], with the number of events that were left out since the last.
     events: Mutex<[(Bucket, u64); 3]>,
-    denied: LazyLock<[Counter; Reason::ALL.len()]>,
+    denied: LazyLock<[Counter; DenialReason::ALL.len()]>,
 }
 
 impl Audit {
@@ -122,7 +122,7 @@ impl Audit {
             denied: LazyLock::new(|| {
                 let name = "tower_iroh_authorize_denied_total";
                 describe_counter(name, "Calls refused or ended, by reason.");
-                Reason::ALL.map(|reason| counter(name, &[("reason", reason.as_str())]))
+                DenialReason::ALL.map(|reason| counter(name, &[("reason", reason.as_str())]))
             }),
         }
     }
@@ -155,8 +155,8 @@ impl Audit {
         Some(std::mem::take(left_out))
     }
 
-    fn count(&self, reason: Reason) {
-        let index = Reason::ALL.iter().position(|it| *it == reason);
+    fn count(&self, reason: DenialReason) {
+        let index = DenialReason::ALL.iter().position(|it| *it == reason);
         if let Some(counter) = index.and_then(|index| self.denied.get(index)) {
             counter.increment(1);
         }
@@ -170,11 +170,11 @@ impl fmt::Debug for Audit {
 }
 
 /// What a caller is told whom the policy refuses. It names no role and no other peer.
-pub(super) fn status(reason: Reason, identity: Option<&Identity>, method: &str) -> Status {
+pub(super) fn status(reason: DenialReason, identity: Option<&Identity>, method: &str) -> Status {
     let method = &method[..method.floor_char_boundary(METHOD_MAX)];
     let message = match reason {
-        Reason::Unauthenticated => format!("{method} needs a caller with an identity"),
-        Reason::Revoked => format!("the permission to call {method} was withdrawn"),
+        DenialReason::Unauthenticated => format!("{method} needs a caller with an identity"),
+        DenialReason::Revoked => format!("the permission to call {method} was withdrawn"),
         _ => format!("this peer may not call {method}"),
     };
     match identity {
@@ -184,18 +184,18 @@ pub(super) fn status(reason: Reason, identity: Option<&Identity>, method: &str) 
 }
 
 /// What a caller above a limit is told: with the time to wait, where there is one.
-pub(super) fn exhausted(why: Exhausted) -> (Reason, Status) {
+pub(super) fn exhausted(why: Exhausted) -> (DenialReason, Status) {
     let (reason, message) = match why {
         Exhausted::Rate(_) => (
-            Reason::Rate,
+            DenialReason::Rate,
             "this caller makes more calls per second than it may; try again later",
         ),
         Exhausted::Concurrent => (
-            Reason::Concurrent,
+            DenialReason::Concurrent,
             "this caller has as many calls open as it may; let one end first",
         ),
         Exhausted::Callers => (
-            Reason::Callers,
+            DenialReason::Callers,
             "the server keeps account of as many callers as it can; try again later",
         ),
     };

@@ -4,14 +4,14 @@ use std::{
 };
 
 use super::{
-    Limits, Policy, PolicyError,
+    AccessPolicy, Limits, PolicyError,
     error::nearest,
     policy::{Entry, Grants, service_of},
 };
 
-/// Makes a [`Policy`]: in code, or from TOML, with the same checks.
+/// Makes a [`AccessPolicy`]: in code, or from TOML, with the same checks.
 #[derive(Clone, Debug, Default)]
-pub struct PolicyBuilder {
+pub struct AccessPolicyBuilder {
     roles: Vec<Role>,
     peers: Vec<(At<String>, Draft)>,
     authenticated: Option<Draft>,
@@ -57,7 +57,7 @@ impl Draft {
     }
 }
 
-impl PolicyBuilder {
+impl AccessPolicyBuilder {
     /// A role: methods as `/package.Service/Method`, `/package.Service/*` or `*`.
     pub fn role<M: Into<String>>(
         mut self,
@@ -134,7 +134,7 @@ impl PolicyBuilder {
     /// # Errors
     /// [`PolicyError`]: for a role that is not there or is there twice, a peer that is listed twice or has whitespace around its name, a method that is none, a limit that
     /// nothing could meet.
-    pub fn build(self) -> Result<Policy, PolicyError> {
+    pub fn build(self) -> Result<AccessPolicy, PolicyError> {
         let mut roles = HashMap::new();
         for role in &self.roles {
             let key = format!("roles.{}", role.name);
@@ -165,7 +165,7 @@ impl PolicyBuilder {
                 return Err(PolicyError::new(*line, key, "this peer is listed twice"));
             }
         }
-        Ok(Policy {
+        Ok(AccessPolicy {
             peers,
             authenticated: other("authenticated", &self.authenticated)?,
             anonymous: other("anonymous", &self.anonymous)?,

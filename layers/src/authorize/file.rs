@@ -6,7 +6,7 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use super::{
-    Limits, PolicyBuilder, PolicyError,
+    AccessPolicyBuilder, Limits, PolicyError,
     builder::{At, Draft},
 };
 
@@ -48,7 +48,7 @@ struct LimitsTable {
 pub(super) fn read(
     text: &str,
     mut name: impl FnMut(&str) -> Result<String, String>,
-) -> Result<PolicyBuilder, PolicyError> {
+) -> Result<AccessPolicyBuilder, PolicyError> {
     let file: File = toml::from_str(text).map_err(|error| {
         let line = error.span().map(|span| line_of(text, span.start));
         PolicyError::new(line, "", error.message())
@@ -57,7 +57,7 @@ pub(super) fn read(
         roles: lines(text, table.roles),
         limits: table.limits.map(|limits| limits_of(text, limits)),
     };
-    let mut builder = PolicyBuilder::default();
+    let mut builder = AccessPolicyBuilder::default();
     for (name, role) in file.roles {
         builder.add_role(name, lines(text, role.methods));
     }

@@ -9,7 +9,7 @@ use std::{
 use arc_swap::ArcSwap;
 use tokio::sync::Notify;
 
-use super::{Policy, PolicyError, audit::Audit, limiter::Limiter};
+use super::{AccessPolicy, PolicyError, audit::Audit, limiter::Limiter};
 
 /// The policy in force, to be exchanged while calls are open.
 ///
@@ -34,12 +34,12 @@ pub(super) struct Shared {
 
 pub(super) struct Versioned {
     pub(super) generation: u64,
-    pub(super) policy: Arc<Policy>,
+    pub(super) policy: Arc<AccessPolicy>,
 }
 
 impl PolicyHandle {
     /// A handle with its first policy.
-    pub fn new(policy: Policy) -> Self {
+    pub fn new(policy: AccessPolicy) -> Self {
         let first = Versioned {
             generation: 1,
             policy: Arc::new(policy),
@@ -62,7 +62,7 @@ impl PolicyHandle {
     /// Calls that are open and would not be permitted any more end, whatever they wait for; one whose caller does not read its response,
     /// only when it does or its connection closes (see the [module's page](super)). What callers have used of their limits
     /// stays counted.
-    pub fn reload(&self, policy: Policy) -> u64 {
+    pub fn reload(&self, policy: AccessPolicy) -> u64 {
         let shared = &*self.shared;
         let _reloading = shared
             .reloading
@@ -85,10 +85,10 @@ impl PolicyHandle {
     /// # Errors
     /// [`PolicyError`]; then the old policy stays in force.
     pub fn reload_toml(&self, text: &str) -> Result<u64, PolicyError> {
-        Policy::from_toml(text).map(|policy| self.reload(policy))
+        AccessPolicy::from_toml(text).map(|policy| self.reload(policy))
     }
 
-    /// Puts another policy in force, from TOML, with `name` for the names of peers: see [`Policy::from_toml_with`].
+    /// Puts another policy in force, from TOML, with `name` for the names of peers: see [`AccessPolicy::from_toml_with`].
     ///
     /// # Errors
     /// [`PolicyError`]; then the old policy stays in force.
@@ -97,11 +97,11 @@ impl PolicyHandle {
         text: &str,
         name: impl FnMut(&str) -> Result<String, String>,
     ) -> Result<u64, PolicyError> {
-        Policy::from_toml_with(text, name).map(|policy| self.reload(policy))
+        AccessPolicy::from_toml_with(text, name).map(|policy| self.reload(policy))
     }
 
     /// The policy in force.
-    pub fn policy(&self) -> Arc<Policy> {
+    pub fn policy(&self) -> Arc<AccessPolicy> {
         self.shared.current.load().policy.clone()
     }
 

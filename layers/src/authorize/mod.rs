@@ -1,11 +1,11 @@
 //! Who may call what, how often, and how large: by the identity that the transport proved, and closed where nothing is said.
 //!
 //! ```
-//! use tower_iroh_layers::authorize::{AuthorizeLayer, Identity, Policy, PolicyHandle};
+//! use tower_iroh_layers::authorize::{AuthorizeLayer, Identity, AccessPolicy, PolicyHandle};
 //! use tower_iroh_proto::{EchoService, echo::echo_server::EchoServer};
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
-//! let policy = Policy::from_toml(r#"
+//! let policy = AccessPolicy::from_toml(r#"
 //!     [roles.reader]
 //!     methods = ["/tower_iroh.echo.v1.Echo/Echo", "/grpc.health.v1.Health/*"]
 //!     [roles.admin]
@@ -44,9 +44,9 @@
 //! `[authenticated]` too, so `roles = []` shuts it out. No entry, no role that has the method: refused; a path that is not
 //! exactly a method's is permitted by `*` only. The caller sees UNAUTHENTICATED if it has no identity and PERMISSION_DENIED
 //! if it has one, as trailers-only responses; the service never returns an error for it, and does not read the request's
-//! body. [`PolicyBuilder`] makes the same in code. An unknown key, role or form of a method is an error with its line and
+//! body. [`AccessPolicyBuilder`] makes the same in code. An unknown key, role or form of a method is an error with its line and
 //! key. A peer's name that is spelled otherwise than its transport does it names nobody, and that peer gets what
-//! `[authenticated]` has: [`Policy::from_toml_with`] takes a function that knows how names are spelled.
+//! `[authenticated]` has: [`AccessPolicy::from_toml_with`] takes a function that knows how names are spelled.
 //!
 //! **Identity** comes from an [`Identify`], such as a closure over the request's extensions: an iroh peer's id, the
 //! certificate of a TLS peer. Handlers find it in their request's extensions as [`Identity`]. With tonic's TLS (feature
@@ -117,14 +117,14 @@ mod request;
 mod service;
 mod watch;
 
-pub use audit::{Denial, Reason};
+pub use audit::{Denial, DenialReason};
 pub use body::AuthorizedBody;
-pub use builder::PolicyBuilder;
+pub use builder::AccessPolicyBuilder;
 pub use error::PolicyError;
 pub use future::AuthorizeFuture;
 pub use handle::PolicyHandle;
 pub use identity::{Identify, Identity};
 pub use layer::AuthorizeLayer;
 pub use limits::Limits;
-pub use policy::{Decision, Policy};
+pub use policy::{AccessPolicy, Decision};
 pub use service::Authorize;

@@ -3,15 +3,15 @@ use std::{
     sync::Arc,
 };
 
-use super::{Identity, Limits, PolicyBuilder, PolicyError};
+use super::{AccessPolicyBuilder, Identity, Limits, PolicyError};
 
 /// Who may call what, and how much: see the [module's page](super) for its TOML.
 ///
-/// A caller is one of three: without an identity, by the entry for [anonymous](PolicyBuilder::anonymous) callers; with an identity that the
-/// policy lists, by that [peer](PolicyBuilder::peer)'s entry and nothing else; with any other, by the entry for
-/// [authenticated](PolicyBuilder::authenticated) ones. Where there is no such entry the answer is no.
+/// A caller is one of three: without an identity, by the entry for [anonymous](AccessPolicyBuilder::anonymous) callers; with an identity that the
+/// policy lists, by that [peer](AccessPolicyBuilder::peer)'s entry and nothing else; with any other, by the entry for
+/// [authenticated](AccessPolicyBuilder::authenticated) ones. Where there is no such entry the answer is no.
 #[derive(Debug)]
-pub struct Policy {
+pub struct AccessPolicy {
     pub(super) peers: HashMap<Arc<str>, Arc<Entry>>,
     pub(super) authenticated: Option<Arc<Entry>>,
     pub(super) anonymous: Option<Arc<Entry>>,
@@ -61,10 +61,10 @@ pub enum Decision {
     Denied,
 }
 
-impl Policy {
+impl AccessPolicy {
     /// A policy in code.
-    pub fn builder() -> PolicyBuilder {
-        PolicyBuilder::default()
+    pub fn builder() -> AccessPolicyBuilder {
+        AccessPolicyBuilder::default()
     }
 
     /// A policy from TOML, with the names of peers as they are written there.
@@ -82,15 +82,15 @@ impl Policy {
     /// A policy from TOML, with `name` to check each key of `[peers]` and to put it into the spelling that the transport has.
     ///
     /// ```
-    /// use tower_iroh_layers::authorize::Policy;
+    /// use tower_iroh_layers::authorize::AccessPolicy;
     ///
     /// let hexadecimal = |name: &str| match name.chars().all(|c| c.is_ascii_hexdigit()) {
     ///     true => Ok(name.to_ascii_lowercase()),
     ///     false => Err("an id has hexadecimal digits only".to_owned()),
     /// };
-    /// let policy = Policy::from_toml_with("[peers.2B8C]\nroles = []", hexadecimal).unwrap();
+    /// let policy = AccessPolicy::from_toml_with("[peers.2B8C]\nroles = []", hexadecimal).unwrap();
     /// assert!(policy.lists(&"2b8c".into()));
-    /// let error = Policy::from_toml_with("\n[peers.alice]\nroles = []", hexadecimal).unwrap_err();
+    /// let error = AccessPolicy::from_toml_with("\n[peers.alice]\nroles = []", hexadecimal).unwrap_err();
     /// assert_eq!(error.to_string(), "line 2: peers.\"alice\": an id has hexadecimal digits only");
     /// ```
     ///

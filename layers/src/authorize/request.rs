@@ -11,7 +11,7 @@ use pin_project_lite::pin_project;
 use tonic::{Status, body::Body};
 
 use super::{
-    Reason,
+    DenialReason,
     watch::{Look, Watch},
 };
 use crate::message_size::Messages;
@@ -93,7 +93,9 @@ impl http_body::Body for GuardedBody {
                 Ok(()) => return Poll::Ready(Some(Ok(Frame::data(data)))),
                 Err(large) => {
                     let generation = this.watch.generation();
-                    this.watch.call().note(Reason::MessageSize, generation);
+                    this.watch
+                        .call()
+                        .note(DenialReason::MessageSize, generation);
                     *this.error = Some(Status::resource_exhausted(format!(
                         "a message of {} bytes is above the {max} that {who}; send it in parts",
                         large.len

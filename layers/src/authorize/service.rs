@@ -10,7 +10,7 @@ use tonic::{Status, body::Body};
 use tower::Service;
 
 use super::{
-    AuthorizeFuture, AuthorizeLayer, Decision, Identify, Reason,
+    AuthorizeFuture, AuthorizeLayer, Decision, DenialReason, Identify,
     audit::exhausted,
     limiter::Permit,
     request::GuardedBody,
@@ -39,12 +39,12 @@ impl<S, I: Identify> Authorize<S, I> {
         let (identity, path) = (call.identity.as_ref(), call.uri.path());
         let refused = match current.policy.decide(identity, path) {
             Decision::Allowed => None,
-            Decision::Unauthenticated => Some(Reason::Unauthenticated),
-            Decision::Denied => Some(Reason::NotPermitted),
+            Decision::Unauthenticated => Some(DenialReason::Unauthenticated),
+            Decision::Denied => Some(DenialReason::NotPermitted),
         };
         let entry = current.policy.entry(identity);
         let (None, Some(entry)) = (refused, entry) else {
-            return Err(call.deny(refused.unwrap_or(Reason::NotPermitted), generation));
+            return Err(call.deny(refused.unwrap_or(DenialReason::NotPermitted), generation));
         };
         // Anonymous callers are one.
         let listed = identity.is_none_or(|identity| current.policy.lists(identity));

@@ -16,7 +16,7 @@ use tokio::sync::futures::OwnedNotified;
 use tonic::Status;
 
 use super::{
-    Decision, Denial, Identity, Reason,
+    Decision, Denial, DenialReason, Identity,
     audit::{Kind, status},
     handle::Shared,
     layer::Hook,
@@ -35,7 +35,7 @@ pub(super) struct Call {
 
 impl Call {
     /// Writes a denial down, and says what the caller is told.
-    pub(super) fn deny(&self, reason: Reason, generation: u64) -> Status {
+    pub(super) fn deny(&self, reason: DenialReason, generation: u64) -> Status {
         self.note(reason, generation);
         status(reason, self.identity.as_ref(), self.uri.path())
     }
@@ -43,15 +43,19 @@ impl Call {
     /// Says what the caller is told whose permission is gone. Who asks first writes it down.
     pub(super) fn revoke(&self, generation: u64) -> Status {
         if !self.revoked.swap(true, Ordering::Relaxed) {
-            self.note(Reason::Revoked, generation);
+            self.note(DenialReason::Revoked, generation);
         }
-        status(Reason::Revoked, self.identity.as_ref(), self.uri.path())
+        status(
+            DenialReason::Revoked,
+            self.identity.as_ref(),
+            self.uri.path(),
+        )
     }
 
-    pub(super) fn note(&self, reason: Reason, generation: u64) {
+    pub(super) fn note(&self, reason: DenialReason, generation: u64) {
         let kind = match &self.identity {
             None => Kind::Anonymous,
-            Some(_) if reason == Reason::Revoked => Kind::Known,
+            Some(_) if reason == DenialReason::Revoked => Kind::Known,
             Some(identity) if self.shared.current().policy.lists(identity) => Kind::Known,
             Some(_) => Kind::Stranger,
         };

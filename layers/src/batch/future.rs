@@ -17,7 +17,7 @@ use crate::BoxError;
 /// Dropped while the item waits, it takes the item out. Dropped later, the item's result is nobody's; and once all callers of a batch have
 /// left, its call is dropped too.
 #[must_use = "futures do nothing unless polled"]
-pub struct ResponseFuture<T, R> {
+pub struct BatchFuture<T, R> {
     state: State<T, R>,
 }
 
@@ -30,7 +30,7 @@ enum State<T, R> {
     Refused(Option<BatchError>),
 }
 
-impl<T, R> ResponseFuture<T, R> {
+impl<T, R> BatchFuture<T, R> {
     pub(super) fn waits(answer: oneshot::Receiver<Answer<R>>, place: Place<T, R>) -> Self {
         let state = State::Waits(answer, place);
         Self { state }
@@ -42,9 +42,9 @@ impl<T, R> ResponseFuture<T, R> {
     }
 }
 
-impl<T, R> Unpin for ResponseFuture<T, R> {}
+impl<T, R> Unpin for BatchFuture<T, R> {}
 
-impl<T, R> Future for ResponseFuture<T, R> {
+impl<T, R> Future for BatchFuture<T, R> {
     type Output = Result<R, BoxError>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {

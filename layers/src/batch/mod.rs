@@ -84,6 +84,6 @@ mod worker;
 
 pub use config::{BatchConfig, BatchConfigBuilder};
 pub use error::BatchError;
-pub use future::ResponseFuture;
+pub use future::BatchFuture;
 pub use layer::BatchLayer;
 pub use service::Batch;

@@ -10,7 +10,7 @@ use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore, oneshot};
 use tower::Service;
 
 use super::{
-    BatchConfig, ResponseFuture,
+    BatchConfig, BatchFuture,
     error::BatchError,
     layer::Size,
     shared::{Place, Shared, Waiting},
@@ -57,7 +57,7 @@ where
 {
     type Response = R;
     type Error = BoxError;
-    type Future = ResponseFuture<T, R>;
+    type Future = BatchFuture<T, R>;
 
     /// Once there is room for an item to wait. The service keeps that room until the call.
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
@@ -77,13 +77,13 @@ where
         }
     }
 
-    fn call(&mut self, item: T) -> ResponseFuture<T, R> {
+    fn call(&mut self, item: T) -> BatchFuture<T, R> {
         let permit = match std::mem::replace(&mut self.readiness, Readiness::None) {
             Readiness::Ready(permit) => Some(permit),
             Readiness::None | Readiness::Waits(_) => self.room.clone().try_acquire_owned().ok(),
         };
         let Some(permit) = permit else {
-            return ResponseFuture::refused(BatchError::full(self.shared.config.max_waiting));
+            return BatchFuture::refused(BatchError::full(self.shared.config.max_waiting));
         };
         let bytes = (self.size)(&item);
         let (caller, answer) = oneshot::channel();
@@ -97,7 +97,7 @@ where
             start(&self.shared, &self.inner);
         }
         let shared = self.shared.clone();
-        ResponseFuture::waits(answer, Place { shared, seq })
+        BatchFuture::waits(answer, Place { shared, seq })
     }
 }
 

@@ -15,7 +15,7 @@ use super::{
     locked::{Locked, Told},
     ring::Ring,
     slow::Slow,
-    state::{CircuitState, Codes, Reason, Rule, Statistics},
+    state::{CircuitState, Codes, OpenReason, Rule, Statistics},
 };
 use crate::classify::{Outcome, Verdict};
 
@@ -308,7 +308,7 @@ impl Core {
         self.half_open_if(|reason| reason.link || reason.unanswered);
     }
 
-    fn half_open_if(&self, disproved: impl FnOnce(&Reason) -> bool) {
+    fn half_open_if(&self, disproved: impl FnOnce(&OpenReason) -> bool) {
         if self.gate.word().phase() != Phase::Open {
             return;
         }
@@ -351,7 +351,7 @@ impl Core {
         let until = due.max(held.not_before.unwrap_or(due));
         let codes = held.codes.clone();
         let code = outcome.code();
-        let reason = Reason {
+        let reason = OpenReason {
             rule,
             code,
             link,

@@ -26,7 +26,7 @@ pin_project! {
     ///
     /// Cancel safe in that a dropped one leaves nothing behind: a permit that it had goes to the next.
     #[must_use = "futures do nothing unless polled"]
-    pub struct ResponseFuture<S, B>
+    pub struct BreakerFuture<S, B>
     where
         S: Service<Request<B>>,
     {
@@ -116,7 +116,7 @@ fn end_with(error: BoxError, attempt: Attempt) -> BoxError {
     }
 }
 
-impl<S, B> ResponseFuture<S, B>
+impl<S, B> BreakerFuture<S, B>
 where
     S: Service<Request<B>>,
 {
@@ -158,7 +158,7 @@ where
     }
 }
 
-impl<S, B, R> Future for ResponseFuture<S, B>
+impl<S, B, R> Future for BreakerFuture<S, B>
 where
     S: Service<Request<B>, Response = Response<R>>,
     S::Error: Into<BoxError>,
@@ -223,11 +223,11 @@ where
     }
 }
 
-impl<S, B> fmt::Debug for ResponseFuture<S, B>
+impl<S, B> fmt::Debug for BreakerFuture<S, B>
 where
     S: Service<Request<B>>,
 {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ResponseFuture").finish_non_exhaustive()
+        f.debug_struct("BreakerFuture").finish_non_exhaustive()
     }
 }

@@ -101,12 +101,12 @@ mod sync {
 pub use attempt::Attempt;
 pub use circuit::{Circuit, CircuitBuilder};
 pub use config::{BreakerConfig, BreakerConfigBuilder};
-pub use future::ResponseFuture;
+pub use future::BreakerFuture;
 pub use layer::BreakerLayer;
 pub use probing::Probing;
 pub use registry::Registry;
 pub use service::Breaker;
-pub use state::{CircuitState, Reason, Rule, Statistics};
+pub use state::{CircuitState, OpenReason, Rule, Statistics};
 
 /// The body of a [`Breaker`]'s response: its end is the attempt's.
 pub type BreakerBody<B> = crate::classify::TrackedBody<B, Attempt>;

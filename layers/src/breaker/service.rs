@@ -8,7 +8,7 @@ use http::{Request, Response};
 use http_body::Body;
 use tower::Service;
 
-use super::{Attempt, BreakerBody, BreakerLayer, Circuit, ResponseFuture, waiter::Waiter};
+use super::{Attempt, BreakerBody, BreakerFuture, BreakerLayer, Circuit, waiter::Waiter};
 use crate::BoxError;
 
 /// The service that [`BreakerLayer`](super::BreakerLayer) makes.
@@ -53,17 +53,17 @@ impl<S: Clone> Breaker<S> {
         &mut self,
         request: Request<B>,
         attempt: Option<Attempt>,
-    ) -> ResponseFuture<S, B>
+    ) -> BreakerFuture<S, B>
     where
         S: Service<Request<B>>,
     {
         if let Some(error) = self.failed.take() {
-            return ResponseFuture::failed(error, attempt);
+            return BreakerFuture::failed(error, attempt);
         }
         // The clone has no readiness; the one that has goes with the call.
         let clone = self.inner.clone();
         let inner = mem::replace(&mut self.inner, clone);
-        ResponseFuture::waiting(inner, request, self.circuit().clone(), self.max_wait)
+        BreakerFuture::waiting(inner, request, self.circuit().clone(), self.max_wait)
     }
 }
 
@@ -92,7 +92,7 @@ where
 {
     type Response = Response<BreakerBody<R>>;
     type Error = BoxError;
-    type Future = ResponseFuture<S, B>;
+    type Future = BreakerFuture<S, B>;
 
     /// Never an error: one of the inner service's is the next call's, where it counts.
     #[inline]
@@ -109,7 +109,7 @@ where
             // Made before the call, so that a panic in there gives the permit back.
             Some(mut attempt) if self.failed.is_none() => {
                 let deadline = attempt.begin(&mut request);
-                ResponseFuture::running(self.inner.call(request), attempt, deadline)
+                BreakerFuture::running(self.inner.call(request), attempt, deadline)
             }
             attempt => self.not_called(request, attempt),
         }

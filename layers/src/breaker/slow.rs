@@ -3,7 +3,7 @@ use tokio::time::Instant;
 use super::{
     BreakerConfig,
     backoff::Backoff,
-    state::{CircuitState, Codes, Reason},
+    state::{CircuitState, Codes, OpenReason},
 };
 use crate::{
     Incident,
@@ -16,7 +16,7 @@ pub(super) struct Slow {
     pub(super) until: Option<Instant>,
     /// The probe has got a head that is no failure.
     pub(super) answered: bool,
-    pub(super) reason: Option<Reason>,
+    pub(super) reason: Option<OpenReason>,
     pub(super) backoff: Backoff,
     /// The last incidents that were counted.
     incidents: [Option<Incident>; 8],

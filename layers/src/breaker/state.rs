@@ -16,12 +16,12 @@ pub enum CircuitState {
         /// When a probe may go through.
         until: Instant,
         /// Why it opened.
-        reason: Reason,
+        reason: OpenReason,
     },
     /// One call at a time, to find out.
     HalfOpen {
         /// Why it opened.
-        reason: Reason,
+        reason: OpenReason,
     },
     /// None: [`Circuit::force_open`](super::Circuit::force_open).
     ForcedOpen,
@@ -49,7 +49,7 @@ impl CircuitState {
 
 /// Why a circuit opened.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Reason {
+pub struct OpenReason {
     pub(super) rule: Rule,
     pub(super) code: Code,
     /// The way to the peer failed, not the peer, so a sign of life proves it wrong.
@@ -92,7 +92,7 @@ impl Rule {
     }
 }
 
-impl Reason {
+impl OpenReason {
     /// The rule.
     pub fn rule(&self) -> Rule {
         self.rule
@@ -114,7 +114,7 @@ impl Reason {
     }
 }
 
-impl fmt::Display for Reason {
+impl fmt::Display for OpenReason {
     /// `5 failures in a row (Unavailable 5)`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.rule {

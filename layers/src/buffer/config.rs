@@ -105,7 +105,7 @@ impl BufferConfigBuilder {
     }
 
     /// How many attempts of an idempotent call may reach the peer, the first one included. 5 unless set. If none of them was answered, the
-    /// call ends with [`Reason::Attempts`](super::Reason::Attempts). Attempts that provably did not arrive are not counted: the time to live
+    /// call ends with [`BufferReason::Attempts`](super::BufferReason::Attempts). Attempts that provably did not arrive are not counted: the time to live
     /// bounds those.
     ///
     /// This protects the peer from a call that crashes it each time.

@@ -12,14 +12,14 @@ use crate::{Fault, Origin};
 /// declared idempotent and an earlier attempt may have arrived: [`Fault::not_processed`] tells.
 #[derive(Debug)]
 pub struct BufferError {
-    reason: Reason,
+    reason: BufferReason,
     fault: Fault,
 }
 
 /// Which limit a call hit.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Reason {
+pub enum BufferReason {
     /// There was no room for it: as many calls were held as may be, waiting or in flight. It was refused, or went straight through without
     /// being held and came back. RESOURCE_EXHAUSTED.
     TooManyCalls {
@@ -82,7 +82,7 @@ pub(super) struct History {
     pub(super) last: Option<String>,
 }
 
-impl Reason {
+impl BufferReason {
     pub(super) fn full(full: Full, bytes: usize, calls_limit: usize, bytes_limit: usize) -> Self {
         match full {
             Full::Calls => Self::TooManyCalls { limit: calls_limit },
@@ -116,7 +116,7 @@ impl Reason {
 }
 
 impl BufferError {
-    pub(super) fn new(reason: Reason, history: &History) -> Self {
+    pub(super) fn new(reason: BufferReason, history: &History) -> Self {
         let mut message = describe(&reason, !history.perhaps_processed);
         if let Some(last) = &history.last {
             let n = history.attempts;
@@ -131,12 +131,12 @@ impl BufferError {
     }
 
     /// Which limit it was.
-    pub fn reason(&self) -> &Reason {
+    pub fn reason(&self) -> &BufferReason {
         &self.reason
     }
 }
 
-impl fmt::Display for Reason {
+impl fmt::Display for BufferReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::TooManyCalls { limit } => write!(
@@ -196,7 +196,7 @@ impl fmt::Display for BufferError {
 }
 
 /// An attempt that may have arrived forbids to say that nothing was sent.
-fn describe(reason: &Reason, unsent: bool) -> String {
+fn describe(reason: &BufferReason, unsent: bool) -> String {
     let what = if unsent { "not sent" } else { "no answer" };
     format!("{what}: {reason}")
 }
@@ -214,7 +214,7 @@ mod tests {
 
     #[test]
     fn the_message_says_which_limit_and_what_was_tried() {
-        let reason = Reason::Expired {
+        let reason = BufferReason::Expired {
             waited: Duration::from_millis(301_500),
             ttl: Duration::from_secs(300),
         };
@@ -243,7 +243,7 @@ mod tests {
             perhaps_processed: true,
             ..History::default()
         };
-        let error = BufferError::new(Reason::Stopped, &history);
+        let error = BufferError::new(BufferReason::Stopped, &history);
         assert!(
             error
                 .to_string()

@@ -14,7 +14,7 @@ use tonic::body::Body;
 use tower::{Service, util::Oneshot};
 
 use super::{
-    BufferError, Reason, Served,
+    BufferError, BufferReason, Served,
     driver::start,
     entry::{End, Full},
     error::History,
@@ -26,7 +26,7 @@ use crate::{BoxError, Deadline, Idempotent, peek::Peeked};
 pin_project! {
     /// The future of [`Buffer`](super::Buffer). Dropped, it takes its call out of the queue at once, or off the wire.
     #[must_use = "futures do nothing unless polled"]
-    pub struct ResponseFuture<S, P>
+    pub struct BufferFuture<S, P>
     where
         S: Served,
         P: Service<Request<Body>>,
@@ -68,7 +68,7 @@ struct Straight<S: Served> {
     template: S,
 }
 
-impl<S, P> ResponseFuture<S, P>
+impl<S, P> BufferFuture<S, P>
 where
     S: Served,
     P: Service<Request<Body>>,
@@ -206,7 +206,7 @@ impl<S: Served> Straight<S> {
     }
 }
 
-impl<S, P> Future for ResponseFuture<S, P>
+impl<S, P> Future for BufferFuture<S, P>
 where
     S: Served,
     P: Service<Request<Body>, Response = Response<S::Body>>,
@@ -256,5 +256,5 @@ fn lost() -> BoxError {
         perhaps_processed: true,
         ..History::default()
     };
-    Box::new(BufferError::new(Reason::Stopped, &history))
+    Box::new(BufferError::new(BufferReason::Stopped, &history))
 }

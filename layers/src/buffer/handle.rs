@@ -2,7 +2,7 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
-use super::{Reason, shared::Shared};
+use super::{BufferReason, shared::Shared};
 
 /// A look into one buffer from outside, and a hand on it. Clones are the same handle; it keeps no driver alive.
 #[derive(Clone)]
@@ -64,7 +64,7 @@ impl<R: Send> Control for Shared<R> {
     }
 
     fn clear(&self, why: String) -> usize {
-        Self::clear(self, || Reason::Cleared { why: why.clone() })
+        Self::clear(self, || BufferReason::Cleared { why: why.clone() })
     }
 }
 

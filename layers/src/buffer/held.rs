@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use tonic::{Code, Status, body::Body};
 
 use super::{
-    BufferError, Reason,
+    BufferError, BufferReason,
     entry::{End, Late, Slip},
     error::History,
 };
@@ -206,7 +206,11 @@ pub(super) struct Waiter<R> {
 
 impl<R> Waiter<R> {
     /// Ends the wait with an error of ours. Never under a lock: it wakes the caller.
-    pub(super) fn refuse(mut self, slip: &Slip, why: impl FnOnce(std::time::Duration) -> Reason) {
+    pub(super) fn refuse(
+        mut self,
+        slip: &Slip,
+        why: impl FnOnce(std::time::Duration) -> BufferReason,
+    ) {
         let waited = Instant::now().saturating_duration_since(slip.arrived);
         let error = BufferError::new(why(waited), &self.held.story.history(slip.attempts));
         // Whoever has left needs no answer.

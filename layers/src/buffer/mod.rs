@@ -83,7 +83,7 @@
 //! **Cancel safety.** A future that is dropped while it waits takes its call and bytes out at once; in flight, it drops the call. A future
 //! that is alive and polled no more holds nobody up: calls that have waited are begun by the driver, in order, and followed by a task of
 //! their own that keeps the answer. The driver is a task that begins with the first who waits and ends with the last, on the runtime of the
-//! first; it needs no service to be alive, only callers. If that runtime ends first, those who wait are told ([`Reason::Stopped`]).
+//! first; it needs no service to be alive, only callers. If that runtime ends first, those who wait are told ([`BufferReason::Stopped`]).
 //!
 //! **Cost.** Straight through: three short locks, and, where it is held, a copy of the request's head in case it comes back. To wait: one
 //! allocation more, a copy of a message under 4 KiB (a generated client's 8 KiB buffer is not kept for it while it waits), O(log n) to
@@ -108,8 +108,8 @@ mod shared;
 
 pub use config::{BufferConfig, BufferConfigBuilder};
 pub use entry::Overflow;
-pub use error::{BufferError, Reason};
-pub use future::ResponseFuture;
+pub use error::{BufferError, BufferReason};
+pub use future::BufferFuture;
 pub use handle::{BufferHandle, BufferStats};
 pub use layer::BufferLayer;
 pub use service::{Buffer, Served, WaitForReady};

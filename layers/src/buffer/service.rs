@@ -8,7 +8,7 @@ use http::{Request, Response};
 use tonic::body::Body;
 use tower::Service;
 
-use super::{BufferConfig, BufferHandle, ResponseFuture, shared::Shared};
+use super::{BufferConfig, BufferFuture, BufferHandle, shared::Shared};
 use crate::{BoxError, Methods};
 
 /// Put into a request's extensions, it has the buffer hold the call until the peer is there, whatever its method: gRPC's `wait_for_ready`.
@@ -93,7 +93,7 @@ where
 {
     type Response = Response<R>;
     type Error = BoxError;
-    type Future = ResponseFuture<S, P>;
+    type Future = BufferFuture<S, P>;
 
     /// Always: whatever waits, waits in the future. So there is no readiness that a clone could carry.
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
@@ -102,9 +102,9 @@ where
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         if !self.shared.config.serves(&request, &self.shared.methods) {
-            return ResponseFuture::passing(self.passing.clone(), request);
+            return BufferFuture::passing(self.passing.clone(), request);
         }
-        ResponseFuture::served(
+        BufferFuture::served(
             self.inner.clone(),
             self.passing.clone(),
             self.shared.clone(),

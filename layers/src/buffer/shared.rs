@@ -8,7 +8,7 @@ use tokio::{
 };
 
 use super::{
-    BufferConfig, BufferError, BufferStats, Reason,
+    BufferConfig, BufferError, BufferReason, BufferStats,
     entry::{End, Full, Key, Late, Slip},
     error::History,
     held::{Answer, Held, Story, Waiter},
@@ -140,7 +140,7 @@ impl<R> Shared<R> {
 
     fn full(&self, full: Full, bytes: usize, history: &History) -> BufferError {
         let limits = &self.config.limits;
-        let reason = Reason::full(full, bytes, limits.calls, limits.bytes);
+        let reason = BufferReason::full(full, bytes, limits.calls, limits.bytes);
         BufferError::new(reason, history)
     }
 
@@ -213,12 +213,12 @@ impl<R> Shared<R> {
         let ttl = self.config.limits.ttl;
         for (slip, waiter, late) in gone {
             let (late, ttl) = waiter.held.story.late(late, ttl);
-            waiter.refuse(&slip, |waited| Reason::late(late, waited, ttl));
+            waiter.refuse(&slip, |waited| BufferReason::late(late, waited, ttl));
         }
     }
 
     /// Ends all that wait.
-    pub(super) fn clear(&self, why: impl Fn() -> Reason) -> usize {
+    pub(super) fn clear(&self, why: impl Fn() -> BufferReason) -> usize {
         let gone = self.with(|state| state.queue.clear());
         let count = gone.len();
         self.changed.notify_one();
@@ -235,14 +235,14 @@ impl<R> Shared<R> {
             state.queue.clear()
         });
         for (slip, waiter) in gone {
-            waiter.refuse(&slip, |_| Reason::Stopped);
+            waiter.refuse(&slip, |_| BufferReason::Stopped);
         }
     }
 }
 
 fn displace<R>(gone: Gone<Box<Waiter<R>>, Full>) {
     for (slip, waiter, _) in gone {
-        waiter.refuse(&slip, |waited| Reason::Displaced { waited });
+        waiter.refuse(&slip, |waited| BufferReason::Displaced { waited });
     }
 }
 
@@ -311,7 +311,7 @@ impl<R> Flight<R> {
     pub(super) fn spent(self, story: Story) -> Option<BufferError> {
         self.give_up(story, |shared, history| {
             let limit = shared.config.max_attempts;
-            BufferError::new(Reason::Attempts { limit }, history)
+            BufferError::new(BufferReason::Attempts { limit }, history)
         })
     }
 

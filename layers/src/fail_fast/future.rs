@@ -12,7 +12,7 @@ pin_project! {
     /// The future of a [`FailFast`](super::FailFast)'s call: the inner one, or an error that is there at once.
     #[derive(Debug)]
     #[must_use = "futures do nothing unless polled"]
-    pub struct ResponseFuture<F> {
+    pub struct FailFastFuture<F> {
         #[pin]
         state: State<F>,
     }
@@ -27,7 +27,7 @@ pin_project! {
     }
 }
 
-impl<F> ResponseFuture<F> {
+impl<F> FailFastFuture<F> {
     pub(super) fn call(future: F) -> Self {
         Self {
             state: State::Call { future },
@@ -41,7 +41,7 @@ impl<F> ResponseFuture<F> {
     }
 }
 
-impl<F, R, E> Future for ResponseFuture<F>
+impl<F, R, E> Future for FailFastFuture<F>
 where
     F: Future<Output = Result<R, E>>,
     E: Into<BoxError>,

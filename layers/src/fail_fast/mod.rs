@@ -61,6 +61,6 @@ mod spell;
 
 pub use config::{FailFastConfig, FailFastConfigBuilder};
 pub use error::FailedFast;
-pub use future::ResponseFuture;
+pub use future::FailFastFuture;
 pub use layer::FailFastLayer;
 pub use service::FailFast;

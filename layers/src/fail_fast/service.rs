@@ -10,7 +10,7 @@ use std::{
 use tokio::time::{Instant, Sleep, sleep_until};
 use tower::Service;
 
-use super::{FailFastConfig, ResponseFuture, shared::Shared};
+use super::{FailFastConfig, FailFastFuture, shared::Shared};
 use crate::BoxError;
 
 /// The service that [`FailFastLayer`](super::FailFastLayer) makes.
@@ -85,7 +85,7 @@ where
 {
     type Response = S::Response;
     type Error = BoxError;
-    type Future = ResponseFuture<S::Future>;
+    type Future = FailFastFuture<S::Future>;
 
     /// Never an error, and never `Pending` for longer than the wait: what there is to say, the next call says. This is about readiness
     /// only. A call that the inner service takes and then holds waits in its future under its own deadline.
@@ -130,10 +130,10 @@ where
         match mem::take(&mut self.failed) {
             Some(Failed::Since(since)) => {
                 let refusal = self.shared.refusal(since, Instant::now());
-                ResponseFuture::failed(refusal.into())
+                FailFastFuture::failed(refusal.into())
             }
-            Some(Failed::Inner(error)) => ResponseFuture::failed(error),
-            None => ResponseFuture::call(self.inner.call(request)),
+            Some(Failed::Inner(error)) => FailFastFuture::failed(error),
+            None => FailFastFuture::call(self.inner.call(request)),
         }
     }
 }

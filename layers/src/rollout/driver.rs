@@ -345,12 +345,12 @@ pub(super) async fn run(this: Arc<Shared>, tick: Duration) {
 mod tests {
     use super::*;
     use crate::rollout::RolloutConfig;
-    use crate::select::{ArmStatistics, Canary, Choice, Policy};
+    use crate::select::{ArmStatistics, Canary, Choice, SelectPolicy};
 
     #[test]
     fn a_look_from_before_an_order_changes_nothing_after_it() {
         let canary = Canary::builder("n", Arm::First).build().expect("accepted");
-        let select = SelectHandle::new(Policy::from(Choice::Canary(canary.clone())));
+        let select = SelectHandle::new(SelectPolicy::from(Choice::Canary(canary.clone())));
         let config = RolloutConfig::builder("n").build().expect("accepted");
         let now = SystemTime::UNIX_EPOCH;
         let machine = Machine::new(Arc::new(config), now);

@@ -22,11 +22,11 @@
 //! use std::time::Duration;
 //! use tower_iroh_layers::{
 //!     rollout::{Gates, Phase, Rollout, RolloutConfig},
-//!     select::{Arm, Canary, Choice, Policy, SelectHandle},
+//!     select::{Arm, Canary, Choice, SelectPolicy, SelectHandle},
 //! };
 //!
 //! let canary = Canary::builder("shop-to-iroh", Arm::First).key_header("x-tenant").build()?;
-//! let select = SelectHandle::new(Policy::builder(Choice::Canary(canary)).build()?);
+//! let select = SelectHandle::new(SelectPolicy::builder(Choice::Canary(canary)).build()?);
 //! # let file = std::env::temp_dir().join(format!("tower-iroh-doc-{}.toml", std::process::id()));
 //!
 //! let gates = Gates::builder().max_error_difference(0.005).build()?;

@@ -8,7 +8,9 @@ use std::sync::{
 use tokio::time::Instant;
 use tracing::{Span, level_filters::LevelFilter};
 
-use super::{Arm, NotReady, Reason, SelectConfig, Selected, StickyKey, arms::Arms, meter::Meter};
+use super::{
+    Arm, NotReady, SelectConfig, SelectReason, Selected, StickyKey, arms::Arms, meter::Meter,
+};
 
 pub(super) struct Core {
     pub(super) config: SelectConfig,
@@ -41,7 +43,7 @@ impl Core {
     }
 
     #[inline]
-    pub(super) fn selected(&self, arm: Arm, reason: Reason) -> Selected {
+    pub(super) fn selected(&self, arm: Arm, reason: SelectReason) -> Selected {
         let name = self.name(arm);
         Selected { arm, name, reason }
     }

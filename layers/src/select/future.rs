@@ -14,7 +14,7 @@ use tonic::body::Body;
 use tower::Service;
 
 use super::{
-    Arm, Reason, SELECTED, SelectBody, Selected,
+    Arm, SELECTED, SelectBody, SelectReason, Selected,
     flight::Flight,
     group::{Group, Sample},
     kept::{Kept, Spare, failed_unsent},
@@ -217,7 +217,7 @@ where
     }
     let Spare { group, other, kept } = *spare;
     let to = other.arm();
-    tracing::debug!(target: "tower_iroh::select", from = %to.other(), %to, reason = %Reason::FailedUnsent, %error, "falls back");
+    tracing::debug!(target: "tower_iroh::select", from = %to.other(), %to, reason = %SelectReason::FailedUnsent, %error, "falls back");
     let Some(request) = kept.again() else {
         return Err(error);
     };
@@ -226,7 +226,7 @@ where
         group,
         request,
         first: other,
-        reason: Reason::FailedUnsent,
+        reason: SelectReason::FailedUnsent,
         second: None,
         head_start: None,
         until,
@@ -261,7 +261,7 @@ where
     let (mut service, spare, reason) = match (waited, second) {
         (Waited::Failed(error), _) => return Err(error),
         (Waited::First, second) => (first, second, reason),
-        (Waited::Second, Some(second)) => (second, None, Reason::NotReady),
+        (Waited::Second, Some(second)) => (second, None, SelectReason::NotReady),
         // There is a second one where that was waited for.
         (Waited::Second, None) => (first, None, reason),
     };

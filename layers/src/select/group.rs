@@ -12,7 +12,7 @@ use http::Request;
 use tokio::time::Instant;
 
 use super::{
-    Arm, ArmStatistics, Choice, Policy, Reason, StickyKey,
+    Arm, ArmStatistics, Choice, SelectPolicy, SelectReason, StickyKey,
     adaptive::Pilot,
     core::Core,
     key::mix,
@@ -26,7 +26,7 @@ use crate::{
 
 /// The policy in force, and what goes with each of its rules.
 pub(super) struct Active {
-    pub(super) policy: Arc<Policy>,
+    pub(super) policy: Arc<SelectPolicy>,
     groups: Vec<Arc<Group>>,
 }
 
@@ -42,14 +42,14 @@ pub(super) struct Group {
 /// Where a call goes first.
 pub(super) struct Plan {
     pub(super) arm: Arm,
-    pub(super) reason: Reason,
+    pub(super) reason: SelectReason,
     /// Whether the other arm will do.
     pub(super) either: bool,
 }
 
 impl Active {
     /// Rules that `before` had too keep what they have measured.
-    pub(super) fn new(policy: Policy, before: Option<&Self>, core: &Arc<Core>) -> Self {
+    pub(super) fn new(policy: SelectPolicy, before: Option<&Self>, core: &Arc<Core>) -> Self {
         let now = Instant::now();
         let rules = policy.rules().iter();
         let groups = rules.map(
@@ -132,7 +132,7 @@ impl Group {
     #[inline]
     pub(super) fn clock_of(&self, plan: &Plan, now: Option<Instant>) -> Option<Instant> {
         let few = || self.window(plan.arm).rate() < 2 * ENOUGH;
-        now.or_else(|| (plan.reason == Reason::Probe || few()).then(Instant::now))
+        now.or_else(|| (plan.reason == SelectReason::Probe || few()).then(Instant::now))
     }
 
     pub(super) fn window(&self, arm: Arm) -> &Window {
@@ -160,18 +160,18 @@ impl Group {
         let core = &*self.core;
         let by_rule = |default| match rule.kind {
             Kind::Default => default,
-            Kind::Method => Reason::Method,
-            Kind::Class => Reason::Class,
+            Kind::Method => SelectReason::Method,
+            Kind::Class => SelectReason::Class,
         };
         let (arm, reason, either) = match &rule.choice {
-            Choice::Fixed(arm) => (*arm, by_rule(Reason::Fixed), false),
-            Choice::Prefer(arm) => (*arm, by_rule(Reason::Preferred), true),
+            Choice::Fixed(arm) => (*arm, by_rule(SelectReason::Fixed), false),
+            Choice::Prefer(arm) => (*arm, by_rule(SelectReason::Preferred), true),
             Choice::Canary(canary) => {
                 let key = canary.key_of(request);
                 let key: StickyKey = key.unwrap_or_else(|| core.key_of_call());
                 match canary.includes(key) {
-                    true => (canary.to(), Reason::CanaryIn, true),
-                    false => (canary.to().other(), Reason::CanaryOut, false),
+                    true => (canary.to(), SelectReason::CanaryIn, true),
+                    false => (canary.to().other(), SelectReason::CanaryOut, false),
                 }
             }
             Choice::Adaptive(_) => match &self.pilot {
@@ -186,7 +186,7 @@ impl Group {
                     (arm, reason, true)
                 }
                 // Each adaptive rule has one.
-                None => (Arm::First, Reason::Adaptive, true),
+                None => (Arm::First, SelectReason::Adaptive, true),
             },
         };
         Plan {

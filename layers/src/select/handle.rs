@@ -3,7 +3,7 @@ use std::{fmt, sync::Arc};
 use tokio::{sync::watch, time::Instant};
 
 use super::{
-    Arm, ArmStatistics, Canary, Decisions, Policy, SelectConfig, SelectState, shared::Shared,
+    Arm, ArmStatistics, Canary, Decisions, SelectConfig, SelectPolicy, SelectState, shared::Shared,
 };
 use crate::{ConfigError, Methods};
 
@@ -17,12 +17,12 @@ pub struct SelectHandle {
 
 impl SelectHandle {
     /// A handle with its first policy, and the default configuration.
-    pub fn new(policy: impl Into<Policy>) -> Self {
+    pub fn new(policy: impl Into<SelectPolicy>) -> Self {
         Self::with_config(policy, SelectConfig::default())
     }
 
     /// A handle with its first policy.
-    pub fn with_config(policy: impl Into<Policy>, config: SelectConfig) -> Self {
+    pub fn with_config(policy: impl Into<SelectPolicy>, config: SelectConfig) -> Self {
         Self {
             shared: Arc::new(Shared::new(policy.into(), config)),
         }
@@ -44,7 +44,7 @@ impl SelectHandle {
     ///
     /// Calls that were decided stay where they are, streams to their end. A rule that says the same of the same calls as one before keeps what
     /// it has measured, and so does a canary of the same name whatever its share.
-    pub fn swap(&self, policy: impl Into<Policy>) -> Arc<Policy> {
+    pub fn swap(&self, policy: impl Into<SelectPolicy>) -> Arc<SelectPolicy> {
         let policy = policy.into();
         match self.shared.swap(|_| Ok(policy)) {
             Ok(before) => before,
@@ -56,7 +56,7 @@ impl SelectHandle {
     /// Puts the choices of a table of methods into the policy in force, unless it has a table already. Returns whether it did.
     pub fn take_methods(&self, methods: &Methods) -> bool {
         let mut took = false;
-        let take = |policy: &Policy| {
+        let take = |policy: &SelectPolicy| {
             took = !policy.has_method_rules();
             Ok(match took {
                 true => policy.clone().with_methods(methods),
@@ -77,12 +77,12 @@ impl SelectHandle {
         if self.shared.canary(canary, same) == Some(true) {
             return Ok(());
         }
-        let change = |policy: &Policy| policy.clone().with_share(canary, share);
+        let change = |policy: &SelectPolicy| policy.clone().with_share(canary, share);
         self.shared.swap(change).map(drop)
     }
 
     /// The policy in force.
-    pub fn policy(&self) -> Arc<Policy> {
+    pub fn policy(&self) -> Arc<SelectPolicy> {
         self.shared.active.load().policy.clone()
     }
 

@@ -5,17 +5,17 @@ use std::sync::{
     atomic::{AtomicU64, Ordering},
 };
 
-use super::{Arm, Reason, Selected};
+use super::{Arm, SelectReason, Selected};
 use crate::meter::{Counter, counter};
 
 /// How many calls went over which arm, and why: each is counted when it is decided, so one that fell back after it had failed unsent is
 /// counted twice.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Decisions([[u64; Reason::ALL.len()]; 2]);
+pub struct Decisions([[u64; SelectReason::ALL.len()]; 2]);
 
 impl Decisions {
     /// How many went over `arm` for this reason.
-    pub fn count(&self, arm: Arm, reason: Reason) -> u64 {
+    pub fn count(&self, arm: Arm, reason: SelectReason) -> u64 {
         self.0[arm.index()][reason.index()]
     }
 
@@ -26,7 +26,7 @@ impl Decisions {
 
     /// How many went over an arm that did not come first for them.
     pub fn fallbacks(&self) -> u64 {
-        let reasons = Reason::ALL
+        let reasons = SelectReason::ALL
             .into_iter()
             .filter(|reason| reason.is_fallback());
         let each = reasons.flat_map(|reason| Arm::ALL.map(|arm| self.count(arm, reason)));
@@ -34,7 +34,7 @@ impl Decisions {
     }
 }
 
-type PerArmAndReason<T> = [[T; Reason::ALL.len()]; 2];
+type PerArmAndReason<T> = [[T; SelectReason::ALL.len()]; 2];
 
 pub(super) struct Meter {
     counts: PerArmAndReason<AtomicU64>,
@@ -72,7 +72,7 @@ impl Meter {
     }
 
     pub(super) fn read(&self) -> Decisions {
-        let of = |counts: &[AtomicU64; Reason::ALL.len()]| {
+        let of = |counts: &[AtomicU64; SelectReason::ALL.len()]| {
             std::array::from_fn(|n| counts[n].load(Ordering::Relaxed))
         };
         Decisions([of(&self.counts[0]), of(&self.counts[1])])

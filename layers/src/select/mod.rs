@@ -1,6 +1,6 @@
 //! Decides over which of two transports a call goes, before anything is sent.
 //!
-//! A [`Select`] stands over two services that lead to one peer, its [arms](Arm). Each call goes over one of them, by the [`Policy`] that is in
+//! A [`Select`] stands over two services that lead to one peer, its [arms](Arm). Each call goes over one of them, by the [`SelectPolicy`] that is in
 //! force, and stays there to its end. Connections may race; a request never goes to both.
 //!
 //! | a rule's [`Choice`] | its calls go |
@@ -26,7 +26,7 @@
 //! An arm that calls had to leave is returned to when it has been ready, and no call over it has failed, for the [dwell](SelectConfigBuilder::dwell) (5 s); meanwhile one call a second looks how
 //! it does, which also closes a half-open breaker. What an arm's calls missed by its not being ready counts against it wherever arms are compared.
 //!
-//! **The reason** of each decision is a [`Reason`]: in a metric, in the call's span (`tower_iroh.arm`, `tower_iroh.select.reason`, where
+//! **The reason** of each decision is a [`SelectReason`]: in a metric, in the call's span (`tower_iroh.arm`, `tower_iroh.select.reason`, where
 //! `trace` stands above), in the response's extensions ([`Selected`]), and in a response header if that is switched on.
 //!
 //! **Why not tower's `Steer`, `Balance` or `Either`.** `Steer` is not ready until all its services are, so an arm that is away stops the other. `Balance` chooses before it
@@ -37,7 +37,7 @@
 //! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! use tonic::transport::Endpoint;
 //! use tower_iroh_layers::{MethodConfig, Methods};
-//! use tower_iroh_layers::select::{Arm, Choice, Policy, Reason, Select, SelectHandle, Selected};
+//! use tower_iroh_layers::select::{Arm, Choice, SelectPolicy, SelectReason, Select, SelectHandle, Selected};
 //! use tower_iroh_proto::{EchoService, echo::{EchoRequest, echo_client::EchoClient, echo_server::EchoServer}};
 //!
 //! let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
@@ -51,18 +51,18 @@
 //! let tcp = Endpoint::new(uri)?.connect_lazy();
 //! let over_tcp = MethodConfig::new().transport(Choice::Fixed(Arm::Second));
 //! let methods = Methods::builder().method("grpc.health.v1.Health", over_tcp).build()?;
-//! let policy = Policy::builder(Choice::Prefer(Arm::First)).methods(&methods).build()?;
+//! let policy = SelectPolicy::builder(Choice::Prefer(Arm::First)).methods(&methods).build()?;
 //! let handle = SelectHandle::new(policy);
 //! let mut client = EchoClient::new(Select::new(iroh, tcp, handle.clone()));
 //!
 //! let answer = client.echo(EchoRequest::default()).await?;
 //! let selected: &Selected = answer.extensions().get().unwrap();
-//! assert_eq!((selected.arm, selected.reason), (Arm::Second, Reason::FailedUnsent));
+//! assert_eq!((selected.arm, selected.reason), (Arm::Second, SelectReason::FailedUnsent));
 //!
 //! // By another policy, from the next call on.
 //! handle.swap(Arm::Second);
 //! let answer = client.echo(EchoRequest::default()).await?;
-//! assert_eq!(answer.extensions().get::<Selected>().unwrap().reason, Reason::Fixed);
+//! assert_eq!(answer.extensions().get::<Selected>().unwrap().reason, SelectReason::Fixed);
 //! assert_eq!(handle.decisions().fallbacks(), 1);
 //! # Ok(())
 //! # }
@@ -129,8 +129,8 @@ pub use histogram::Latencies;
 pub use key::StickyKey;
 pub use layer::SelectLayer;
 pub use meter::Decisions;
-pub use policy::{Choice, Policy, PolicyBuilder};
-pub use reason::{Reason, SELECTED, Selected};
+pub use policy::{Choice, SelectPolicy, SelectPolicyBuilder};
+pub use reason::{SELECTED, SelectReason, Selected};
 pub use service::Select;
 pub use standing::ArmState;
 pub use window::ArmStatistics;

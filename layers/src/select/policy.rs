@@ -43,7 +43,7 @@ impl Choice {
 /// A rule for a call's method outranks one for its service, that outranks one for its class, and that outranks the default.
 ///
 /// ```
-/// use tower_iroh_layers::{MethodConfig, Methods, Urgency, select::{Arm, Canary, Choice, Policy}};
+/// use tower_iroh_layers::{MethodConfig, Methods, Urgency, select::{Arm, Canary, Choice, SelectPolicy}};
 ///
 /// let canary = Canary::builder("shop-to-iroh", Arm::First).share(500).build()?;
 /// let over_iroh = MethodConfig::new().transport(Choice::Prefer(Arm::First));
@@ -51,7 +51,7 @@ impl Choice {
 ///     .methods(["grpc.health.v1.Health", "/shop.v1.Stock/Watch"], over_iroh)
 ///     .method("shop.v1.Stock", MethodConfig::new().transport(Choice::Canary(canary)))
 ///     .build()?;
-/// let policy = Policy::builder(Choice::Prefer(Arm::Second))
+/// let policy = SelectPolicy::builder(Choice::Prefer(Arm::Second))
 ///     .methods(&methods)
 ///     .urgency(..=Urgency::CONTROL, Choice::Fixed(Arm::Second))
 ///     .build()?;
@@ -60,7 +60,7 @@ impl Choice {
 /// # Ok::<(), tower_iroh_layers::ConfigError>(())
 /// ```
 #[derive(Clone, Debug, PartialEq)]
-pub struct Policy {
+pub struct SelectPolicy {
     /// The first is the default.
     rules: Vec<Rule>,
     methods: Methods,
@@ -85,10 +85,10 @@ pub(super) enum Kind {
     Class,
 }
 
-impl Policy {
+impl SelectPolicy {
     /// Begins with what holds for calls that no rule is for.
-    pub fn builder(default: Choice) -> PolicyBuilder {
-        PolicyBuilder {
+    pub fn builder(default: Choice) -> SelectPolicyBuilder {
+        SelectPolicyBuilder {
             default,
             methods: Methods::default(),
             classes: Vec::new(),
@@ -202,14 +202,14 @@ impl Policy {
     }
 }
 
-impl From<Arm> for Policy {
+impl From<Arm> for SelectPolicy {
     /// All calls over this arm.
     fn from(arm: Arm) -> Self {
         Choice::Fixed(arm).into()
     }
 }
 
-impl From<Choice> for Policy {
+impl From<Choice> for SelectPolicy {
     /// The same for all calls.
     fn from(choice: Choice) -> Self {
         Self {
@@ -228,16 +228,16 @@ impl From<Choice> for Policy {
 /// A range of urgencies.
 type Class = (Bound<Urgency>, Bound<Urgency>);
 
-/// Makes a [`Policy`].
+/// Makes a [`SelectPolicy`].
 #[derive(Clone, Debug)]
 #[must_use]
-pub struct PolicyBuilder {
+pub struct SelectPolicyBuilder {
     default: Choice,
     methods: Methods,
     classes: Vec<(Class, Choice)>,
 }
 
-impl PolicyBuilder {
+impl SelectPolicyBuilder {
     /// The table of methods with their [choices](crate::MethodConfig::transport). Methods with equal choices are one rule: their calls are measured together.
     pub fn methods(mut self, methods: &Methods) -> Self {
         self.methods = methods.clone();
@@ -255,8 +255,8 @@ impl PolicyBuilder {
     ///
     /// # Errors
     /// When an urgency has two rules, a range is empty, or two different canaries have one name.
-    pub fn build(self) -> Result<Policy, ConfigError> {
-        let mut policy = Policy {
+    pub fn build(self) -> Result<SelectPolicy, ConfigError> {
+        let mut policy = SelectPolicy {
             rules: vec![Rule {
                 kind: Kind::Default,
                 covers: String::new(),
@@ -319,7 +319,7 @@ mod tests {
             .method("/a.B/C", MethodConfig::new().transport(TCP))
             .build()
             .expect("accepted");
-        let policy = Policy::builder(Choice::Prefer(Arm::Second))
+        let policy = SelectPolicy::builder(Choice::Prefer(Arm::Second))
             .methods(&methods)
             .urgency(Urgency::BULK.., Choice::Prefer(Arm::First))
             .build()
@@ -343,18 +343,23 @@ mod tests {
             let canary = Canary::builder("n", Arm::First).share(share);
             Choice::Canary(canary.build().expect("accepted"))
         };
-        let arms = |choice| Policy::builder(choice).build().expect("accepted").arms();
+        let arms = |choice| {
+            SelectPolicy::builder(choice)
+                .build()
+                .expect("accepted")
+                .arms()
+        };
         assert_eq!(arms(TCP), Arm::Second.bit());
         assert_eq!(arms(canary(0)), Arm::Second.bit());
         assert_eq!(arms(canary(1)), 3);
         assert_eq!(arms(Choice::Prefer(Arm::First)), 3);
-        assert_eq!(Policy::from(Arm::First).arms(), Arm::First.bit());
+        assert_eq!(SelectPolicy::from(Arm::First).arms(), Arm::First.bit());
     }
 
     #[test]
     fn what_contradicts_itself_is_refused() {
-        let field = |builder: PolicyBuilder| builder.build().expect_err("refused").field();
-        let new = || Policy::builder(TCP);
+        let field = |builder: SelectPolicyBuilder| builder.build().expect_err("refused").field();
+        let new = || SelectPolicy::builder(TCP);
         let canary = || {
             let canary = Canary::builder("n", Arm::First);
             Choice::Canary(canary.build().expect("accepted"))

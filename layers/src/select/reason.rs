@@ -7,7 +7,7 @@ use super::Arm;
 /// Why a call went over the arm that it went over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
-pub enum Reason {
+pub enum SelectReason {
     /// The policy's default choice knows no other.
     Fixed,
     /// The policy's default choice prefers it.
@@ -32,7 +32,7 @@ pub enum Reason {
     FailedUnsent,
 }
 
-impl Reason {
+impl SelectReason {
     /// All of them.
     pub const ALL: [Self; 11] = [
         Self::Fixed,
@@ -75,7 +75,7 @@ impl Reason {
     }
 }
 
-impl fmt::Display for Reason {
+impl fmt::Display for SelectReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
     }
@@ -89,7 +89,7 @@ pub struct Selected {
     /// The arm's name.
     pub name: &'static str,
     /// Why it was asked.
-    pub reason: Reason,
+    pub reason: SelectReason,
 }
 
 /// The response header that [`SelectConfigBuilder::response_header`](super::SelectConfigBuilder::response_header) switches on.
@@ -114,9 +114,9 @@ mod tests {
 
     #[test]
     fn each_reason_has_a_place_and_a_name_of_its_own() {
-        for (n, reason) in Reason::ALL.into_iter().enumerate() {
+        for (n, reason) in SelectReason::ALL.into_iter().enumerate() {
             assert_eq!(reason.index(), n);
-            let same = Reason::ALL
+            let same = SelectReason::ALL
                 .iter()
                 .filter(|other| other.as_str() == reason.as_str());
             assert_eq!(same.count(), 1, "{reason}");
@@ -124,7 +124,7 @@ mod tests {
         let selected = Selected {
             arm: Arm::Second,
             name: "tcp",
-            reason: Reason::FailedUnsent,
+            reason: SelectReason::FailedUnsent,
         };
         let header = selected.header().expect("a header");
         assert_eq!(header, "tcp; reason=failed_unsent");

@@ -11,7 +11,7 @@ use tonic::body::Body;
 use tower::Service;
 
 use super::{
-    Arm, Reason, SelectBody, SelectFuture, SelectHandle,
+    Arm, SelectBody, SelectFuture, SelectHandle, SelectReason,
     flight::{One, iroh, tcp},
     future::keep,
     group::{Active, Group, Plan, Sample},
@@ -148,7 +148,7 @@ where
     fn reconsider(&self, plan: &mut Plan, group: &Group) {
         let now = Instant::now();
         let other = plan.arm.other();
-        if !plan.either || plan.reason == Reason::Probe || !self.is_ready(other) {
+        if !plan.either || plan.reason == SelectReason::Probe || !self.is_ready(other) {
             return;
         }
         let core = &*group.core;
@@ -157,11 +157,11 @@ where
             let arms = &core.arms;
             match arms.trust(plan.arm, now, config.dwell, config.probe_every) {
                 Trust::Full => {}
-                Trust::Probe => plan.reason = Reason::Probe,
+                Trust::Probe => plan.reason = SelectReason::Probe,
                 Trust::None => {
                     group.window(plan.arm).diverted(now);
                     plan.arm = other;
-                    plan.reason = Reason::Returning;
+                    plan.reason = SelectReason::Returning;
                 }
             }
             return;
@@ -172,7 +172,7 @@ where
             group.window(plan.arm).diverted(now);
             *plan = Plan {
                 arm: other,
-                reason: Reason::NotReady,
+                reason: SelectReason::NotReady,
                 either: false,
             };
         }
@@ -252,7 +252,7 @@ where
             // Decided already: it comes back from its first arm.
             Some(arm) => Plan {
                 arm: arm.other(),
-                reason: Reason::FailedUnsent,
+                reason: SelectReason::FailedUnsent,
                 either: false,
             },
             None => group.plan(rule, &request, now),
@@ -277,7 +277,7 @@ where
             }
             plan = Plan {
                 arm: plan.arm.other(),
-                reason: Reason::FailedUnsent,
+                reason: SelectReason::FailedUnsent,
                 either: false,
             };
         }

@@ -11,7 +11,7 @@ use std::{
 
 use arc_swap::ArcSwap;
 
-use super::{Arm, Choice, Policy, SelectConfig, core::Core, group::Active};
+use super::{Arm, Choice, SelectConfig, SelectPolicy, core::Core, group::Active};
 use crate::ConfigError;
 
 /// A wait for another policy.
@@ -28,7 +28,7 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    pub(super) fn new(policy: Policy, config: SelectConfig) -> Self {
+    pub(super) fn new(policy: SelectPolicy, config: SelectConfig) -> Self {
         let core = Arc::new(Core::new(config));
         Self {
             used: AtomicU8::new(policy.arms()),
@@ -77,8 +77,8 @@ impl Shared {
     /// Exchanges the policy for what `change` makes of it.
     pub(super) fn swap(
         &self,
-        change: impl FnOnce(&Policy) -> Result<Policy, ConfigError>,
-    ) -> Result<Arc<Policy>, ConfigError> {
+        change: impl FnOnce(&SelectPolicy) -> Result<SelectPolicy, ConfigError>,
+    ) -> Result<Arc<SelectPolicy>, ConfigError> {
         let swapping = self.swapping.lock();
         let _swapping = swapping.unwrap_or_else(PoisonError::into_inner);
         let before = self.active.load_full();

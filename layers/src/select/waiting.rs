@@ -12,7 +12,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use tonic::body::Body;
 use tower::Service;
 
-use super::{Reason, flight::One, group::Group};
+use super::{SelectReason, flight::One, group::Group};
 use crate::BoxError;
 
 /// Waits for the first arm, or for either, and no longer than the arms may be not ready.
@@ -20,7 +20,7 @@ pub(super) struct Waiting<I, T> {
     pub(super) group: Arc<Group>,
     pub(super) request: Request<Body>,
     pub(super) first: One<I, T>,
-    pub(super) reason: Reason,
+    pub(super) reason: SelectReason,
     /// The arm that will do as well.
     pub(super) second: Option<One<I, T>>,
     /// Until then the first one alone is asked.

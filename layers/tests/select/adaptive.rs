@@ -1,12 +1,12 @@
 //! By what is measured, with calls and time.
 
 use tokio::time::{Instant, sleep};
-use tower_iroh_layers::select::{Adaptive, Arm, Choice, Policy, Reason};
+use tower_iroh_layers::select::{Adaptive, Arm, Choice, SelectPolicy, SelectReason};
 
 use crate::arm::{MS, SECOND, Stage, call, stage};
 
-fn adaptive(adaptive: Adaptive) -> Policy {
-    let policy = Policy::builder(Choice::Adaptive(adaptive));
+fn adaptive(adaptive: Adaptive) -> SelectPolicy {
+    let policy = SelectPolicy::builder(Choice::Adaptive(adaptive));
     policy.build().expect("accepted")
 }
 
@@ -19,7 +19,7 @@ async fn run(stage: &mut Stage, seconds: u32) -> (u64, u32) {
         }
         let start = Instant::now();
         let (arm, reason) = call(&mut stage.client).await.expect("answered");
-        if reason != Reason::Probe {
+        if reason != SelectReason::Probe {
             switches += u32::from(in_use.is_some_and(|before| before != arm));
             in_use = Some(arm);
         }
@@ -45,7 +45,7 @@ async fn it_leaves_an_arm_that_became_slow_probes_it_and_returns() {
     let (share, switches) = run(&mut stage, 20).await;
     assert!(share >= 97 && switches == 1, "{share} {switches}");
     let decisions = stage.handle.decisions();
-    assert!(decisions.count(Arm::First, Reason::Probe) >= 15);
+    assert!(decisions.count(Arm::First, SelectReason::Probe) >= 15);
     assert_eq!(decisions.fallbacks(), 0);
     // Each call once.
     let begun = stage.iroh.begun() + stage.tcp.begun();
@@ -105,7 +105,7 @@ async fn with_few_calls_too_it_returns_within_two_minutes() {
                 let mut last = None;
                 while start.elapsed() < SECOND * seconds {
                     let (arm, reason) = call(&mut stage.client).await.expect("answered");
-                    if reason == Reason::Adaptive {
+                    if reason == SelectReason::Adaptive {
                         last = Some(arm);
                     }
                     if until.is_some() && last == until {

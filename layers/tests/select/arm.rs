@@ -21,7 +21,8 @@ use tower::{Service, ServiceExt};
 use tower_iroh_layers::{
     BoxError, Fault, Incident, MethodConfig, Methods, Origin,
     select::{
-        Arm, Choice, Policy, Reason, Select, SelectBody, SelectConfig, SelectHandle, Selected,
+        Arm, Choice, Select, SelectBody, SelectConfig, SelectHandle, SelectPolicy, SelectReason,
+        Selected,
     },
 };
 
@@ -262,11 +263,11 @@ pub(crate) struct Stage {
     pub(crate) tcp: Arc<Script>,
 }
 
-pub(crate) fn stage(policy: impl Into<Policy>) -> Stage {
+pub(crate) fn stage(policy: impl Into<SelectPolicy>) -> Stage {
     stage_with(policy, SelectConfig::default())
 }
 
-pub(crate) fn stage_with(policy: impl Into<Policy>, config: SelectConfig) -> Stage {
+pub(crate) fn stage_with(policy: impl Into<SelectPolicy>, config: SelectConfig) -> Stage {
     let handle = SelectHandle::with_config(policy, config).named(["iroh", "tcp"]);
     let (iroh, tcp) = (Script::new(), Script::new());
     let actor = |script: &Arc<Script>| Actor {
@@ -303,14 +304,14 @@ pub(crate) async fn send(
 }
 
 /// One unary call to its end: over which arm and why, and how it ended.
-pub(crate) async fn call(client: &mut Client) -> Result<(Arm, Reason), BoxError> {
+pub(crate) async fn call(client: &mut Client) -> Result<(Arm, SelectReason), BoxError> {
     call_to(client, request("/a.B/C")).await
 }
 
 pub(crate) async fn call_to(
     client: &mut Client,
     request: Request<Body>,
-) -> Result<(Arm, Reason), BoxError> {
+) -> Result<(Arm, SelectReason), BoxError> {
     let response = send(client, request).await?;
     let Selected { arm, reason, .. } = *response.extensions().get().expect("selected");
     let end = response.into_body().collect().await?;

@@ -2,14 +2,16 @@
 
 use std::collections::HashMap;
 
-use tower_iroh_layers::select::{Arm, Canary, Choice, Policy, Reason, SelectConfig, StickyKey};
+use tower_iroh_layers::select::{
+    Arm, Canary, Choice, SelectConfig, SelectPolicy, SelectReason, StickyKey,
+};
 
 use crate::arm::{MS, SECOND, Stage, call_to, request, settle, stage, stage_with};
 
-fn policy(share: u32) -> Policy {
+fn policy(share: u32) -> SelectPolicy {
     let canary = Canary::builder("to-iroh", Arm::First).share(share);
     let canary = canary.key_header("x-tenant").build().expect("accepted");
-    let policy = Policy::builder(Choice::Canary(canary));
+    let policy = SelectPolicy::builder(Choice::Canary(canary));
     policy.build().expect("accepted")
 }
 
@@ -32,8 +34,8 @@ async fn arms(stage: &mut Stage, tenants: u32) -> HashMap<u32, Arm> {
         }
         let (arm, reason) = call_to(&mut stage.client, request).await.expect("answered");
         let expected = match arm {
-            Arm::First => Reason::CanaryIn,
-            Arm::Second => Reason::CanaryOut,
+            Arm::First => SelectReason::CanaryIn,
+            Arm::Second => SelectReason::CanaryOut,
         };
         assert_eq!(reason, expected);
         arms.insert(n, arm);
@@ -98,7 +100,10 @@ async fn who_is_in_falls_back_while_the_new_arm_is_away_and_that_counts_against_
     stage.iroh.ready(false);
     for _ in 0..20 {
         let over = call_to(&mut stage.client, request("/a.B/C")).await;
-        assert_eq!(over.expect("answered"), (Arm::Second, Reason::NotReady));
+        assert_eq!(
+            over.expect("answered"),
+            (Arm::Second, SelectReason::NotReady)
+        );
     }
     let seen = stage.handle.canary("to-iroh").expect("there");
     assert_eq!((seen.new.calls, seen.new.diverted), (0, 20));

@@ -11,7 +11,7 @@ use std::{
 };
 
 use tower::{Service, ServiceExt};
-use tower_iroh_layers::select::{Arm, ArmState, Choice, Policy, Reason};
+use tower_iroh_layers::select::{Arm, ArmState, Choice, SelectPolicy, SelectReason};
 
 use crate::arm::{MS, Part, Stage, call, request, settle, stage, table, tasks};
 
@@ -23,8 +23,8 @@ impl Wake for Count {
     }
 }
 
-fn prefer_iroh() -> Policy {
-    let policy = Policy::builder(Choice::Prefer(Arm::First))
+fn prefer_iroh() -> SelectPolicy {
+    let policy = SelectPolicy::builder(Choice::Prefer(Arm::First))
         .methods(&table([("x.Y", Choice::Fixed(Arm::First))]));
     policy.build().expect("accepted")
 }
@@ -97,7 +97,7 @@ async fn who_left_is_not_missed() {
     settle().await;
     // None of them went elsewhere, so there is nothing to return from.
     let over = call(&mut stage.client).await.expect("answered");
-    assert_eq!(over, (Arm::First, Reason::Preferred));
+    assert_eq!(over, (Arm::First, SelectReason::Preferred));
 }
 
 /// Polled by another task each time, as in a select loop: the last one is woken.

@@ -7,13 +7,16 @@ use tower::{Layer, Service, ServiceExt};
 use tower_iroh_layers::{
     breaker::{BreakerConfig, BreakerLayer, Circuit},
     fail_fast::{FailFast, FailFastConfig},
-    select::{Arm, Choice, Policy, Reason, Select, SelectConfig, SelectHandle, Selected},
+    select::{
+        Arm, Choice, Select, SelectConfig, SelectHandle, SelectPolicy, SelectReason, Selected,
+    },
 };
 
 use crate::arm::{MS, Part, SECOND, request, stage, table};
 
-fn policy(default: Choice) -> Policy {
-    let policy = Policy::builder(default).methods(&table([("x.Y", Choice::Fixed(Arm::First))]));
+fn policy(default: Choice) -> SelectPolicy {
+    let policy =
+        SelectPolicy::builder(default).methods(&table([("x.Y", Choice::Fixed(Arm::First))]));
     policy.build().expect("accepted")
 }
 
@@ -73,7 +76,7 @@ async fn an_open_breaker_falls_back_and_the_half_open_one_is_probed_and_returned
             .expect("selected");
         assert_eq!(
             (selected.arm, selected.reason),
-            (Arm::Second, Reason::NotReady)
+            (Arm::Second, SelectReason::NotReady)
         );
     }
     assert_eq!(stage.iroh.calls(), 2);
@@ -87,7 +90,7 @@ async fn an_open_breaker_falls_back_and_the_half_open_one_is_probed_and_returned
     stage.iroh.plays(Part::Answer(tonic::Code::Ok));
     let start = tokio::time::Instant::now();
     let mut reasons = Vec::new();
-    while reasons.last() != Some(&Reason::Preferred) {
+    while reasons.last() != Some(&SelectReason::Preferred) {
         let ready = ServiceExt::<http::Request<_>>::ready(&mut client).await;
         let response = ready.expect("ready").call(request("/a.B/C")).await;
         let response = response.expect("answered");
@@ -100,7 +103,11 @@ async fn an_open_breaker_falls_back_and_the_half_open_one_is_probed_and_returned
         assert!(start.elapsed() < SECOND * 120, "{reasons:?}");
     }
     assert!(circuits[0].state().is_closed());
-    let expected = [Reason::NotReady, Reason::Probe, Reason::Returning];
+    let expected = [
+        SelectReason::NotReady,
+        SelectReason::Probe,
+        SelectReason::Returning,
+    ];
     assert!(reasons.starts_with(&expected), "{reasons:?}");
     assert!(start.elapsed() >= SECOND * 5);
 }
@@ -220,7 +227,7 @@ mod below_a_retry {
             let expected = Selected {
                 arm: Arm::Second,
                 name: "tcp",
-                reason: Reason::FailedUnsent,
+                reason: SelectReason::FailedUnsent,
             };
             assert_eq!(over.expect("answered"), expected);
             assert_eq!(start.elapsed(), std::time::Duration::ZERO, "no backoff");
@@ -228,7 +235,7 @@ mod below_a_retry {
             let bytes = stage.tcp.bytes.load(std::sync::atomic::Ordering::Relaxed);
             assert_eq!(bytes, 8, "all of the request");
             let decisions = stage.handle.decisions();
-            assert_eq!(decisions.count(Arm::Second, Reason::FailedUnsent), 1);
+            assert_eq!(decisions.count(Arm::Second, SelectReason::FailedUnsent), 1);
         }
     }
 
@@ -294,7 +301,7 @@ mod below_a_retry {
             let selected: &Selected = answer.extensions().get().expect("selected");
             assert_eq!(
                 (selected.arm, selected.reason),
-                (Arm::Second, Reason::FailedUnsent)
+                (Arm::Second, SelectReason::FailedUnsent)
             );
             assert_eq!(start.elapsed(), std::time::Duration::ZERO, "{part:?}");
             assert_eq!((stage.iroh.calls(), stage.tcp.begun()), (1, 1));
@@ -342,7 +349,7 @@ async fn a_buffer_above_holds_its_calls_until_an_arm_is_there() {
     let selected: &Selected = over.extensions().get().expect("selected");
     assert_eq!(
         (selected.arm, selected.reason),
-        (Arm::Second, Reason::NotReady)
+        (Arm::Second, SelectReason::NotReady)
     );
 
     let fixed = call("/x.Y/Z");
@@ -365,7 +372,7 @@ async fn a_buffer_above_holds_its_calls_until_an_arm_is_there() {
     let selected: &Selected = over.extensions().get().expect("selected");
     assert_eq!(
         (selected.arm, selected.reason),
-        (Arm::First, Reason::Method)
+        (Arm::First, SelectReason::Method)
     );
     assert_eq!((stage.iroh.begun(), stage.tcp.begun()), (1, 3));
 }

@@ -9,13 +9,13 @@ use tonic::{Code, Status, body::Body};
 use tower_iroh_layers::{
     Deadline,
     fault::code_of,
-    select::{Arm, Choice, Policy, Reason, SelectConfig},
+    select::{Arm, Choice, SelectConfig, SelectPolicy, SelectReason},
 };
 
 use crate::arm::{MS, Part, SECOND, call, call_to, request, stage, stage_with, table};
 
-fn prefer_iroh() -> Policy {
-    let policy = Policy::builder(Choice::Prefer(Arm::First))
+fn prefer_iroh() -> SelectPolicy {
+    let policy = SelectPolicy::builder(Choice::Prefer(Arm::First))
         .methods(&table([("x.Y", Choice::Fixed(Arm::First))]));
     policy.build().expect("accepted")
 }
@@ -26,7 +26,7 @@ async fn what_was_not_sent_goes_over_the_other_arm_once() {
         let mut stage = stage(prefer_iroh());
         stage.iroh.plays(part);
         let over = call(&mut stage.client).await.expect("answered");
-        assert_eq!(over, (Arm::Second, Reason::FailedUnsent), "{part:?}");
+        assert_eq!(over, (Arm::Second, SelectReason::FailedUnsent), "{part:?}");
         assert_eq!((stage.iroh.begun(), stage.tcp.begun()), (0, 1));
         // All of the request.
         assert_eq!(
@@ -61,7 +61,7 @@ async fn nothing_that_may_have_been_sent_is_sent_again() {
     let mut stage = stage(prefer_iroh());
     stage.iroh.plays(Part::Answer(Code::Unavailable));
     let over = call(&mut stage.client).await.expect("answered");
-    assert_eq!(over, (Arm::First, Reason::Preferred));
+    assert_eq!(over, (Arm::First, SelectReason::Preferred));
     assert_eq!(stage.tcp.calls(), 0);
 }
 
@@ -100,7 +100,7 @@ async fn the_other_arm_is_waited_for_no_longer_than_it_may_be_away() {
     tokio::time::sleep(SECOND).await;
     stage.tcp.ready(true);
     let over = waits.await.expect("no panic").expect("answered");
-    assert_eq!(over, (Arm::Second, Reason::FailedUnsent));
+    assert_eq!(over, (Arm::Second, SelectReason::FailedUnsent));
 }
 
 #[tokio::test(start_paused = true)]
@@ -143,7 +143,7 @@ async fn adaptive_and_canary_fall_back_as_well_but_not_onto_what_is_tried_out() 
     let policy = |share| {
         let canary = Canary::builder("n", Arm::First).share(share);
         let canary = Choice::Canary(canary.build().expect("accepted"));
-        let policy = Policy::builder(canary)
+        let policy = SelectPolicy::builder(canary)
             .methods(&table([("x.Y", Choice::Adaptive(Default::default()))]));
         policy.build().expect("accepted")
     };
@@ -151,7 +151,10 @@ async fn adaptive_and_canary_fall_back_as_well_but_not_onto_what_is_tried_out() 
     stage.iroh.plays(Part::Unreached);
     for path in ["/a.B/C", "/x.Y/Z"] {
         let over = call_to(&mut stage.client, request(path)).await;
-        assert_eq!(over.expect("answered"), (Arm::Second, Reason::FailedUnsent));
+        assert_eq!(
+            over.expect("answered"),
+            (Arm::Second, SelectReason::FailedUnsent)
+        );
     }
     stage.handle.swap(policy(0));
     stage.iroh.plays(Part::Answer(Code::Ok));

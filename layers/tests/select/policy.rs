@@ -3,7 +3,7 @@
 use http_body_util::BodyExt;
 use tower_iroh_layers::{
     Urgency,
-    select::{Arm, Choice, Policy, Reason, SelectConfig, Selected},
+    select::{Arm, Choice, SelectConfig, SelectPolicy, SelectReason, Selected},
 };
 
 use crate::arm::{MS, Part, SECOND, call, call_to, request, send, stage, stage_with, table};
@@ -13,7 +13,7 @@ const TCP: Choice = Choice::Fixed(Arm::Second);
 
 #[tokio::test(start_paused = true)]
 async fn each_rule_has_its_calls_and_its_reason() {
-    let policy = Policy::builder(Choice::Prefer(Arm::Second))
+    let policy = SelectPolicy::builder(Choice::Prefer(Arm::Second))
         .methods(&table([("/a.B/C", IROH)]))
         .urgency(..=Urgency::CONTROL, IROH);
     let mut stage = stage(policy.build().expect("accepted"));
@@ -23,19 +23,19 @@ async fn each_rule_has_its_calls_and_its_reason() {
     let over = |arm, reason| (arm, reason);
     assert_eq!(
         call(client).await.expect("answered"),
-        over(Arm::First, Reason::Method)
+        over(Arm::First, SelectReason::Method)
     );
     assert_eq!(
         call_to(client, urgent).await.expect("answered"),
-        over(Arm::First, Reason::Class)
+        over(Arm::First, SelectReason::Class)
     );
     assert_eq!(
         call_to(client, request("/x.Y/Z")).await.expect("answered"),
-        over(Arm::Second, Reason::Preferred)
+        over(Arm::Second, SelectReason::Preferred)
     );
     let decisions = stage.handle.decisions();
-    assert_eq!(decisions.count(Arm::First, Reason::Method), 1);
-    assert_eq!(decisions.count(Arm::Second, Reason::Preferred), 1);
+    assert_eq!(decisions.count(Arm::First, SelectReason::Method), 1);
+    assert_eq!(decisions.count(Arm::Second, SelectReason::Preferred), 1);
     assert_eq!((decisions.arm(Arm::First), decisions.fallbacks()), (2, 0));
     // Each call was read to its end by one peer.
     assert_eq!((stage.iroh.begun(), stage.tcp.begun()), (2, 1));
@@ -55,7 +55,7 @@ async fn the_header_is_there_only_if_it_is_asked_for() {
     let selected = Selected {
         arm: Arm::First,
         name: "iroh",
-        reason: Reason::Fixed,
+        reason: SelectReason::Fixed,
     };
     assert_eq!(response.extensions().get(), Some(&selected));
 
@@ -79,7 +79,7 @@ async fn a_stream_stays_on_its_arm_whatever_the_policy_says_later() {
     assert_eq!(stage.handle.policy().choice("", Urgency::default()), &TCP);
     assert_eq!(stage.handle.state().generation, 2);
     let over = call(&mut stage.client).await.expect("answered");
-    assert_eq!(over, (Arm::Second, Reason::Fixed));
+    assert_eq!(over, (Arm::Second, SelectReason::Fixed));
     // The arm goes away for those who come, not for the stream.
     stage.iroh.ready(false);
     for _ in 0..10 {
@@ -121,7 +121,7 @@ async fn policies_are_swapped_under_load() {
             3 => Choice::Prefer(Arm::Second),
             _ => IROH,
         };
-        let policy = Policy::builder(choice).build().expect("accepted");
+        let policy = SelectPolicy::builder(choice).build().expect("accepted");
         stage.handle.swap(policy);
     }
     let mut answered = 0;
@@ -136,7 +136,8 @@ async fn policies_are_swapped_under_load() {
 #[tokio::test(start_paused = true)]
 async fn a_rule_that_stays_keeps_what_it_has_measured() {
     let policy = |tcp| {
-        let policy = Policy::builder(tcp).methods(&table([("a.B", Choice::Prefer(Arm::First))]));
+        let policy =
+            SelectPolicy::builder(tcp).methods(&table([("a.B", Choice::Prefer(Arm::First))]));
         policy.build().expect("accepted")
     };
     let mut stage = stage(policy(TCP));

@@ -5,15 +5,15 @@ use tonic::{Code, Status};
 use tower::{Service, ServiceExt};
 use tower_iroh_layers::{
     Fault, Origin,
-    select::{Arm, ArmState, Choice, NotReady, Policy, Reason, SelectConfig},
+    select::{Arm, ArmState, Choice, NotReady, SelectConfig, SelectPolicy, SelectReason},
 };
 
 use crate::arm::{
     MS, Part, SECOND, call, call_to, is_ready, request, settle, stage, stage_with, table, tasks,
 };
 
-fn prefer_iroh() -> Policy {
-    let policy = Policy::builder(Choice::Prefer(Arm::First))
+fn prefer_iroh() -> SelectPolicy {
+    let policy = SelectPolicy::builder(Choice::Prefer(Arm::First))
         .methods(&table([("x.Y", Choice::Fixed(Arm::First))]));
     policy.build().expect("accepted")
 }
@@ -24,13 +24,13 @@ async fn who_prefers_an_arm_that_is_away_goes_over_the_other_at_once_and_returns
     let client = &mut stage.client;
     assert_eq!(
         call(client).await.expect("answered"),
-        (Arm::First, Reason::Preferred)
+        (Arm::First, SelectReason::Preferred)
     );
     stage.iroh.ready(false);
     let start = Instant::now();
     for _ in 0..100 {
         let over = call(client).await.expect("answered");
-        assert_eq!(over, (Arm::Second, Reason::NotReady));
+        assert_eq!(over, (Arm::Second, SelectReason::NotReady));
     }
     assert_eq!(start.elapsed(), std::time::Duration::ZERO);
     assert!(matches!(stage.handle.state().iroh, ArmState::Away { .. }));
@@ -56,21 +56,27 @@ async fn who_prefers_an_arm_that_is_away_goes_over_the_other_at_once_and_returns
     let mut reasons = Vec::new();
     while back.elapsed() < SECOND * 6 {
         let (arm, reason) = call(client).await.expect("answered");
-        assert_eq!(arm == Arm::Second, reason == Reason::Returning);
+        assert_eq!(arm == Arm::Second, reason == SelectReason::Returning);
         if reasons.last() != Some(&reason) {
             reasons.push(reason);
         }
-        if reason == Reason::Preferred {
+        if reason == SelectReason::Preferred {
             assert_eq!(back.elapsed(), SECOND * 5);
             break;
         }
         sleep(MS * 10).await;
     }
-    assert_eq!(reasons.iter().filter(|r| **r == Reason::Probe).count(), 5);
-    assert_eq!(reasons.last(), Some(&Reason::Preferred));
+    assert_eq!(
+        reasons
+            .iter()
+            .filter(|r| **r == SelectReason::Probe)
+            .count(),
+        5
+    );
+    assert_eq!(reasons.last(), Some(&SelectReason::Preferred));
     let decisions = stage.handle.decisions();
-    assert_eq!(decisions.count(Arm::First, Reason::Probe), 5);
-    assert_eq!(decisions.count(Arm::Second, Reason::NotReady), 200);
+    assert_eq!(decisions.count(Arm::First, SelectReason::Probe), 5);
+    assert_eq!(decisions.count(Arm::Second, SelectReason::NotReady), 200);
 }
 
 #[tokio::test(start_paused = true)]
@@ -89,7 +95,7 @@ async fn a_probe_that_fails_begins_the_dwell_anew() {
     assert_eq!(stage.iroh.calls(), 30, "one a second, none that stays");
     stage.iroh.plays(Part::Answer(Code::Ok));
     let healed = Instant::now();
-    while call(&mut stage.client).await.expect("answered").1 != Reason::Preferred {
+    while call(&mut stage.client).await.expect("answered").1 != SelectReason::Preferred {
         sleep(MS * 100).await;
     }
     assert!(healed.elapsed() >= SECOND * 4 && healed.elapsed() <= SECOND * 5);
@@ -103,7 +109,7 @@ async fn an_arm_that_nobody_missed_has_no_dwell() {
     stage.iroh.ready(true);
     settle().await;
     let over = call(&mut stage.client).await.expect("answered");
-    assert_eq!(over, (Arm::First, Reason::Preferred));
+    assert_eq!(over, (Arm::First, SelectReason::Preferred));
 }
 
 #[tokio::test(start_paused = true)]
@@ -116,12 +122,12 @@ async fn an_arm_that_comes_and_goes_is_used_at_most_once_per_dwell() {
         settle().await;
         let (arm, reason) = call(&mut stage.client).await.expect("answered");
         match reason {
-            Reason::Preferred => {
+            SelectReason::Preferred => {
                 assert!(left.is_none_or(|left: Instant| left.elapsed() >= SECOND * 5));
                 left = None;
             }
-            Reason::NotReady => left = Some(Instant::now()),
-            _ => assert!(arm == Arm::Second || reason == Reason::Probe),
+            SelectReason::NotReady => left = Some(Instant::now()),
+            _ => assert!(arm == Arm::Second || reason == SelectReason::Probe),
         }
         sleep(MS * 100).await;
     }
@@ -166,10 +172,10 @@ async fn a_fixed_arm_that_comes_in_time_gets_its_call() {
     sleep(SECOND).await;
     stage.iroh.ready(true);
     let over = waits.await.expect("no panic").expect("answered");
-    assert_eq!(over, (Arm::First, Reason::Method));
+    assert_eq!(over, (Arm::First, SelectReason::Method));
     // Nobody was diverted, so all are back.
     let over = call(&mut stage.client).await.expect("answered");
-    assert_eq!(over, (Arm::First, Reason::Preferred));
+    assert_eq!(over, (Arm::First, SelectReason::Preferred));
 }
 
 #[tokio::test(start_paused = true)]
@@ -187,7 +193,7 @@ async fn neither_is_ready_as_long_as_none_is() {
     assert!(!waits.is_finished(), "its caller's business");
     stage.tcp.ready(true);
     let over = waits.await.expect("no panic").expect("answered");
-    assert_eq!(over, (Arm::Second, Reason::NotReady));
+    assert_eq!(over, (Arm::Second, SelectReason::NotReady));
     assert_eq!(tasks(), 1, "iroh is away still");
     stage.iroh.ready(true);
     settle().await;
@@ -253,7 +259,7 @@ async fn who_waits_for_an_arm_is_woken_by_a_policy_with_another() {
     for caller in callers {
         let over = tokio::time::timeout(SECOND, caller).await;
         let over = over.expect("woken").expect("no panic");
-        assert_eq!(over.expect("answered"), (Arm::Second, Reason::Fixed));
+        assert_eq!(over.expect("answered"), (Arm::Second, SelectReason::Fixed));
     }
 }
 
@@ -267,16 +273,16 @@ async fn a_dial_may_have_a_head_start() {
     sleep(MS * 50).await;
     stage.iroh.ready(true);
     let over = first.await.expect("no panic").expect("answered");
-    assert_eq!(over, (Arm::First, Reason::Preferred));
+    assert_eq!(over, (Arm::First, SelectReason::Preferred));
 
     stage.iroh.ready(false);
     let start = Instant::now();
     let over = call(&mut stage.client).await.expect("answered");
-    assert_eq!(over, (Arm::Second, Reason::NotReady));
+    assert_eq!(over, (Arm::Second, SelectReason::NotReady));
     assert_eq!(start.elapsed(), MS * 100);
     // The start is the arm's, not each call's.
     let over = call(&mut stage.client).await.expect("answered");
-    assert_eq!(over, (Arm::Second, Reason::NotReady));
+    assert_eq!(over, (Arm::Second, SelectReason::NotReady));
     assert_eq!(start.elapsed(), MS * 100);
 }
 
@@ -285,13 +291,13 @@ async fn a_readiness_that_fails_is_a_call_s_failure_and_never_the_service_s() {
     let mut stage = stage(prefer_iroh());
     stage.iroh.readiness_fails(true);
     let over = call(&mut stage.client).await.expect("answered");
-    assert_eq!(over, (Arm::Second, Reason::FailedUnsent));
+    assert_eq!(over, (Arm::Second, SelectReason::FailedUnsent));
     let error = call_to(&mut stage.client, request("/x.Y/Z")).await;
     let status = Status::from_error(error.expect_err("broken"));
     assert_eq!(status.code(), Code::Internal);
     stage.iroh.readiness_fails(false);
     let over = call(&mut stage.client).await.expect("answered");
-    assert_eq!(over, (Arm::First, Reason::Preferred));
+    assert_eq!(over, (Arm::First, SelectReason::Preferred));
     assert_eq!(tasks(), 0);
 }
 
@@ -335,6 +341,6 @@ fn a_runtime_that_ends_takes_the_task_along_and_nobody_waits_for_it() {
     stage.iroh.ready(true);
     runtime().block_on(async {
         let over = call(&mut stage.client).await.expect("answered");
-        assert_eq!(over, (Arm::First, Reason::Probe), "looked at again");
+        assert_eq!(over, (Arm::First, SelectReason::Probe), "looked at again");
     });
 }

@@ -11,7 +11,7 @@ use http_body_util::BodyExt;
 use metrics_exporter_prometheus::PrometheusBuilder;
 use tower::{Layer, Service, ServiceExt};
 use tower_iroh_layers::{
-    select::{Arm, Canary, Choice, Policy},
+    select::{Arm, Canary, Choice, SelectPolicy},
     trace::TraceLayer,
 };
 use tracing::{field::Visit, span};
@@ -19,10 +19,10 @@ use tracing_subscriber::{Registry, layer::SubscriberExt, registry::LookupSpan};
 
 use crate::arm::{Part, call, call_to, request, stage, table};
 
-fn prefer_iroh() -> Policy {
+fn prefer_iroh() -> SelectPolicy {
     let canary = Canary::builder("n", Arm::First).share(2500);
     let canary = canary.build().expect("accepted");
-    let policy = Policy::builder(Choice::Prefer(Arm::First)).methods(&table([
+    let policy = SelectPolicy::builder(Choice::Prefer(Arm::First)).methods(&table([
         ("x.Y", Choice::Fixed(Arm::First)),
         ("c.D", Choice::Canary(canary)),
     ]));

@@ -14,7 +14,7 @@ use super::{
     Adaptive,
     core::{Core, View, Why},
 };
-use crate::select::{Arm, ArmState, Reason, arms::Arms, key::mix, window::Window};
+use crate::select::{Arm, ArmState, SelectReason, arms::Arms, key::mix, window::Window};
 
 /// How often the arms are compared, by one call among all.
 const LOOK: Duration = Duration::from_millis(100);
@@ -68,7 +68,7 @@ impl Pilot {
         windows: &[Window; 2],
         arms: &Arms,
         dwell: Duration,
-    ) -> (Arm, Reason, Option<Why>) {
+    ) -> (Arm, SelectReason, Option<Why>) {
         let at = now.map(|now| nanos(now.saturating_duration_since(self.start)));
         let why = match (now, at) {
             (Some(now), Some(at)) if claim(&self.next_look, at, LOOK) => {
@@ -80,9 +80,9 @@ impl Pilot {
         let current = self.current();
         let idle = current.other();
         if self.is_probe(at) && !arms.word().is_watched(idle) {
-            return (idle, Reason::Probe, why);
+            return (idle, SelectReason::Probe, why);
         }
-        (current, Reason::Adaptive, why)
+        (current, SelectReason::Adaptive, why)
     }
 
     /// Calls may have a rhythm of their own, so that each hundredth, or the first after each second, would always be the same method's. So a hash decides, of the call's number.
@@ -221,8 +221,8 @@ mod tests {
         for _ in 0..200 {
             now += Duration::from_secs(2);
             let (arm, reason, _) = pilot.choose(Some(now), &windows, &arms, Duration::from_secs(5));
-            assert_eq!(arm == pilot.current(), reason == Reason::Adaptive);
-            probes += u32::from(reason == Reason::Probe);
+            assert_eq!(arm == pilot.current(), reason == SelectReason::Adaptive);
+            probes += u32::from(reason == SelectReason::Probe);
             windows[arm.index()].answered(now, Duration::from_millis(1));
             windows[arm.index()].ended(now, false);
         }
@@ -253,7 +253,7 @@ mod tests {
             let now =
                 start + Duration::from_secs(1) * (n / 10) + Duration::from_millis(1) * (n % 10);
             let (_, reason, _) = pilot.choose(Some(now), &windows, &arms, Duration::from_secs(5));
-            probes[n as usize % 10] += u32::from(reason == Reason::Probe);
+            probes[n as usize % 10] += u32::from(reason == SelectReason::Probe);
         }
         let all: u32 = probes.iter().sum();
         assert!((500..=1000).contains(&all), "{all}");
