@@ -18,14 +18,13 @@ use super::{
     io::Activities,
     link::Link,
     ping::{patience, ping},
-    silence::{Look, Sign, Silence},
     tuning::{Follow, ReceiveWindow, Side},
 };
 use crate::{
     error::{Error, ErrorKind},
     http2::{Carries, GateGuard},
     peer::Path,
-    pool::{End, PoolHandle, Pooled, Uses},
+    pool::{End, Look, Patience, PoolHandle, Pooled, Sign, Silence, Uses},
     wire::close,
 };
 
@@ -35,6 +34,11 @@ const LOOK: Duration = Duration::from_secs(60);
 const SETTLED: Duration = Duration::from_secs(2);
 /// How many health pings in a row may fail.
 const PINGS: u32 = 2;
+/// One look may have found only an acknowledgement of ours, which nobody answers.
+const SILENCE: Patience = Patience {
+    least: Duration::from_millis(500),
+    looks: 2,
+};
 /// How long a silent connection has, and round trips beside, once another has reached its peer. After a cut the path works for both, and each look pings.
 const SUPERSEDED: Duration = Duration::from_secs(1);
 /// How long it has after it has changed its path. QUIC sends what the old path lost once it has given that path up, which may take seconds
@@ -132,7 +136,7 @@ impl Driver {
 
     /// Pings while the peer does not answer calls that wait, and reports that it is silent or answers again.
     async fn watch_silence(&self) {
-        let mut silence = Silence::default();
+        let mut silence = Silence::new(SILENCE);
         loop {
             let Some(next) = silence.next_look(self.uses.open() > 0) else {
                 self.uses.used().await;
