@@ -30,8 +30,6 @@ use crate::{
 
 /// The longest time between two looks at a connection that nobody uses.
 const LOOK: Duration = Duration::from_secs(60);
-/// How long after its last use the path of a connection is still looked at: what the call has sent is acknowledged or lost by then.
-const SETTLED: Duration = Duration::from_secs(2);
 /// How many health pings in a row may fail.
 const PINGS: u32 = 2;
 /// One look may have found only an acknowledgement of ours, which nobody answers.
@@ -72,7 +70,7 @@ impl Driver {
             self.window.clone(),
             Side::Client,
         );
-        let mut path_due = pin!(self.path_due(self.look(&mut follow)));
+        let mut path_due = pin!(self.look(&mut follow));
         let idle_every = LOOK
             .min(self.idle_timeout / 4)
             .max(Duration::from_millis(1));
@@ -90,7 +88,7 @@ impl Driver {
                     }
                     return;
                 }
-                () = &mut path_due => path_due.set(self.path_due(self.look(&mut follow))),
+                () = &mut path_due => path_due.set(self.look(&mut follow)),
                 () = sleep_until(look) => {
                     look = Instant::now() + idle_every;
                     if self.close_if_idle() {
@@ -105,21 +103,13 @@ impl Driver {
         }
     }
 
-    /// Looks at the path. Returns when to look again.
-    fn look(&self, follow: &mut Follow) -> Instant {
+    /// Looks at the path. The future waits until it is to be looked at again.
+    fn look(&self, follow: &mut Follow) -> impl Future<Output = ()> + Send + use<> {
         let next = follow.tick();
         if let Some(link) = self.link.upgrade() {
             link.lanes().spread(follow.spreads());
         }
         next
-    }
-
-    /// Waits until the path is to be looked at again: at `due`, but on an idle connection not before its next use.
-    async fn path_due(&self, due: Instant) {
-        sleep_until(due).await;
-        if self.uses.open() == 0 && self.uses.last().elapsed() >= SETTLED {
-            let _ = timeout(LOOK, self.uses.used()).await;
-        }
     }
 
     fn close_if_idle(&self) -> bool {
