@@ -12,6 +12,8 @@ mod support;
 mod calls;
 #[path = "conformance/compression.rs"]
 mod compression;
+#[path = "conformance/encodings.rs"]
+mod encodings;
 #[path = "conformance/ending.rs"]
 mod ending;
 #[path = "conformance/limits.rs"]
@@ -82,7 +84,17 @@ cases! {
         server_compressed_unary
         client_compressed_streaming
         server_compressed_streaming
-        refused_compression;
+        compressed_answer_to_a_stream
+        compressed_both_ways
+        uncompressed_response;
+    encodings:
+        accepted_encodings
+        refused_compression
+        refused_among_others
+        unknown_response_encoding
+        compressed_without_encoding
+        compressed_request_above_the_limit
+        compressed_response_above_the_limit;
     services:
         health_check
         health_watch

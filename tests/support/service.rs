@@ -30,6 +30,8 @@ pub const REFUSE: &str = "x-test-refuse";
 pub const STAMP: &str = "x-test-stamp";
 /// Where the handler answers with what the interceptor handed on.
 pub const STAMPED: &str = "x-test-stamped";
+/// A streaming call with this header switches compression off for its response.
+pub const UNCOMPRESSED: &str = "x-test-uncompressed";
 
 #[derive(Clone, Debug)]
 pub struct Tester {
@@ -49,7 +51,8 @@ impl TestService for Tester {
     type StreamingOutputCallStream = Outgoing;
     type FullDuplexCallStream = Outgoing;
 
-    async fn empty_call(&self, _: Request<Empty>) -> Result<Response<Empty>, Status> {
+    async fn empty_call(&self, request: Request<Empty>) -> Result<Response<Empty>, Status> {
+        self.backstage.remember(&request);
         self.backstage.begin().finish();
         Ok(Response::new(Empty {}))
     }
@@ -58,6 +61,7 @@ impl TestService for Tester {
         &self,
         request: Request<SimpleRequest>,
     ) -> Result<Response<SimpleResponse>, Status> {
+        self.backstage.remember(&request);
         let mut call = self.backstage.begin();
         let peer_id = peer_id(&request);
         let remote_addr = request.remote_addr().map(|addr| addr.to_string());
@@ -94,17 +98,21 @@ impl TestService for Tester {
         &self,
         request: Request<StreamingOutputRequest>,
     ) -> Result<Response<Outgoing>, Status> {
+        self.backstage.remember(&request);
+        let uncompressed = request.metadata().contains_key(UNCOMPRESSED);
         let mut talk = Talk::new(&self.backstage, None);
         talk.take(request.into_inner())?;
-        Ok(Response::new(talk.into_stream()))
+        Ok(respond(talk.into_stream(), uncompressed))
     }
 
     async fn streaming_input_call(
         &self,
         request: Request<Streaming<StreamingInputRequest>>,
     ) -> Result<Response<StreamingInputResponse>, Status> {
+        self.backstage.remember(&request);
         let mut call = self.backstage.begin();
         let arrived = request.extensions().get::<Arrived>().cloned();
+        let uncompressed = request.metadata().contains_key(UNCOMPRESSED);
         let mut incoming = request.into_inner();
         let mut response = StreamingInputResponse::default();
         while let Some(message) = incoming.message().await? {
@@ -113,19 +121,21 @@ impl TestService for Tester {
         }
         response.compressed_count = arrived.map_or(0, |it| it.tally().compressed);
         call.finish();
-        Ok(Response::new(response))
+        Ok(respond(response, uncompressed))
     }
 
     async fn full_duplex_call(
         &self,
         request: Request<Streaming<StreamingOutputRequest>>,
     ) -> Result<Response<Outgoing>, Status> {
+        self.backstage.remember(&request);
         let wait = request.metadata().contains_key(WAIT_FOR_MESSAGE);
+        let uncompressed = request.metadata().contains_key(UNCOMPRESSED);
         let mut talk = Talk::new(&self.backstage, Some(request.into_inner()));
         if wait {
             talk.hear().await?;
         }
-        Ok(Response::new(talk.into_stream()))
+        Ok(respond(talk.into_stream(), uncompressed))
     }
 
     async fn unimplemented_call(&self, _: Request<Empty>) -> Result<Response<Empty>, Status> {
@@ -133,6 +143,14 @@ impl TestService for Tester {
             "UnimplementedCall is not implemented",
         ))
     }
+}
+
+fn respond<T>(message: T, uncompressed: bool) -> Response<T> {
+    let mut response = Response::new(message);
+    if uncompressed {
+        response.disable_compression();
+    }
+    response
 }
 
 /// One streaming call: what it still has to hear, and what it still has to say.
