@@ -16,6 +16,10 @@ mod compression;
 mod encodings;
 #[path = "conformance/ending.rs"]
 mod ending;
+#[path = "conformance/extensions.rs"]
+mod extensions;
+#[path = "conformance/http2.rs"]
+mod http2;
 #[path = "conformance/limits.rs"]
 mod limits;
 #[path = "conformance/memory.rs"]
@@ -104,12 +108,33 @@ cases! {
         server_interceptor
         peer_identity
         remote_address;
+    extensions:
+        connect_info
+        local_address
+        origin
+        authority
+        user_agent
+        method_of_a_call
+        request_extensions
+        response_extensions;
+    http2:
+        status_message_of_20_kb
+        response_headers_above_the_limit
+        request_headers_of_40_kb
+        request_headers_above_the_limit
+        header_table
+        frame_size
+        keepalive_of_the_server
+        keepalive_of_the_client;
     limits:
         at_the_limit
         request_above_the_limit
         response_above_the_limit
         raised_limit
         encoding_limit
+        decoding_limits
+        client_encoding_limit
+        load_shed
         stalled_reader;
     memory:
         stream_100_mib_down

@@ -173,7 +173,7 @@ fn assert_echoed_trailing(metadata: &tonic::metadata::MetadataMap) {
     assert_eq!(bytes, trailing_value());
 }
 
-fn status(code: Code, message: &str) -> EchoStatus {
+pub fn status(code: Code, message: &str) -> EchoStatus {
     EchoStatus {
         code: code as i32,
         message: message.to_owned(),
@@ -181,7 +181,7 @@ fn status(code: Code, message: &str) -> EchoStatus {
     }
 }
 
-trait AsRequest {
+pub trait AsRequest {
     fn unary(self) -> SimpleRequest;
     /// With `responses` messages before the status.
     fn stream(self, responses: usize) -> StreamingOutputRequest;

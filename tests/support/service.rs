@@ -19,6 +19,7 @@ use tower_iroh_proto::testing::{
 use super::{
     backstage::{Backstage, Call},
     payload::{LARGEST, is_payload, payload},
+    tamper::Left,
     wire::Arrived,
 };
 
@@ -30,6 +31,8 @@ pub const REFUSE: &str = "x-test-refuse";
 pub const STAMP: &str = "x-test-stamp";
 /// Where the handler answers with what the interceptor handed on.
 pub const STAMPED: &str = "x-test-stamped";
+/// A unary call's handler leaves this in its response's extensions, see [`Left`].
+pub const LEAVE: &str = "x-test-leave";
 /// A streaming call with this header switches compression off for its response.
 pub const UNCOMPRESSED: &str = "x-test-uncompressed";
 
@@ -67,6 +70,7 @@ impl TestService for Tester {
         let remote_addr = request.remote_addr().map(|addr| addr.to_string());
         let compressed = arrived(&request).compressed > 0;
         let stamp = request.extensions().get::<Stamp>().cloned();
+        let leave = request.metadata().get(LEAVE).cloned();
         let request = request.into_inner();
 
         sleep(Duration::from_millis(request.sleep_ms.into())).await;
@@ -87,6 +91,9 @@ impl TestService for Tester {
         });
         if let Some(Stamp(stamp)) = stamp {
             response.metadata_mut().insert(STAMPED, stamp);
+        }
+        if let Some(leave) = leave {
+            response.extensions_mut().insert(Left(leave));
         }
         if !request.compress_response {
             response.disable_compression();

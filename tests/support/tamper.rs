@@ -6,7 +6,10 @@ use futures_util::{TryFutureExt as _, TryStreamExt as _, future::MapOk};
 use http::{HeaderValue, Request, Response};
 use http_body::Frame;
 use http_body_util::{BodyExt as _, StreamBody};
-use tonic::body::Body;
+use tonic::{
+    body::Body,
+    metadata::{Ascii, MetadataValue},
+};
 use tower::{Layer, Service};
 
 /// Says what is done to the response: [`UNKNOWN_ENCODING`] or [`NO_STATUS`].
@@ -18,7 +21,7 @@ pub const NO_STATUS: &str = "no-status";
 
 /// What a handler left in its response's extensions comes back in the header [`LEFT`].
 #[derive(Clone, Debug)]
-pub struct Left(pub HeaderValue);
+pub struct Left(pub MetadataValue<Ascii>);
 pub const LEFT: &str = "x-test-left";
 
 #[derive(Clone, Copy, Debug)]
@@ -53,6 +56,7 @@ where
         let wanted = request.headers().get(TAMPER).cloned();
         let finish: Finish = Box::new(move |mut response| {
             if let Some(Left(left)) = response.extensions_mut().remove() {
+                let left = HeaderValue::from_bytes(left.as_bytes()).expect("ASCII");
                 response.headers_mut().insert(LEFT, left);
             }
             match wanted.as_ref().map(HeaderValue::as_bytes) {

@@ -196,6 +196,26 @@ impl World {
         self.arm
     }
 
+    /// The server's address; `None` over iroh.
+    pub fn server_addr(&self) -> Option<SocketAddr> {
+        match &self.reach {
+            Reach::Tcp(addr) => Some(*addr),
+            Reach::Tls { peer, .. } => {
+                let addr = peer.tcp().expect("the server listens on TCP");
+                Some(addr.to_string().parse().expect("an IP address and a port"))
+            }
+            Reach::Iroh { .. } => None,
+        }
+    }
+
+    /// The server's id; `None` where the client does not know it.
+    pub fn server_id(&self) -> Option<String> {
+        match &self.reach {
+            Reach::Tcp(_) => None,
+            Reach::Tls { peer, .. } | Reach::Iroh { peer, .. } => Some(peer.id().to_string()),
+        }
+    }
+
     /// The id that the client's endpoint proves; `None` where the transport proves nothing.
     pub fn client_id(&self) -> Option<String> {
         match &self.reach {
