@@ -3,7 +3,7 @@
 //! TCP is the control: a case is what tonic does there, and the other arms must do the same. Where they are meant to
 //! differ (a deadline's code, who called) the case says so. The table in `docs/conformance.md` comes from a run.
 
-// Nothing is public in a test binary, and `pub(crate)` on each case would say so 43 times.
+// Nothing is public in a test binary, and `pub(crate)` on each case would only say so again.
 #![allow(unreachable_pub)]
 
 mod support;
@@ -12,6 +12,8 @@ mod support;
 mod calls;
 #[path = "conformance/compression.rs"]
 mod compression;
+#[path = "conformance/early_ends.rs"]
+mod early_ends;
 #[path = "conformance/encodings.rs"]
 mod encodings;
 #[path = "conformance/ending.rs"]
@@ -73,6 +75,7 @@ cases! {
         status_code_and_message
         special_status_message
         status_details
+        status_metadata
         unimplemented_method
         unimplemented_service;
     ending:
@@ -83,6 +86,15 @@ cases! {
         timeout_of_the_channel
         timeout_of_the_server
         timeout_within_a_stream;
+    early_ends:
+        server_answers_unread
+        server_refuses_unread
+        server_ends_a_conversation
+        caller_ends_first
+        caller_drops_the_responses
+        caller_stops_listening
+        both_end_at_once
+        missing_status;
     compression:
         client_compressed_unary
         server_compressed_unary

@@ -15,6 +15,7 @@ use crate::support::{
     World,
     echo_metadata::{INITIAL, TRAILING},
     payload::payload,
+    service::IN_STATUS,
 };
 
 /// gRPC's interop text: whitespace that a header must not carry bare, and characters outside of ASCII and of the BMP.
@@ -109,6 +110,24 @@ pub async fn status_details(world: &World) -> String {
     let error = error.expect_err("a status");
     assert_status(&error, Code::FailedPrecondition, "see the details");
     assert_eq!(error.details(), payload(1000, 3));
+    String::new()
+}
+
+/// Metadata that the handler puts into a status: repeated, and binary.
+pub async fn status_metadata(world: &World) -> String {
+    let [ascii, binary] = IN_STATUS;
+    let mut client = world.test_client().await;
+    let mut request = Request::new(status(Code::Internal, "see the metadata").unary());
+    let metadata = request.metadata_mut();
+    metadata.append(ascii, MetadataValue::from_static("first"));
+    metadata.append(ascii, MetadataValue::from_static("second"));
+    metadata.insert_bin(binary, MetadataValue::from_bytes(&trailing_value()));
+    let error = client.unary_call(request).await.expect_err("a status");
+    assert_status(&error, Code::Internal, "see the metadata");
+    let values: Vec<_> = error.metadata().get_all(ascii).iter().collect();
+    assert_eq!(values, ["first", "second"]);
+    let value = error.metadata().get_bin(binary).expect("a value");
+    assert_eq!(value.to_bytes().expect("base64"), trailing_value());
     String::new()
 }
 

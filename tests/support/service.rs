@@ -6,7 +6,7 @@ use futures_util::{Stream, StreamExt as _, stream};
 use tokio::time::sleep;
 use tonic::{
     Code, Request, Response, Status, Streaming,
-    metadata::{Ascii, MetadataValue},
+    metadata::{Ascii, MetadataMap, MetadataValue},
     service::Interceptor,
 };
 use tower_iroh::PeerInfo;
@@ -31,6 +31,10 @@ pub const REFUSE: &str = "x-test-refuse";
 pub const STAMP: &str = "x-test-stamp";
 /// Where the handler answers with what the interceptor handed on.
 pub const STAMPED: &str = "x-test-stamped";
+/// A call with streamed requests is answered before any of them is read, with an empty response.
+pub const AT_ONCE: &str = "x-test-at-once";
+/// Come back in the metadata of a unary call's status.
+pub const IN_STATUS: [&str; 2] = ["x-test-in-status", "x-test-in-status-bin"];
 /// A unary call's handler leaves this in its response's extensions, see [`Left`].
 pub const LEAVE: &str = "x-test-leave";
 /// A streaming call with this header switches compression off for its response.
@@ -71,6 +75,7 @@ impl TestService for Tester {
         let compressed = arrived(&request).compressed > 0;
         let stamp = request.extensions().get::<Stamp>().cloned();
         let leave = request.metadata().get(LEAVE).cloned();
+        let metadata = request.metadata().clone();
         let request = request.into_inner();
 
         sleep(Duration::from_millis(request.sleep_ms.into())).await;
@@ -81,7 +86,7 @@ impl TestService for Tester {
                 if compressed { "" } else { "not " }
             )));
         }
-        wanted_status(request.response_status)?;
+        wanted_status(request.response_status).map_err(|status| with_metadata(status, metadata))?;
         let received_size = checked(request.payload, 0)?;
         let mut response = Response::new(SimpleResponse {
             payload: Some(made(request.response_size, 0)?),
@@ -120,8 +125,12 @@ impl TestService for Tester {
         let mut call = self.backstage.begin();
         let arrived = request.extensions().get::<Arrived>().cloned();
         let uncompressed = request.metadata().contains_key(UNCOMPRESSED);
-        let mut incoming = request.into_inner();
         let mut response = StreamingInputResponse::default();
+        if request.metadata().contains_key(AT_ONCE) {
+            call.finish();
+            return Ok(Response::new(response));
+        }
+        let mut incoming = request.into_inner();
         while let Some(message) = incoming.message().await? {
             response.aggregated_size += checked(message.payload, response.count)?;
             response.count += 1;
@@ -138,7 +147,9 @@ impl TestService for Tester {
         self.backstage.remember(&request);
         let wait = request.metadata().contains_key(WAIT_FOR_MESSAGE);
         let uncompressed = request.metadata().contains_key(UNCOMPRESSED);
+        let at_once = request.metadata().contains_key(AT_ONCE);
         let mut talk = Talk::new(&self.backstage, Some(request.into_inner()));
+        talk.over = at_once;
         if wait {
             talk.hear().await?;
         }
@@ -290,6 +301,19 @@ fn wanted_status(wanted: Option<EchoStatus>) -> Result<(), Status> {
         }) if code != Code::Ok as i32 => Err(Status::with_details(code.into(), message, details)),
         _ => Ok(()),
     }
+}
+
+/// Adds what of the request's metadata is [`IN_STATUS`].
+fn with_metadata(mut status: Status, metadata: MetadataMap) -> Status {
+    let headers = metadata.into_headers();
+    let mut wanted = http::HeaderMap::new();
+    for name in IN_STATUS {
+        for value in headers.get_all(name) {
+            wanted.append(name, value.clone());
+        }
+    }
+    *status.metadata_mut() = MetadataMap::from_headers(wanted);
+    status
 }
 
 /// The size of a payload, if it is the one that message `number` must have.
