@@ -119,7 +119,8 @@ cases! {
         client_interceptor
         server_interceptor
         peer_identity
-        remote_address;
+        remote_address
+        load_shed;
     extensions:
         connect_info
         local_address
@@ -146,7 +147,6 @@ cases! {
         encoding_limit
         decoding_limits
         client_encoding_limit
-        load_shed
         stalled_reader;
     memory:
         stream_100_mib_down

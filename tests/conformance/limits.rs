@@ -4,14 +4,12 @@ use std::time::Duration;
 
 use futures_util::{StreamExt as _, stream};
 use prost::Message as _;
-use tokio::{sync::mpsc, time::timeout};
-use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Code, Request};
+use tokio::time::timeout;
+use tonic::Code;
 use tower_iroh_proto::{
     echo::{EchoRequest, EchoResponse, StreamRequest},
     testing::{
-        Empty, Payload, ResponseParameters, SimpleRequest, StreamingInputRequest,
-        StreamingOutputRequest,
+        Payload, ResponseParameters, SimpleRequest, StreamingInputRequest, StreamingOutputRequest,
     },
 };
 
@@ -21,7 +19,6 @@ use crate::{
     support::{
         ServerOptions, World,
         payload::{is_payload, payload},
-        service::WAIT_FOR_MESSAGE,
     },
 };
 
@@ -185,39 +182,6 @@ pub async fn client_encoding_limit(world: &World) -> String {
     assert_status(&unary, code, message);
     assert_status(&streaming, code, message);
     code_name(code).to_owned()
-}
-
-/// A server that has as many calls as it allows refuses the next one at once, and not the one after.
-pub async fn load_shed(world: &World) -> String {
-    let options = ServerOptions {
-        server: Some(|server| server.concurrency_limit_per_connection(1).load_shed(true)),
-        ..ServerOptions::default()
-    };
-    let busy = World::start(world.arm(), options).await;
-    let mut client = busy.test_client().await;
-    let (requests, outgoing) = mpsc::channel(1);
-    let mut request = Request::new(ReceiverStream::new(outgoing));
-    let wait = "1".parse().expect("ASCII");
-    request.metadata_mut().insert(WAIT_FOR_MESSAGE, wait);
-    let mut other = client.clone();
-    let first = tokio::spawn(async move { other.full_duplex_call(request).await });
-    busy.backstage.wait("the call", |it| it.begun == 1).await;
-
-    let error = client.empty_call(Empty {}).await.expect_err("a status");
-    let message = "Too many active requests for the connection";
-    assert_status(&error, Code::ResourceExhausted, message);
-    assert_eq!(busy.backstage.counts().begun, 1);
-
-    requests
-        .send(outputs(&[9]))
-        .await
-        .expect("the call is open");
-    let mut responses = first.await.expect("no panic").expect("OK").into_inner();
-    assert!(responses.message().await.expect("OK").is_some());
-    client.empty_call(Empty {}).await.expect("OK");
-    drop((client, requests, responses));
-    busy.stop().await;
-    code_name(error.code()).to_owned()
 }
 
 fn of_size(size: usize) -> SimpleRequest {
