@@ -94,7 +94,8 @@ cases! {
         caller_drops_the_responses
         caller_stops_listening
         both_end_at_once
-        missing_status;
+        missing_status
+        handler_panics;
     compression:
         client_compressed_unary
         server_compressed_unary

@@ -21,7 +21,7 @@ use crate::{
         World,
         backstage::Counts,
         payload::{is_payload, payload},
-        service::{AT_ONCE, REFUSE},
+        service::{AT_ONCE, PANIC, REFUSE},
         tamper::{NO_STATUS, TAMPER},
     },
 };
@@ -234,6 +234,26 @@ pub async fn missing_status(world: &World) -> String {
     }
     client.empty_call(Empty {}).await.expect("OK");
     code_name(Code::Unknown).to_owned()
+}
+
+/// A handler that panics ends its own call, however often, and no other on its connection.
+pub async fn handler_panics(world: &World) -> String {
+    let mut client = world.test_client().await;
+    let (requests, outgoing) = mpsc::channel(1);
+    let call = client.full_duplex_call(ReceiverStream::new(outgoing)).await;
+    let mut neighbour = call.expect("OK").into_inner();
+    for panics in 1..=20 {
+        let call = client.unary_call(marked(SimpleRequest::default(), PANIC));
+        let error = timeout(PATIENCE, call).await.expect("at once");
+        let error = error.expect_err("a status");
+        assert_eq!(error.code(), Code::Cancelled, "{error:?}");
+        let over = |it: &Counts| it.cancelled == panics;
+        world.backstage.wait("the panic", over).await;
+    }
+    requests.send(asking_for_one()).await.expect("open");
+    assert!(neighbour.message().await.expect("OK").is_some());
+    client.empty_call(Empty {}).await.expect("OK");
+    code_name(Code::Cancelled).to_owned()
 }
 
 fn marked<T>(message: T, mark: &'static str) -> Request<T> {

@@ -33,6 +33,8 @@ pub const STAMP: &str = "x-test-stamp";
 pub const STAMPED: &str = "x-test-stamped";
 /// A call with streamed requests is answered before any of them is read, with an empty response.
 pub const AT_ONCE: &str = "x-test-at-once";
+/// The handler of a unary call panics.
+pub const PANIC: &str = "x-test-panic";
 /// Come back in the metadata of a unary call's status.
 pub const IN_STATUS: [&str; 2] = ["x-test-in-status", "x-test-in-status-bin"];
 /// A unary call's handler leaves this in its response's extensions, see [`Left`].
@@ -70,6 +72,7 @@ impl TestService for Tester {
     ) -> Result<Response<SimpleResponse>, Status> {
         self.backstage.remember(&request);
         let mut call = self.backstage.begin();
+        assert!(!request.metadata().contains_key(PANIC), "as it was asked");
         let peer_id = peer_id(&request);
         let remote_addr = request.remote_addr().map(|addr| addr.to_string());
         let compressed = arrived(&request).compressed > 0;
