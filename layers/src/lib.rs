@@ -59,10 +59,10 @@ pub mod prometheus;
 pub mod retry;
 #[cfg(feature = "select")]
 pub mod select;
+#[cfg(any(feature = "retry", feature = "select"))]
+pub mod unsent;
 
 mod config_error;
-#[cfg(all(feature = "retry", feature = "select"))]
-mod elsewhere;
 mod headers;
 mod idempotent;
 mod meter;

@@ -362,17 +362,20 @@ impl ChannelBuilder {
         }
         let transports: Vec<_> = source.transports().collect();
         let stack = self.stack.of_channel(&transports)?;
-        let policy = stack.declared().clone();
+        let policy = stack.declared();
         let patience = stack.patience();
+        let keep = policy
+            .max_buffered()
+            .max(select.as_ref().map(SelectHandle::max_buffered));
         let iroh = source.iroh.as_ref().map(|links| {
             let pool = links.pool().clone();
-            let arm = Arm::new(pool, id, common.clone(), &policy, patience.clone());
+            let arm = Arm::new(pool, id, common.clone(), &policy, patience.clone(), keep);
             let context = ArmContext::new(&source, links.state(id), TransportKind::Iroh, id);
             (EitherArm::Iroh(arm), context)
         });
         let tcp = source.tcp.as_ref().map(|links| {
             let pool = links.pool().clone();
-            let arm = Arm::new(pool, id, common.clone(), &policy, patience.clone());
+            let arm = Arm::new(pool, id, common.clone(), &policy, patience.clone(), keep);
             let context = ArmContext::new(&source, links.state(id), TransportKind::Tcp, id);
             (EitherArm::Tcp(arm), context)
         });

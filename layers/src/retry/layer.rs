@@ -8,6 +8,7 @@ use super::{Retry, RetryBudget, RetryPolicy, call::Shared};
 #[derive(Clone, Debug)]
 pub struct RetryLayer {
     shared: Arc<Shared>,
+    returned: bool,
 }
 
 impl RetryLayer {
@@ -16,6 +17,7 @@ impl RetryLayer {
         let budget = RetryBudget::new(&policy);
         Self {
             shared: Arc::new(Shared { policy, budget }),
+            returned: false,
         }
     }
 
@@ -24,7 +26,15 @@ impl RetryLayer {
         let policy = self.shared.policy.clone();
         Self {
             shared: Arc::new(Shared { policy, budget }),
+            ..self
         }
+    }
+
+    /// Says that the service beneath returns the request of a call that never left, in an [`Unsent`](crate::unsent::Unsent) error. Then the layer copies
+    /// only requests of idempotent calls; any other call is sent again if it comes back.
+    pub fn returned(mut self) -> Self {
+        self.returned = true;
+        self
     }
 
     /// The budget, to look at.
@@ -43,6 +53,6 @@ impl<S> Layer<S> for RetryLayer {
     type Service = Retry<S>;
 
     fn layer(&self, inner: S) -> Retry<S> {
-        Retry::new(inner, self.shared.clone())
+        Retry::new(inner, self.shared.clone(), self.returned)
     }
 }
