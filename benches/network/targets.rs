@@ -5,7 +5,7 @@ use serde::Serialize;
 use crate::{
     arms::{Arm, Kernel, LaneSet, iroh, tcp, tuned},
     record::{Cell, Record, Section},
-    scenarios::{connect, grid, head_of_line, links, partition, priority},
+    scenarios::{changes, connect, grid, head_of_line, links, partition, priority},
 };
 use tower_iroh::Tuning;
 
@@ -74,11 +74,12 @@ impl Verdict {
 /// Every target whose scenario ran.
 pub fn judge(record: &Record) -> Vec<Verdict> {
     type Judge = fn(&Section) -> Vec<Verdict>;
-    let judges: [(&str, Judge); 6] = [
+    let judges: [(&str, Judge); 7] = [
         ("priority", beside_bulk),
         ("head_of_line", under_loss),
         ("links", alone),
         ("grid", bulk),
+        ("changes", after_a_change),
         ("partition", after_a_cut),
         ("connect", resumed),
     ];
@@ -193,13 +194,42 @@ fn bulk(section: &Section) -> Vec<Verdict> {
         .collect()
 }
 
+/// Each change that ran, of bulk and of the control calls beside it.
+fn after_a_change(section: &Section) -> Vec<Verdict> {
+    let changes = changes::GROUPS.into_iter().flatten();
+    let each = changes.filter_map(|change| {
+        let cell = section.cell(&change.name(), &iroh().name)?;
+        let share = cell.values.get("share").copied();
+        let alone = cell
+            .alone
+            .as_ref()
+            .map(|alone| alone.p99 + change.half_a_round_trip());
+        let what = format!("15 s after a link has changed, {}:", change.name());
+        Some([
+            Verdict::at_least(
+                format!("{what} bulk at least 0.8 x a fresh connection's"),
+                share.map(|share| (share, 0.8)),
+            ),
+            Verdict::at_most(
+                format!("{what} control's p99 at most p99 alone + half a round trip (ms)"),
+                cell.p99().zip(alone),
+            ),
+        ])
+    });
+    each.flatten().collect()
+}
+
 fn after_a_cut(section: &Section) -> Vec<Verdict> {
-    let cell = section.cell(&partition::case(5), &iroh().name);
-    let first = cell.and_then(|cell| cell.values.get("first_success"));
-    vec![Verdict::at_most(
-        "after a cut of 5 s: the first success at most 2000 ms after the link's return (ms)",
-        first.map(|first| (*first, 2000.0)),
-    )]
+    let cuts = partition::CUTS.into_iter();
+    let each = cuts.filter_map(|cut| {
+        let cell = section.cell(&partition::case(cut), &iroh().name)?;
+        let first = cell.values.get("first_success_of_new");
+        Some(Verdict::at_most(
+            format!("after a cut of {cut} s: the first answer to a new call at most 1500 ms after the link's return (ms)"),
+            first.map(|first| (*first, 1500.0)),
+        ))
+    });
+    each.collect()
 }
 
 fn resumed(section: &Section) -> Vec<Verdict> {

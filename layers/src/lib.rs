@@ -66,10 +66,10 @@ pub mod rollout;
 pub mod select;
 #[cfg(feature = "trace")]
 pub mod trace;
+#[cfg(any(feature = "retry", feature = "select"))]
+pub mod unsent;
 
 mod config_error;
-#[cfg(all(feature = "retry", feature = "select"))]
-mod elsewhere;
 mod headers;
 mod idempotent;
 mod meter;

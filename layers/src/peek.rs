@@ -96,6 +96,14 @@ impl<B: Body<Data = Bytes> + Unpin> Peeked<B> {
         }
     }
 
+    /// A body that nobody has looked at.
+    pub fn unread(body: B) -> Self {
+        Self {
+            held: [None, None],
+            rest: Some(body),
+        }
+    }
+
     /// How long the first message is, without its prefix; `None` where the body had nothing at hand.
     pub fn message_len(&self) -> Option<u32> {
         message_len(self.first_data()?)

@@ -35,17 +35,37 @@ impl Held {
         }
         // No waker: a body that is not ready is polled again by the attempt that sends it.
         let mut body = Peeked::new(body, &mut Context::from_waker(Waker::noop()));
+        match Self::whole(&mut body, limit) {
+            Some(held) => held,
+            None => Self::Tape(Tape::new(body, limit, superseded)),
+        }
+    }
+
+    /// The same for the first attempt, which gets a body that was looked at too. A message that is larger than `limit` is not kept.
+    pub(crate) fn keep(
+        mut body: Peeked<Body>,
+        limit: usize,
+        superseded: Superseded,
+    ) -> (Option<Self>, Peeked<Body>) {
+        match Self::whole(&mut body, limit) {
+            Some(Self::Whole(bytes)) => (Some(Self::Whole(bytes.clone())), Peeked::single(bytes)),
+            None if !body.is_whole() => {
+                let tape = Tape::new(body, limit, superseded);
+                let attempt = Peeked::unread(Body::new(tape.reel()));
+                (Some(Self::Tape(tape)), attempt)
+            }
+            held => (held, body),
+        }
+    }
+
+    /// Takes a body that is here in one piece, or has no piece.
+    fn whole(body: &mut Peeked<Body>, limit: usize) -> Option<Self> {
         if body.is_end_stream() {
-            return Self::Empty;
+            return Some(Self::Empty);
         }
         let fits = usize::try_from(body.size_hint().lower()).is_ok_and(|held| held <= limit);
-        match body.is_whole() && fits {
-            true => match body.take_single() {
-                Some(bytes) => Self::Whole(bytes),
-                None => Self::Tape(Tape::new(body, limit, superseded)),
-            },
-            false => Self::Tape(Tape::new(body, limit, superseded)),
-        }
+        let single = (body.is_whole() && fits).then(|| body.take_single());
+        single.flatten().map(Self::Whole)
     }
 
     /// The body for the next attempt, from its beginning. Any earlier one is at its end.

@@ -407,15 +407,18 @@ impl ChannelBuilder {
             select.take_methods(&methods);
         }
         let patience = stack.patience();
+        let keep = stack
+            .max_buffered()
+            .max(select.as_ref().map(SelectHandle::max_buffered));
         let iroh = source.iroh.as_ref().map(|links| {
             let pool = links.pool().clone();
-            let arm = Arm::new(pool, id, common.clone(), &methods, patience.clone());
+            let arm = Arm::new(pool, id, common.clone(), &methods, patience.clone(), keep);
             let context = ArmContext::new(&source, links.state(id), TransportKind::Iroh, id);
             (EitherArm::Iroh(arm), context)
         });
         let tcp = source.tcp.as_ref().map(|links| {
             let pool = links.pool().clone();
-            let arm = Arm::new(pool, id, common.clone(), &methods, patience.clone());
+            let arm = Arm::new(pool, id, common.clone(), &methods, patience.clone(), keep);
             let context = ArmContext::new(&source, links.state(id), TransportKind::Tcp, id);
             (EitherArm::Tcp(arm), context)
         });

@@ -12,6 +12,7 @@ use iroh::EndpointId;
 use tokio::sync::watch;
 use tonic::body::Body;
 use tower::Service;
+use tower_iroh_layers::BoxError;
 
 use super::{
     arm::Arm,
@@ -46,10 +47,10 @@ impl EitherArm {
 
 impl Service<Request<Body>> for EitherArm {
     type Response = Response<ResponseBody>;
-    type Error = Error;
-    type Future = BoxFuture<'static, Result<Response<ResponseBody>, Error>>;
+    type Error = BoxError;
+    type Future = BoxFuture<'static, Result<Response<ResponseBody>, BoxError>>;
 
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
         match self {
             Self::Iroh(arm) => arm.poll_ready(cx),
             Self::Tcp(arm) => arm.poll_ready(cx),

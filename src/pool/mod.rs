@@ -39,6 +39,7 @@ mod links;
 mod pooled;
 mod runtime;
 mod shared;
+mod silence;
 mod state;
 mod stats;
 mod uses;
@@ -56,6 +57,7 @@ pub(crate) use config::PoolConfig;
 pub(crate) use entry::Announce;
 pub(crate) use pooled::{End, Known, PoolHandle, Pooled};
 pub(crate) use runtime::Runtime;
+pub(crate) use silence::{Look, Patience, Sign, Silence};
 pub(crate) use uses::{AnyUse, Use, Used, Uses};
 
 use budget::Budget;

@@ -18,23 +18,25 @@ use super::{
     io::Activities,
     link::Link,
     ping::{patience, ping},
-    silence::{Look, Sign, Silence},
     tuning::{Follow, ReceiveWindow, Side},
 };
 use crate::{
     error::{Error, ErrorKind},
     http2::{Carries, GateGuard},
     peer::Path,
-    pool::{End, PoolHandle, Pooled, Uses},
+    pool::{End, Look, Patience, PoolHandle, Pooled, Sign, Silence, Uses},
     wire::close,
 };
 
 /// The longest time between two looks at a connection that nobody uses.
 const LOOK: Duration = Duration::from_secs(60);
-/// How long after its last use the path of a connection is still looked at: what the call has sent is acknowledged or lost by then.
-const SETTLED: Duration = Duration::from_secs(2);
 /// How many health pings in a row may fail.
 const PINGS: u32 = 2;
+/// One look may have found only an acknowledgement of ours, which nobody answers.
+const SILENCE: Patience = Patience {
+    least: Duration::from_millis(500),
+    looks: 2,
+};
 /// How long a silent connection has, and round trips beside, once another has reached its peer. After a cut the path works for both, and each look pings.
 const SUPERSEDED: Duration = Duration::from_secs(1);
 /// How long it has after it has changed its path. QUIC sends what the old path lost once it has given that path up, which may take seconds
@@ -68,7 +70,7 @@ impl Driver {
             self.window.clone(),
             Side::Client,
         );
-        let mut path_due = pin!(self.path_due(self.look(&mut follow)));
+        let mut path_due = pin!(self.look(&mut follow));
         let idle_every = LOOK
             .min(self.idle_timeout / 4)
             .max(Duration::from_millis(1));
@@ -86,7 +88,7 @@ impl Driver {
                     }
                     return;
                 }
-                () = &mut path_due => path_due.set(self.path_due(self.look(&mut follow))),
+                () = &mut path_due => path_due.set(self.look(&mut follow)),
                 () = sleep_until(look) => {
                     look = Instant::now() + idle_every;
                     if self.close_if_idle() {
@@ -101,21 +103,13 @@ impl Driver {
         }
     }
 
-    /// Looks at the path. Returns when to look again.
-    fn look(&self, follow: &mut Follow) -> Instant {
+    /// Looks at the path. The future waits until it is to be looked at again.
+    fn look(&self, follow: &mut Follow) -> impl Future<Output = ()> + Send + use<> {
         let next = follow.tick();
         if let Some(link) = self.link.upgrade() {
             link.lanes().spread(follow.spreads());
         }
         next
-    }
-
-    /// Waits until the path is to be looked at again: at `due`, but on an idle connection not before its next use.
-    async fn path_due(&self, due: Instant) {
-        sleep_until(due).await;
-        if self.uses.open() == 0 && self.uses.last().elapsed() >= SETTLED {
-            let _ = timeout(LOOK, self.uses.used()).await;
-        }
     }
 
     fn close_if_idle(&self) -> bool {
@@ -132,7 +126,7 @@ impl Driver {
 
     /// Pings while the peer does not answer calls that wait, and reports that it is silent or answers again.
     async fn watch_silence(&self) {
-        let mut silence = Silence::default();
+        let mut silence = Silence::new(SILENCE);
         loop {
             let Some(next) = silence.next_look(self.uses.open() > 0) else {
                 self.uses.used().await;

@@ -15,7 +15,6 @@ mod link;
 mod links;
 mod ping;
 pub mod presets;
-mod silence;
 mod tuning;
 
 pub use acceptor::{Acceptor, AcceptorBuilder, BareAcceptor, Incoming};

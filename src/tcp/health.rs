@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use tokio::time::Instant;
+use tokio::{sync::Notify, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use super::{error, refusal::Heard};
@@ -30,6 +30,8 @@ pub(super) struct LinkHealth {
     rtt: AtomicU64,
     /// The last one's, 0 before the first.
     ping: AtomicU64,
+    /// Asks every connection to ping its peer now.
+    suspect: Notify,
     /// The peer has taken a connection of these.
     alive: AtomicBool,
     open: AtomicUsize,
@@ -51,6 +53,7 @@ impl LinkHealth {
             received: AtomicU64::new(0),
             rtt: AtomicU64::new(micros(rtt)),
             ping: AtomicU64::new(0),
+            suspect: Notify::new(),
             alive: AtomicBool::new(false),
             open: AtomicUsize::new(0),
             pace: Mutex::new((Backoff::new(REOPENING), None)),
@@ -134,6 +137,11 @@ impl LinkHealth {
     /// Resolves when no further call may begin.
     pub(super) async fn over(&self) {
         self.over.cancelled().await;
+    }
+
+    /// What was sent has no answer: pings the peer on each connection, to tell a peer that is gone from one that is slow.
+    pub(super) fn suspect(&self) {
+        self.suspect.notify_waiters();
     }
 
     /// A ping has been answered. Smoothed as TCP does it, by an eighth (RFC 6298, section 2).
@@ -247,6 +255,11 @@ impl ConnectionHealth {
 
     pub(super) fn answered(&self, took: Duration) {
         self.link.answered(took);
+    }
+
+    /// Resolves when a ping is asked for.
+    pub(super) async fn suspected(&self) {
+        self.link.suspect.notified().await;
     }
 }
 

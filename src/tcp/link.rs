@@ -1,6 +1,8 @@
 //! The connections to one peer over TCP, one for each lane's stream.
 
 use std::{
+    convert::Infallible,
+    pin::pin,
     sync::{Arc, Mutex, OnceLock, Weak},
     time::{Duration, SystemTime},
 };
@@ -22,7 +24,9 @@ use crate::{
     http2::{Carries, Explain, GateGuard, Http2, LaneSet, Lanes, NewStream, Opener},
     lock::lock,
     peer::{Path, TcpAddr, TransportKind},
-    pool::{End, PeerStats, PoolHandle, Pooled, Runtime, Used, Uses},
+    pool::{
+        End, Look, Patience, PeerStats, PoolHandle, Pooled, Runtime, Sign, Silence, Used, Uses,
+    },
 };
 
 /// How often idleness is looked at, at most.
@@ -30,6 +34,11 @@ const LOOK: Duration = Duration::from_secs(60);
 /// How long the dial's connection waits for a lane before HTTP/2 begins on it: a server lets go of one on which nothing begins, and only
 /// whoever reads sees that.
 const UNCLAIMED: Duration = Duration::from_secs(1);
+/// When a ping is to tell whether the peer is there. It is cheap, and the kernel does not say what it repeats.
+const SILENCE: Patience = Patience {
+    least: Duration::from_millis(250),
+    looks: 1,
+};
 /// For how long a ping's answer is waited for, at most: over iroh two pings may fail, of 10 s each.
 const PING_TIMEOUT: Duration = Duration::from_secs(20);
 
@@ -204,10 +213,10 @@ impl TcpLink {
     }
 }
 
-/// Pings the peer on one connection, and closes that connection when no answer comes.
+/// Pings the peer on one connection, at each interval and when it is asked to, and closes that connection when no answer comes.
 async fn ping(mut pings: PingPong, health: Arc<ConnectionHealth>, interval: Duration) {
     loop {
-        sleep(interval).await;
+        let _ = timeout(interval, health.suspected()).await;
         let asked = Instant::now();
         match timeout(PING_TIMEOUT.min(interval * 2), pings.ping(Ping::opaque())).await {
             Ok(Ok(_)) => health.answered(asked.elapsed()),
@@ -325,6 +334,7 @@ impl Pooled for TcpLink {
         let driver = drive(
             Arc::downgrade(self),
             self.connections.clone(),
+            self.uses.clone(),
             gone,
             self.lanes.gate().clone().close_on_drop(),
         );
@@ -336,11 +346,55 @@ impl Pooled for TcpLink {
     }
 }
 
+/// Reports that the peer does not answer while calls wait, and that it answers again. A silent peer is dialled beside the link: TCP repeats what was lost at
+/// ever longer intervals, and after a cut of seconds a new connection is up before the next of them.
+async fn watch_silence(
+    link: &Weak<TcpLink>,
+    health: &LinkHealth,
+    uses: &Uses,
+    gone: &PoolHandle<TcpLink>,
+) -> Infallible {
+    let mut silence = Silence::new(SILENCE);
+    let mut pinged = false;
+    loop {
+        let Some(next) = silence.next_look(uses.open() > 0) else {
+            uses.used().await;
+            continue;
+        };
+        sleep(next).await;
+        let (sent, received) = health.bytes();
+        let sign = silence.look(Look {
+            now: std::time::Instant::now(),
+            path: (),
+            sent,
+            received,
+            rtt: health.rtt(),
+            waiting: uses.open() > 0,
+        });
+        let report = |tell: fn(&PoolHandle<TcpLink>, &Arc<TcpLink>)| {
+            if let Some(link) = link.upgrade() {
+                tell(gone, &link);
+            }
+        };
+        match sign {
+            Sign::Nothing => {}
+            // The first ping tells whether the peer is there and only takes its time.
+            Sign::Ping if !std::mem::replace(&mut pinged, true) => health.suspect(),
+            Sign::Ping => report(PoolHandle::silent),
+            Sign::Heard => {
+                pinged = false;
+                report(PoolHandle::heard);
+            }
+        }
+    }
+}
+
 /// Says when a link is over, and ends it when it is idle. Holds the link weakly: the link owns this task. A link that nobody watches over takes no
 /// further call.
 async fn drive(
     link: Weak<TcpLink>,
     connections: Arc<Connections>,
+    uses: Uses,
     gone: PoolHandle<TcpLink>,
     _gate: GateGuard,
 ) {
@@ -352,8 +406,13 @@ async fn drive(
         }
     }
     let every = LOOK.min(idle_timeout / 4).max(Duration::from_millis(1));
+    let mut silence = pin!(watch_silence(&link, health, &uses, &gone));
     loop {
-        let over = timeout(every, health.over()).await.is_ok();
+        let over = tokio::select! {
+            () = health.over() => true,
+            () = sleep(every) => false,
+            never = &mut silence => match never {},
+        };
         let Some(link) = link.upgrade() else { return };
         if over {
             gone.report(&link, link.fate());

@@ -2,17 +2,20 @@
 
 use std::time::Duration;
 
-use futures_util::StreamExt as _;
+use futures_util::{StreamExt as _, stream};
 use prost::Message as _;
 use tokio::time::timeout;
 use tonic::Code;
 use tower_iroh_proto::{
     echo::{EchoRequest, EchoResponse, StreamRequest},
-    testing::{Payload, ResponseParameters, SimpleRequest, StreamingOutputRequest},
+    testing::{
+        Payload, ResponseParameters, SimpleRequest, StreamingInputRequest, StreamingOutputRequest,
+    },
 };
 
 use crate::{
     metadata::assert_status,
+    report::code_name,
     support::{
         ServerOptions, World,
         payload::{is_payload, payload},
@@ -115,6 +118,98 @@ pub async fn encoding_limit(world: &World) -> String {
     drop((client, responses));
     limited.stop().await;
     "OUT_OF_RANGE".to_owned()
+}
+
+/// Limits that a server and a client set, for what comes in.
+pub async fn decoding_limits(world: &World) -> String {
+    let options = ServerOptions {
+        decoding_limit: Some(1_000),
+        ..ServerOptions::default()
+    };
+    let limited = World::start(world.arm(), options).await;
+    let mut client = limited.test_client().await;
+    let message =
+        "Error, decoded message length too large: found 1001 bytes, the limit is: 1000 bytes";
+    client.unary_call(of_size(994)).await.expect("OK");
+    let error = client.unary_call(of_size(995)).await;
+    assert_status(&error.expect_err("a status"), Code::OutOfRange, message);
+    // The limit is for each message, not for all.
+    let call = client.streaming_input_call(stream::iter([input(994, 0), input(994, 1)]));
+    assert_eq!(call.await.expect("OK").into_inner().count, 2);
+    let call = client.streaming_input_call(stream::iter([input(994, 0), input(995, 1)]));
+    let error = call.await.expect_err("a status");
+    assert_status(&error, Code::OutOfRange, message);
+    drop(client);
+    limited.stop().await;
+
+    let client = world.test_client().await;
+    let mut client = client.max_decoding_message_size(1_000);
+    // From the second message on its number takes two bytes.
+    for (sizes, fits) in [([994, 992], true), ([994, 993], false)] {
+        let call = client.streaming_output_call(outputs(&sizes)).await;
+        let mut responses = call.expect("OK").into_inner();
+        assert!(responses.message().await.expect("OK").is_some());
+        let second = responses.message().await;
+        if fits {
+            assert!(second.expect("OK").is_some());
+            assert!(responses.message().await.expect("OK").is_none());
+        } else {
+            assert_status(&second.expect_err("a status"), Code::OutOfRange, message);
+        }
+    }
+    "OUT_OF_RANGE".to_owned()
+}
+
+/// The client's own limit for what it sends. tonic's client resets such a call, ours says why.
+pub async fn client_encoding_limit(world: &World) -> String {
+    let client = world.test_client().await;
+    let mut client = client.max_encoding_message_size(1_000);
+    client.unary_call(of_size(994)).await.expect("OK");
+    let begun = world.backstage.counts().begun;
+    let unary = client.unary_call(of_size(995)).await;
+    let unary = unary.expect_err("a status");
+    assert_eq!(world.backstage.counts().begun, begun);
+    let call = client.streaming_input_call(stream::iter([input(994, 0), input(995, 1)]));
+    let streaming = call.await.expect_err("a status");
+    client.unary_call(of_size(994)).await.expect("OK");
+    let (code, message) = match world.arm().is_tonic() {
+        true => (Code::Internal, "h2 protocol error: http2 error"),
+        false => (
+            Code::OutOfRange,
+            "Error, encoded message length too large: found 1001 bytes, the limit is: 1000 bytes",
+        ),
+    };
+    assert_status(&unary, code, message);
+    assert_status(&streaming, code, message);
+    code_name(code).to_owned()
+}
+
+fn of_size(size: usize) -> SimpleRequest {
+    SimpleRequest {
+        payload: Some(Payload {
+            body: payload(size, 0),
+        }),
+        ..SimpleRequest::default()
+    }
+}
+
+fn input(size: usize, number: u64) -> StreamingInputRequest {
+    StreamingInputRequest {
+        payload: Some(Payload {
+            body: payload(size, number),
+        }),
+    }
+}
+
+fn outputs(sizes: &[u32]) -> StreamingOutputRequest {
+    let wanted = sizes.iter().map(|size| ResponseParameters {
+        size: *size,
+        interval_ms: 0,
+    });
+    StreamingOutputRequest {
+        responses: wanted.collect(),
+        ..StreamingOutputRequest::default()
+    }
 }
 
 /// A reader that stalls stops the producer, before the whole stream sits in a buffer, and loses nothing.

@@ -15,6 +15,7 @@ use crate::support::{
     World,
     echo_metadata::{INITIAL, TRAILING},
     payload::payload,
+    service::IN_STATUS,
 };
 
 /// gRPC's interop text: whitespace that a header must not carry bare, and characters outside of ASCII and of the BMP.
@@ -112,6 +113,24 @@ pub async fn status_details(world: &World) -> String {
     String::new()
 }
 
+/// Metadata that the handler puts into a status: repeated, and binary.
+pub async fn status_metadata(world: &World) -> String {
+    let [ascii, binary] = IN_STATUS;
+    let mut client = world.test_client().await;
+    let mut request = Request::new(status(Code::Internal, "see the metadata").unary());
+    let metadata = request.metadata_mut();
+    metadata.append(ascii, MetadataValue::from_static("first"));
+    metadata.append(ascii, MetadataValue::from_static("second"));
+    metadata.insert_bin(binary, MetadataValue::from_bytes(&trailing_value()));
+    let error = client.unary_call(request).await.expect_err("a status");
+    assert_status(&error, Code::Internal, "see the metadata");
+    let values: Vec<_> = error.metadata().get_all(ascii).iter().collect();
+    assert_eq!(values, ["first", "second"]);
+    let value = error.metadata().get_bin(binary).expect("a value");
+    assert_eq!(value.to_bytes().expect("base64"), trailing_value());
+    String::new()
+}
+
 /// A method that the service has and the server refuses, and one that it never had.
 pub async fn unimplemented_method(world: &World) -> String {
     let mut client = world.test_client().await;
@@ -173,7 +192,7 @@ fn assert_echoed_trailing(metadata: &tonic::metadata::MetadataMap) {
     assert_eq!(bytes, trailing_value());
 }
 
-fn status(code: Code, message: &str) -> EchoStatus {
+pub fn status(code: Code, message: &str) -> EchoStatus {
     EchoStatus {
         code: code as i32,
         message: message.to_owned(),
@@ -181,7 +200,7 @@ fn status(code: Code, message: &str) -> EchoStatus {
     }
 }
 
-trait AsRequest {
+pub trait AsRequest {
     fn unary(self) -> SimpleRequest;
     /// With `responses` messages before the status.
     fn stream(self, responses: usize) -> StreamingOutputRequest;

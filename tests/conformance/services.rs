@@ -1,6 +1,8 @@
-//! What stands around a service: health, reflection, interceptors, and who called.
+//! What stands around a service: health, reflection, interceptors, who called, and load shed.
 
 use futures_util::stream;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Request, Status, metadata::MetadataValue};
 use tonic_health::pb::{
     HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
@@ -9,13 +11,17 @@ use tonic_reflection::pb::v1::{
     ServerReflectionRequest, server_reflection_client::ServerReflectionClient,
     server_reflection_request::MessageRequest, server_reflection_response::MessageResponse,
 };
-use tower_iroh_proto::testing::{Empty, SimpleRequest, test_service_client::TestServiceClient};
+use tower_iroh_proto::testing::{
+    Empty, ResponseParameters, SimpleRequest, StreamingOutputRequest,
+    test_service_client::TestServiceClient,
+};
 
 use crate::{
     metadata::assert_status,
+    report::code_name,
     support::{
-        World,
-        service::{REFUSE, STAMP, STAMPED},
+        ServerOptions, World,
+        service::{REFUSE, STAMP, STAMPED, WAIT_FOR_MESSAGE},
     },
 };
 
@@ -227,6 +233,40 @@ pub async fn remote_address(world: &World) -> String {
         );
     }
     String::new()
+}
+
+/// A server that has as many calls as it allows refuses the next one at once, and not the one after.
+pub async fn load_shed(world: &World) -> String {
+    let options = ServerOptions {
+        server: Some(|server| server.concurrency_limit_per_connection(1).load_shed(true)),
+        ..ServerOptions::default()
+    };
+    let busy = World::start(world.arm(), options).await;
+    let mut client = busy.test_client().await;
+    let (requests, outgoing) = mpsc::channel(1);
+    let mut request = Request::new(ReceiverStream::new(outgoing));
+    let wait = "1".parse().expect("ASCII");
+    request.metadata_mut().insert(WAIT_FOR_MESSAGE, wait);
+    let mut other = client.clone();
+    let first = tokio::spawn(async move { other.full_duplex_call(request).await });
+    busy.backstage.wait("the call", |it| it.begun == 1).await;
+
+    let error = client.empty_call(Empty {}).await.expect_err("a status");
+    let message = "Too many active requests for the connection";
+    assert_status(&error, Code::ResourceExhausted, message);
+    assert_eq!(busy.backstage.counts().begun, 1);
+
+    let request = StreamingOutputRequest {
+        responses: vec![ResponseParameters::default()],
+        ..StreamingOutputRequest::default()
+    };
+    requests.send(request).await.expect("the call is open");
+    let mut responses = first.await.expect("no panic").expect("OK").into_inner();
+    assert!(responses.message().await.expect("OK").is_some());
+    client.empty_call(Empty {}).await.expect("OK");
+    drop((client, requests, responses));
+    busy.stop().await;
+    code_name(error.code()).to_owned()
 }
 
 fn health_request(service: &str) -> HealthCheckRequest {

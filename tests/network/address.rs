@@ -106,7 +106,7 @@ fn server_moves() -> Outcome {
 type Party = (Caller, Traffic, std::time::SystemTime);
 
 async fn begin(name: &str, caller: Caller) -> Party {
-    let mut traffic = Traffic::start(name, &caller, Pace::default()).await;
+    let mut traffic = Traffic::start(name, &caller.service, Pace::default()).await;
     traffic.goes_on(20, 10).await;
     let stats = caller.links.stats(caller.peer).expect("connected");
     (caller, traffic, stats.established_at)

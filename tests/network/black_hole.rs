@@ -67,7 +67,7 @@ async fn one_black_hole(network: Network, good_for: Option<Duration>) {
     let mut start = async |name: &str, peer: &Peer| {
         let caller = Caller::over(Arm::Hasty(TIMEOUT), peer, links.clone());
         circuits.push((name.to_owned(), caller.stack.clone().expect("a channel's")));
-        Traffic::start(name, &caller, Pace::calls()).await
+        Traffic::start(name, &caller.service, Pace::calls()).await
     };
     let mut traffics = Vec::new();
     for (name, _, peer) in &parties[..2] {

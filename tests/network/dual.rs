@@ -43,7 +43,7 @@ const DWELL: Duration = Duration::from_secs(2);
 const HEALTH: Duration = Duration::from_secs(2);
 
 /// A server on both transports, and where it is.
-async fn serve(host: &Host) -> (Desk, Peer) {
+pub async fn serve(host: &Host) -> (Desk, Peer) {
     let addr = host.address();
     let served =
         host.spawn(async move {
@@ -137,10 +137,10 @@ async fn story(network: Network, preferred: TransportKind, protocol: Protocol) {
         streams: 8,
         deadline: None,
     };
-    let mut calls = Traffic::start("call", &caller, pace).await;
+    let mut calls = Traffic::start("call", &caller.service, pace).await;
     all_over(&select, preferred.into()).await;
     // A stream stays where it begins.
-    let mut streams = Traffic::start("talk", &caller, talks).await;
+    let mut streams = Traffic::start("talk", &caller.service, talks).await;
     calls.goes_on(200, 0).await;
     streams.goes_on(0, 100).await;
 

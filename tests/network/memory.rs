@@ -53,7 +53,7 @@ fn slow() -> Conditions {
 
 async fn delay(memory: Memory, server: Server, caller: Caller) {
     memory.set(caller.links.endpoint().id(), caller.peer, slow());
-    let mut traffic = Traffic::start("delay", &caller, Pace::default()).await;
+    let mut traffic = Traffic::start("delay", &caller.service, Pace::default()).await;
     traffic.goes_on(50, 20).await;
     let stats = caller.links.stats(caller.peer).expect("connected");
     assert!(matches!(stats.path, Some(Path::Other(_))), "{stats}");
@@ -67,7 +67,7 @@ async fn delay(memory: Memory, server: Server, caller: Caller) {
 async fn loss(memory: Memory, server: Server, caller: Caller) {
     let us = caller.links.endpoint().id();
     memory.set(us, caller.peer, slow().with_loss(0.05));
-    let mut traffic = Traffic::start("loss", &caller, Pace::default()).await;
+    let mut traffic = Traffic::start("loss", &caller.service, Pace::default()).await;
     traffic.goes_on(100, 50).await;
     traffic.stop().await.check_all_well(&server.desk);
     assert!(
@@ -79,7 +79,7 @@ async fn loss(memory: Memory, server: Server, caller: Caller) {
 async fn partition(memory: Memory, server: Server, caller: Caller) {
     let us = caller.links.endpoint().id();
     memory.set(us, caller.peer, slow());
-    let mut traffic = Traffic::start("partition", &caller, Pace::default()).await;
+    let mut traffic = Traffic::start("partition", &caller.service, Pace::default()).await;
     traffic.goes_on(20, 10).await;
     memory.cut(us, caller.peer);
     sleep(Duration::from_secs(1)).await;

@@ -73,7 +73,8 @@ async fn start(relay: &Relay, server: &Server) -> Vec<Party> {
     for arm in [Arm::Channel, Arm::Tonic] {
         let links = Links::new(relay.bind(everywhere()).await);
         let caller = Caller::over(arm, &relay.peer(server.endpoint.id()), links);
-        let mut traffic = Traffic::start(&format!("{arm:?}"), &caller, Pace::default()).await;
+        let mut traffic =
+            Traffic::start(&format!("{arm:?}"), &caller.service, Pace::default()).await;
         traffic.goes_on(1, 1).await;
         parties.push((caller, traffic));
     }

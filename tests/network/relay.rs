@@ -137,7 +137,7 @@ fn relay_only() -> Outcome {
         let (relay, server, callers) = behind_relay(&shared, bound).await;
         for (number, caller) in callers.into_iter().enumerate() {
             let name = format!("relayed-{number}");
-            let mut traffic = Traffic::start(&name, &caller, Pace::default()).await;
+            let mut traffic = Traffic::start(&name, &caller.service, Pace::default()).await;
             traffic.goes_on(100, 50).await;
             assert_eq!(caller.path(), Some(Path::Relay(relay.url.clone())));
             traffic.stop().await.check_all_well(&server.desk);
@@ -158,7 +158,7 @@ async fn upgraded(network: Network) -> Outcome {
     let mut parties = Vec::new();
     for (number, caller) in callers.into_iter().enumerate() {
         let name = format!("upgraded-{number}");
-        let mut traffic = Traffic::start(&name, &caller, Pace::default()).await;
+        let mut traffic = Traffic::start(&name, &caller.service, Pace::default()).await;
         traffic.goes_on(50, 20).await;
         assert_eq!(caller.path(), Some(Path::Relay(relay.url.clone())));
         let stats = caller.links.stats(caller.peer).expect("connected");

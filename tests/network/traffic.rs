@@ -10,12 +10,9 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 use tonic::{Code, Status};
-use tower_iroh_proto::echo::EchoRequest;
+use tower_iroh_proto::echo::{EchoRequest, echo_client::EchoClient};
 
-use crate::{
-    place::Caller,
-    support::{Desk, request},
-};
+use crate::support::{Desk, Service, request};
 
 /// What goes on.
 #[derive(Clone, Copy, Debug)]
@@ -102,7 +99,7 @@ pub struct Traffic {
 
 impl Traffic {
     /// Begins; `name` is what the ids of its calls begin with.
-    pub async fn start(name: &str, caller: &Caller, pace: Pace) -> Self {
+    pub async fn start(name: &str, service: &Service, pace: Pace) -> Self {
         let (stop, stopped) = watch::channel(false);
         let (tell, seen) = watch::channel(Seen::default());
         let mut traffic = Self {
@@ -113,11 +110,11 @@ impl Traffic {
         };
         for number in 0..pace.callers {
             let name = format!("{name}-{number}");
-            let call = calls(name, caller.clone(), pace, stopped.clone(), tell.clone());
+            let call = calls(name, service.clone(), pace, stopped.clone(), tell.clone());
             traffic.calls.spawn(call);
         }
         for _ in 0..pace.streams {
-            let talk = talk(caller.clone(), pace, stopped.clone(), tell.clone());
+            let talk = talk(service.clone(), pace, stopped.clone(), tell.clone());
             traffic.talks.spawn(talk);
         }
         traffic
@@ -165,12 +162,12 @@ const PATIENCE: Duration = Duration::from_secs(45);
 
 async fn calls(
     name: String,
-    caller: Caller,
+    service: Service,
     pace: Pace,
     stopped: watch::Receiver<bool>,
     tell: watch::Sender<Seen>,
 ) -> Vec<Call> {
-    let mut client = caller.client();
+    let mut client = EchoClient::new(service);
     let mut calls = Vec::new();
     while !*stopped.borrow() {
         let id = format!("{name}-{}", calls.len());
@@ -200,7 +197,7 @@ async fn calls(
 }
 
 async fn talk(
-    caller: Caller,
+    service: Service,
     pace: Pace,
     stopped: watch::Receiver<bool>,
     tell: watch::Sender<Seen>,
@@ -222,7 +219,8 @@ async fn talk(
         outcome: Ok(()),
     };
     let listen = async {
-        let mut answers = caller.client().bidi_stream(numbers).await?.into_inner();
+        let mut client = EchoClient::new(service);
+        let mut answers = client.bidi_stream(numbers).await?.into_inner();
         while let Some(answer) = answers.message().await? {
             let number = talk.heard.to_be_bytes();
             assert_eq!(answer.payload, number[..], "in order, none twice");

@@ -6,7 +6,7 @@ use futures_util::{Stream, StreamExt as _, stream};
 use tokio::time::sleep;
 use tonic::{
     Code, Request, Response, Status, Streaming,
-    metadata::{Ascii, MetadataValue},
+    metadata::{Ascii, MetadataMap, MetadataValue},
     service::Interceptor,
 };
 use tower_iroh::PeerInfo;
@@ -19,6 +19,7 @@ use tower_iroh_proto::testing::{
 use super::{
     backstage::{Backstage, Call},
     payload::{LARGEST, is_payload, payload},
+    tamper::Left,
     wire::Arrived,
 };
 
@@ -30,6 +31,16 @@ pub const REFUSE: &str = "x-test-refuse";
 pub const STAMP: &str = "x-test-stamp";
 /// Where the handler answers with what the interceptor handed on.
 pub const STAMPED: &str = "x-test-stamped";
+/// A call with streamed requests is answered before any of them is read, with an empty response.
+pub const AT_ONCE: &str = "x-test-at-once";
+/// The handler of a unary call panics.
+pub const PANIC: &str = "x-test-panic";
+/// Come back in the metadata of a unary call's status.
+pub const IN_STATUS: [&str; 2] = ["x-test-in-status", "x-test-in-status-bin"];
+/// A unary call's handler leaves this in its response's extensions, see [`Left`].
+pub const LEAVE: &str = "x-test-leave";
+/// A streaming call with this header switches compression off for its response.
+pub const UNCOMPRESSED: &str = "x-test-uncompressed";
 
 #[derive(Clone, Debug)]
 pub struct Tester {
@@ -49,7 +60,8 @@ impl TestService for Tester {
     type StreamingOutputCallStream = Outgoing;
     type FullDuplexCallStream = Outgoing;
 
-    async fn empty_call(&self, _: Request<Empty>) -> Result<Response<Empty>, Status> {
+    async fn empty_call(&self, request: Request<Empty>) -> Result<Response<Empty>, Status> {
+        self.backstage.remember(&request);
         self.backstage.begin().finish();
         Ok(Response::new(Empty {}))
     }
@@ -58,11 +70,15 @@ impl TestService for Tester {
         &self,
         request: Request<SimpleRequest>,
     ) -> Result<Response<SimpleResponse>, Status> {
+        self.backstage.remember(&request);
         let mut call = self.backstage.begin();
+        assert!(!request.metadata().contains_key(PANIC), "as it was asked");
         let peer_id = peer_id(&request);
         let remote_addr = request.remote_addr().map(|addr| addr.to_string());
         let compressed = arrived(&request).compressed > 0;
         let stamp = request.extensions().get::<Stamp>().cloned();
+        let leave = request.metadata().get(LEAVE).cloned();
+        let metadata = request.metadata().clone();
         let request = request.into_inner();
 
         sleep(Duration::from_millis(request.sleep_ms.into())).await;
@@ -73,7 +89,7 @@ impl TestService for Tester {
                 if compressed { "" } else { "not " }
             )));
         }
-        wanted_status(request.response_status)?;
+        wanted_status(request.response_status).map_err(|status| with_metadata(status, metadata))?;
         let received_size = checked(request.payload, 0)?;
         let mut response = Response::new(SimpleResponse {
             payload: Some(made(request.response_size, 0)?),
@@ -83,6 +99,9 @@ impl TestService for Tester {
         });
         if let Some(Stamp(stamp)) = stamp {
             response.metadata_mut().insert(STAMPED, stamp);
+        }
+        if let Some(leave) = leave {
+            response.extensions_mut().insert(Left(leave));
         }
         if !request.compress_response {
             response.disable_compression();
@@ -94,38 +113,50 @@ impl TestService for Tester {
         &self,
         request: Request<StreamingOutputRequest>,
     ) -> Result<Response<Outgoing>, Status> {
+        self.backstage.remember(&request);
+        let uncompressed = request.metadata().contains_key(UNCOMPRESSED);
         let mut talk = Talk::new(&self.backstage, None);
         talk.take(request.into_inner())?;
-        Ok(Response::new(talk.into_stream()))
+        Ok(respond(talk.into_stream(), uncompressed))
     }
 
     async fn streaming_input_call(
         &self,
         request: Request<Streaming<StreamingInputRequest>>,
     ) -> Result<Response<StreamingInputResponse>, Status> {
+        self.backstage.remember(&request);
         let mut call = self.backstage.begin();
         let arrived = request.extensions().get::<Arrived>().cloned();
-        let mut incoming = request.into_inner();
+        let uncompressed = request.metadata().contains_key(UNCOMPRESSED);
         let mut response = StreamingInputResponse::default();
+        if request.metadata().contains_key(AT_ONCE) {
+            call.finish();
+            return Ok(Response::new(response));
+        }
+        let mut incoming = request.into_inner();
         while let Some(message) = incoming.message().await? {
             response.aggregated_size += checked(message.payload, response.count)?;
             response.count += 1;
         }
         response.compressed_count = arrived.map_or(0, |it| it.tally().compressed);
         call.finish();
-        Ok(Response::new(response))
+        Ok(respond(response, uncompressed))
     }
 
     async fn full_duplex_call(
         &self,
         request: Request<Streaming<StreamingOutputRequest>>,
     ) -> Result<Response<Outgoing>, Status> {
+        self.backstage.remember(&request);
         let wait = request.metadata().contains_key(WAIT_FOR_MESSAGE);
+        let uncompressed = request.metadata().contains_key(UNCOMPRESSED);
+        let at_once = request.metadata().contains_key(AT_ONCE);
         let mut talk = Talk::new(&self.backstage, Some(request.into_inner()));
+        talk.over = at_once;
         if wait {
             talk.hear().await?;
         }
-        Ok(Response::new(talk.into_stream()))
+        Ok(respond(talk.into_stream(), uncompressed))
     }
 
     async fn unimplemented_call(&self, _: Request<Empty>) -> Result<Response<Empty>, Status> {
@@ -133,6 +164,14 @@ impl TestService for Tester {
             "UnimplementedCall is not implemented",
         ))
     }
+}
+
+fn respond<T>(message: T, uncompressed: bool) -> Response<T> {
+    let mut response = Response::new(message);
+    if uncompressed {
+        response.disable_compression();
+    }
+    response
 }
 
 /// One streaming call: what it still has to hear, and what it still has to say.
@@ -265,6 +304,19 @@ fn wanted_status(wanted: Option<EchoStatus>) -> Result<(), Status> {
         }) if code != Code::Ok as i32 => Err(Status::with_details(code.into(), message, details)),
         _ => Ok(()),
     }
+}
+
+/// Adds what of the request's metadata is [`IN_STATUS`].
+fn with_metadata(mut status: Status, metadata: MetadataMap) -> Status {
+    let headers = metadata.into_headers();
+    let mut wanted = http::HeaderMap::new();
+    for name in IN_STATUS {
+        for value in headers.get_all(name) {
+            wanted.append(name, value.clone());
+        }
+    }
+    *status.metadata_mut() = MetadataMap::from_headers(wanted);
+    status
 }
 
 /// The size of a payload, if it is the one that message `number` must have.

@@ -7,7 +7,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderMap, Request, Response};
+use http::{HeaderMap, Request, Response, Uri};
 use http_body::{Frame, SizeHint};
 use tonic::{Status, body::Body};
 use tower::{Layer, Service};
@@ -23,6 +23,8 @@ pub struct Tally {
     pub compressed: u64,
     /// Bytes of body, prefixes and all.
     pub bytes: u64,
+    /// Bytes in the largest DATA frame.
+    pub largest_frame: u64,
 }
 
 /// A [`Tally`] that grows while the body passes. The server finds it in the request's extensions.
@@ -68,6 +70,7 @@ impl Watched {
     fn read(&mut self, mut data: &[u8]) {
         let mut tally = self.arrived.0.lock().expect("no test panics in here");
         tally.bytes += data.len() as u64;
+        tally.largest_frame = tally.largest_frame.max(data.len() as u64);
         while !data.is_empty() {
             let skipped = self.left.min(data.len());
             self.left -= skipped;
@@ -116,7 +119,11 @@ impl http_body::Body for Watched {
     }
 }
 
-/// Server layer: puts [`Arrived`] into the extensions of every request.
+/// Where a request went, scheme and authority and all. The server finds it in the request's extensions.
+#[derive(Clone, Debug)]
+pub struct Target(pub Uri);
+
+/// Server layer: puts [`Arrived`] and [`Target`] into the extensions of every request.
 #[derive(Clone, Copy, Debug)]
 pub struct ArrivedLayer;
 
@@ -147,7 +154,9 @@ where
         let arrived = Arrived::default();
         arrived.begin(request.headers());
         let mut request = request.map(|body| arrived.watch(body));
+        let target = Target(request.uri().clone());
         request.extensions_mut().insert(arrived);
+        request.extensions_mut().insert(target);
         self.0.call(request)
     }
 }

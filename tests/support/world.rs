@@ -20,7 +20,7 @@ use tonic::{
     },
 };
 use tonic_health::server::{HealthReporter, HealthService};
-use tower::Layer as _;
+use tower::{Layer as _, util::option_layer};
 use tower_iroh::{
     Acceptor, Channel, ChannelBuilder, Connector, ExactCodesLayer, Peer, RemoteAddrLayer,
     presets::Offline, tcp::TcpAcceptor,
@@ -36,8 +36,16 @@ use super::{
     client::Client,
     echo_metadata::EchoMetadataLayer,
     service::{Guard, Tester},
+    tamper::TamperLayer,
     wire::ArrivedLayer,
 };
+
+/// All that tonic compresses with.
+pub const ENCODINGS: [CompressionEncoding; 3] = [
+    CompressionEncoding::Gzip,
+    CompressionEncoding::Deflate,
+    CompressionEncoding::Zstd,
+];
 
 pub type TestClient = TestServiceClient<Client>;
 
@@ -89,6 +97,12 @@ pub struct ServerOptions {
     pub encoding_limit: Option<usize>,
     /// The server's own timeout for a call's handler.
     pub timeout: Option<Duration>,
+    /// What the test service decompresses and compresses; all that tonic can when `None`.
+    pub encodings: Option<&'static [CompressionEncoding]>,
+    /// Any other setting of tonic's server.
+    pub server: Option<fn(Server) -> Server>,
+    /// Leaves out `RemoteAddrLayer`.
+    pub without_remote_addr: bool,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -97,6 +111,10 @@ pub struct ClientOptions {
     pub exact_codes: bool,
     /// The channel's own timeout for a call.
     pub timeout: Option<Duration>,
+    /// Any other setting of tonic's channel.
+    pub tonic: Option<fn(Endpoint) -> Endpoint>,
+    /// Any other setting of our channel.
+    pub ours: Option<fn(ChannelBuilder) -> ChannelBuilder>,
 }
 
 /// A running server with everything that is needed to call it.
@@ -178,6 +196,26 @@ impl World {
         self.arm
     }
 
+    /// The server's address; `None` over iroh.
+    pub fn server_addr(&self) -> Option<SocketAddr> {
+        match &self.reach {
+            Reach::Tcp(addr) => Some(*addr),
+            Reach::Tls { peer, .. } => {
+                let addr = peer.tcp().expect("the server listens on TCP");
+                Some(addr.to_string().parse().expect("an IP address and a port"))
+            }
+            Reach::Iroh { .. } => None,
+        }
+    }
+
+    /// The server's id; `None` where the client does not know it.
+    pub fn server_id(&self) -> Option<String> {
+        match &self.reach {
+            Reach::Tcp(_) => None,
+            Reach::Tls { peer, .. } | Reach::Iroh { peer, .. } => Some(peer.id().to_string()),
+        }
+    }
+
     /// The id that the client's endpoint proves; `None` where the transport proves nothing.
     pub fn client_id(&self) -> Option<String> {
         match &self.reach {
@@ -217,13 +255,13 @@ impl World {
             Reach::Tcp(addr) => {
                 let uri = format!("http://{addr}");
                 let endpoint = Endpoint::from_shared(uri).expect("a URI");
-                let endpoint = with_timeout(endpoint, options);
+                let endpoint = configured(endpoint, options);
                 tonic_client(endpoint.connect().await, options)
             }
             Reach::Iroh { peer, endpoint, .. } if self.arm == Arm::Connector => {
                 let connector = Connector::new(endpoint.clone());
                 connector.add_peer(peer.clone());
-                let endpoint = with_timeout(Endpoint::from(peer.uri()), options);
+                let endpoint = configured(Endpoint::from(peer.uri()), options);
                 tonic_client(endpoint.connect_with_connector(connector).await, options)
             }
             Reach::Iroh { peer, endpoint, .. } => {
@@ -255,12 +293,18 @@ fn ours(builder: ChannelBuilder, peer: &Peer, options: ClientOptions) -> Client 
     if let Some(timeout) = options.timeout {
         builder = builder.timeout(timeout);
     }
+    if let Some(set) = options.ours {
+        builder = set(builder);
+    }
     Client::new(builder.build().expect("a valid configuration"))
 }
 
-fn with_timeout(endpoint: Endpoint, options: ClientOptions) -> Endpoint {
-    match options.timeout {
-        Some(timeout) => endpoint.timeout(timeout),
+fn configured(mut endpoint: Endpoint, options: ClientOptions) -> Endpoint {
+    if let Some(timeout) = options.timeout {
+        endpoint = endpoint.timeout(timeout);
+    }
+    match options.tonic {
+        Some(set) => set(endpoint),
         None => endpoint,
     }
 }
@@ -278,9 +322,12 @@ fn tonic_client(
 }
 
 fn routes(backstage: &Backstage, health: &HealthReporter, options: ServerOptions) -> Routes {
-    let mut tester = TestServiceServer::new(Tester::new(backstage.clone()))
-        .accept_compressed(CompressionEncoding::Gzip)
-        .send_compressed(CompressionEncoding::Gzip);
+    let mut tester = TestServiceServer::new(Tester::new(backstage.clone()));
+    for encoding in options.encodings.unwrap_or(&ENCODINGS) {
+        tester = tester
+            .accept_compressed(*encoding)
+            .send_compressed(*encoding);
+    }
     if let Some(limit) = options.decoding_limit {
         tester = tester.max_decoding_message_size(limit);
     }
@@ -313,10 +360,15 @@ where
     if let Some(timeout) = options.timeout {
         server = server.timeout(timeout);
     }
+    if let Some(set) = options.server {
+        server = set(server);
+    }
+    let remote_addr = (!options.without_remote_addr).then_some(RemoteAddrLayer);
     let served = server
-        .layer(RemoteAddrLayer)
+        .layer(option_layer(remote_addr))
         .layer(ArrivedLayer)
         .layer(EchoMetadataLayer)
+        .layer(TamperLayer)
         .add_routes(routes)
         .serve_with_incoming_shutdown(incoming, signal);
     tokio::spawn(served)

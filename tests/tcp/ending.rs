@@ -6,6 +6,7 @@ use futures_util::StreamExt as _;
 use iroh::SecretKey;
 use tokio::{
     net::TcpListener,
+    task::JoinSet,
     time::{Instant, sleep},
 };
 use tonic::Code;
@@ -329,6 +330,25 @@ async fn a_peer_is_dialled_once_for_all_who_ask_and_pinged() {
         caller.links.stats(id).expect("connected").ping.is_some()
     })
     .await;
+}
+
+/// A peer whose kernel and HTTP/2 answer is not silent, however long its handlers take.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_peer_that_takes_its_time_is_not_dialled_again() {
+    let server = Server::start().await;
+    let key = SecretKey::generate();
+    let caller = Caller::with(Kind::Channel, &server.peer, &key, |links| links);
+    caller.echo(b"before").await.expect("answered");
+    let state = caller.links.state(server.peer.id());
+    let mut hanging = JoinSet::new();
+    // Eight looks, each of which finds another request without an answer.
+    for _ in 0..8 {
+        let caller = caller.clone();
+        hanging.spawn(async move { caller.echo(HANG).await });
+        sleep(Duration::from_millis(250)).await;
+        assert_eq!(*state.borrow(), State::Ready);
+    }
+    assert_eq!(server.acceptor.connections(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -2,6 +2,7 @@
 
 use crate::{cli::Plan, fault::Fault, record::Section};
 
+pub mod changes;
 mod common;
 pub mod connect;
 pub mod grid;
@@ -19,7 +20,7 @@ pub struct Scenario {
 }
 
 /// In the order in which they run.
-pub const ALL: [Scenario; 6] = [
+pub const ALL: [Scenario; 7] = [
     Scenario {
         name: "links",
         title: "Seven links: small calls alone, bulk alone, both together",
@@ -44,6 +45,11 @@ pub const ALL: [Scenario; 6] = [
         name: "grid",
         title: "Bulk: the default against fixed settings",
         run: grid::run,
+    },
+    Scenario {
+        name: "changes",
+        title: "The link changes for good while bulk runs on it",
+        run: changes::run,
     },
     Scenario {
         name: "partition",

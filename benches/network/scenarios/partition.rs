@@ -29,6 +29,8 @@ use crate::{
 };
 
 const PER_SECOND: u32 = 200;
+/// How long the link is cut, in seconds.
+pub const CUTS: [u64; 4] = [1, 5, 30, 120];
 /// Calls and messages before the cut.
 const BEFORE: Duration = Duration::from_secs(2);
 /// How long after the return is looked for a success.
@@ -66,7 +68,7 @@ pub fn run(plan: &Plan, section: &mut Section) -> Result<(), Fault> {
          return or after it. The server counts every call's number.",
         DEADLINE.as_secs()
     ));
-    let cuts: &[u64] = plan.pick(&[1, 5, 30], &[1, 5]);
+    let cuts = plan.pick(&CUTS[..], &CUTS[..2]);
     let mut arms = vec![tcp(Kernel::Bbr, 1), iroh()];
     if !plan.quick {
         arms.insert(1, tcp(Kernel::Cubic, 1));
@@ -273,7 +275,7 @@ async fn stream(mut client: TestServiceClient<Service>, messages: Arc<Mutex<Mess
         interval_ms: 20,
     };
     let request = StreamingOutputRequest {
-        responses: vec![every; 6_000],
+        responses: vec![every; 12_000],
         ..StreamingOutputRequest::default()
     };
     let with = |change: &mut dyn FnMut(&mut Messages)| {

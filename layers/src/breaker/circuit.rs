@@ -9,7 +9,7 @@ use tokio::{sync::watch, time::Instant};
 use super::{
     Attempt, BreakerConfig, CircuitState, Statistics,
     core::Core,
-    gate::Word,
+    gate::{Phase, Word},
     timer::{OnTime, Timers},
 };
 
@@ -99,6 +99,11 @@ impl Circuit {
     /// Lets everything through, and counts nothing, until [`release`](Self::release).
     pub fn force_closed(&self) {
         self.shared.core.force(false);
+    }
+
+    /// Whether it is forced closed, so that the breaker neither refuses nor counts a call. It costs one load.
+    pub fn is_forced_closed(&self) -> bool {
+        self.shared.core.word().phase() == Phase::ForcedClosed
     }
 
     /// Ends a force: the circuit is closed and begins to count anew. Nothing happens where there is none.

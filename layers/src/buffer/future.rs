@@ -101,11 +101,7 @@ where
 impl<S: Served, P: Service<Request<Body>>> Arrival<S, P> {
     /// Where a call goes that has just arrived.
     fn go(self, cx: &mut Context<'_>) -> Result<State<S, P>, BoxError> {
-        #[cfg_attr(
-            not(all(feature = "retry", feature = "select")),
-            expect(unused_mut, reason = "nothing is to be taken out")
-        )]
-        let (mut parts, body) = self.request.into_parts();
+        let (parts, body) = self.request.into_parts();
         let mut body = Peeked::new(body, cx);
         let whole = match body.take_single() {
             Some(bytes) => Some(bytes),
@@ -117,9 +113,6 @@ impl<S: Served, P: Service<Request<Body>>> Arrival<S, P> {
             let future = Oneshot::new(self.passing, request);
             return Ok(State::Passes { future });
         };
-        // Whoever keeps the call above would be asked for another one, and it comes back here.
-        #[cfg(all(feature = "retry", feature = "select"))]
-        parts.extensions.remove::<crate::elsewhere::Keeps>();
         let deadline = Deadline::of_parts(&parts.extensions, &parts.headers);
         let entry = self.shared.methods.get(parts.uri.path());
         let idempotent = parts.extensions.get::<Idempotent>().is_some() || entry.is_idempotent();

@@ -49,7 +49,7 @@ pub fn track<F, O: Observe>(future: F, observer: O, deadline: Option<Deadline>) 
 }
 
 /// The same for who has just looked at the clock.
-#[cfg(feature = "select")]
+#[cfg(any(feature = "metrics", feature = "select"))]
 #[inline]
 pub(crate) fn track_at<F, O: Observe>(
     future: F,

@@ -12,7 +12,7 @@ use tower::Service;
 use super::registry::{Method, Registry};
 use crate::{
     BoxError, Deadline,
-    classify::{Observe, Outcome, Tracked, TrackedBody, track, untracked},
+    classify::{Observe, Outcome, Tracked, TrackedBody, track_at, untracked},
 };
 
 /// The service that [`MetricsLayer`](super::MetricsLayer) makes.
@@ -60,7 +60,7 @@ where
         let future = self.inner.call(request);
         // Only now: had the call panicked, nobody would take it off again.
         method.peer().in_flight.increment(1.0);
-        track(future, Record { started, method }, deadline)
+        track_at(future, Record { started, method }, deadline, started)
     }
 }
 

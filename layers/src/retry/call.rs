@@ -1,7 +1,5 @@
 //! A call: what its attempts are made of.
 
-#[cfg(feature = "select")]
-use std::mem;
 use std::{sync::Arc, time::Duration};
 
 use http::{HeaderName, HeaderValue, Request, request};
@@ -13,11 +11,6 @@ use super::{
 };
 use crate::{
     BoxError, Deadline, Idempotent, Methods, deadline::header::NAME as GRPC_TIMEOUT, replay::Held,
-};
-#[cfg(feature = "select")]
-use crate::{
-    Fault, Origin,
-    elsewhere::{Avoids, Elsewhere, Keeps},
 };
 
 const PREVIOUS_ATTEMPTS: &str = "grpc-previous-rpc-attempts";
@@ -44,31 +37,32 @@ pub(super) struct Call {
     shared: Arc<Shared>,
     /// The method's entry in the table.
     entry: usize,
+    request: Again,
+    tally: Tally,
+    last: Code,
+}
+
+/// What the next attempt is made of.
+enum Again {
+    /// Kept from the beginning, because it may be sent again even if the peer has seen it.
+    Kept(Box<Kept>),
+    /// Returned in the error of the attempt that never left. Absent while an attempt is under way.
+    Returned(Option<Box<Request<Body>>>),
+}
+
+struct Kept {
     head: request::Parts,
     body: Held,
     deadline: Option<Deadline>,
-    tally: Tally,
-    last: Code,
-    #[cfg(feature = "select")]
-    moves: Moves,
+    idempotent: bool,
 }
 
-/// Whether the attempt went over another arm at the word of a selection below.
-#[cfg(feature = "select")]
-#[derive(Default)]
-enum Moves {
-    #[default]
-    No,
-    /// The next one does. With it, how it failed over the first arm.
-    Next(Avoids, BoxError),
-    Moved(BoxError),
-}
-
-/// Whether an attempt ended on this side, for want of a transport.
-#[cfg(feature = "select")]
-fn is_not_there(error: &BoxError) -> bool {
-    Fault::find(&**error)
-        .is_some_and(|fault| fault.origin() == Origin::Ours && fault.is_temporary())
+impl RetryPolicy {
+    /// How much of a request is kept in case it is sent again: see [`RetryPolicyBuilder::max_buffered`](super::RetryPolicyBuilder::max_buffered). `None` if
+    /// nothing is sent again.
+    pub fn max_buffered(&self) -> Option<usize> {
+        (self.max_attempts > 1).then_some(self.max_buffered)
+    }
 }
 
 fn superseded() -> BoxError {
@@ -76,91 +70,85 @@ fn superseded() -> BoxError {
 }
 
 impl Call {
-    pub(super) fn new(request: Request<Body>, shared: Arc<Shared>, entry: usize) -> Self {
-        #[cfg_attr(not(feature = "select"), expect(unused_mut, reason = "nobody asks"))]
-        let (mut head, body) = request.into_parts();
-        #[cfg(feature = "select")]
-        head.extensions.insert(Keeps);
-        Self {
-            body: Held::new(body, shared.policy(entry).max_buffered, superseded),
+    /// The call of a method with this entry in the table, and its first attempt. `returned`: the service below returns what never left.
+    pub(super) fn new(
+        request: Request<Body>,
+        shared: Arc<Shared>,
+        entry: usize,
+        returned: bool,
+    ) -> (Self, Request<Body>) {
+        let said = request.extensions().get::<Idempotent>().is_some();
+        let idempotent = said || shared.methods.at(entry).is_idempotent();
+        let mut call = Self {
             entry,
-            deadline: Deadline::of_parts(&head.extensions, &head.headers),
-            head,
             shared,
+            request: Again::Returned(None),
             tally: Tally::default(),
             last: Code::Ok,
-            #[cfg(feature = "select")]
-            moves: Moves::No,
+        };
+        if returned && !idempotent {
+            return (call, request);
         }
+        let (head, body) = request.into_parts();
+        let kept = Box::new(Kept {
+            body: Held::new(body, call.shared.policy(entry).max_buffered, superseded),
+            deadline: Deadline::of_parts(&head.extensions, &head.headers),
+            head,
+            idempotent,
+        });
+        let first = kept.attempt(&call.tally);
+        call.request = Again::Kept(kept);
+        (call, first)
     }
 
     /// The next attempt.
-    pub(super) fn request(&mut self) -> Request<Body> {
-        let mut head = self.head.clone();
-        #[cfg(feature = "select")]
-        if let Moves::Next(avoids, failed) = mem::take(&mut self.moves) {
-            head.extensions.insert(avoids);
-            self.moves = Moves::Moved(failed);
+    pub(super) fn request(&mut self) -> Option<Request<Body>> {
+        match &mut self.request {
+            Again::Kept(kept) => Some(kept.attempt(&self.tally)),
+            Again::Returned(request) => {
+                let mut request = *request.take()?;
+                if let Some(deadline) = request.extensions().get::<Deadline>().copied() {
+                    deadline.stamp(request.headers_mut());
+                }
+                Some(request)
+            }
         }
-        let first = self.tally.is_first();
-        if let Some(deadline) = self.deadline
-            // The first attempt follows a deadline layer at once, which has just written it.
-            && !(first && head.headers.contains_key(const { HeaderName::from_static(GRPC_TIMEOUT) }))
-        {
-            deadline.stamp(&mut head.headers);
-        }
-        if self.tally.seen > 0 {
-            let seen = HeaderValue::from(self.tally.seen);
-            head.headers
-                .insert(const { HeaderName::from_static(PREVIOUS_ATTEMPTS) }, seen);
-        }
-        Request::from_parts(head, self.body.attempt())
     }
 
     /// An attempt succeeded, as far as its head tells.
+    #[inline]
     pub(super) fn succeeded(&self) {
         self.shared.budget.succeeded();
-        self.body.commit();
-    }
-
-    /// An attempt failed. Where a selection below has another arm for it the call is sent again at once; nothing was sent, so this is the same attempt for the tally.
-    /// Else what its failure was: where the other arm is not there either, how it failed over the first one, which may be there soon.
-    #[cfg(feature = "select")]
-    pub(super) fn moves(&mut self, error: BoxError) -> Result<(), BoxError> {
-        let moves = mem::take(&mut self.moves);
-        match (error.downcast::<Elsewhere>(), moves) {
-            (Ok(elsewhere), Moves::No) if self.body.take_back() => {
-                let Elsewhere { error, avoid } = *elsewhere;
-                self.moves = Moves::Next(avoid, error);
-                Ok(())
-            }
-            (Ok(elsewhere), _) => Err(elsewhere.error),
-            (Err(error), Moves::Moved(first)) if is_not_there(&error) => Err(first),
-            (Err(error), _) => Err(error),
+        if let Again::Kept(kept) = &self.request {
+            kept.body.commit();
         }
     }
 
-    /// An attempt failed; how long to wait before the next one, if there is one.
-    pub(super) fn failed(&mut self, failure: &Failure) -> Option<Duration> {
+    /// An attempt failed; how long to wait before the next one, if there is one. The error is that of the attempt, without the request that it
+    /// may have had.
+    pub(super) fn failed(
+        &mut self,
+        failure: &Failure,
+        request: Option<Request<Body>>,
+    ) -> Option<Duration> {
         self.last = failure.code;
-        #[cfg(feature = "select")]
-        {
-            self.moves = Moves::No;
+        if let (Again::Returned(returned), Some(request)) = (&mut self.request, request) {
+            *returned = Some(Box::new(request));
         }
-        let Shared {
-            budget, methods, ..
-        } = &*self.shared;
-        let said = self.head.extensions.get::<Idempotent>().is_some();
+        let deadline = self.deadline();
         let at = Circumstances {
-            idempotent: said || methods.at(self.entry).is_idempotent(),
+            idempotent: matches!(&self.request, Again::Kept(kept) if kept.idempotent),
             policy: self.shared.policy(self.entry),
-            budget,
-            left: self.deadline.map(Deadline::left),
+            budget: &self.shared.budget,
+            left: deadline.map(Deadline::left),
             random: rand::random(),
         };
         // The body last: from then on the failed attempt can't have it.
         let next = self.tally.failed(failure, &at).and_then(|next| {
-            let taken = self.body.take_back();
+            let taken = match &self.request {
+                Again::Kept(kept) => kept.body.take_back(),
+                Again::Returned(request) => request.is_some(),
+            };
             taken.then_some(next).ok_or(End::Body)
         });
         match next {
@@ -170,15 +158,42 @@ impl Call {
             }
             Err(end) => {
                 meter::ended(end);
-                self.body.commit();
+                if let Again::Kept(kept) = &self.request {
+                    kept.body.commit();
+                }
                 None
             }
         }
     }
 
+    fn deadline(&self) -> Option<Deadline> {
+        match &self.request {
+            Again::Kept(kept) => kept.deadline,
+            Again::Returned(request) => Deadline::of(request.as_ref()?),
+        }
+    }
+
     /// Whether there is no time left for an attempt.
     pub(super) fn too_late(&self) -> Option<RetryError> {
-        let over = self.deadline.is_some_and(Deadline::is_over);
+        let over = self.deadline().is_some_and(Deadline::is_over);
         over.then(|| RetryError::too_late(self.last, self.tally.seen > 0))
+    }
+}
+
+impl Kept {
+    fn attempt(&self, tally: &Tally) -> Request<Body> {
+        let mut head = self.head.clone();
+        if let Some(deadline) = self.deadline
+            // The first attempt follows a deadline layer at once, which has just written it.
+            && !(tally.is_first() && head.headers.contains_key(const { HeaderName::from_static(GRPC_TIMEOUT) }))
+        {
+            deadline.stamp(&mut head.headers);
+        }
+        if tally.seen > 0 {
+            let seen = HeaderValue::from(tally.seen);
+            head.headers
+                .insert(const { HeaderName::from_static(PREVIOUS_ATTEMPTS) }, seen);
+        }
+        Request::from_parts(head, self.body.attempt())
     }
 }

@@ -11,7 +11,7 @@ use tonic::body::Body;
 use tower::Service;
 
 use super::{call::Call, tally::Failure};
-use crate::BoxError;
+use crate::{BoxError, unsent::Unsent};
 
 pin_project! {
     /// A call's attempts, one after the other.
@@ -23,7 +23,7 @@ pin_project! {
         S: Service<Request<Body>>,
     {
         // What another attempt is made of; nothing where there is never to be one.
-        again: Option<(S, Box<Call>)>,
+        again: Option<(S, Call)>,
         #[pin]
         state: State<S::Future>,
     }
@@ -45,7 +45,7 @@ pin_project! {
 }
 
 impl<S: Service<Request<Body>>> RetryFuture<S> {
-    pub(super) fn new(service: S, call: Box<Call>, first: S::Future) -> Self {
+    pub(super) fn new(service: S, call: Call, first: S::Future) -> Self {
         Self {
             again: Some((service, call)),
             state: State::Attempt { response: first },
@@ -72,7 +72,9 @@ where
         let mut this = self.project();
         let Some((service, call)) = this.again else {
             return match this.state.project() {
-                StateProj::Attempt { response } => response.poll(cx).map_err(Into::into),
+                StateProj::Attempt { response } => response
+                    .poll(cx)
+                    .map_err(|error| Unsent::take(error.into()).0),
                 // They come after a failure that is followed by another attempt.
                 StateProj::Backoff { .. } | StateProj::Ready => Poll::Pending,
             };
@@ -90,23 +92,23 @@ where
                         if let Some(error) = call.too_late() {
                             return Poll::Ready(Err(Box::new(error)));
                         }
-                        let response = service.call(call.request());
+                        let Some(request) = call.request() else {
+                            // There is one wherever another attempt follows.
+                            return Poll::Pending;
+                        };
+                        let response = service.call(request);
                         this.state.set(State::Attempt { response });
                         continue;
                     }
                     Err(error) => Err(error.into()),
                 },
             };
-            #[cfg(feature = "select")]
-            let result = match result {
-                Err(error) => match call.moves(error) {
-                    Ok(()) => {
-                        this.state.set(State::Ready);
-                        continue;
-                    }
-                    Err(error) => Err(error),
-                },
-                answered => answered,
+            let (result, returned) = match result {
+                Ok(response) => (Ok(response), None),
+                Err(error) => {
+                    let (error, returned) = Unsent::take(error);
+                    (Err(error), returned)
+                }
             };
             let failure = match &result {
                 Ok(response) => Failure::of_head(response),
@@ -116,7 +118,7 @@ where
                 call.succeeded();
                 return Poll::Ready(result);
             };
-            let Some(wait) = call.failed(&failure) else {
+            let Some(wait) = call.failed(&failure, returned) else {
                 return Poll::Ready(result);
             };
             // Before the wait: a failed attempt may hold a place that the next one needs.

@@ -9,6 +9,7 @@ use crate::Methods;
 #[derive(Clone, Debug)]
 pub struct RetryLayer {
     shared: Arc<Shared>,
+    returned: bool,
 }
 
 impl RetryLayer {
@@ -20,6 +21,7 @@ impl RetryLayer {
                 policy,
                 methods: Methods::default(),
             }),
+            returned: false,
         }
     }
 
@@ -38,6 +40,7 @@ impl RetryLayer {
                 budget,
                 methods,
             }),
+            ..self
         }
     }
 
@@ -51,7 +54,15 @@ impl RetryLayer {
                 budget,
                 methods,
             }),
+            ..self
         }
+    }
+
+    /// Says that the service beneath returns the request of a call that never left, in an [`Unsent`](crate::unsent::Unsent) error. Then the layer copies
+    /// only requests of idempotent calls; any other call is sent again if it comes back.
+    pub fn returned(mut self) -> Self {
+        self.returned = true;
+        self
     }
 
     /// The budget, to look at.
@@ -70,6 +81,6 @@ impl<S> Layer<S> for RetryLayer {
     type Service = Retry<S>;
 
     fn layer(&self, inner: S) -> Retry<S> {
-        Retry::new(inner, self.shared.clone())
+        Retry::new(inner, self.shared.clone(), self.returned)
     }
 }

@@ -58,8 +58,9 @@
 //! **Cancel safety.** Dropping the future drops the attempt, the wait, and what is kept of the request; no task runs for it. The body of an
 //! attempt that was replaced is woken to find out and lets go.
 //!
-//! **Cost.** Per call a clone of the request's head and of the inner service, a box for what is kept and one for the body that is sent; no lock for a unary request. A streaming
-//! request takes an uncontended lock per frame. The response is not wrapped.
+//! **Cost.** Over a service that [returns](RetryLayer::returned) what never left, only idempotent calls are copied, and other calls cost a clone of the inner
+//! service. Otherwise, per call, a clone of the request's head and of the inner service, a box for what is kept and one for the body that is sent; no lock for a unary request. A
+//! streaming request takes an uncontended lock per frame. The response is not wrapped.
 //!
 //! **Metrics,** only where attempts fail: `tower_iroh_retry_retries_total` by `reason` (`code`, `refused`, `unreached`), `tower_iroh_retry_given_up_total` by `reason`
 //! (`attempts`, `budget`, `body`, `deadline`, `pushback`), and `tower_iroh_retry_budgets_exhausted`, how many budgets withhold retries.

@@ -21,11 +21,17 @@ use crate::BoxError;
 pub struct Retry<S> {
     inner: S,
     shared: Arc<Shared>,
+    /// Whether `inner` returns what never left.
+    returned: bool,
 }
 
 impl<S> Retry<S> {
-    pub(super) fn new(inner: S, shared: Arc<Shared>) -> Self {
-        Self { inner, shared }
+    pub(super) fn new(inner: S, shared: Arc<Shared>, returned: bool) -> Self {
+        Self {
+            inner,
+            shared,
+            returned,
+        }
     }
 }
 
@@ -47,9 +53,8 @@ where
         if self.shared.policy(entry).max_attempts == 1 {
             return RetryFuture::once(self.inner.call(request));
         }
-        // Boxed, so that the future stays small enough to be moved through the layers above.
-        let mut call = Box::new(Call::new(request, self.shared.clone(), entry));
-        let first = self.inner.call(call.request());
+        let (call, first) = Call::new(request, self.shared.clone(), entry, self.returned);
+        let first = self.inner.call(first);
         RetryFuture::new(self.inner.clone(), call, first)
     }
 }

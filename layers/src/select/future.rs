@@ -2,7 +2,6 @@ use std::{
     fmt,
     future::Future,
     pin::Pin,
-    sync::Arc,
     task::{Context, Poll, ready},
 };
 
@@ -16,11 +15,14 @@ use tower::Service;
 use super::{
     Arm, SELECTED, SelectBody, SelectReason, Selected,
     flight::Flight,
-    group::{Group, Sample},
-    kept::{Kept, Spare, failed_unsent},
+    group::Sample,
+    kept::Spare,
     waiting::{Waited, Waiting},
 };
-use crate::BoxError;
+use crate::{
+    BoxError,
+    unsent::{Unsent, again},
+};
 
 pin_project! {
     /// The future of a [`Select`](super::Select)'s call.
@@ -36,10 +38,10 @@ pin_project! {
         state: State<I, T, I::Future, T::Future>,
         selected: Selected,
         header: bool,
-        // Whoever keeps the request above is told that there is another arm.
-        kept_above: bool,
+        // Whether a call that never left is returned to whoever is above.
+        returned: bool,
         // What a further attempt is made of; nothing where there is to be none.
-        spare: Option<Box<Spare<I, T>>>,
+        spare: Option<Spare<I, T>>,
     }
 }
 
@@ -63,26 +65,31 @@ where
         flight: Flight<I::Future, T::Future>,
         selected: Selected,
         header: bool,
-        kept_above: bool,
-        spare: Option<Box<Spare<I, T>>>,
+        returned: bool,
+        spare: Option<Spare<I, T>>,
     ) -> Self {
         Self {
             state: State::Flight { flight },
             selected,
             header,
-            kept_above,
+            returned,
             spare,
         }
     }
 
-    pub(super) fn waiting(waiting: Box<Waiting<I, T>>, selected: Selected, header: bool) -> Self {
+    pub(super) fn waiting(
+        waiting: Box<Waiting<I, T>>,
+        selected: Selected,
+        header: bool,
+        returned: bool,
+    ) -> Self {
         Self {
             state: State::Waiting {
                 waiting: Some(waiting),
             },
             selected,
             header,
-            kept_above: false,
+            returned,
             spare: None,
         }
     }
@@ -92,7 +99,7 @@ where
             state: State::Failed { error: Some(error) },
             selected,
             header: false,
-            kept_above: false,
+            returned: false,
             spare: None,
         }
     }
@@ -100,8 +107,8 @@ where
 
 impl<I, T, R> Future for SelectFuture<I, T>
 where
-    I: Service<Request<Body>, Response = Response<R>>,
-    T: Service<Request<Body>, Response = Response<R>>,
+    I: Service<Request<Body>, Response = Response<R>> + Clone,
+    T: Service<Request<Body>, Response = Response<R>> + Clone,
     I::Error: Into<BoxError>,
     T::Error: Into<BoxError>,
     R: HttpBody,
@@ -120,23 +127,16 @@ where
                         Poll::Ready(Ok(response)) => {
                             tag(response, *this.selected, *this.header);
                             if let Some(spare) = this.spare.take() {
-                                spare.kept.commit();
+                                spare.commit();
                             }
                             return polled;
-                        }
-                        Poll::Ready(Err(_)) if this.spare.is_none() => {
-                            let failed = *this.kept_above;
-                            return polled.map_err(|error| match failed {
-                                true => elsewhere(error, this.selected.arm),
-                                false => error,
-                            });
                         }
                         Poll::Ready(Err(_)) => {}
                     }
                     let Poll::Ready(Err(error)) = polled else {
                         return polled;
                     };
-                    match fall_back(this.spare.take(), error) {
+                    match fall_back(this.spare.take(), this.selected.arm, error) {
                         Ok(waiting) => {
                             let waiting = Some(waiting);
                             this.state.set(State::Waiting { waiting });
@@ -153,7 +153,7 @@ where
                     let Some(waited_for) = waiting.take() else {
                         return Poll::Pending;
                     };
-                    match begin(waited, *waited_for) {
+                    match begin(waited, *waited_for, *this.returned) {
                         Ok((flight, selected, spare)) => {
                             *this.selected = selected;
                             *this.spare = spare;
@@ -183,51 +183,39 @@ fn tag<R>(response: &mut Response<R>, selected: Selected, header: bool) {
     }
 }
 
-/// Tells who keeps the request that it may go over the other arm.
-#[cold]
-fn elsewhere(error: BoxError, arm: Arm) -> BoxError {
-    #[cfg(feature = "retry")]
-    if failed_unsent(&error) {
-        let avoid = crate::elsewhere::Avoids(arm.index());
-        return Box::new(crate::elsewhere::Elsewhere { error, avoid });
-    }
-    let _ = arm;
-    error
-}
-
 /// An attempt has failed: waits for the other arm, if it may go there.
 #[cold]
 fn fall_back<I, T>(
-    spare: Option<Box<Spare<I, T>>>,
+    spare: Option<Spare<I, T>>,
+    from: Arm,
     error: BoxError,
 ) -> Result<Box<Waiting<I, T>>, BoxError>
 where
-    I: Service<Request<Body>>,
-    T: Service<Request<Body>>,
+    I: Service<Request<Body>> + Clone,
+    T: Service<Request<Body>> + Clone,
     I::Error: Into<BoxError>,
     T::Error: Into<BoxError>,
 {
-    let Some(spare) = spare else {
+    let Some(mut spare) = spare else {
         return Err(error);
     };
-    // The body last: from then on the failed attempt can't have it.
-    if !failed_unsent(&error) || !spare.kept.take_back() {
-        spare.kept.commit();
-        return Err(error);
-    }
-    let Spare { group, other, kept } = *spare;
-    let to = other.arm();
-    tracing::debug!(target: "tower_iroh::select", from = %to.other(), %to, reason = %SelectReason::FailedUnsent, %error, "falls back");
-    let Some(request) = kept.again() else {
+    let (error, request) = spare.take_back(error)?;
+    let Spare {
+        group, templates, ..
+    } = spare;
+    let to = from.other();
+    tracing::debug!(target: "tower_iroh::select", %from, %to, reason = %SelectReason::FailedUnsent, %error, "falls back");
+    let Some(request) = again(request) else {
         return Err(error);
     };
     let until = group.core.until(to, false, Instant::now());
     Ok(Box::new(Waiting {
         group,
         request,
-        first: other,
+        first: templates.one(to),
         reason: SelectReason::FailedUnsent,
         second: None,
+        templates,
         head_start: None,
         until,
         timer: None,
@@ -238,12 +226,16 @@ where
 type Begun<I, T> = (
     Flight<<I as Service<Request<Body>>>::Future, <T as Service<Request<Body>>>::Future>,
     Selected,
-    Option<Box<Spare<I, T>>>,
+    Option<Spare<I, T>>,
 );
 
 /// A wait is over: sends the call, or tells that it was in vain.
 #[cold]
-fn begin<I, T>(waited: Waited, waiting: Waiting<I, T>) -> Result<Begun<I, T>, BoxError>
+fn begin<I, T>(
+    waited: Waited,
+    waiting: Waiting<I, T>,
+    returned: bool,
+) -> Result<Begun<I, T>, BoxError>
 where
     I: Service<Request<Body>>,
     T: Service<Request<Body>>,
@@ -256,43 +248,30 @@ where
         first,
         reason,
         second,
+        templates,
         ..
     } = waiting;
-    let (mut service, spare, reason) = match (waited, second) {
+    let (mut service, either, reason) = match (waited, second) {
+        (Waited::Failed(error), _) if returned => return Err(Unsent::wrap(error, request)),
         (Waited::Failed(error), _) => return Err(error),
-        (Waited::First, second) => (first, second, reason),
-        (Waited::Second, Some(second)) => (second, None, SelectReason::NotReady),
+        (Waited::First, second) => (first, second.is_some(), reason),
+        (Waited::Second, Some(second)) => (second, false, SelectReason::NotReady),
         // There is a second one where that was waited for.
-        (Waited::Second, None) => (first, None, reason),
+        (Waited::Second, None) => (first, false, reason),
     };
     let selected = group.core.selected(service.arm(), reason);
-    let spare = match spare {
-        Some(other) => {
-            let (spare, first) = keep(&group, other, request);
+    let spare = match (either, returned) {
+        (false, _) => None,
+        (true, true) => Some(Spare::returned(group.clone(), templates)),
+        (true, false) => {
+            let (spare, first) = Spare::keep(group.clone(), templates, request);
             request = first;
             Some(spare)
         }
-        None => None,
     };
     group.core.decided(selected);
     let sample = Sample::new(group, selected.arm, Some(Instant::now()));
     Ok((service.call(request, sample), selected, spare))
-}
-
-/// Keeps what it takes to send a request over the other arm.
-#[inline]
-pub(super) fn keep<I, T>(
-    group: &Arc<Group>,
-    other: super::flight::One<I, T>,
-    request: Request<Body>,
-) -> (Box<Spare<I, T>>, Request<Body>) {
-    let (kept, first) = Kept::new(request, group.core.config.max_buffered);
-    let spare = Spare {
-        group: group.clone(),
-        other,
-        kept,
-    };
-    (Box::new(spare), first)
 }
 
 impl<I, T> fmt::Debug for SelectFuture<I, T>

@@ -1,65 +1,104 @@
-//! What is kept of a request, in case its arm fails before anything was sent.
+//! What it takes to send a request over the other arm, if its arm fails before anything was sent.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
-use http::{Request, request};
-use tonic::{Code, Status, body::Body};
+use http::Request;
+use tonic::{Code, body::Body};
 
-use super::{flight::One, group::Group};
-use crate::{BoxError, Deadline, Fault, Origin, replay::Held};
+use super::{Arm, SelectHandle, flight::One, group::Group};
+use crate::{
+    BoxError, Fault, Origin,
+    unsent::{Kept, Unsent},
+};
+
+impl SelectHandle {
+    /// How much of a request is kept: see [`SelectConfigBuilder::max_buffered`](super::SelectConfigBuilder::max_buffered).
+    pub fn max_buffered(&self) -> usize {
+        self.shared.core.config.max_buffered
+    }
+}
+
+/// The services that a call over an arm is made with: clones carry no readiness.
+pub(super) struct Templates<I, T>(Mutex<(I, T)>);
+
+impl<I: Clone, T: Clone> Templates<I, T> {
+    pub(super) fn new(iroh: &I, tcp: &T) -> Arc<Self> {
+        Arc::new(Self(Mutex::new((iroh.clone(), tcp.clone()))))
+    }
+
+    pub(super) fn one(&self, arm: Arm) -> One<I, T> {
+        let (iroh, tcp) = &*self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match arm {
+            Arm::First => One::Iroh(iroh.clone()),
+            Arm::Second => One::Tcp(tcp.clone()),
+        }
+    }
+}
 
 /// A call that may go over the other arm.
 pub(super) struct Spare<I, T> {
     pub(super) group: Arc<Group>,
-    pub(super) other: One<I, T>,
-    pub(super) kept: Kept,
+    pub(super) templates: Arc<Templates<I, T>>,
+    /// `None` where the arms return the request themselves.
+    kept: Option<Box<Kept>>,
 }
 
-/// A request that can be sent again.
-pub(super) struct Kept {
-    head: request::Parts,
-    body: Held,
-}
-
-impl Kept {
-    /// Keeps `request` and gives back one to be sent.
-    pub(super) fn new(request: Request<Body>, limit: usize) -> (Self, Request<Body>) {
-        let (head, body) = request.into_parts();
-        let body = Held::new(body, limit, superseded);
-        let first = Request::from_parts(head.clone(), body.attempt());
-        (Self { head, body }, first)
-    }
-
-    /// Takes the request back from the arm that has failed, if all of it is there.
-    pub(super) fn take_back(&self) -> bool {
-        self.body.take_back()
-    }
-
-    /// The answer has begun, or there is no other arm: nothing is kept from now on.
-    pub(super) fn commit(&self) {
-        self.body.commit();
-    }
-
-    /// The request once more, with what is left of its time. `None` where that is nothing.
-    pub(super) fn again(self) -> Option<Request<Body>> {
-        let Self { mut head, body } = self;
-        if let Some(deadline) = Deadline::of_parts(&head.extensions, &head.headers) {
-            if deadline.is_over() {
-                return None;
-            }
-            // Only where it came with the call: without it, `of` has just counted the header from now.
-            if head.extensions.get::<Deadline>().is_some() {
-                deadline.stamp(&mut head.headers);
-            }
+impl<I, T> Spare<I, T> {
+    /// For arms that return the request in their errors.
+    #[inline]
+    pub(super) fn returned(group: Arc<Group>, templates: Arc<Templates<I, T>>) -> Self {
+        Self {
+            group,
+            templates,
+            kept: None,
         }
-        Some(Request::from_parts(head, body.attempt()))
     }
-}
 
-/// What the body of an attempt yields whose request was taken back: its transport failed, and reads on all the same.
-fn superseded() -> BoxError {
-    let status = Status::cancelled("the request went over the other transport");
-    Box::new(Fault::perhaps_sent(Origin::Ours, status))
+    /// Keeps `request` and gives back one to be sent.
+    pub(super) fn keep(
+        group: Arc<Group>,
+        templates: Arc<Templates<I, T>>,
+        request: Request<Body>,
+    ) -> (Self, Request<Body>) {
+        let (kept, first) = Kept::copy(request, group.core.config.max_buffered);
+        let spare = Self {
+            group,
+            templates,
+            kept: Some(Box::new(kept)),
+        };
+        (spare, first)
+    }
+
+    /// The answer has begun: nothing is kept from now on.
+    #[inline]
+    pub(super) fn commit(self) {
+        if let Some(kept) = self.kept {
+            kept.commit();
+        }
+    }
+
+    /// The error, and the request that has failed with it, if it may go over the other arm.
+    pub(super) fn take_back(
+        &mut self,
+        error: BoxError,
+    ) -> Result<(BoxError, Request<Body>), BoxError> {
+        if !failed_unsent(&error) {
+            if let Some(kept) = self.kept.take() {
+                kept.commit();
+            }
+            return Err(error);
+        }
+        match self.kept.take() {
+            Some(kept) => match kept.take_back() {
+                Some(request) => Ok((error, request)),
+                None => Err(error),
+            },
+            None => match Unsent::take(error) {
+                (error, Some(request)) => Ok((error, request)),
+                (error, None) => Err(error),
+            },
+        }
+    }
 }
 
 /// Whether an attempt failed before anything was sent, through no fault of the call: the way to the peer was not there, or the peer refused to take it. What
@@ -77,6 +116,8 @@ pub(super) fn failed_unsent(error: &BoxError) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use tonic::Status;
+
     use super::*;
     use crate::Incident;
 

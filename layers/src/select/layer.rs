@@ -15,7 +15,7 @@ impl SelectLayer {
     }
 }
 
-impl<I, T> Layer<(I, T)> for SelectLayer {
+impl<I: Clone, T: Clone> Layer<(I, T)> for SelectLayer {
     type Service = Select<I, T>;
 
     fn layer(&self, (iroh, tcp): (I, T)) -> Select<I, T> {

@@ -69,8 +69,7 @@
 //! ```
 //!
 //! **Composition.** One per peer. Below retry, buffer and fail fast: each attempt is decided anew, and a [`NotReady`] is a fault of this side that is temporary, so a buffer holds
-//! its call and a retry leaves it. A retry above keeps each request already, so the selection keeps no other one: it hands the call back to it, and it comes again at once for
-//! the other arm. Above a breaker per arm, which makes an arm that fails not ready; without one every call finds out for itself. An arm that gives a place away in `poll_ready`, as a
+//! its call and a retry leaves it. Over arms that [return](Select::returned) what never left, nothing is copied, and a retry above gets the call back if neither arm takes it. Above a breaker per arm, which makes an arm that fails not ready; without one every call finds out for itself. An arm that gives a place away in `poll_ready`, as a
 //! concurrency limit does, keeps one for as long as the service lives that does not use it: put limits into the call.
 //!
 //! **Readiness.** Ready when an arm is that some rule of the policy may use. A policy that uses one arm only has that arm's readiness, exactly; with two, a call whose own
@@ -82,7 +81,7 @@
 //! **Sticky keys.** See [`Canary`]: an extension, a metadata header, the channel's own key, or, for a call that has none of them, the call itself.
 //!
 //! **Cost.** A fixed choice: no lock, no box but for the response's extension, two looks at the clock; where there are thousands of calls a second only some of them are timed, one in
-//! sixteen at least, and all are counted. A choice that may fall back keeps the request until its
+//! sixteen at least, and all are counted. A choice that may fall back, over arms that do not return a call, keeps the request until its
 //! answer begins: a copy of its head, a box for that and one for the body, no copy of the message; an uncontended lock per frame of a request that is a stream. An adaptive rule compares the arms ten times a second, in
 //! one of the calls. A rule's measurements take 16 KiB, a canary's 48 KiB. `benches/select.rs` measures each beside the bare arm.
 //!

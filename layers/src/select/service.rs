@@ -12,21 +12,25 @@ use tower::Service;
 
 use super::{
     Arm, SelectBody, SelectFuture, SelectHandle, SelectReason,
-    flight::{One, iroh, tcp},
-    future::keep,
+    flight::{iroh, tcp},
     group::{Active, Group, Plan, Sample},
+    kept::{Spare, Templates},
     shared::{Changed, Shared},
     standing::Trust,
     waiting::Waiting,
     watch::Watch,
     way::{Look, Way},
 };
-use crate::BoxError;
+use crate::{BoxError, unsent::Unsent};
 
 /// The service over two others that lead to one peer. Clones share everything; a clone carries no readiness.
 pub struct Select<I, T> {
     iroh: Way<I>,
     tcp: Way<T>,
+    /// What a call is made with that goes over another arm than at first.
+    templates: Arc<Templates<I, T>>,
+    /// Whether the arms return what never left.
+    returned: bool,
     /// What the clones share, and with it what they share with handles.
     watch: Arc<Watch>,
     /// The policy at the last look, and its generation: a call looks only whether there is another.
@@ -36,11 +40,13 @@ pub struct Select<I, T> {
     changed: Option<Changed>,
 }
 
-impl<I, T> Select<I, T> {
+impl<I: Clone, T: Clone> Select<I, T> {
     /// Puts the choice that `handle` has before two services.
     pub fn new(iroh: I, tcp: T, handle: SelectHandle) -> Self {
         let shared = handle.shared;
         Self {
+            templates: Templates::new(&iroh, &tcp),
+            returned: false,
             active: shared.active.load_full(),
             watch: Arc::new(Watch::new(shared)),
             generation: 0,
@@ -50,6 +56,15 @@ impl<I, T> Select<I, T> {
         }
     }
 
+    /// Says that both services return the request of a call that never left, in an [`Unsent`](crate::unsent::Unsent) error. Then nothing is copied
+    /// beforehand: a call goes over the other arm if it comes back.
+    pub fn returned(mut self) -> Self {
+        self.returned = true;
+        self
+    }
+}
+
+impl<I, T> Select<I, T> {
     /// The handle that it was made with.
     pub fn handle(&self) -> SelectHandle {
         SelectHandle {
@@ -135,14 +150,6 @@ where
         self.look(arm).0
     }
 
-    /// A service of an arm, without readiness.
-    fn one(&self, arm: Arm) -> One<I, T> {
-        match arm {
-            Arm::First => One::Iroh(self.iroh.service.clone()),
-            Arm::Second => One::Tcp(self.tcp.service.clone()),
-        }
-    }
-
     /// Where a call goes first, now that it is known which arms are ready.
     #[cold]
     fn reconsider(&self, plan: &mut Plan, group: &Group) {
@@ -195,15 +202,21 @@ where
         let waiting = Waiting {
             group: group.clone(),
             request,
-            first: self.one(arm),
+            first: self.templates.one(arm),
             reason,
-            second: either.then(|| self.one(arm.other())),
+            second: either.then(|| self.templates.one(arm.other())),
+            templates: self.templates.clone(),
             head_start: (either && !head_start.is_zero()).then(|| since + head_start),
             until,
             timer: None,
             otherwise: None,
         };
-        SelectFuture::waiting(Box::new(waiting), selected, core.config.response_header)
+        SelectFuture::waiting(
+            Box::new(waiting),
+            selected,
+            core.config.response_header,
+            self.returned,
+        )
     }
 }
 
@@ -248,15 +261,7 @@ where
         watch.shared.refresh(active, generation);
         let (rule, group) = self.active.of(&request);
         let now = group.clock();
-        let mut plan = match avoided(&request) {
-            // Decided already: it comes back from its first arm.
-            Some(arm) => Plan {
-                arm: arm.other(),
-                reason: SelectReason::FailedUnsent,
-                either: false,
-            },
-            None => group.plan(rule, &request, now),
-        };
+        let mut plan = group.plan(rule, &request, now);
         if !self.is_ready(plan.arm) || group.core.arms.word().is_troubled(plan.arm) {
             self.reconsider(&mut plan, group);
         }
@@ -273,6 +278,10 @@ where
             group.core.arms.failed(plan.arm, failed);
             if !plan.either || !self.is_ready(plan.arm.other()) {
                 let Plan { arm, reason, .. } = plan;
+                let error = match self.returned {
+                    true => Unsent::wrap(error, request),
+                    false => error,
+                };
                 return SelectFuture::failed(error, group.core.selected(arm, reason));
             }
             plan = Plan {
@@ -283,14 +292,17 @@ where
         }
         let selected = group.core.selected(plan.arm, plan.reason);
         group.core.decided(selected);
-        let kept_above = plan.either && is_kept_above(&request);
-        let (spare, request) = match plan.either && !kept_above {
-            true => {
-                let other = self.one(plan.arm.other());
-                let (spare, request) = keep(group, other, request);
+        let (spare, request) = match (plan.either, self.returned) {
+            (false, _) => (None, request),
+            (true, true) => {
+                let spare = Spare::returned(group.clone(), self.templates.clone());
                 (Some(spare), request)
             }
-            false => (None, request),
+            (true, false) => {
+                let templates = self.templates.clone();
+                let (spare, request) = Spare::keep(group.clone(), templates, request);
+                (Some(spare), request)
+            }
         };
         let sample = Sample::new(group.clone(), plan.arm, group.clock_of(&plan, now));
         let flight = match plan.arm {
@@ -307,39 +319,9 @@ where
             flight,
             selected,
             group.core.config.response_header,
-            kept_above,
+            self.returned,
             spare,
         )
-    }
-}
-
-/// Whether a retry above keeps the request.
-#[inline]
-fn is_kept_above(request: &Request<Body>) -> bool {
-    #[cfg(feature = "retry")]
-    return request
-        .extensions()
-        .get::<crate::elsewhere::Keeps>()
-        .is_some();
-    #[cfg(not(feature = "retry"))]
-    {
-        let _ = request;
-        false
-    }
-}
-
-/// The arm over which it has failed unsent, if a retry above sends it again for that.
-#[inline]
-fn avoided(request: &Request<Body>) -> Option<Arm> {
-    #[cfg(feature = "retry")]
-    {
-        let avoids = request.extensions().get::<crate::elsewhere::Avoids>()?;
-        Arm::ALL.get(avoids.0).copied()
-    }
-    #[cfg(not(feature = "retry"))]
-    {
-        let _ = request;
-        None
     }
 }
 
@@ -348,6 +330,8 @@ impl<I: Clone, T: Clone> Clone for Select<I, T> {
         Self {
             iroh: Way::new(self.iroh.service.clone()),
             tcp: Way::new(self.tcp.service.clone()),
+            templates: self.templates.clone(),
+            returned: self.returned,
             watch: self.watch.clone(),
             active: self.active.clone(),
             generation: self.generation,

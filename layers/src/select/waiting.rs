@@ -12,7 +12,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use tonic::body::Body;
 use tower::Service;
 
-use super::{SelectReason, flight::One, group::Group};
+use super::{SelectReason, flight::One, group::Group, kept::Templates};
 use crate::BoxError;
 
 /// Waits for the first arm, or for either, and no longer than the arms may be not ready.
@@ -23,6 +23,7 @@ pub(super) struct Waiting<I, T> {
     pub(super) reason: SelectReason,
     /// The arm that will do as well.
     pub(super) second: Option<One<I, T>>,
+    pub(super) templates: Arc<Templates<I, T>>,
     /// Until then the first one alone is asked.
     pub(super) head_start: Option<Instant>,
     pub(super) until: Option<Instant>,

@@ -68,7 +68,7 @@ mod tests {
 
     use super::{super::Common, *};
     use crate::{
-        error::ErrorKind,
+        error::{Error, ErrorKind},
         peer::Peer,
         tcp::{TcpAcceptor, TcpDialer, TcpLinks},
     };
@@ -83,7 +83,7 @@ mod tests {
             user_agent: HeaderValue::from_static("test"),
         };
         let pool = links.pool().clone();
-        Arm::new(pool, peer.id(), common, &Methods::default(), None).waiting()
+        Arm::new(pool, peer.id(), common, &Methods::default(), None, None).waiting()
     }
 
     async fn ready(arm: &mut Arm<TcpDialer>) {
@@ -140,6 +140,7 @@ mod tests {
         for _ in 0..3 {
             let error = arm.call(Request::new(Body::empty())).await;
             let error = error.err().expect("nobody is there");
+            let error = Error::in_chain(&*error).expect("ours");
             assert_eq!(error.kind(), ErrorKind::Backoff);
             // While the next dial is not due it stays so.
             let mut again = tokio_test::task::spawn(arm.clone());

@@ -19,7 +19,11 @@ use tokio_util::task::AbortOnDropHandle;
 use tonic::{Status, body::Body};
 use tower::Service;
 use tower_iroh_layers::{
-    Deadline, Methods, Origin, Urgency, breaker::Probing, buffer::BufferConfig, peek::Peeked,
+    BoxError, Deadline, Methods, Origin, Urgency,
+    breaker::Probing,
+    buffer::BufferConfig,
+    peek::Peeked,
+    unsent::{Kept, Unsent},
     urgency,
 };
 
@@ -159,6 +163,8 @@ struct Inner<D: Dialer> {
     /// Which methods are idempotent, if early data is on.
     early_data: Option<Methods>,
     patience: Option<Patience>,
+    /// How much of a request is kept, after it was sent, in case the peer refuses it; `None` if nobody sends it again.
+    keep: Option<usize>,
     state: watch::Receiver<State>,
 }
 
@@ -169,6 +175,7 @@ impl<D: Dialer<Connection: Carries>> Arm<D> {
         common: Common,
         methods: &Methods,
         patience: Option<Patience>,
+        keep: Option<usize>,
     ) -> Self {
         let sends_early_data = links.dialer().sends_early_data();
         let early_data = sends_early_data.then(|| methods.clone());
@@ -180,6 +187,7 @@ impl<D: Dialer<Connection: Carries>> Arm<D> {
                 common,
                 early_data,
                 patience,
+                keep,
             }),
             waits: false,
             readying: None,
@@ -189,10 +197,11 @@ impl<D: Dialer<Connection: Carries>> Arm<D> {
 
 impl<D: Dialer<Connection: Carries>> Service<Request<Body>> for Arm<D> {
     type Response = Response<ResponseBody>;
-    type Error = Error;
-    type Future = BoxFuture<'static, Result<Response<ResponseBody>, Error>>;
+    /// A call that never left comes back in an [`Unsent`] error.
+    type Error = BoxError;
+    type Future = BoxFuture<'static, Result<Response<ResponseBody>, BoxError>>;
 
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
         self.poll_connection(cx).map(Ok)
     }
 
@@ -204,7 +213,7 @@ impl<D: Dialer<Connection: Carries>> Service<Request<Body>> for Arm<D> {
 async fn call<D: Dialer<Connection: Carries>>(
     arm: Arc<Inner<D>>,
     request: Request<Body>,
-) -> Result<Response<ResponseBody>, Error> {
+) -> Result<Response<ResponseBody>, BoxError> {
     let (head, body) = request.into_parts();
     let mut head = Request::from_parts(head, ());
     let urgency = Urgency::of(&head);
@@ -215,105 +224,57 @@ async fn call<D: Dialer<Connection: Carries>>(
     arm.prepare(&mut head, urgency)?;
     let mut body = peeked(body).await;
     if let Some(status) = body.take_error() {
-        return Err(Error::with_status(ErrorKind::RequestBody, status));
+        return Err(Error::with_status(ErrorKind::RequestBody, status).into());
     }
-    let message_len = body.message_len();
-    let methods = arm.early_data.as_ref();
-    let early = methods.is_some_and(|methods| early::may_leave(&head, &body, methods));
-
-    let mut last = None;
-    let mut offers = OFFERS;
-    while offers > 0 {
-        let mut getting = pin!(arm.get());
-        let link = match within(deadline, arm.reach(getting.as_mut(), early, &head)).await {
-            Some(Ok(Reached::Link(link))) => link,
-            Some(Ok(Reached::Early(link))) => match body.take_single() {
-                Some(message) => {
-                    let (head, copy) = (head.clone(), message.clone());
-                    let attempt = early::attempt(&link, getting, head, copy, urgency);
-                    // Boxed, to keep the future of other calls small.
-                    match Box::pin(attempt).await {
-                        Outcome::Answered(response, sent, link) => {
-                            return answer(response, InFlight::new(sent, link));
-                        }
-                        Outcome::Failed(error) => return Err(error),
-                        Outcome::Again(link) => {
-                            body = Peeked::single(message);
-                            link
-                        }
-                    }
-                }
-                // With trailers.
-                None => getting.await?,
-            },
-            Some(Err(error)) => return Err(error),
-            None => return Err(arm.links.late(arm.peer).at(arm.peer)),
-        };
-        let acquired = within(deadline, link.lanes().acquire(urgency, message_len)).await;
-        let permit = match acquired {
-            Some(Ok(permit)) => permit,
-            // The link takes no further call; the next attempt gets another link.
-            Some(Err(NoStream::Closed)) => continue,
-            Some(Err(error)) => return Err(error.into()),
-            None => {
-                // A full lane is backpressure, not a failure of the peer.
-                let late = Error::new(
-                    ErrorKind::Deadline,
-                    "the deadline passed while the call waited for a place",
-                );
-                return Err(late.blamed_on(Origin::Ours).at(arm.peer));
-            }
-        };
-        let http2 = match permit.open() {
-            Some(http2) => http2,
-            // Boxed, to keep the future of calls that find the stream open small.
-            None => match Box::pin(within(deadline, permit.http2(link.connection()))).await {
-                Some(Ok(http2)) => http2,
-                Some(Err(NoStream::Closed | NoStream::Paused(_))) => continue,
-                // Nothing was sent, so another connection can take the call.
-                Some(Err(NoStream::Failed(error))) if error.kind() == ErrorKind::Lost => {
-                    last = Some(error);
-                    offers -= 1;
-                    continue;
-                }
-                Some(Err(NoStream::Failed(error))) => return Err(error),
-                None => {
-                    let late = Error::new(
-                        ErrorKind::Deadline,
-                        "the deadline passed while a stream to the peer was being opened",
-                    );
-                    return Err(late.at(arm.peer));
-                }
-            },
-        };
-        if let Some(deadline) = deadline {
-            deadline.stamp(head.headers_mut());
+    let way = match arm.find(&head, &mut body, urgency, deadline).await {
+        Ok(Found::Way(way)) => way,
+        Ok(Found::Answered(response)) => return Ok(response),
+        Err(error) if error.not_processed() => {
+            return Err(Unsent::wrap(error, head.map(|()| Body::new(body))));
         }
-        let sender = match http2.ready() {
-            Ok(sender) => sender,
-            Err(error) => {
-                // A GOAWAY with an error is about this lane alone.
-                let leaving = error.is_go_away() && error.reason() == Some(h2::Reason::NO_ERROR);
-                last = Some(http2.explain(error));
-                if leaving {
-                    // The peer is shutting down: its open calls go on, this call goes to a new connection.
-                    arm.links.retire(arm.peer, link.connection());
-                } else {
-                    permit.replace(&http2);
-                }
-                offers -= 1;
-                continue;
-            }
-        };
-        let (response, sent) = send(sender, head, body, permit, &http2).await?;
+        Err(error) => return Err(error.into()),
+    };
+    let Way {
+        ready,
+        permit,
+        http2,
+        link,
+    } = way;
+    let (kept, mut head, body) = match arm.keep {
+        Some(limit) => Kept::new(head, body, limit),
+        None => (None, head, body),
+    };
+    if let Some(deadline) = deadline {
+        deadline.stamp(head.headers_mut());
+    }
+    let sent = async {
+        let (response, sent) = send(ready, head, body, permit, &http2).await?;
         let held = InFlight::new(sent, link);
         // From here on the deadline layer above ends the call by dropping it.
-        return match response.await {
+        match response.await {
             Ok(response) => answer(response, held),
             Err(error) => Err(held.explain(error)),
-        };
+        }
+    };
+    match sent.await {
+        Ok(response) => {
+            if let Some(kept) = kept {
+                kept.commit();
+            }
+            Ok(response)
+        }
+        Err(error) => Err(give_back(error, kept)),
     }
-    Err(last.unwrap_or_else(|| Error::new(ErrorKind::Lost, "no connection took the call")))
+}
+
+/// An error, with the request if the peer provably has not begun it.
+#[cold]
+fn give_back(error: Error, kept: Option<Kept>) -> BoxError {
+    let kept = kept.filter(|_| error.not_processed());
+    match kept.and_then(Kept::take_back) {
+        Some(request) => Unsent::wrap(error, request),
+        None => error.into(),
+    }
 }
 
 fn answer(
@@ -342,7 +303,127 @@ enum Reached<L: Carries> {
     Early(Arc<L>),
 }
 
+/// What a call is sent with.
+struct Way<L: Carries> {
+    ready: Ready,
+    permit: LanePermit,
+    http2: Arc<Http2>,
+    link: Use<L>,
+}
+
+enum Found<L: Carries> {
+    Way(Way<L>),
+    Answered(Response<ResponseBody>),
+}
+
 impl<D: Dialer<Connection: Carries>> Inner<D> {
+    /// What it takes to send a call: a connection to the peer, a permit, and a stream that takes calls. Or its answer, if it was sent early.
+    async fn find(
+        &self,
+        head: &Request<()>,
+        body: &mut Peeked<Body>,
+        urgency: Urgency,
+        deadline: Option<Deadline>,
+    ) -> Result<Found<D::Connection>, Error> {
+        let message_len = body.message_len();
+        let declared = self.early_data.as_ref();
+        let early = declared.is_some_and(|declared| early::may_leave(head, body, declared));
+        let mut last = None;
+        let mut offers = OFFERS;
+        while offers > 0 {
+            let mut getting = pin!(self.get());
+            let link = match within(deadline, self.reach(getting.as_mut(), early, head)).await {
+                Some(Ok(Reached::Link(link))) => link,
+                Some(Ok(Reached::Early(link))) => match body.take_single() {
+                    Some(message) => {
+                        let (head, copy) = (head.clone(), message.clone());
+                        let attempt = early::attempt(&link, getting, head, copy, urgency);
+                        // Boxed, to keep the future of other calls small.
+                        match Box::pin(attempt).await {
+                            Outcome::Answered(response, sent, link) => {
+                                let response = answer(response, InFlight::new(sent, link))?;
+                                return Ok(Found::Answered(response));
+                            }
+                            Outcome::Failed(error) => {
+                                *body = Peeked::single(message);
+                                return Err(error);
+                            }
+                            Outcome::Again(link) => {
+                                *body = Peeked::single(message);
+                                link
+                            }
+                        }
+                    }
+                    // With trailers.
+                    None => getting.await?,
+                },
+                Some(Err(error)) => return Err(error),
+                None => return Err(self.links.late(self.peer).at(self.peer)),
+            };
+            let acquired = within(deadline, link.lanes().acquire(urgency, message_len)).await;
+            let permit = match acquired {
+                Some(Ok(permit)) => permit,
+                // The link takes no further call; the next attempt gets another link.
+                Some(Err(NoStream::Closed)) => continue,
+                Some(Err(error)) => return Err(error.into()),
+                None => {
+                    // A full lane is backpressure, not a failure of the peer.
+                    let late = Error::new(
+                        ErrorKind::Deadline,
+                        "the deadline passed while the call waited for a place",
+                    );
+                    return Err(late.blamed_on(Origin::Ours).at(self.peer));
+                }
+            };
+            let http2 = match permit.open() {
+                Some(http2) => http2,
+                // Boxed, to keep the future of calls that find the stream open small.
+                None => match Box::pin(within(deadline, permit.http2(link.connection()))).await {
+                    Some(Ok(http2)) => http2,
+                    Some(Err(NoStream::Closed | NoStream::Paused(_))) => continue,
+                    // Nothing was sent, so another connection can take the call.
+                    Some(Err(NoStream::Failed(error))) if error.kind() == ErrorKind::Lost => {
+                        last = Some(error);
+                        offers -= 1;
+                        continue;
+                    }
+                    Some(Err(NoStream::Failed(error))) => return Err(error),
+                    None => {
+                        let late = Error::new(
+                            ErrorKind::Deadline,
+                            "the deadline passed while a stream to the peer was being opened",
+                        );
+                        return Err(late.at(self.peer));
+                    }
+                },
+            };
+            let ready = match http2.ready() {
+                Ok(ready) => ready,
+                Err(error) => {
+                    // A GOAWAY with an error is about this lane alone.
+                    let leaving =
+                        error.is_go_away() && error.reason() == Some(h2::Reason::NO_ERROR);
+                    last = Some(http2.explain(error));
+                    if leaving {
+                        // The peer is shutting down: its open calls go on, this call goes to a new connection.
+                        self.links.retire(self.peer, link.connection());
+                    } else {
+                        permit.replace(&http2);
+                    }
+                    offers -= 1;
+                    continue;
+                }
+            };
+            return Ok(Found::Way(Way {
+                ready,
+                permit,
+                http2,
+                link,
+            }));
+        }
+        Err(last.unwrap_or_else(|| Error::new(ErrorKind::Lost, "no connection took the call")))
+    }
+
     /// The connection to the peer; dials if there is none.
     async fn get(&self) -> Result<Use<D::Connection>, Error> {
         let got = self.links.get(self.peer).await;

@@ -17,7 +17,8 @@ use crate::{channel::arm::Patience, peer::TransportKind};
 
 /// Settings of a [`Stack`]: each layer can be configured or left out.
 ///
-/// A layer that is left out stays in its place and does nothing, so the type of the stack does not change.
+/// A layer that is left out stays in its place and does nothing, so the type of the stack does not change. Where every layer but the deadline is left
+/// out, a call passes none of them.
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct StackBuilder {
@@ -26,12 +27,13 @@ pub struct StackBuilder {
     methods: Methods,
     transport: Option<&'static str>,
     metrics: Option<MetricsLayer>,
-    trace: TraceLayer,
-    priority: PriorityConfig,
-    retry: RetryPolicy,
+    trace: Option<TraceLayer>,
+    priority: Option<PriorityConfig>,
+    retry: Option<RetryPolicy>,
     budget: Option<RetryBudget>,
-    buffer: BufferConfig,
-    fail_fast: FailFastConfig,
+    buffer: Option<BufferConfig>,
+    fail_fast: Option<FailFastConfig>,
+    returned: bool,
     breaker: NewCircuit,
     /// Whether the breaker was configured here.
     configures_breaker: bool,
@@ -50,12 +52,13 @@ impl Default for StackBuilder {
             methods: Methods::default(),
             transport: None,
             metrics: Some(MetricsLayer::client()),
-            trace: TraceLayer::client(),
-            priority: PriorityConfig::default(),
-            retry: RetryPolicy::default(),
+            trace: Some(TraceLayer::client()),
+            priority: Some(PriorityConfig::default()),
+            retry: Some(RetryPolicy::default()),
             budget: None,
-            buffer: BufferConfig::default(),
-            fail_fast: FailFastConfig::default(),
+            buffer: Some(BufferConfig::default()),
+            fail_fast: Some(FailFastConfig::default()),
+            returned: false,
             breaker: NewCircuit {
                 config: Some(BreakerConfig::default()),
                 transport: "any",
@@ -125,32 +128,32 @@ impl StackBuilder {
     /// Opens spans as `trace` does, which is [`TraceLayer::client`] with other settings, such as a
     /// [`Propagator`](tower_iroh_layers::trace::Propagator). Default: `TraceLayer::client()`.
     pub fn trace(mut self, trace: TraceLayer) -> Self {
-        self.trace = trace;
+        self.trace = Some(trace);
         self
     }
 
     /// Opens no spans and propagates no trace context.
     pub fn without_trace(mut self) -> Self {
-        self.trace = TraceLayer::disabled();
+        self.trace = None;
         self
     }
 
     /// How a call's urgency is decided. Default: a message of 64 KiB or more is bulk.
     pub fn priority(mut self, priority: PriorityConfig) -> Self {
-        self.priority = priority;
+        self.priority = Some(priority);
         self
     }
 
     /// Uses the call's own urgency, or [`urgency`](Self::urgency) where the call sets none.
     pub fn without_priority(mut self) -> Self {
-        self.priority = PriorityConfig::disabled();
+        self.priority = None;
         self
     }
 
     /// How calls are retried. Default: those that provably never reached the peer, of any method; by its status code, a method that is idempotent in the
     /// [table](Self::methods).
     pub fn retry(mut self, retry: RetryPolicy) -> Self {
-        self.retry = retry;
+        self.retry = Some(retry);
         self
     }
 
@@ -162,20 +165,27 @@ impl StackBuilder {
 
     /// Retries nothing, not even calls that were never sent.
     pub fn without_retry(mut self) -> Self {
-        self.retry = RetryPolicy::disabled();
+        self.retry = None;
         self
     }
 
     /// How many calls wait for the peer, and for how long. Calls with [`WaitForReady`](tower_iroh_layers::buffer::WaitForReady) wait, and methods that wait for ready by
     /// the [table](Self::methods).
     pub fn buffer(mut self, buffer: BufferConfig) -> Self {
-        self.buffer = buffer;
+        self.buffer = Some(buffer);
         self
     }
 
     /// Buffers no calls, not even those that ask for it.
     pub fn without_buffer(mut self) -> Self {
-        self.buffer = BufferConfig::disabled();
+        self.buffer = None;
+        self
+    }
+
+    /// Says that the service beneath returns the request of a call that never left, in an [`Unsent`](tower_iroh_layers::unsent::Unsent) error. Then a
+    /// request is copied only if its method may be called twice. The transports of a [`Channel`](crate::Channel) do so.
+    pub fn returned(mut self) -> Self {
+        self.returned = true;
         self
     }
 
@@ -184,13 +194,13 @@ impl StackBuilder {
     /// A [`Channel`](crate::Channel) gives up a dial that is not answered after the same time: the call fails with UNAVAILABLE, unsent, and the dial goes on.
     /// A call that the buffer serves waits for the dial.
     pub fn fail_fast(mut self, fail_fast: FailFastConfig) -> Self {
-        self.fail_fast = fail_fast;
+        self.fail_fast = Some(fail_fast);
         self
     }
 
     /// Lets calls wait for the peer until their deadline.
     pub fn without_fail_fast(mut self) -> Self {
-        self.fail_fast = FailFastConfig::disabled();
+        self.fail_fast = None;
         self
     }
 
@@ -251,11 +261,18 @@ impl StackBuilder {
         &self.methods
     }
 
+    /// How much of a request is kept in case it is sent again, by whichever policy keeps most. `None` if nothing is sent again.
+    pub(in crate::channel) fn max_buffered(&self) -> Option<usize> {
+        let all = self.retry.as_ref()?;
+        let own = self.methods.iter().filter_map(|(_, entry)| entry.retry());
+        own.chain([all]).filter_map(RetryPolicy::max_buffered).max()
+    }
+
     /// How long calls wait for a peer that does not answer its dial, and which calls wait for longer.
     pub(in crate::channel) fn patience(&self) -> Option<Patience> {
         Some(Patience {
-            wait: self.fail_fast.max_wait()?,
-            buffer: self.buffer.clone(),
+            wait: self.fail_fast.as_ref()?.max_wait()?,
+            buffer: self.buffer.clone().unwrap_or_else(BufferConfig::disabled),
             methods: self.methods.clone(),
         })
     }
@@ -341,21 +358,32 @@ impl StackBuilder {
         if let (Some(urgency), Some(_)) = (self.urgency, default.urgency()) {
             return Err(ConfigError::new("stack.urgency", urgency, twice));
         }
+        let only_deadline = self.metrics.is_none()
+            && self.trace.is_none()
+            && self.priority.is_none()
+            && self.urgency.is_none()
+            && self.retry.is_none()
+            && self.buffer.is_none()
+            && self.fail_fast.is_none();
+        let priority = self.priority.unwrap_or_else(PriorityConfig::disabled);
         let priority = match self.urgency {
-            Some(urgency) => self.priority.with_fallback(urgency),
-            None => self.priority,
+            Some(urgency) => priority.with_fallback(urgency),
+            None => priority,
         };
         Ok(Stack {
+            only_deadline,
             records: self.metrics.is_some(),
             calls: self.metrics.unwrap_or_else(MetricsLayer::disabled),
-            trace: self.trace,
+            trace: self.trace.unwrap_or_else(TraceLayer::disabled),
             deadline: deadline.build()?,
             priority: PriorityLayer::new(priority).methods(self.methods.clone()),
             methods: self.methods,
-            retry: self.retry,
+            retry: self.retry.unwrap_or_else(RetryPolicy::disabled),
             budget: self.budget,
-            buffer: self.buffer,
-            fail_fast: self.fail_fast,
+            buffer: self.buffer.unwrap_or_else(BufferConfig::disabled),
+            fail_fast: self.fail_fast.unwrap_or_else(FailFastConfig::disabled),
+            returned: self.returned || self.is_channels,
+            stamps: !self.is_channels,
             circuit: self.circuit,
             circuits_of: self.circuits_of,
             new_circuit: NewCircuit {

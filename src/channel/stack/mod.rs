@@ -2,28 +2,34 @@
 
 use std::{
     fmt,
+    pin::Pin,
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
 use http::{Request, Response};
 use http_body::Body as HttpBody;
+use http_body_util::Either;
 use iroh::EndpointId;
+use pin_project_lite::pin_project;
 use tokio::sync::watch;
 use tonic::body::Body;
 use tower::{Layer, Service};
 use tower_iroh_layers::{
-    BoxError, Methods,
+    BoxError, Methods, Urgency,
     breaker::{Breaker, BreakerConfig, BreakerLayer, Circuit},
     buffer::{Buffer, BufferConfig, BufferHandle, BufferLayer},
-    deadline::{ClientDeadline, DeadlineLayer, Stamp, StampLayer},
+    deadline::{
+        ClientDeadline, ClientDeadlineBody, ClientDeadlineFuture, DeadlineLayer, Stamp, StampLayer,
+    },
     fail_fast::{FailFast, FailFastConfig, FailFastLayer},
     metrics::{Metrics, MetricsLayer},
     priority::{Priority, PriorityLayer},
     retry::{Retry, RetryBudget, RetryLayer, RetryPolicy},
     select::{Select, SelectHandle},
     trace::{Trace, TraceLayer},
+    unsent::Unsent,
 };
 
 use super::{
@@ -87,6 +93,12 @@ pub struct Stack {
     calls: MetricsLayer,
     /// Whether attempts are recorded as well.
     records: bool,
+    /// Whether all other layers are left out.
+    only_deadline: bool,
+    /// Whether the service beneath returns what never left.
+    returned: bool,
+    /// Whether the peer is told here how much time is left, because the service beneath does not do it.
+    stamps: bool,
     trace: TraceLayer,
     deadline: DeadlineLayer,
     priority: PriorityLayer,
@@ -187,14 +199,19 @@ impl<S: Attempts> Layer<S> for Stack {
             None => self.new_circuit.make(),
         };
         let connection = self.connection.clone();
+        let bare = self.only_deadline.then(|| self.stamped(inner.clone()));
         let one = self.watched(inner, &circuit, self.new_circuit.transport, connection);
         let known = circuit.clone();
         let fail_fast = self.fail_fast.clone().or_reason(move || known.why());
-        self.over(
+        let stacked = self.over(
             OneOrSelected::One(one),
             fail_fast,
             Circuits::One(circuit, self.only),
-        )
+        );
+        Stacked {
+            bare: bare.map(|inner| self.deadline.above(inner)),
+            ..stacked
+        }
     }
 }
 
@@ -233,7 +250,9 @@ impl Stack {
             select: select.clone(),
         };
         self.over(
-            OneOrSelected::Two(Select::new(iroh, tcp, select.named(TransportKind::NAMES))),
+            OneOrSelected::Two(
+                Select::new(iroh, tcp, select.named(TransportKind::NAMES)).returned(),
+            ),
             fail_fast,
             circuits,
         )
@@ -259,8 +278,15 @@ impl Stack {
         });
         let breaker = BreakerLayer::new(circuit.clone())
             .max_wait(self.fail_fast.max_wait())
-            .layer(StampLayer.layer(inner));
+            .layer(self.stamped(inner));
         WakeOnReconnect::new(attempts.layer(breaker), signs)
+    }
+
+    fn stamped<S>(&self, inner: S) -> Stamp<S> {
+        match self.stamps {
+            true => StampLayer.layer(inner),
+            false => Stamp::off(inner),
+        }
     }
 
     fn over<S>(
@@ -280,6 +306,9 @@ impl Stack {
         if let Some(budget) = &self.budget {
             retry = retry.with_budget(budget.clone());
         }
+        if self.returned {
+            retry = retry.returned();
+        }
         let handle = StackHandle {
             circuits,
             buffer: buffer.handle(),
@@ -289,6 +318,7 @@ impl Stack {
         let calls = self.calls.layer(self.deadline.above(calls));
         Stacked {
             calls: self.trace.layer(calls),
+            bare: None,
             handle,
         }
     }
@@ -318,6 +348,9 @@ impl fmt::Debug for NewCircuit {
     }
 }
 
+/// A call's deadline alone.
+type Bare<S> = ClientDeadline<Stamp<S>>;
+
 /// A service under a [`Stack`]. Clones share everything.
 #[derive(Clone)]
 pub struct Stacked<S>
@@ -325,6 +358,8 @@ where
     S: Attempts,
 {
     calls: Calls<S>,
+    /// For calls that pass no other layer, if all others are left out.
+    bare: Option<Bare<S>>,
     handle: StackHandle,
 }
 
@@ -338,21 +373,69 @@ where
     }
 }
 
-impl<S> Service<Request<Body>> for Stacked<S>
+impl<S, R> Service<Request<Body>> for Stacked<S>
 where
     S: Attempts,
-    Calls<S>: Service<Request<Body>>,
+    Calls<S>: Service<Request<Body>, Response = Response<R>, Error = BoxError>,
+    R: HttpBody<Data = <S::Body as HttpBody>::Data, Error = BoxError>,
 {
-    type Response = <Calls<S> as Service<Request<Body>>>::Response;
-    type Error = <Calls<S> as Service<Request<Body>>>::Error;
-    type Future = <Calls<S> as Service<Request<Body>>>::Future;
+    type Response = Response<Either<R, ClientDeadlineBody<S::Body>>>;
+    type Error = BoxError;
+    type Future = StackedFuture<S>;
 
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
         self.calls.poll_ready(cx)
     }
 
-    fn call(&mut self, request: Request<Body>) -> Self::Future {
-        self.calls.call(request)
+    fn call(&mut self, request: Request<Body>) -> StackedFuture<S> {
+        match &mut self.bare {
+            // An urgency is written into a header by a layer. A circuit that is not forced any more is a layer too.
+            Some(bare)
+                if request.extensions().get::<Urgency>().is_none()
+                    && self.handle.circuit().is_forced_closed() =>
+            {
+                StackedFuture::Bare {
+                    future: bare.call(request),
+                }
+            }
+            _ => StackedFuture::Calls {
+                future: self.calls.call(request),
+            },
+        }
+    }
+}
+
+pin_project! {
+    /// The future of a [`Stacked`] service's call. Dropping it cancels the call, wherever it is.
+    #[project = StackedProj]
+    #[must_use = "futures do nothing unless polled"]
+    pub enum StackedFuture<S>
+    where
+        S: Attempts,
+        Calls<S>: Service<Request<Body>>,
+    {
+        Calls { #[pin] future: <Calls<S> as Service<Request<Body>>>::Future },
+        Bare { #[pin] future: ClientDeadlineFuture<Stamp<S>, Body> },
+    }
+}
+
+impl<S, R> Future for StackedFuture<S>
+where
+    S: Attempts,
+    Calls<S>: Service<Request<Body>, Response = Response<R>, Error = BoxError>,
+{
+    type Output = Result<Response<Either<R, ClientDeadlineBody<S::Body>>>, BoxError>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        match self.project() {
+            StackedProj::Calls { future } => future
+                .poll(cx)
+                .map_ok(|response| response.map(Either::Left)),
+            StackedProj::Bare { future } => match ready!(future.poll(cx)) {
+                Ok(response) => Poll::Ready(Ok(response.map(Either::Right))),
+                Err(error) => Poll::Ready(Err(Unsent::take(error).0)),
+            },
+        }
     }
 }
 

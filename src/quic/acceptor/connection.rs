@@ -6,7 +6,7 @@ use iroh::{
     endpoint::{Connection, IncomingZeroRttConnection},
     protocol::AcceptError,
 };
-use tokio::time::{sleep_until, timeout};
+use tokio::time::timeout;
 
 use super::{
     super::tuning::{Follow, Side},
@@ -69,7 +69,7 @@ impl Serving {
             shared.settings.tuning.receive_window(),
             Side::Server,
         );
-        let mut tick = follow.tick();
+        let mut tick = pin!(follow.tick());
         let mut drained = pin!(drained(shared, streams.lanes.clone(), &connection));
         let mut closed = pin!(connection.closed());
         // Not before the handshake: a datagram could be a replay as well.
@@ -81,7 +81,7 @@ impl Serving {
                 () = &mut drained => return,
                 () = &mut streams => return,
                 never = &mut copies => match never {},
-                () = sleep_until(tick) => tick = follow.tick(),
+                () = &mut tick => tick.set(follow.tick()),
             }
         }
     }

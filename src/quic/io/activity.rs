@@ -4,11 +4,13 @@ use std::{
     io,
     sync::{
         Arc, Mutex, OnceLock, Weak,
-        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
+    time::Duration,
 };
 
 use iroh::endpoint::{ReadError, VarInt, WriteError};
+use tokio::{sync::Notify, time::timeout};
 
 use crate::lock::lock;
 
@@ -18,22 +20,52 @@ pub struct Activity {
     /// The last read found nothing: the reader has taken every byte that has arrived.
     waiting: AtomicBool,
     reads: AtomicU64,
-    /// Set with the first byte that any lane of the connection receives.
-    alive: Arc<AtomicBool>,
+    connection: Arc<ConnectionActivity>,
     /// The code with which the peer ended the stream, if any.
     code: OnceLock<VarInt>,
 }
+
+/// What all lanes of a connection have in common.
+#[derive(Debug, Default)]
+struct ConnectionActivity {
+    /// Set with the first byte that any lane receives.
+    alive: AtomicBool,
+    /// The connection's owner rests.
+    rests: AtomicBool,
+    /// Bytes read and written since it does.
+    moved: AtomicUsize,
+    stirred: Notify,
+}
+
+impl ConnectionActivity {
+    fn moved(&self, bytes: usize) {
+        if self.rests.load(Relaxed)
+            && self.moved.fetch_add(bytes, Relaxed).saturating_add(bytes) >= STIRS
+            && self.rests.swap(false, Relaxed)
+        {
+            self.stirred.notify_one();
+        }
+    }
+}
+
+/// How many bytes end an owner's rest: more than a few pings.
+const STIRS: usize = 256;
 
 impl Activity {
     pub(super) fn waits(&self) {
         self.waiting.store(true, Relaxed);
     }
 
-    pub(super) fn read(&self) {
+    pub(super) fn read(&self, bytes: usize) {
         self.waiting.store(false, Relaxed);
         if self.reads.fetch_add(1, Relaxed) == 0 {
-            self.alive.store(true, Relaxed);
+            self.connection.alive.store(true, Relaxed);
         }
+        self.connection.moved(bytes);
+    }
+
+    pub(super) fn wrote(&self, bytes: usize) {
+        self.connection.moved(bytes);
     }
 
     pub(super) fn fail(&self, error: &io::Error) {
@@ -67,13 +99,13 @@ type Lane = (Weak<Activity>, u64);
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Activities {
     lanes: Arc<Mutex<Vec<Lane>>>,
-    alive: Arc<AtomicBool>,
+    connection: Arc<ConnectionActivity>,
 }
 
 impl Activities {
     pub(super) fn add(&self) -> Arc<Activity> {
         let activity = Arc::new(Activity {
-            alive: self.alive.clone(),
+            connection: self.connection.clone(),
             ..Activity::default()
         });
         self.lock().push((Arc::downgrade(&activity), 0));
@@ -82,7 +114,16 @@ impl Activities {
 
     /// Whether any lane has ever received a byte.
     pub(crate) fn alive(&self) -> bool {
-        self.alive.load(Relaxed)
+        self.connection.alive.load(Relaxed)
+    }
+
+    /// Waits until more moves on the lanes than a few pings, at most so long. A byte that moves as the wait begins may be overlooked. Cancel safe.
+    pub(crate) async fn stirred(&self, most: Duration) {
+        let connection = &self.connection;
+        connection.moved.store(0, Relaxed);
+        connection.rests.store(true, Relaxed);
+        let _ = timeout(most, connection.stirred.notified()).await;
+        connection.rests.store(false, Relaxed);
     }
 
     /// How many lanes have had unread bytes since the last look.
@@ -119,13 +160,37 @@ mod tests {
         lane.waits();
         assert_eq!(lanes.stalled(), 0, "it waits for bytes");
         assert!(!lanes.alive());
-        lane.read();
+        lane.read(1);
         assert!(lanes.alive());
         assert_eq!(lanes.stalled(), 0, "it read since");
         assert_eq!(lanes.stalled(), 1, "it has not come back for more");
-        lane.read();
+        lane.read(1);
         assert_eq!(lanes.stalled(), 0);
         drop(lane);
         assert_eq!(lanes.stalled(), 0, "a lane that is gone holds nothing");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_owner_rests_until_more_than_pings_move() {
+        const MOST: Duration = Duration::from_secs(60);
+        let lanes = Activities::default();
+        let lane = lanes.add();
+        let rest = async |lanes: &Activities, moves: &[usize]| {
+            let began = tokio::time::Instant::now();
+            let mut rest = std::pin::pin!(lanes.stirred(MOST));
+            assert!(futures_util::poll!(rest.as_mut()).is_pending());
+            for bytes in moves {
+                lane.read(*bytes);
+                lane.wrote(*bytes);
+            }
+            rest.await;
+            began.elapsed()
+        };
+        // Nothing that moved while nobody rested counts.
+        lane.read(5000);
+        assert_eq!(rest(&lanes, &[]).await, MOST);
+        assert_eq!(rest(&lanes, &[11, 11, 11]).await, MOST, "three pings");
+        assert_eq!(rest(&lanes, &[200]).await, Duration::ZERO);
+        assert_eq!(rest(&lanes, &[11]).await, MOST);
     }
 }

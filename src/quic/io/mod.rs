@@ -157,6 +157,7 @@ impl QuicIo {
 
     /// Counts bytes that the stream has accepted; `copied` are sent again.
     fn wrote(&mut self, bytes: usize, copied: Option<&[u8]>) {
+        self.activity.wrote(bytes);
         if let Some(copies) = &mut self.copies {
             copies.wrote(bytes, copied);
         }
@@ -234,7 +235,7 @@ impl AsyncRead for QuicIo {
                 match buf.filled().len() - before {
                     // The end: no unread bytes are left.
                     0 => self.activity.waits(),
-                    _ => self.activity.read(),
+                    bytes => self.activity.read(bytes),
                 }
                 Poll::Ready(Ok(()))
             }

@@ -6,7 +6,7 @@ use std::{
 };
 
 use iroh::endpoint::{Connection, VarInt};
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 
 use super::{
     super::{
@@ -18,9 +18,12 @@ use super::{
     packets::{Packets, Side},
 };
 
-/// How often a busy connection is sampled, and a quiet one.
+/// How often a busy connection is sampled, a quiet one, and one on which nothing has moved for [`RESTS`] samples.
 const BUSY: Duration = Duration::from_millis(100);
 const QUIET: Duration = Duration::from_secs(1);
+const IDLE: Duration = Duration::from_secs(60);
+/// After so many quiet samples what was sent has been acknowledged or lost.
+const RESTS: u32 = 3;
 
 /// Adapts a connection's receive window and its copies to its path and its lanes. When it is dropped, it counts
 /// the last packets.
@@ -32,6 +35,8 @@ pub(crate) struct Follow {
     copies: Copies,
     set: Option<u64>,
     received: u64,
+    /// How many samples in a row have found it quiet.
+    quiet: u32,
     /// Until then the connection is sampled as a busy one, so that the handshake's estimate of the path is corrected before there is load.
     new_until: Instant,
 }
@@ -52,6 +57,7 @@ impl Follow {
             copies: copies.clone(),
             set: None,
             received: 0,
+            quiet: 0,
             new_until: Instant::now() + QUIET,
         }
     }
@@ -61,8 +67,20 @@ impl Follow {
         self.window.spreads()
     }
 
-    /// Takes a sample. Returns when to take the next.
-    pub(crate) fn tick(&mut self) -> Instant {
+    /// Takes a sample. The future waits until the next is to be taken: of an idle connection once something moves on its lanes.
+    pub(crate) fn tick(&mut self) -> impl Future<Output = ()> + Send + use<> {
+        let next = self.sample();
+        let rests = (self.quiet >= RESTS).then(|| self.activities.clone());
+        async move {
+            sleep(next).await;
+            if let Some(activities) = rests {
+                activities.stirred(IDLE).await;
+            }
+        }
+    }
+
+    /// Takes a sample. Returns how long the next has time.
+    fn sample(&mut self) -> Duration {
         let Self {
             connection,
             activities,
@@ -106,7 +124,12 @@ impl Follow {
         let now = Instant::now();
         // More than keep-alives, which are a few dozen bytes, or a stalled lane, which may hold up others.
         let busy = moved > 4096 || stalled_lanes > 0 || now < self.new_until;
-        now + if busy { BUSY } else { QUIET }
+        self.quiet = if busy {
+            0
+        } else {
+            self.quiet.saturating_add(1)
+        };
+        if busy { BUSY } else { QUIET }
     }
 }
 

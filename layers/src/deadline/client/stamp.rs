@@ -18,7 +18,14 @@ impl<S> Layer<S> for StampLayer {
     type Service = Stamp<S>;
 
     fn layer(&self, inner: S) -> Stamp<S> {
-        Stamp { inner }
+        Stamp { inner, on: true }
+    }
+}
+
+impl<S> Stamp<S> {
+    /// Writes nothing, over a service that does it itself.
+    pub fn off(inner: S) -> Self {
+        Self { inner, on: false }
     }
 }
 
@@ -26,6 +33,7 @@ impl<S> Layer<S> for StampLayer {
 #[derive(Clone, Copy, Debug)]
 pub struct Stamp<S> {
     inner: S,
+    on: bool,
 }
 
 impl<S, B> Service<Request<B>> for Stamp<S>
@@ -43,7 +51,9 @@ where
 
     #[inline]
     fn call(&mut self, mut request: Request<B>) -> S::Future {
-        if let Some(deadline) = request.extensions().get::<Deadline>().copied() {
+        if self.on
+            && let Some(deadline) = request.extensions().get::<Deadline>().copied()
+        {
             deadline.stamp(request.headers_mut());
         }
         self.inner.call(request)

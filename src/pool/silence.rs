@@ -1,19 +1,23 @@
 //! Notices that a peer does not answer while calls wait for it, and that it answers again. Pure: it is told what was sent and received.
 //!
-//! QUIC's own probes come at ever longer intervals (`docs/decisions/knock-when-silent.md`). After a partition of seconds a connection would
-//! stay mute for seconds more, although the path works again. A ping in between is a probe as well: its acknowledgement tells QUIC what was lost.
+//! QUIC and TCP repeat what has no answer at ever longer intervals (`docs/decisions/knock-when-silent.md`). After a partition of seconds a connection
+//! would stay mute for seconds more, although the path works again. Over QUIC a ping in between is a probe as well: its acknowledgement tells what was
+//! lost. Over TCP it only tells a peer that is silent from one that is slow; a dial beside the connection finds the path.
 
 use std::time::{Duration, Instant};
 
-use iroh::endpoint::PathId;
-
 /// How often a connection is looked at while calls are open.
 const LOOK: Duration = Duration::from_millis(250);
-/// Minimum silence before the first ping, and between two pings. On a long path it is two round trips.
-const PATIENCE: Duration = Duration::from_millis(500);
-/// How many looks in a row must have found something sent. One may have found only an acknowledgement of ours, which nobody answers.
-const LOOKS: u32 = 2;
-/// How many pings of one silence go out at full pace. Each opens a stream, and all of them arrive at once when the path works again.
+/// When a transport's peer counts as silent.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Patience {
+    /// Minimum silence before the first ping, and between two pings. On a long path it is two round trips.
+    pub(crate) least: Duration,
+    /// How many looks in a row must have found something sent.
+    pub(crate) looks: u32,
+}
+
+/// How many pings of one silence go out at full pace. Over QUIC each opens a stream, and all of them arrive at once when the path works again.
 const PINGS: u32 = 12;
 /// How long after a change of its path a connection may still be silent for it.
 const MOVES: Duration = Duration::from_secs(10);
@@ -24,7 +28,7 @@ const MOST_PINGS: u32 = 16;
 
 /// What a look found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Sign {
+pub(crate) enum Sign {
     Nothing,
     /// Still no answer: it is time to send something new.
     Ping,
@@ -34,23 +38,24 @@ pub(super) enum Sign {
 
 /// What a connection has done so far.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Look {
-    pub(super) now: Instant,
-    /// The path in use.
-    pub(super) path: PathId,
-    /// Datagrams.
-    pub(super) sent: u64,
-    /// Datagrams.
-    pub(super) received: u64,
+pub(crate) struct Look<P> {
+    pub(crate) now: Instant,
+    /// The path in use, where a connection can change it.
+    pub(crate) path: P,
+    /// Datagrams, or bytes.
+    pub(crate) sent: u64,
+    /// In the same unit.
+    pub(crate) received: u64,
     /// The smoothed round trip.
-    pub(super) rtt: Duration,
+    pub(crate) rtt: Duration,
     /// Whether calls are open.
-    pub(super) waiting: bool,
+    pub(crate) waiting: bool,
 }
 
-#[derive(Debug, Default)]
-pub(super) struct Silence {
-    path: Option<PathId>,
+#[derive(Debug)]
+pub(crate) struct Silence<P> {
+    patience: Patience,
+    path: Option<P>,
     moved: Option<Instant>,
     sent: u64,
     received: u64,
@@ -63,29 +68,43 @@ pub(super) struct Silence {
     pinged: Option<Instant>,
 }
 
-impl Silence {
+impl<P: Copy + PartialEq> Silence<P> {
+    pub(crate) fn new(patience: Patience) -> Self {
+        Self {
+            patience,
+            path: None,
+            moved: None,
+            sent: 0,
+            received: 0,
+            since: None,
+            unanswered: 0,
+            pings: 0,
+            pinged: None,
+        }
+    }
+
     /// When to look again: `None` if not before a call begins. A peer that was found silent is looked at until it is heard.
-    pub(super) fn next_look(&self, waiting: bool) -> Option<Duration> {
+    pub(crate) fn next_look(&self, waiting: bool) -> Option<Duration> {
         (waiting || self.pinged.is_some()).then_some(LOOK)
     }
 
     /// Whether the peer was found silent, and has not been heard since.
-    pub(super) fn is_silent(&self) -> bool {
+    pub(crate) fn is_silent(&self) -> bool {
         self.pinged.is_some()
     }
 
     /// Whether several pings had no answer.
-    pub(super) fn is_long(&self) -> bool {
+    pub(crate) fn is_long(&self) -> bool {
         self.pings >= LONG
     }
 
     /// Whether the connection has changed its path not long ago. A dial beside it would only delay its recovery (`docs/decisions/after-a-change-of-address.md`).
-    pub(super) fn moves(&self, now: Instant) -> bool {
+    pub(crate) fn moves(&self, now: Instant) -> bool {
         self.moved
             .is_some_and(|moved| now.saturating_duration_since(moved) < MOVES)
     }
 
-    pub(super) fn look(&mut self, look: Look) -> Sign {
+    pub(crate) fn look(&mut self, look: Look<P>) -> Sign {
         if self
             .path
             .replace(look.path)
@@ -112,10 +131,11 @@ impl Silence {
             None => return Sign::Nothing,
         };
         let slower = if self.pings < PINGS { 1 } else { 4 };
-        let patience = PATIENCE.max(look.rtt * 2) * slower;
+        let patience = self.patience.least.max(look.rtt * 2) * slower;
         let from = self.pinged.unwrap_or(since);
         let due = look.now.saturating_duration_since(from) >= patience;
-        if look.waiting && self.unanswered >= LOOKS && due && self.pings < MOST_PINGS {
+        if look.waiting && self.unanswered >= self.patience.looks && due && self.pings < MOST_PINGS
+        {
             self.pinged = Some(look.now);
             self.pings += 1;
             return Sign::Ping;
@@ -129,17 +149,21 @@ mod tests {
     use super::*;
 
     const RTT: Duration = Duration::from_millis(40);
+    const QUIC: Patience = Patience {
+        least: Duration::from_millis(500),
+        looks: 2,
+    };
 
     /// Looks at these datagrams sent and received, one after the other.
     fn signs(rtt: Duration, waiting: bool, counts: &[(u64, u64)]) -> Vec<Sign> {
         let began = Instant::now();
-        let mut silence = Silence::default();
+        let mut silence = Silence::new(QUIC);
         let looks = counts.iter().zip(0..);
         looks
             .map(|(&(sent, received), number)| {
                 silence.look(Look {
                     now: began + LOOK * number,
-                    path: PathId::ZERO,
+                    path: 0u32,
                     sent,
                     received,
                     rtt,
@@ -180,12 +204,12 @@ mod tests {
     #[test]
     fn a_connection_that_changed_its_path_is_known_for_a_while() {
         let now = Instant::now();
-        let mut silence = Silence::default();
+        let mut silence = Silence::new(QUIC);
         let mut look = |path: u32, seconds| {
             let now = now + Duration::from_secs(seconds);
             silence.look(Look {
                 now,
-                path: PathId::from(path),
+                path: path,
                 sent: 0,
                 received: 0,
                 rtt: RTT,
@@ -239,12 +263,12 @@ mod tests {
 
     #[test]
     fn a_connection_that_nobody_waits_for_is_not_looked_at() {
-        let mut silence = Silence::default();
+        let mut silence = Silence::new(QUIC);
         assert_eq!(silence.next_look(false), None);
         assert_eq!(silence.next_look(true), Some(LOOK));
         let mut look = Look {
             now: Instant::now(),
-            path: PathId::ZERO,
+            path: 0u32,
             sent: 0,
             received: 0,
             rtt: RTT,
