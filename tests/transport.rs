@@ -236,10 +236,7 @@ async fn a_policy_that_cannot_be_read_opens_nothing() {
     );
     fs::write(&policy, "[peers.alice]\nroles = []").expect("written");
     let error = Transport::from_config(with()).await.expect_err("no policy");
-    assert!(
-        matches!(error, TransportError::Policy { .. }),
-        "{error:?}"
-    );
+    assert!(matches!(error, TransportError::Policy { .. }), "{error:?}");
 }
 
 /// A server or client whose configuration is a file that is followed.

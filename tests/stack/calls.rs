@@ -109,8 +109,14 @@ async fn urgency_reaches_the_peer(arm: Arm) {
     let urgent = MethodConfig::new().urgency(Urgency::CONTROL);
     let methods = Methods::builder().method(ECHO, urgent);
     let methods = methods.build().expect("valid");
-    let caller = server.client(|stack| stack.methods(methods)).await;
+    let table = methods.clone();
+    let caller = server.client(|stack| stack.methods(table)).await;
     caller.echo("by method").await.expect("answered");
+    let bare = server.client(|stack| stack.methods(methods).without_layers());
+    let bare = bare.await;
+    bare.echo("by method, all layers left out")
+        .await
+        .expect("answered");
     let mut own = request("its own");
     own.extensions_mut().insert(Urgency::BULK);
     caller.send(own).await.expect("answered");
@@ -132,6 +138,7 @@ async fn urgency_reaches_the_peer(arm: Arm) {
     assert_eq!(
         seen,
         [
+            Some("u=1".into()),
             Some("u=1".into()),
             Some("u=6".into()),
             None,

@@ -1,7 +1,7 @@
 use std::{sync::Arc, time::Duration};
 
 use tower_iroh_layers::{
-    ConfigError, Methods, Urgency,
+    ConfigError, MethodEntry, Methods, Urgency,
     breaker::{BreakerConfig, Circuit},
     buffer::BufferConfig,
     deadline::DeadlineLayer,
@@ -264,8 +264,12 @@ impl StackBuilder {
     /// How much of a request is kept in case it is sent again, by whichever policy keeps most. `None` if nothing is sent again.
     pub(in crate::channel) fn max_buffered(&self) -> Option<usize> {
         let all = self.retry.as_ref()?;
-        let own = self.methods.iter().filter_map(|(_, entry)| entry.retry());
-        own.chain([all]).filter_map(RetryPolicy::max_buffered).max()
+        let listed = self.methods.iter().map(|(_, entry)| entry);
+        let own = listed.chain([self.methods.default_entry()]);
+        own.filter_map(MethodEntry::retry)
+            .chain([all])
+            .filter_map(RetryPolicy::max_buffered)
+            .max()
     }
 
     /// How long calls wait for a peer that does not answer its dial, and which calls wait for longer.
@@ -364,7 +368,10 @@ impl StackBuilder {
             && self.urgency.is_none()
             && self.retry.is_none()
             && self.buffer.is_none()
-            && self.fail_fast.is_none();
+            && self.fail_fast.is_none()
+            // Which a call has also where the layer that looks at sizes is left out.
+            && self.methods.iter().all(|(_, entry)| entry.urgency().is_none())
+            && default.urgency().is_none();
         let priority = self.priority.unwrap_or_else(PriorityConfig::disabled);
         let priority = match self.urgency {
             Some(urgency) => priority.with_fallback(urgency),
