@@ -209,7 +209,7 @@ mod tests {
             let now = now + Duration::from_secs(seconds);
             silence.look(Look {
                 now,
-                path: path,
+                path,
                 sent: 0,
                 received: 0,
                 rtt: RTT,

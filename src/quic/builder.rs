@@ -74,8 +74,8 @@ impl LinksBuilder {
     /// 1.3's early data, QUIC's 0-RTT. Default off.
     ///
     /// Such a call saves a round trip if the peer's acceptor [answers it early](crate::AcceptorBuilder::early_data) too. Somebody in between may record it
-    /// and deliver it again, so only these leave early: calls of a [`Channel`](crate::Channel) that carry [`Idempotent`](crate::layers::Idempotent) or whose method is in its
-    /// [`RetryPolicy`](crate::layers::retry::RetryPolicyBuilder::idempotent), with a whole request of at most 64 KiB. All others, and everything that goes through a
+    /// and deliver it again, so only these leave early: calls of a [`Channel`](crate::Channel) that carry [`Idempotent`](crate::layers::Idempotent) or whose method its
+    /// [table of methods](crate::layers::MethodConfig::idempotent) calls idempotent, with a whole request of at most 64 KiB. All others, and everything that goes through a
     /// [`Connector`](crate::Connector), which sees bytes and not calls, wait for the handshake. What the peer rejects is sent again on the same connection.
     ///
     /// The sessions are the endpoint's, kept in memory: 256 by default (iroh's `max_tls_tickets`), each good for one dial.

@@ -72,7 +72,7 @@
 //! transport that this call needs is away. That says nothing of the peer, so the pace stays as it is. The call alone waits, 10 ms and then
 //! twice as long each time up to 1 s, and all others go before it, new ones too.
 //!
-//! A fail-fast is best given to those who pass by alone, with [`BufferLayer::passing`] or [`Buffer::with_passing`]; below the buffer it
+//! A fail-fast is best given to those who pass by alone, with [`BufferLayer::passing`]; below the buffer it
 //! would hide the peer's return for up to that second.
 //! [`BufferLayer`] makes a buffer for each service that it wraps, so one for each peer; a clone of a [`Buffer`] is the same buffer.
 //!

@@ -112,7 +112,7 @@ impl CanaryBuilder {
         self
     }
 
-    /// For how long the arms' results count in its statistics: 30 s; 1 s to an hour. A [rollout](super::rollout) compares them over three times as long too.
+    /// For how long the arms' results count in its statistics: 30 s; 1 s to an hour. A [rollout](crate::rollout) compares them over three times as long too.
     pub fn window(mut self, window: Duration) -> Self {
         self.window = window;
         self

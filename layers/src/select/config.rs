@@ -97,7 +97,7 @@ impl SelectConfigBuilder {
     }
 
     /// The key of calls that bring none, for canaries: none, so each is a key of its own. The caller's own identity keeps all its calls on one arm,
-    /// after a restart too. It is for a canary whose share is set by hand: a [rollout](super::rollout) compares calls over both arms, and refuses it.
+    /// after a restart too. It is for a canary whose share is set by hand: a [rollout](crate::rollout) compares calls over both arms, and refuses it.
     pub fn sticky_key(mut self, key: StickyKey) -> Self {
         self.0.sticky_key = Some(key);
         self

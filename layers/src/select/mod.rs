@@ -11,7 +11,7 @@
 //! | [`Adaptive`] | over the arm that answers sooner, with probes of the other |
 //!
 //! A rule is for methods, for a class of calls (a range of [`Urgency`](crate::Urgency)), or for all others, in this order. [`SelectHandle::swap`] exchanges
-//! the whole policy while calls are open; [`rollout`] lets a canary grow by itself and takes it back.
+//! the whole policy while calls are open; a [rollout](crate::rollout) lets a canary grow by itself and takes it back.
 //!
 //! **Who may go over the other arm,** if the choice lets it:
 //!
