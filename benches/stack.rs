@@ -132,6 +132,14 @@ fn stack(c: &mut Criterion) {
         ("with a deadline", |stack| {
             stack.timeout(Duration::from_secs(5))
         }),
+        // As over the arms of a `Channel`.
+        (
+            "as it comes, what never left returns",
+            StackBuilder::returned,
+        ),
+        ("with a deadline, what never left returns", |stack| {
+            stack.returned().timeout(Duration::from_secs(5))
+        }),
         ("without metrics", StackBuilder::without_metrics),
         ("all left out", StackBuilder::without_layers),
     ] {
