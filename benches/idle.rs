@@ -42,9 +42,12 @@ struct Options {
     /// How many connections.
     #[arg(long, default_value_t = 500, value_parser = clap::value_parser!(u16).range(1..=5000))]
     connections: u16,
-    /// Spread over so many endpoints of the client; the server takes 16 connections of each.
+    /// How many endpoints of the client share them. A server takes at most 16 connections of one endpoint.
     #[arg(long, default_value_t = 40, value_parser = clap::value_parser!(u16).range(1..=100))]
     endpoints: u16,
+    /// Few connections, briefly: shows that it runs. The figures mean nothing.
+    #[arg(long, conflicts_with_all = ["connections", "endpoints"])]
+    test: bool,
     /// `cargo bench` says so.
     #[arg(long, hide = true)]
     bench: bool,
@@ -78,7 +81,10 @@ fn main() -> Result<(), Fault> {
             runtime.block_on(serve(kind.ok_or("no such kind")?))
         }
         Err(_) => {
-            let options = Options::parse();
+            let mut options = Options::parse();
+            if options.test {
+                (options.connections, options.endpoints) = (20, 2);
+            }
             println!(
                 "{} idle connections from {} endpoints",
                 options.connections, options.endpoints
@@ -179,12 +185,16 @@ async fn measure(kind: Kind, options: &Options) -> Result<(), Fault> {
         let endpoint = &endpoints[usize::from(number) % endpoints.len()];
         held.push(connect(kind, endpoint, &addr).await?);
     }
-    sleep(SETTLES).await;
+    let (settles, counted) = match options.test {
+        true => (Duration::from_secs(1), Duration::from_secs(1)),
+        false => (SETTLES, COUNTED),
+    };
+    sleep(settles).await;
     let settled = server.read()?;
-    sleep(COUNTED).await;
+    sleep(counted).await;
     let after = server.read()?;
     let each = f64::from(options.connections);
-    let rate = |before: f64, after: f64| (after - before) / COUNTED.as_secs_f64() / each;
+    let rate = |before: f64, after: f64| (after - before) / counted.as_secs_f64() / each;
     println!(
         "| {} | {:.0} | {:.2} | {:.0} |",
         kind.name(),

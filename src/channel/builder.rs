@@ -41,7 +41,7 @@ pub struct ChannelBuilder {
     /// A setting that the channel's links cannot take, and why.
     contradiction: Option<(&'static str, Why)>,
     select: Option<SelectHandle>,
-    /// The selection's policy is somebody else's, who has put the table of methods into it.
+    /// Whether the selection's policy stays as it is, because whoever made it has applied the table of methods already.
     keeps_policy: bool,
     /// The lanes of links over TCP that `build` makes.
     lanes: Option<Lanes>,

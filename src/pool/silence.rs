@@ -21,8 +21,6 @@ pub(crate) struct Patience {
 const PINGS: u32 = 12;
 /// How long after a change of its path a connection may still be silent for it.
 const MOVES: Duration = Duration::from_secs(10);
-/// With how many pings a silence is long: after 1.5 s, on a long path six round trips.
-const LONG: u32 = 3;
 /// How many pings one silence has at most.
 const MOST_PINGS: u32 = 16;
 
@@ -93,9 +91,9 @@ impl<P: Copy + PartialEq> Silence<P> {
         self.pinged.is_some()
     }
 
-    /// Whether several pings had no answer.
-    pub(crate) fn is_long(&self) -> bool {
-        self.pings >= LONG
+    /// How many pings this silence has had, the one that is due now included.
+    pub(crate) fn pings(&self) -> u32 {
+        self.pings
     }
 
     /// Whether the connection has changed its path not long ago. A dial beside it would only delay its recovery (`docs/decisions/after-a-change-of-address.md`).

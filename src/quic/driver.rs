@@ -39,6 +39,8 @@ const SILENCE: Patience = Patience {
 };
 /// How long a silent connection has, and round trips beside, once another has reached its peer. After a cut the path works for both, and each look pings.
 const SUPERSEDED: Duration = Duration::from_secs(1);
+/// With which ping a connection that has changed its path counts as silent: after 1.5 s, on a long path six round trips.
+const MOVING: u32 = 3;
 /// How long it has after it has changed its path. QUIC sends what the old path lost once it has given that path up, which may take seconds
 /// (`docs/decisions/after-a-change-of-address.md`).
 const SUPERSEDED_MOVING: Duration = Duration::from_secs(5);
@@ -158,7 +160,7 @@ impl Driver {
                 }
                 (Sign::Nothing, _) => {}
                 (Sign::Ping, _) => {
-                    if silence.is_long() || !silence.moves(now) {
+                    if silence.pings() >= MOVING || !silence.moves(now) {
                         self.report(|gone, link| gone.silent(link));
                     }
                     self.ping_silence().await;

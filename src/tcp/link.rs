@@ -355,7 +355,6 @@ async fn watch_silence(
     gone: &PoolHandle<TcpLink>,
 ) -> Infallible {
     let mut silence = Silence::new(SILENCE);
-    let mut pinged = false;
     loop {
         let Some(next) = silence.next_look(uses.open() > 0) else {
             uses.used().await;
@@ -379,12 +378,9 @@ async fn watch_silence(
         match sign {
             Sign::Nothing => {}
             // The first ping tells whether the peer is there and only takes its time.
-            Sign::Ping if !std::mem::replace(&mut pinged, true) => health.suspect(),
+            Sign::Ping if silence.pings() == 1 => health.suspect(),
             Sign::Ping => report(PoolHandle::silent),
-            Sign::Heard => {
-                pinged = false;
-                report(PoolHandle::heard);
-            }
+            Sign::Heard => report(PoolHandle::heard),
         }
     }
 }

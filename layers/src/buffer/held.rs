@@ -123,7 +123,7 @@ pub(super) enum Verdict {
 }
 
 impl Story {
-    /// When a call that arrives now has to be done, as far as the call and its method say.
+    /// Until when a call that arrives now may wait: its deadline or its method's time to live, whichever is earlier.
     pub(super) fn ends(&self, now: Instant) -> Option<Instant> {
         let ttl = self.ttl.map(|ttl| now + ttl);
         let ends = self.deadline.map(|at| at.instant()).into_iter().chain(ttl);

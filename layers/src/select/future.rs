@@ -38,7 +38,7 @@ pin_project! {
         state: State<I, T, I::Future, T::Future>,
         selected: Selected,
         header: bool,
-        // Whether a call that never left is returned to whoever is above.
+        // Whether the error of a call that never left carries its request.
         returned: bool,
         // What a further attempt is made of; nothing where there is to be none.
         spare: Option<Spare<I, T>>,

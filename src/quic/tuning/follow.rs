@@ -22,7 +22,7 @@ use super::{
 const BUSY: Duration = Duration::from_millis(100);
 const QUIET: Duration = Duration::from_secs(1);
 const IDLE: Duration = Duration::from_secs(60);
-/// After so many quiet samples what was sent has been acknowledged or lost.
+/// How many quiet samples in a row it takes: by then the peer has acknowledged what was sent, or it is lost.
 const RESTS: u32 = 3;
 
 /// Adapts a connection's receive window and its copies to its path and its lanes. When it is dropped, it counts
