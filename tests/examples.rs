@@ -195,6 +195,20 @@ async fn shared_endpoint_serves_two_protocols() {
     .await;
 }
 
+#[tokio::test]
+async fn traces_reach_a_collector_that_is_known_by_its_key() {
+    expect_lines(
+        "traces",
+        &[
+            "the collector is ",
+            "tower_iroh.echo.v1.Echo/Echo SPAN_KIND_CLIENT trace ",
+            "tower_iroh.echo.v1.Echo/Echo SPAN_KIND_SERVER trace ",
+            "the server's span is the child of ",
+        ],
+    )
+    .await;
+}
+
 #[test]
 fn no_example_goes_without_a_test() {
     let tested = [
@@ -207,6 +221,7 @@ fn no_example_goes_without_a_test() {
         "shared_endpoint",
         "soak",
         "streaming",
+        "traces",
     ];
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/examples");
     let there: BTreeSet<_> = fs::read_dir(folder)
