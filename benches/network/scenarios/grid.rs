@@ -2,16 +2,16 @@
 
 use std::time::Duration;
 
-use tower_iroh::Tuning;
+use tower_iroh::{Tuning, Urgency};
 use tower_iroh_lab::Conditions;
 
-use super::common::mbit;
+use super::common::{mbit, ms};
 use crate::{
     arms::{Arm, LaneSet, Session, iroh, tuned},
     bed::{Bed, Wire},
     cli::Plan,
     fault::Fault,
-    load::{Both, Bulk, MEBIBYTE, Way, measure},
+    load::{Both, Bulk, MEBIBYTE, Pace, Way, measure},
     record::{Cell, Chart, Section},
 };
 
@@ -55,6 +55,7 @@ pub fn run(plan: &Plan, section: &mut Section) -> Result<(), Fault> {
             .into(),
     );
     let mut rows = Vec::new();
+    let mut small = Vec::new();
     let mut chart = Vec::new();
     for (path, conditions) in paths() {
         if plan.quick && !["0.05 ms", "40 ms, 1 % lost"].contains(&path.as_str()) {
@@ -95,6 +96,20 @@ pub fn run(plan: &Plan, section: &mut Section) -> Result<(), Fault> {
                             .map(|error| format!("grid, {path}, {}: {error}", arm.name)),
                     );
                 }
+                if conditions.delay.is_zero() {
+                    let slice = measure(&bed, &session, beside(plan));
+                    let latency = slice.latency.unwrap_or_default();
+                    small.push(vec![
+                        path.clone(),
+                        arm.name.clone(),
+                        mbit(slice.mbit),
+                        ms(latency.p50),
+                        ms(latency.p99),
+                    ]);
+                    let errors = slice.errors.iter().chain(&latency.error);
+                    let named = |error| format!("grid, {path}, small calls, {}: {error}", arm.name);
+                    section.faults.extend(errors.map(named));
+                }
                 session.end(&bed);
                 bed.drain();
             }
@@ -131,12 +146,36 @@ pub fn run(plan: &Plan, section: &mut Section) -> Result<(), Fault> {
     let names: Vec<_> = arms(plan).into_iter().map(|arm| arm.name).collect();
     header.extend(names.iter().map(String::as_str));
     section.table("Mbit/s", &header, rows);
+    section.table(
+        "control calls of 64 B at 200/s beside 16 bulk callers on the shortest path, the default twice",
+        &["path", "arm", "bulk, Mbit/s", "p50, ms", "p99, ms"],
+        small,
+    );
     section.charts.push(Chart {
         file: "grid".into(),
         title: "bulk: the default by the best fixed setting, right of 0.9 is wanted".into(),
         rows: chart,
     });
     Ok(())
+}
+
+/// Small calls beside bulk: what a window costs them on the shortest path.
+fn beside(plan: &Plan) -> Both {
+    Both {
+        pace: Some(Pace {
+            per_second: 200,
+            lasting: plan.lasting(3_000, 1_000),
+            urgency: Some(Urgency::CONTROL),
+        }),
+        bulk: Some(Bulk {
+            callers: 16,
+            bytes: MEBIBYTE,
+            way: Way::Up,
+            urgency: None,
+        }),
+        warm_up: Duration::from_millis(300),
+        lasting: Duration::ZERO,
+    }
 }
 
 /// The default first.
