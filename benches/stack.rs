@@ -140,12 +140,28 @@ fn stack(c: &mut Criterion) {
         ("with a deadline, what never left returns", |stack| {
             stack.returned().timeout(Duration::from_secs(5))
         }),
-        ("without metrics", StackBuilder::without_metrics),
+        ("with a deadline, without metrics", |stack| {
+            let stack = stack.returned().without_metrics();
+            stack.timeout(Duration::from_secs(5))
+        }),
         ("all left out", StackBuilder::without_layers),
     ] {
         let mut stacked = built(settings);
         group.bench_function(name, |b| b.iter(|| call(&mut stacked)));
     }
+
+    // The floor of what records: a call and its attempt, each a gauge up and down and a sample, and the urgency's counter.
+    let gauges = ["calls", "attempts"].map(|name| ::metrics::gauge!("bench_in_flight", "of" => name));
+    let samples = ["calls", "attempts"].map(|name| ::metrics::histogram!("bench_took", "of" => name));
+    let counter = ::metrics::counter!("bench_calls");
+    group.bench_function("the recorder's own part", |b| {
+        b.iter(|| {
+            gauges.iter().for_each(|gauge| gauge.increment(1.0));
+            counter.increment(1);
+            samples.iter().for_each(|sample| sample.record(1e-3));
+            gauges.iter().for_each(|gauge| gauge.decrement(1.0));
+        })
+    });
 
     macro_rules! alone {
         ($name:literal, $layer:expr) => {{

@@ -72,8 +72,8 @@ pub mod links {
 }
 
 pub use channel::{
-    Attempts, Channel, ChannelBuilder, ExactCodes, ExactCodesLayer, ResponseFuture, Stack,
-    StackBuilder, StackHandle, Stacked,
+    AttemptService, Attempts, Channel, ChannelBuilder, ExactCodes, ExactCodesLayer, ResponseFuture,
+    Stack, StackBuilder, StackHandle, Stacked, StackedBody,
 };
 #[cfg(all(feature = "config", feature = "authorize"))]
 pub use config::{Transport, TransportBuilder, TransportError};

@@ -33,6 +33,7 @@
 //! - [`peek`]: how large a call's first message is, read from its first five bytes, without waiting for a body
 //!   that has nothing to say yet.
 
+pub mod clock;
 pub mod deadline;
 pub mod fault;
 pub mod message_size;

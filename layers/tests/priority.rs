@@ -55,13 +55,12 @@ async fn seen(layer: &PriorityLayer, request: Request<Body>) -> Request<Body> {
         .expect("infallible")
 }
 
-/// The urgency in the extensions, and the header.
+/// The urgency that a layer below finds, and the header.
 async fn decided(request: Request<Body>) -> (u8, Option<String>) {
     let seen = seen(&layer(), request).await;
     let header = seen.headers().get(PRIORITY);
     let header = header.map(|value| value.to_str().expect("text").to_owned());
-    let urgency = seen.extensions().get::<Urgency>().expect("decided");
-    (urgency.get(), header)
+    (Urgency::of(&seen).get(), header)
 }
 
 fn says(urgency: u8) -> (u8, Option<String>) {

@@ -1,11 +1,17 @@
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::{HeaderValue, Uri, uri::Scheme};
+use http_body::Body as HttpBody;
 use iroh::{Endpoint, EndpointId, SecretKey};
-use tower::Layer as _;
+use tower::Layer;
 use tower_iroh_layers::{ConfigError, Methods, Urgency, select::SelectHandle};
 
-use super::{Arm, ArmContext, Channel, EitherArm, Stack, StackBuilder, arm::Common, transport};
+use super::{
+    Arm, ArmContext, Attempts, Channel, EitherArm, Stack, StackBuilder,
+    arm::Common,
+    transport::{self, AroundAttempts, AttemptService},
+};
 use crate::{
     http2::Lanes,
     peer::{Peer, TransportKind},
@@ -50,6 +56,7 @@ pub struct ChannelBuilder {
     origin: Option<Uri>,
     max_message_size: Option<u32>,
     max_header_list_size: Option<u32>,
+    around_attempts: Option<AroundAttempts>,
     stack: StackBuilder,
 }
 
@@ -101,6 +108,7 @@ impl ChannelBuilder {
             origin: None,
             max_message_size: None,
             max_header_list_size: None,
+            around_attempts: None,
             stack: Stack::builder(),
         }
     }
@@ -374,6 +382,42 @@ impl ChannelBuilder {
         Some(endpoint.secret_key().clone())
     }
 
+    /// Puts a layer of your own around each attempt of a call: below the breaker, which counts what the layer answers, and over each transport that the
+    /// channel has. A layer around whole calls needs no setting: a channel is a service, so `ServiceBuilder` puts it around the channel.
+    ///
+    /// ```
+    /// # async fn example(endpoint: iroh::Endpoint, peer: tower_iroh::Peer) -> Result<(), tower_iroh::ConfigError> {
+    /// use http::{HeaderValue, Request};
+    /// use tonic::body::Body;
+    /// use tower::{ServiceBuilder, util::MapRequestLayer};
+    ///
+    /// let mark = MapRequestLayer::new(|mut request: Request<Body>| {
+    ///     request.headers_mut().insert("x-region", HeaderValue::from_static("eu"));
+    ///     request
+    /// });
+    /// let channel = tower_iroh::Channel::builder(endpoint).peer(peer).around_attempts(mark.clone()).build()?;
+    /// let around_calls = ServiceBuilder::new().layer(mark).service(channel);
+    /// # drop(around_calls);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// The layer sees the attempt's deadline in the request's extensions; `grpc-timeout` is written below it. It must pass on errors as they are: an attempt
+    /// that never left comes back [in its error](crate::layers::unsent), and only then can it be made again. Of several layers, the last one set is outermost.
+    /// Costs two boxes per attempt; none where it is not set.
+    pub fn around_attempts<L>(mut self, layer: L) -> Self
+    where
+        L: Layer<AttemptService, Service: Attempts> + Send + Sync + 'static,
+        <L::Service as Attempts>::Body: HttpBody<Data = Bytes>,
+    {
+        let layer = AroundAttempts::new(layer);
+        self.around_attempts = Some(match self.around_attempts {
+            Some(inner) => inner.within(layer),
+            None => layer,
+        });
+        self
+    }
+
     /// Checks the settings and makes the channel. Nothing is dialled.
     ///
     /// # Errors
@@ -410,23 +454,26 @@ impl ChannelBuilder {
         let keep = stack
             .max_buffered()
             .max(select.as_ref().map(SelectHandle::max_buffered));
+        let selects = select.is_some();
+        let around = self.around_attempts.as_ref();
+        let placed = |arm: EitherArm| match selects {
+            true => arm.waiting().within(around),
+            false => arm.within(around),
+        };
         let iroh = source.iroh.as_ref().map(|links| {
             let pool = links.pool().clone();
             let arm = Arm::new(pool, id, common.clone(), &methods, patience.clone(), keep);
             let context = ArmContext::new(&source, links.state(id), TransportKind::Iroh, id);
-            (EitherArm::Iroh(arm), context)
+            (placed(EitherArm::Iroh(arm)), context)
         });
         let tcp = source.tcp.as_ref().map(|links| {
             let pool = links.pool().clone();
             let arm = Arm::new(pool, id, common.clone(), &methods, patience.clone(), keep);
             let context = ArmContext::new(&source, links.state(id), TransportKind::Tcp, id);
-            (EitherArm::Tcp(arm), context)
+            (placed(EitherArm::Tcp(arm)), context)
         });
         let stacked = match (iroh, tcp, select) {
-            (Some((iroh, to)), Some((tcp, and_to)), Some(select)) => {
-                let (iroh, tcp) = ((iroh.waiting(), to), (tcp.waiting(), and_to));
-                stack.build()?.between(iroh, tcp, select)
-            }
+            (Some(iroh), Some(tcp), Some(select)) => stack.build()?.between(iroh, tcp, select),
             (Some((only, to)), ..) | (None, Some((only, to)), _) => {
                 stack.over(to).build()?.layer(only)
             }

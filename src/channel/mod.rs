@@ -35,7 +35,8 @@ use arm::Arm;
 pub use builder::ChannelBuilder;
 pub use exact_codes::{ExactCodes, ExactCodesLayer};
 use stack::ArmContext;
-pub use stack::{Attempts, Stack, StackBuilder, StackHandle, Stacked};
+pub use stack::{Attempts, Stack, StackBuilder, StackHandle, Stacked, StackedBody};
+pub use transport::AttemptService;
 use transport::{ChannelLinks, EitherArm};
 
 /// A channel to one peer, for generated clients: `EchoClient::new(channel)`.

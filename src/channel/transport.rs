@@ -1,23 +1,28 @@
 //! The transports of a channel.
 
 use std::{
-    pin::pin,
+    fmt,
+    future::Future,
+    pin::{Pin, pin},
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 
+use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use http::{Request, Response};
+use http_body::Body as HttpBody;
+use http_body_util::Either;
 use iroh::EndpointId;
 use tokio::sync::watch;
 use tonic::body::Body;
-use tower::Service;
+use tower::{Layer, Service, ServiceExt as _, util::BoxCloneSyncService};
 use tower_iroh_layers::BoxError;
 
 use super::{
     arm::Arm,
     body::ResponseBody,
-    stack::Rtt,
+    stack::{Attempts, Rtt},
     wake_on_reconnect::{Connecting, Connection},
 };
 use crate::{
@@ -28,11 +33,46 @@ use crate::{
     tcp::{TcpDialer, TcpLinks},
 };
 
-/// The arm of either transport.
+/// One attempt of a call over one transport, as a layer of the user's sees it: see
+/// [`ChannelBuilder::around_attempts`](crate::ChannelBuilder::around_attempts).
+pub type AttemptService = BoxCloneSyncService<Request<Body>, Response<Body>, BoxError>;
+
+/// What makes the user's layer around a service.
+#[derive(Clone)]
+pub(super) struct AroundAttempts(Arc<dyn Fn(AttemptService) -> AttemptService + Send + Sync>);
+
+impl AroundAttempts {
+    pub(super) fn new<L>(layer: L) -> Self
+    where
+        L: Layer<AttemptService, Service: Attempts> + Send + Sync + 'static,
+        <L::Service as Attempts>::Body: HttpBody<Data = Bytes>,
+    {
+        let wrap = move |inner| {
+            let service = layer.layer(inner);
+            let service = service.map_response(|response: Response<_>| response.map(Body::new));
+            BoxCloneSyncService::new(service.map_err(Into::into))
+        };
+        Self(Arc::new(wrap))
+    }
+
+    /// Both, with `outer` around it.
+    pub(super) fn within(self, outer: Self) -> Self {
+        Self(Arc::new(move |inner| outer.0(self.0(inner))))
+    }
+}
+
+impl fmt::Debug for AroundAttempts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("AroundAttempts")
+    }
+}
+
+/// The arm of either transport, alone or with a layer of the user's around it.
 #[derive(Clone)]
 pub(super) enum EitherArm {
     Iroh(Arm<QuicDialer>),
     Tcp(Arm<TcpDialer>),
+    Wrapped(AttemptService),
 }
 
 impl EitherArm {
@@ -41,26 +81,63 @@ impl EitherArm {
         match self {
             Self::Iroh(arm) => Self::Iroh(arm.waiting()),
             Self::Tcp(arm) => Self::Tcp(arm.waiting()),
+            wrapped => wrapped,
+        }
+    }
+
+    /// With the user's layer around it, if there is one.
+    pub(super) fn within(self, around: Option<&AroundAttempts>) -> Self {
+        match around {
+            Some(AroundAttempts(wrap)) => {
+                let arm = self.map_response(|response| response.map(Body::new));
+                Self::Wrapped(wrap(BoxCloneSyncService::new(arm)))
+            }
+            None => self,
         }
     }
 }
 
 impl Service<Request<Body>> for EitherArm {
-    type Response = Response<ResponseBody>;
+    type Response = Response<Either<ResponseBody, Body>>;
     type Error = BoxError;
-    type Future = BoxFuture<'static, Result<Response<ResponseBody>, BoxError>>;
+    type Future = ArmFuture;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
         match self {
             Self::Iroh(arm) => arm.poll_ready(cx),
             Self::Tcp(arm) => arm.poll_ready(cx),
+            Self::Wrapped(service) => service.poll_ready(cx),
         }
     }
 
-    fn call(&mut self, request: Request<Body>) -> Self::Future {
+    fn call(&mut self, request: Request<Body>) -> ArmFuture {
         match self {
-            Self::Iroh(arm) => arm.call(request),
-            Self::Tcp(arm) => arm.call(request),
+            Self::Iroh(arm) => ArmFuture::Arm(arm.call(request)),
+            Self::Tcp(arm) => ArmFuture::Arm(arm.call(request)),
+            Self::Wrapped(service) => ArmFuture::Wrapped(service.call(request)),
+        }
+    }
+}
+
+/// The future of an arm's call.
+pub(super) enum ArmFuture {
+    Arm(BoxFuture<'static, Result<Response<ResponseBody>, BoxError>>),
+    Wrapped(BoxFuture<'static, Result<Response<Body>, BoxError>>),
+}
+
+impl Future for ArmFuture {
+    type Output = Result<Response<Either<ResponseBody, Body>>, BoxError>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        match &mut *self {
+            Self::Arm(future) => {
+                let response = ready!(future.as_mut().poll(cx));
+                Poll::Ready(response.map(|response| response.map(Either::Left)))
+            }
+            Self::Wrapped(future) => {
+                let response = ready!(future.as_mut().poll(cx));
+                Poll::Ready(response.map(|response| response.map(Either::Right)))
+            }
         }
     }
 }

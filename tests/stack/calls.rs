@@ -1,9 +1,18 @@
 //! Deadline, retry and priority in the stack, and what is left out.
 
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use tokio::time::Instant;
-use tonic::{Code, Request, Response, Status, Streaming, transport::server::TcpIncoming};
+use tonic::{
+    Code, Request, Response, Status, Streaming, body::Body, transport::server::TcpIncoming,
+};
+use tower::{ServiceBuilder, util::MapRequestLayer};
 use tower_iroh::{
     Channel, LaneConfig, Lanes, StackBuilder, Urgency,
     layers::{
@@ -365,4 +374,67 @@ async fn a_dial_that_nobody_answers_is_waited_for_once() {
     assert_eq!(call.expect_err("nobody").code(), Code::Unavailable);
     let took = began.elapsed();
     assert!(took >= dial && took < dial * 2, "{took:?}");
+}
+
+/// Numbers the attempts that pass, in a header.
+fn numbering(
+    count: &Arc<AtomicU64>,
+    name: &'static str,
+) -> MapRequestLayer<
+    impl Fn(http::Request<Body>) -> http::Request<Body> + Clone + Send + Sync + 'static,
+> {
+    let count = count.clone();
+    MapRequestLayer::new(move |mut request: http::Request<Body>| {
+        let number = count.fetch_add(1, Ordering::Relaxed) + 1;
+        request.headers_mut().insert(name, number.into());
+        request
+    })
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn layers_of_one_s_own_see_each_call_and_each_attempt() {
+    let server = Server::start(Arm::Iroh).await;
+    server.desk.set(Mood::Refuse(Code::Unavailable));
+    let idempotent = MethodConfig::new().idempotent(true);
+    let methods = Methods::builder().method(ECHO, idempotent);
+    let methods = methods.build().expect("valid");
+    let [calls, attempts, outer] = [(); 3].map(|()| Arc::new(AtomicU64::new(0)));
+    let endpoint = ::iroh::Endpoint::bind(Offline).await.expect("a free port");
+    let channel = Channel::builder(endpoint.clone())
+        .peer(server.peer())
+        .methods(methods)
+        .around_attempts(numbering(&attempts, "x-attempt"))
+        .around_attempts(numbering(&outer, "x-attempt"))
+        .build()
+        .expect("valid");
+    let around = ServiceBuilder::new().layer(numbering(&calls, "x-call"));
+    let mut client = EchoClient::new(around.service(channel));
+    client.echo(request("thrice")).await.expect_err("refused");
+    let receipts = server.desk.receipts();
+    let seen = receipts.iter().map(|receipt| {
+        let number = |name| receipt.metadata.get(name).expect(name).clone();
+        [number("x-call"), number("x-attempt")]
+    });
+    assert_eq!(
+        seen.collect::<Vec<_>>(),
+        [["1", "1"], ["1", "2"], ["1", "3"]],
+        "the inner layer has the last word"
+    );
+    assert_eq!(outer.load(Ordering::Relaxed), 3);
+
+    // What never left comes back through the layer, and goes once more and once more.
+    let closed = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let nobody = closed.local_addr().expect("bound");
+    drop(closed);
+    let peer = tower_iroh::Peer::new(::iroh::SecretKey::generate().public()).with_tcp(nobody);
+    let attempts = Arc::new(AtomicU64::new(0));
+    let channel = Channel::tcp(endpoint.secret_key().clone())
+        .peer(peer)
+        .stack(StackBuilder::without_breaker)
+        .around_attempts(numbering(&attempts, "x-attempt"))
+        .build()
+        .expect("valid");
+    let call = EchoClient::new(channel).echo(request("nobody")).await;
+    assert_eq!(call.expect_err("nobody").code(), Code::Unavailable);
+    assert_eq!(attempts.load(Ordering::Relaxed), 3);
 }

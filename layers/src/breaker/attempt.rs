@@ -1,16 +1,14 @@
 use std::{fmt, mem};
 
-use http::Request;
-use tokio::time::Instant;
-
 use super::{
-    Circuit, Probing,
+    Circuit, Observers, Probing,
     gate::{Phase, Word},
 };
 use crate::{
-    Deadline,
-    classify::{Observe, Outcome},
+    classify::{Observe, Outcome, Tracking},
+    clock,
 };
+use http::Request;
 
 /// One attempt, from when it was let in to its verdict; dropped without one, it gives its permit back.
 ///
@@ -32,18 +30,29 @@ impl Attempt {
         }
     }
 
-    /// The request is about to go. Returns the deadline that the attempt is judged by: none, and no look at the clock, if it decides nothing.
+    /// The request is about to go, and is followed from now on.
     #[inline]
-    pub(super) fn begin<B>(&mut self, request: &mut Request<B>) -> Option<Deadline> {
-        if !self.word.has_a_say() {
-            return None;
+    pub(super) fn begin<B, O: Observe>(
+        mut self,
+        request: &mut Request<B>,
+        tracking: &mut Tracking<Observers<O>>,
+    ) {
+        if self.has_a_say() {
+            if self.is_probe() {
+                request.extensions_mut().insert(Probing);
+            }
+            let config = self.circuit.core().config();
+            self.counts_application = config.counts_application(request.uri().path());
         }
-        if self.is_probe() {
-            request.extensions_mut().insert(Probing);
+        if let Some((_, attempt)) = tracking.observer() {
+            *attempt = Some(self);
         }
-        let config = self.circuit.core().config();
-        self.counts_application = config.counts_application(request.uri().path());
-        Deadline::of(request)
+    }
+
+    /// Whether its end counts.
+    #[inline]
+    pub(super) fn has_a_say(&self) -> bool {
+        self.word.has_a_say()
     }
 
     /// Whether it decides if the circuit closes.
@@ -57,7 +66,7 @@ impl Observe for Attempt {
     #[inline]
     fn answered(&mut self) {
         if self.is_probe() {
-            self.circuit.core().answered(self.word, Instant::now());
+            self.circuit.core().answered(self.word, clock::now());
         }
     }
 
@@ -69,7 +78,7 @@ impl Observe for Attempt {
         let counts = self.counts_application;
         circuit
             .core()
-            .ended(word, Instant::now, outcome, counts, || circuit.rtt());
+            .ended(word, clock::now, outcome, counts, || circuit.rtt());
     }
 }
 

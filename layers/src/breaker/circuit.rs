@@ -13,6 +13,8 @@ use super::{
     timer::{OnTime, Timers},
 };
 
+use crate::clock;
+
 type Rtt = Arc<dyn Fn() -> Option<Duration> + Send + Sync>;
 
 /// What is known of the health of one peer over one transport, and the handle to it.
@@ -139,7 +141,7 @@ impl Circuit {
     pub(super) fn enter(&self) -> Option<Attempt> {
         let mut word = self.shared.core.word();
         if !word.lets_all_pass() {
-            word = self.shared.core.enter(Instant::now(), true, None)?;
+            word = self.shared.core.enter(clock::now(), true, None)?;
         }
         Some(self.attempt(word))
     }

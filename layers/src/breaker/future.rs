@@ -1,24 +1,22 @@
 use std::{
     fmt,
-    future::{Future, ready},
-    pin::{Pin, pin},
-    task::{Context, Poll, Waker, ready},
+    future::Future,
+    pin::Pin,
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
-use bytes::Bytes;
 use http::{Request, Response};
 use http_body::Body;
-use http_body_util::Empty;
 use pin_project_lite::pin_project;
 use tokio::time::{Instant, Sleep, sleep_until};
 use tonic::Status;
 use tower::Service;
 
-use super::{Attempt, BreakerBody, Circuit, waiter::Waiter};
+use super::{BreakerBody, Circuit, Observers, waiter::Waiter};
 use crate::{
     BoxError, Deadline, Fault, Origin,
-    classify::{Tracked, track},
+    classify::{Observe, Tracking},
 };
 
 pin_project! {
@@ -26,12 +24,14 @@ pin_project! {
     ///
     /// Cancel safe in that a dropped one leaves nothing behind: a permit that it had goes to the next.
     #[must_use = "futures do nothing unless polled"]
-    pub struct BreakerFuture<S, B>
+    pub struct BreakerFuture<S, B, O = ()>
     where
         S: Service<Request<B>>,
+        O: Observe,
     {
         #[pin]
         state: State<S, B, S::Future>,
+        tracking: Tracking<Observers<O>>,
     }
 }
 
@@ -40,7 +40,7 @@ pin_project! {
     enum State<S, B, F> {
         Running {
             #[pin]
-            tracked: Tracked<F, Attempt>,
+            future: F,
         },
         // Was told that it is ready, and then another one took the permit or the circuit opened.
         Waiting {
@@ -99,42 +99,24 @@ fn waited(wait: Duration, circuit: &Circuit) -> BoxError {
         .into()
 }
 
-#[inline]
-fn running<S, B, F>(future: F, attempt: Attempt, deadline: Option<Deadline>) -> State<S, B, F> {
-    State::Running {
-        tracked: track(future, attempt, deadline),
-    }
-}
-
-/// Lets an attempt end with an error that was there before it began.
-fn end_with(error: BoxError, attempt: Attempt) -> BoxError {
-    let nothing = ready(Err::<Response<Empty<Bytes>>, _>(error));
-    let ended = pin!(track(nothing, attempt, None));
-    match ended.poll(&mut Context::from_waker(Waker::noop())) {
-        Poll::Ready(Err(error)) => error,
-        _ => Status::internal("an error that is there at once").into(),
-    }
-}
-
-impl<S, B> BreakerFuture<S, B>
+impl<S, B, O> BreakerFuture<S, B, O>
 where
     S: Service<Request<B>>,
+    O: Observe,
 {
     #[inline]
-    pub(super) fn running(future: S::Future, attempt: Attempt, deadline: Option<Deadline>) -> Self {
+    pub(super) fn running(future: S::Future, tracking: Tracking<Observers<O>>) -> Self {
         Self {
-            state: running(future, attempt, deadline),
+            state: State::Running { future },
+            tracking,
         }
     }
 
-    /// The inner service was not ready but failed; it counts if the call was let in.
-    pub(super) fn failed(error: BoxError, attempt: Option<Attempt>) -> Self {
-        let error = Some(match attempt {
-            Some(attempt) => end_with(error, attempt),
-            None => error,
-        });
+    /// The inner service was not ready but failed.
+    pub(super) fn failed(error: BoxError, tracking: Tracking<Observers<O>>) -> Self {
         Self {
-            state: State::Failed { error },
+            state: State::Failed { error: Some(error) },
+            tracking,
         }
     }
 
@@ -143,6 +125,7 @@ where
         request: Request<B>,
         circuit: Circuit,
         max_wait: Option<Duration>,
+        tracking: Tracking<Observers<O>>,
     ) -> Self {
         let held = Held {
             inner,
@@ -154,28 +137,31 @@ where
                 waiter: Waiter::new(circuit),
                 held: Some(Box::new(held)),
             },
+            tracking,
         }
     }
 }
 
-impl<S, B, R> Future for BreakerFuture<S, B>
+impl<S, B, R, O> Future for BreakerFuture<S, B, O>
 where
     S: Service<Request<B>, Response = Response<R>>,
     S::Error: Into<BoxError>,
     R: Body,
     R::Error: Into<BoxError>,
+    O: Observe,
 {
-    type Output = Result<Response<BreakerBody<R>>, BoxError>;
+    type Output = Result<Response<BreakerBody<R, O>>, BoxError>;
 
     #[inline]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let mut state = self.project().state;
+        let mut this = self.project();
         loop {
-            if let StateProj::Running { tracked } = state.as_mut().project() {
-                return tracked.poll(cx);
+            if let StateProj::Running { future } = this.state.as_mut().project() {
+                let result = ready!(future.poll(cx));
+                return Poll::Ready(this.tracking.response(result));
             }
-            if let Some(error) = ready!(state.as_mut().poll_begin(cx)) {
-                return Poll::Ready(Err(error));
+            if let Some(error) = ready!(this.state.as_mut().poll_begin(this.tracking, cx)) {
+                return Poll::Ready(this.tracking.response(Err::<Response<R>, _>(error)));
             }
         }
     }
@@ -187,14 +173,18 @@ where
 {
     /// What does not run yet begins to, or fails.
     #[cold]
-    fn poll_begin(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<BoxError>> {
+    fn poll_begin<O: Observe>(
+        mut self: Pin<&mut Self>,
+        tracking: &mut Tracking<Observers<O>>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<BoxError>> {
         match self.as_mut().project() {
             StateProj::Running { .. } => {}
             StateProj::Waiting { waiter, held } => {
                 let Some(waits) = held else {
                     return Poll::Pending;
                 };
-                let Poll::Ready(mut attempt) = waiter.poll_enter(cx) else {
+                let Poll::Ready(attempt) = waiter.poll_enter(cx) else {
                     let Some(limit) = &mut waits.limit else {
                         return Poll::Pending;
                     };
@@ -204,7 +194,8 @@ where
                     self.set(State::Failed { error: None });
                     return Poll::Ready(Some(error));
                 };
-                let deadline = attempt.begin(&mut waits.request);
+                tracking.begin(Deadline::of(&waits.request));
+                attempt.begin(&mut waits.request, tracking);
                 let Some(waits) = held.take() else {
                     return Poll::Pending;
                 };
@@ -212,7 +203,7 @@ where
                     mut inner, request, ..
                 } = *waits;
                 let future = inner.call(request);
-                self.set(running(future, attempt, deadline));
+                self.set(State::Running { future });
             }
             StateProj::Failed { error } => match error.take() {
                 Some(error) => return Poll::Ready(Some(error)),
@@ -223,9 +214,10 @@ where
     }
 }
 
-impl<S, B> fmt::Debug for BreakerFuture<S, B>
+impl<S, B, O> fmt::Debug for BreakerFuture<S, B, O>
 where
     S: Service<Request<B>>,
+    O: Observe,
 {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("BreakerFuture").finish_non_exhaustive()

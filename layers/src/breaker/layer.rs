@@ -3,12 +3,14 @@ use std::time::Duration;
 use tower::Layer;
 
 use super::{Breaker, Circuit};
+use crate::classify::Recorder;
 
 /// Makes a [`Breaker`] of what it wraps.
 #[derive(Clone, Debug)]
-pub struct BreakerLayer {
+pub struct BreakerLayer<M = ()> {
     circuit: Circuit,
     max_wait: Option<Duration>,
+    recorder: M,
 }
 
 impl BreakerLayer {
@@ -20,20 +22,38 @@ impl BreakerLayer {
         Self {
             circuit,
             max_wait: Some(Self::MAX_WAIT),
+            recorder: (),
         }
     }
+}
 
+impl<M> BreakerLayer<M> {
     /// The longest that a call waits in its future: see [`Breaker::max_wait`].
     pub fn max_wait(mut self, wait: impl Into<Option<Duration>>) -> Self {
         self.max_wait = wait.into();
         self
     }
+
+    /// Has `recorder` record each attempt too, what the circuit refuses included, as a layer above would. Each attempt is followed once for
+    /// both of them, which costs less.
+    pub fn recording<R: Recorder>(self, recorder: R) -> BreakerLayer<R> {
+        BreakerLayer {
+            circuit: self.circuit,
+            max_wait: self.max_wait,
+            recorder,
+        }
+    }
 }
 
-impl<S> Layer<S> for BreakerLayer {
-    type Service = Breaker<S>;
+impl<S, M: Clone> Layer<S> for BreakerLayer<M> {
+    type Service = Breaker<S, M>;
 
-    fn layer(&self, inner: S) -> Breaker<S> {
-        Breaker::new(inner, self.circuit.clone()).max_wait(self.max_wait)
+    fn layer(&self, inner: S) -> Breaker<S, M> {
+        Breaker::of(
+            inner,
+            self.circuit.clone(),
+            self.max_wait,
+            self.recorder.clone(),
+        )
     }
 }

@@ -108,5 +108,8 @@ pub use registry::Registry;
 pub use service::Breaker;
 pub use state::{CircuitState, OpenReason, Rule, Statistics};
 
+/// Who is told how an attempt ends: what [records](BreakerLayer::recording) it, and the circuit once the attempt was let in.
+pub type Observers<O> = (O, Option<Attempt>);
+
 /// The body of a [`Breaker`]'s response: its end is the attempt's.
-pub type BreakerBody<B> = crate::classify::TrackedBody<B, Attempt>;
+pub type BreakerBody<B, O = ()> = crate::classify::TrackedBody<B, Observers<O>>;

@@ -14,6 +14,8 @@ pub(super) struct Ring {
     start: Instant,
     /// Nanoseconds in a bucket.
     tick: u64,
+    /// The bucket of the last look, so that most looks need no division.
+    latest: AtomicU64,
     buckets: [AtomicU64; BUCKETS as usize],
 }
 
@@ -57,13 +59,22 @@ impl Ring {
         Self {
             start,
             tick: (window.as_nanos() as u64 / BUCKETS).max(1),
+            latest: AtomicU64::new(0),
             buckets: Default::default(),
         }
     }
 
+    #[inline]
     fn tick_of(&self, now: Instant) -> u64 {
         let since = now.saturating_duration_since(self.start);
-        (since.as_secs() * 1_000_000_000 + u64::from(since.subsec_nanos())) / self.tick
+        let since = since.as_secs() * 1_000_000_000 + u64::from(since.subsec_nanos());
+        let latest = self.latest.load(Ordering::Relaxed);
+        if since.wrapping_sub(latest * self.tick) < self.tick {
+            return latest;
+        }
+        let tick = since / self.tick;
+        self.latest.store(tick, Ordering::Relaxed);
+        tick
     }
 
     /// Counts one call.

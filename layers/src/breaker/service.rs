@@ -9,12 +9,17 @@ use http_body::Body;
 use tower::Service;
 
 use super::{Attempt, BreakerBody, BreakerFuture, BreakerLayer, Circuit, waiter::Waiter};
-use crate::BoxError;
+use crate::{
+    BoxError, Deadline,
+    classify::{Recorder, Tracking},
+};
 
 /// The service that [`BreakerLayer`](super::BreakerLayer) makes.
-pub struct Breaker<S> {
+pub struct Breaker<S, M = ()> {
     inner: S,
     waiter: Waiter,
+    /// Records each attempt beside the circuit.
+    recorder: M,
     /// The longest that a call waits in its future.
     max_wait: Option<Duration>,
     /// The inner service's readiness failed; the next call says so.
@@ -24,10 +29,17 @@ pub struct Breaker<S> {
 impl<S> Breaker<S> {
     /// Puts `circuit` before `inner`.
     pub fn new(inner: S, circuit: Circuit) -> Self {
+        Self::of(inner, circuit, Some(BreakerLayer::MAX_WAIT), ())
+    }
+}
+
+impl<S, M> Breaker<S, M> {
+    pub(super) fn of(inner: S, circuit: Circuit, max_wait: Option<Duration>, recorder: M) -> Self {
         Self {
             inner,
             waiter: Waiter::new(circuit),
-            max_wait: Some(BreakerLayer::MAX_WAIT),
+            recorder,
+            max_wait,
             failed: None,
         }
     }
@@ -46,35 +58,15 @@ impl<S> Breaker<S> {
     }
 }
 
-impl<S: Clone> Breaker<S> {
-    /// The inner service is not called, or not yet.
-    #[cold]
-    fn not_called<B>(
-        &mut self,
-        request: Request<B>,
-        attempt: Option<Attempt>,
-    ) -> BreakerFuture<S, B>
-    where
-        S: Service<Request<B>>,
-    {
-        if let Some(error) = self.failed.take() {
-            return BreakerFuture::failed(error, attempt);
-        }
-        // The clone has no readiness; the one that has goes with the call.
-        let clone = self.inner.clone();
-        let inner = mem::replace(&mut self.inner, clone);
-        BreakerFuture::waiting(inner, request, self.circuit().clone(), self.max_wait)
-    }
-}
-
-impl<S: Clone> Clone for Breaker<S> {
+impl<S: Clone, M: Clone> Clone for Breaker<S, M> {
     /// A clone carries no readiness: it has neither waited nor been let through.
     fn clone(&self) -> Self {
-        Self::new(self.inner.clone(), self.circuit().clone()).max_wait(self.max_wait)
+        let (inner, circuit) = (self.inner.clone(), self.circuit().clone());
+        Self::of(inner, circuit, self.max_wait, self.recorder.clone())
     }
 }
 
-impl<S: fmt::Debug> fmt::Debug for Breaker<S> {
+impl<S: fmt::Debug, M> fmt::Debug for Breaker<S, M> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Breaker")
             .field("inner", &self.inner)
@@ -83,16 +75,17 @@ impl<S: fmt::Debug> fmt::Debug for Breaker<S> {
     }
 }
 
-impl<S, B, R> Service<Request<B>> for Breaker<S>
+impl<S, B, R, M> Service<Request<B>> for Breaker<S, M>
 where
     S: Service<Request<B>, Response = Response<R>> + Clone,
     S::Error: Into<BoxError>,
     R: Body,
     R::Error: Into<BoxError>,
+    M: Recorder,
 {
-    type Response = Response<BreakerBody<R>>;
+    type Response = Response<BreakerBody<R, M::Observer>>;
     type Error = BoxError;
-    type Future = BreakerFuture<S, B>;
+    type Future = BreakerFuture<S, B, M::Observer>;
 
     /// Never an error: one of the inner service's is the next call's, where it counts.
     #[inline]
@@ -105,13 +98,31 @@ where
 
     #[inline]
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
-        match self.circuit().enter() {
-            // Made before the call, so that a panic in there gives the permit back.
-            Some(mut attempt) if self.failed.is_none() => {
-                let deadline = attempt.begin(&mut request);
-                BreakerFuture::running(self.inner.call(request), attempt, deadline)
+        let attempt = self.circuit().enter();
+        // What decides nothing needs no look at the clock.
+        let decides = attempt.as_ref().is_some_and(Attempt::has_a_say);
+        let deadline = match decides || self.recorder.records() {
+            true => Deadline::of(&request),
+            false => None,
+        };
+        let observers = (self.recorder.begin(&request), None);
+        let mut tracking = Tracking::new(observers, deadline);
+        let let_in = attempt.is_some();
+        if let Some(attempt) = attempt {
+            attempt.begin(&mut request, &mut tracking);
+        }
+        match (self.failed.take(), let_in) {
+            // It counts if the call was let in.
+            (Some(error), _) => BreakerFuture::failed(error, tracking),
+            // Followed before the call, so that a panic in there gives the permit back.
+            (None, true) => BreakerFuture::running(self.inner.call(request), tracking),
+            (None, false) => {
+                // The clone has no readiness; the one that has goes with the call.
+                let clone = self.inner.clone();
+                let inner = mem::replace(&mut self.inner, clone);
+                let circuit = self.circuit().clone();
+                BreakerFuture::waiting(inner, request, circuit, self.max_wait, tracking)
             }
-            attempt => self.not_called(request, attempt),
         }
     }
 }

@@ -43,9 +43,10 @@ pin_project! {
         S: Served,
         P: Service<Request<Body>>,
     {
-        Arrives { arrival: Option<Arrival<S, P>> },
+        // In boxes, so that the future of a call that passes by is no larger for them.
+        Arrives { arrival: Option<Box<Arrival<S, P>>> },
         Passes { #[pin] future: Oneshot<P, Request<Body>> },
-        Straight { #[pin] future: S::Future, call: Option<Straight<S>> },
+        Straight { #[pin] future: S::Future, call: Option<Box<Straight<S>>> },
         // The receiver is dropped before the place: whoever puts the call back meanwhile sees it closed, or is found by the place.
         Waits { answer: oneshot::Receiver<Answer<S::Body>>, place: Option<Place<S::Body>> },
     }
@@ -86,12 +87,12 @@ where
         shared: Arc<Shared<S::Body>>,
         request: Request<Body>,
     ) -> Self {
-        let arrival = Some(Arrival {
+        let arrival = Some(Box::new(Arrival {
             inner,
             passing,
             shared,
             request,
-        });
+        }));
         Self {
             state: State::Arrives { arrival },
         }
@@ -130,12 +131,12 @@ impl<S: Served, P: Service<Request<Body>>> Arrival<S, P> {
                             Some(full) => (message.into_request(), Err(full)),
                         };
                         let future = service.call(request);
-                        let call = Some(Straight {
+                        let call = Some(Box::new(Straight {
                             message,
                             story,
                             flight,
                             template: self.inner,
-                        });
+                        }));
                         return Ok(State::Straight { future, call });
                     }
                 }

@@ -78,6 +78,22 @@ impl<S: Served, P> Buffer<S, P> {
         }
     }
 
+    /// Begins a call, as the service does, which is always ready.
+    pub fn begin(&self, request: Request<Body>) -> BufferFuture<S, P>
+    where
+        P: Service<Request<Body>> + Clone,
+    {
+        if !self.shared.config.serves(&request, &self.shared.methods) {
+            return BufferFuture::passing(self.passing.clone(), request);
+        }
+        BufferFuture::served(
+            self.inner.clone(),
+            self.passing.clone(),
+            self.shared.clone(),
+            request,
+        )
+    }
+
     /// A handle on this buffer.
     pub fn handle(&self) -> BufferHandle {
         BufferHandle::new(self.shared.clone())
@@ -101,15 +117,7 @@ where
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
-        if !self.shared.config.serves(&request, &self.shared.methods) {
-            return BufferFuture::passing(self.passing.clone(), request);
-        }
-        BufferFuture::served(
-            self.inner.clone(),
-            self.passing.clone(),
-            self.shared.clone(),
-            request,
-        )
+        self.begin(request)
     }
 }
 

@@ -62,6 +62,6 @@ mod track;
 pub use head::{Pushback, code_named, name_of};
 pub use layer::{Classify, ClassifyLayer};
 pub use outcome::{Ending, Outcome, Verdict};
-#[cfg(any(feature = "metrics", feature = "select"))]
-pub(crate) use track::track_at;
-pub use track::{Observe, Tracked, TrackedBody, track, untracked};
+#[cfg(any(feature = "breaker", feature = "metrics", feature = "trace"))]
+pub(crate) use track::Tracking;
+pub use track::{Observe, Recorder, Tracked, TrackedBody, track, untracked};

@@ -7,10 +7,9 @@ use std::{
     time::Duration,
 };
 
-use http::{HeaderMap, Response, StatusCode, response};
+use http::{HeaderMap, Request, Response, StatusCode, response};
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
-use tokio::time::Instant;
 use tonic::Code;
 
 use super::{
@@ -18,11 +17,11 @@ use super::{
     head::{code_of_http, is_foreign, status},
 };
 use crate::{
-    BoxError, Deadline, Fault,
+    BoxError, Deadline, Fault, clock,
     fault::{chain, code_of},
 };
 
-/// Who is told how an attempt ended. A closure `FnOnce(&Outcome)` is one.
+/// Who is told how an attempt ended. A closure `FnOnce(&Outcome)` is one, and so are two of them together.
 pub trait Observe {
     /// The head is there and decides nothing: the end may be days away. Nothing is to be done by default.
     #[inline]
@@ -38,60 +37,89 @@ impl<F: FnOnce(&Outcome)> Observe for F {
     }
 }
 
+/// Makes an observer for each attempt that begins.
+///
+/// A layer that follows attempts itself, as a [breaker](crate::breaker::BreakerLayer::recording) does, takes one along, so that an attempt is
+/// followed once and not twice.
+pub trait Recorder: Clone {
+    /// Who is told how the attempt ends.
+    type Observer: Observe;
+
+    /// Whether it records anything.
+    fn records(&self) -> bool {
+        true
+    }
+
+    /// An attempt begins. What it returns is told of the end.
+    fn begin<B>(&self, request: &Request<B>) -> Self::Observer;
+}
+
+/// Records nothing.
+impl Recorder for () {
+    type Observer = ();
+
+    #[inline]
+    fn records(&self) -> bool {
+        false
+    }
+
+    #[inline]
+    fn begin<B>(&self, _: &Request<B>) {}
+}
+
+/// Nobody.
+impl Observe for () {
+    #[inline]
+    fn ended(self, _: &Outcome) {}
+}
+
+impl<O: Observe> Observe for Option<O> {
+    #[inline]
+    fn answered(&mut self) {
+        if let Some(observer) = self {
+            observer.answered();
+        }
+    }
+
+    #[inline]
+    fn ended(self, outcome: &Outcome) {
+        if let Some(observer) = self {
+            observer.ended(outcome);
+        }
+    }
+}
+
+impl<A: Observe, B: Observe> Observe for (A, B) {
+    #[inline]
+    fn answered(&mut self) {
+        self.0.answered();
+        self.1.answered();
+    }
+
+    #[inline]
+    fn ended(self, outcome: &Outcome) {
+        self.0.ended(outcome);
+        self.1.ended(outcome);
+    }
+}
+
 /// Follows the attempt that `future` is. `deadline` is the call's, if it has one.
 ///
 /// The end is told when it is seen: at once for an error or a head that is trailers too, else from the body's last frame or a drop.
 /// The future and the body that it yields are as cancel safe as what they wrap.
 #[inline]
 pub fn track<F, O: Observe>(future: F, observer: O, deadline: Option<Deadline>) -> Tracked<F, O> {
-    let deadline = deadline.map(|at| (at, at.left()));
-    followed(future, observer, deadline)
-}
-
-/// The same for who has just looked at the clock.
-#[cfg(any(feature = "metrics", feature = "select"))]
-#[inline]
-pub(crate) fn track_at<F, O: Observe>(
-    future: F,
-    observer: O,
-    deadline: Option<Deadline>,
-    now: Instant,
-) -> Tracked<F, O> {
-    let left = |at: Deadline| at.instant().saturating_duration_since(now);
-    followed(future, observer, deadline.map(|at| (at, left(at))))
-}
-
-#[inline]
-fn followed<F, O: Observe>(
-    future: F,
-    observer: O,
-    deadline: Option<(Deadline, Duration)>,
-) -> Tracked<F, O> {
-    Tracked {
-        inner: future,
-        attempt: Attempt {
-            observer: Some(observer),
-            deadline,
-            stage: Stage::Future,
-        },
-    }
+    Tracking::new(observer, deadline).follow(future)
 }
 
 /// Passes `future` on unfollowed, in the type of one that is: for a layer that has nobody to tell.
 #[inline]
 pub fn untracked<F, O: Observe>(future: F) -> Tracked<F, O> {
-    Tracked {
-        inner: future,
-        attempt: Attempt {
-            observer: None,
-            deadline: None,
-            stage: Stage::Future,
-        },
-    }
+    Tracking::off().follow(future)
 }
 
-/// Tells its observer once; at the latest when it is dropped.
-struct Attempt<O: Observe> {
+/// Follows an attempt and tells its observer once, at the latest when it is dropped.
+pub(crate) struct Tracking<O: Observe> {
     /// None once it was told, and where there is nobody to tell.
     observer: Option<O>,
     /// The deadline, and how long it was when the attempt began.
@@ -108,7 +136,49 @@ enum Stage {
 /// A peer may end a call by its own clock, this much before ours would.
 const SLACK: Duration = Duration::from_millis(5);
 
-impl<O: Observe> Attempt<O> {
+impl<O: Observe> Tracking<O> {
+    #[inline]
+    pub(crate) fn new(observer: O, deadline: Option<Deadline>) -> Self {
+        Self {
+            observer: Some(observer),
+            deadline: deadline.map(|at| (at, at.left())),
+            stage: Stage::Future,
+        }
+    }
+
+    /// Follows nothing.
+    #[inline]
+    pub(crate) fn off() -> Self {
+        Self {
+            observer: None,
+            deadline: None,
+            stage: Stage::Future,
+        }
+    }
+
+    /// Follows what `future` yields.
+    #[inline]
+    pub(crate) fn follow<F>(self, future: F) -> Tracked<F, O> {
+        Tracked {
+            inner: future,
+            tracking: self,
+        }
+    }
+
+    /// The attempt begins only now, and has this deadline.
+    #[cfg(feature = "breaker")]
+    #[inline]
+    pub(crate) fn begin(&mut self, deadline: Option<Deadline>) {
+        self.deadline = deadline.map(|at| (at, at.left()));
+    }
+
+    /// Who is told, unless that has happened.
+    #[cfg(feature = "breaker")]
+    #[inline]
+    pub(crate) fn observer(&mut self) -> Option<&mut O> {
+        self.observer.as_mut()
+    }
+
     /// The same attempt, to go on elsewhere.
     #[inline]
     fn take(&mut self) -> Self {
@@ -153,7 +223,7 @@ impl<O: Observe> Attempt<O> {
         let Some(observer) = self.observer.take() else {
             return;
         };
-        let is_over = |at: Deadline| at.instant() <= Instant::now() + SLACK;
+        let is_over = |at: Deadline| at.instant() <= clock::now() + SLACK;
         let timed_out = self.deadline.filter(|(at, _)| match (code, ending) {
             // In an answer that comes earlier it is the handler's own.
             (Code::DeadlineExceeded, Ending::Head | Ending::Trailers) => is_over(*at),
@@ -188,6 +258,29 @@ impl<O: Observe> Attempt<O> {
             .find_map(|error| error.downcast_ref::<tonic::Status>())
             .map(|status| status.metadata().as_ref());
         self.settle(ending, code_of(&**error), fault.as_ref(), said);
+    }
+
+    /// What the attempt's future has yielded: tells of its end, or follows the body.
+    #[inline]
+    pub(crate) fn response<R: Body, E: Into<BoxError>>(
+        &mut self,
+        result: Result<Response<R>, E>,
+    ) -> Result<Response<TrackedBody<R, O>>, BoxError> {
+        match result {
+            Ok(response) => {
+                let (head, inner) = response.into_parts();
+                if self.observer.is_some() {
+                    self.head(&head, inner.is_end_stream());
+                }
+                let tracking = self.take();
+                Ok(Response::from_parts(head, TrackedBody { inner, tracking }))
+            }
+            Err(error) => {
+                let error = error.into();
+                self.failed(Ending::Error, &error);
+                Err(error)
+            }
+        }
     }
 
     /// Settles what the head decides.
@@ -237,7 +330,7 @@ impl<O: Observe> Attempt<O> {
     }
 }
 
-impl<O: Observe> Drop for Attempt<O> {
+impl<O: Observe> Drop for Tracking<O> {
     #[inline]
     fn drop(&mut self) {
         if self.observer.is_none() {
@@ -259,7 +352,7 @@ pin_project! {
     pub struct Tracked<F, O: Observe> {
         #[pin]
         inner: F,
-        attempt: Attempt<O>,
+        tracking: Tracking<O>,
     }
 }
 
@@ -275,23 +368,8 @@ where
     #[inline]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
-        match this.inner.poll(cx) {
-            Poll::Pending => Poll::Pending,
-            Poll::Ready(Ok(response)) => {
-                let (head, inner) = response.into_parts();
-                if this.attempt.observer.is_some() {
-                    this.attempt.head(&head, inner.is_end_stream());
-                }
-                let attempt = this.attempt.take();
-                let body = TrackedBody { inner, attempt };
-                Poll::Ready(Ok(Response::from_parts(head, body)))
-            }
-            Poll::Ready(Err(error)) => {
-                let error = error.into();
-                this.attempt.failed(Ending::Error, &error);
-                Poll::Ready(Err(error))
-            }
-        }
+        let result = ready!(this.inner.poll(cx));
+        Poll::Ready(this.tracking.response(result))
     }
 }
 
@@ -300,7 +378,7 @@ pin_project! {
     pub struct TrackedBody<B, O: Observe> {
         #[pin]
         inner: B,
-        attempt: Attempt<O>,
+        tracking: Tracking<O>,
     }
 }
 
@@ -322,18 +400,18 @@ where
         let frame = ready!(this.inner.as_mut().poll_frame(cx));
         Poll::Ready(match frame {
             Some(Ok(frame)) => {
-                if this.attempt.observer.is_some() {
-                    this.attempt.frame(&frame, this.inner.is_end_stream());
+                if this.tracking.observer.is_some() {
+                    this.tracking.frame(&frame, this.inner.is_end_stream());
                 }
                 Some(Ok(frame))
             }
             Some(Err(error)) => {
                 let error = error.into();
-                this.attempt.failed(Ending::BodyError, &error);
+                this.tracking.failed(Ending::BodyError, &error);
                 Some(Err(error))
             }
             None => {
-                this.attempt
+                this.tracking
                     .settle(Ending::NoStatus, Code::Unknown, None, None);
                 None
             }

@@ -3,14 +3,13 @@
 use std::{
     future::Future,
     pin::Pin,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
-use pin_project_lite::pin_project;
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use crate::Deadline;
+use crate::{Deadline, clock};
 
 /// When a call's time is over, and how much it had.
 #[derive(Clone, Copy, Debug)]
@@ -25,7 +24,7 @@ impl Budget {
         if until.is_none() && limit.is_none() {
             return None;
         }
-        let now = Instant::now();
+        let now = clock::now();
         let limited = limit.map(|limit| Deadline::after_from(now, limit));
         let deadline = until.into_iter().chain(limited).min()?;
         Some(Self {
@@ -35,14 +34,12 @@ impl Budget {
     }
 }
 
-pin_project! {
-    /// A deadline, and a timer once there was something to wait for. Without a deadline it never ends and costs nothing.
-    #[derive(Debug)]
-    pub(super) struct Clock {
-        budget: Option<Budget>,
-        #[pin]
-        timer: Option<Sleep>,
-    }
+/// A deadline, and a timer once there was something to wait for. Without a deadline it never ends and costs nothing.
+#[derive(Debug)]
+pub(super) struct Clock {
+    budget: Option<Budget>,
+    /// In a box, because futures and bodies that have one are moved.
+    timer: Option<Pin<Box<Sleep>>>,
 }
 
 impl Clock {
@@ -66,27 +63,25 @@ impl Clock {
     ///
     /// It looks at the clock and not only at the timer: a task that is polled for another reason should not wait for the timer's tick, and
     /// tokio lets no timer end in a task that has used up its share of a turn.
-    pub(super) fn poll_over(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        slack: Duration,
-    ) -> Poll<Budget> {
-        let mut this = self.project();
-        let Some(budget) = *this.budget else {
+    pub(super) fn poll_over(&mut self, cx: &mut Context<'_>, slack: Duration) -> Poll<Budget> {
+        let Some(budget) = self.budget else {
             return Poll::Pending;
         };
         loop {
             if budget.deadline.left() <= slack {
                 return Poll::Ready(budget);
             }
-            if this.timer.is_none() {
-                this.timer.set(Some(sleep_until(budget.deadline.instant())));
+            let until = budget.deadline.instant();
+            let timer = self
+                .timer
+                .get_or_insert_with(|| Box::pin(sleep_until(until)));
+            ready!(timer.as_mut().poll(cx));
+            // The clock of the layers may stand still.
+            if until <= Instant::now() {
+                return Poll::Ready(budget);
             }
-            match this.timer.as_mut().as_pin_mut().map(|timer| timer.poll(cx)) {
-                Some(Poll::Pending) => return Poll::Pending,
-                // One that ended early was for a deadline farther away than timers reach.
-                Some(Poll::Ready(())) | None => this.timer.set(None),
-            }
+            // It ended early, for a deadline farther away than timers reach.
+            self.timer = None;
         }
     }
 }

@@ -75,7 +75,8 @@ pub fn ended_by_peer(head: &HeaderMap, left: Duration) -> bool {
 
 /// Whether a head or trailers say CANCELLED.
 pub(super) fn is_cancelled(said: &HeaderMap) -> bool {
-    said.get("grpc-status").is_some_and(|status| status == "1")
+    static STATUS: HeaderName = HeaderName::from_static("grpc-status");
+    first(said, &STATUS).is_some_and(|status| status == "1")
 }
 
 #[cfg(test)]

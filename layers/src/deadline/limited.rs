@@ -18,7 +18,6 @@ pin_project! {
     pub(super) struct Limited<R> {
         #[pin]
         inner: Option<R>,
-        #[pin]
         clock: Clock,
     }
 }

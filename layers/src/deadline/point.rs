@@ -6,6 +6,7 @@ use http::{Extensions, HeaderMap, Request};
 use tokio::time::Instant;
 
 use super::header;
+use crate::clock;
 
 /// When a call's time is over.
 ///
@@ -23,7 +24,7 @@ impl Deadline {
 
     /// A deadline `limit` from now. One that no clock can show is thirty years away, as tokio has it.
     pub fn after(limit: Duration) -> Self {
-        Self::after_from(Instant::now(), limit)
+        Self::after_from(clock::now(), limit)
     }
 
     pub(super) fn after_from(now: Instant, limit: Duration) -> Self {
@@ -38,7 +39,7 @@ impl Deadline {
 
     /// What is left; zero once it has passed.
     pub fn left(self) -> Duration {
-        self.0.saturating_duration_since(Instant::now())
+        self.0.saturating_duration_since(clock::now())
     }
 
     /// Whether it has passed.

@@ -6,7 +6,7 @@ use tower::Layer;
 use super::{
     registry::{PeerName, Registry},
     series::Role,
-    service::Metrics,
+    service::{Metrics, MetricsRecorder},
 };
 
 /// Records each call that passes: see the [module's page](super).
@@ -124,14 +124,21 @@ impl MetricsLayer {
             ..self.clone()
         }
     }
+
+    /// What records the same series in a layer that follows the calls itself.
+    pub fn recorder(&self) -> MetricsRecorder {
+        MetricsRecorder {
+            registry: (!self.disabled).then(|| self.registry.clone()),
+            peer: self.peer.clone(),
+        }
+    }
 }
 
 impl<S> Layer<S> for MetricsLayer {
     type Service = Metrics<S>;
 
     fn layer(&self, inner: S) -> Metrics<S> {
-        let registry = (!self.disabled).then(|| self.registry.clone());
-        Metrics::new(inner, registry, self.peer.clone())
+        Metrics::new(inner, self.recorder())
     }
 }
 

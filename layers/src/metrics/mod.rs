@@ -49,4 +49,4 @@ mod series;
 mod service;
 
 pub use layer::MetricsLayer;
-pub use service::{Metrics, Record};
+pub use service::{Metrics, MetricsRecorder, Record};

@@ -12,25 +12,50 @@ use tower::Service;
 use super::registry::{Method, Registry};
 use crate::{
     BoxError, Deadline,
-    classify::{Observe, Outcome, Tracked, TrackedBody, track_at, untracked},
+    classify::{Observe, Outcome, Recorder, Tracked, TrackedBody, Tracking},
+    clock,
 };
 
-/// The service that [`MetricsLayer`](super::MetricsLayer) makes.
+/// What a [`MetricsLayer`] records with, for a layer that follows the calls itself: see
+/// [`BreakerLayer::recording`](crate::breaker::BreakerLayer::recording).
+#[derive(Clone)]
+pub struct MetricsRecorder {
+    /// `None` records nothing.
+    pub(super) registry: Option<Arc<Registry>>,
+    pub(super) peer: Option<Arc<str>>,
+}
+
+impl Recorder for MetricsRecorder {
+    type Observer = Option<Record>;
+
+    #[inline]
+    fn records(&self) -> bool {
+        self.registry.is_some()
+    }
+
+    #[inline]
+    fn begin<B>(&self, request: &Request<B>) -> Option<Record> {
+        let registry = self.registry.as_ref()?;
+        let path = request.uri().path();
+        let method = registry.method(self.peer.as_ref(), request.extensions(), path);
+        method.peer().in_flight.increment(1.0);
+        Some(Record {
+            started: clock::now(),
+            method,
+        })
+    }
+}
+
+/// The service that [`MetricsLayer`] makes.
 #[derive(Clone)]
 pub struct Metrics<S> {
     inner: S,
-    /// `None` records nothing.
-    registry: Option<Arc<Registry>>,
-    peer: Option<Arc<str>>,
+    recorder: MetricsRecorder,
 }
 
 impl<S> Metrics<S> {
-    pub(super) fn new(inner: S, registry: Option<Arc<Registry>>, peer: Option<Arc<str>>) -> Self {
-        Self {
-            inner,
-            registry,
-            peer,
-        }
+    pub(super) fn new(inner: S, recorder: MetricsRecorder) -> Self {
+        Self { inner, recorder }
     }
 }
 
@@ -50,17 +75,12 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        let Some(registry) = &self.registry else {
-            return untracked(self.inner.call(request));
-        };
-        let started = Instant::now();
         let deadline = Deadline::of(&request);
-        let path = request.uri().path();
-        let method = registry.method(self.peer.as_ref(), request.extensions(), path);
-        let future = self.inner.call(request);
-        // Only now: had the call panicked, nobody would take it off again.
-        method.peer().in_flight.increment(1.0);
-        track_at(future, Record { started, method }, deadline, started)
+        let tracking = clock::frozen(|| match self.recorder.begin(&request) {
+            Some(record) => Tracking::new(record, deadline),
+            None => Tracking::off(),
+        });
+        tracking.follow(self.inner.call(request))
     }
 }
 
@@ -77,7 +97,8 @@ impl Observe for Record {
         peer.in_flight.decrement(1.0);
         peer.count_error(outcome);
         let series = self.method.ended(code);
-        series.duration(code).record(self.started.elapsed());
+        let took = clock::now().saturating_duration_since(self.started);
+        series.duration(code).record(took);
     }
 }
 
@@ -85,8 +106,17 @@ impl<S: fmt::Debug> fmt::Debug for Metrics<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Metrics")
             .field("inner", &self.inner)
+            .field("recorder", &self.recorder)
+            .finish()
+    }
+}
+
+impl fmt::Debug for MetricsRecorder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MetricsRecorder")
+            .field("is_disabled", &self.registry.is_none())
             .field("peer", &self.peer)
-            .finish_non_exhaustive()
+            .finish()
     }
 }
 

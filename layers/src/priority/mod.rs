@@ -1,8 +1,8 @@
 //! How urgent a call is, decided once and carried to whatever orders calls below.
 //!
-//! [`PriorityLayer`] gives each request an [`Urgency`](crate::Urgency): in its extensions, where this crate's buffer and a transport's
-//! lanes look for it, and in RFC 9218's `priority` header where it differs from the default, for the peer, for gateways and for a transport
-//! that has only HTTP/2 to say it with. The first of these that says something decides:
+//! [`PriorityLayer`] gives each request an [`Urgency`](crate::Urgency), which [`Urgency::of`](crate::Urgency::of) finds: in RFC 9218's `priority`
+//! header where it differs from the default, for the layers below, for the peer, for gateways and for a transport that has only HTTP/2 to say it with. The
+//! first of these that says something decides:
 //!
 //! 1. the urgency in the request's extensions, which the caller put there;
 //! 2. the request's `priority` header (a malformed one says nothing and fails nothing);
@@ -52,7 +52,7 @@
 //! into the extensions, where a handler finds it with `Request::extensions`.
 //!
 //! **Readiness** is the inner service's. **Cancel safety:** the call's future is the inner one's; nothing is left behind. **Cost:** a table
-//! lookup and one extension. The size rule looks at what the body has at hand and waits for nothing; that costs one box per call, and gives
+//! lookup. The size rule looks at what the body has at hand and waits for nothing; that costs one box per call, and gives
 //! back a body that ends with its last frame. No body is looked at where the rule could change nothing: the request asked, or it is not
 //! more urgent than the rule makes it.
 //!

@@ -34,6 +34,11 @@ impl PriorityLayer {
         Self::of(self.rules.config.clone(), methods)
     }
 
+    /// Decides for one request and marks it, as the service does.
+    pub fn decide(&self, request: Request<Body>) -> Request<Body> {
+        self.rules.decide(request)
+    }
+
     fn of(config: PriorityConfig, methods: Methods) -> Self {
         Self {
             rules: Arc::new(Rules {
@@ -105,8 +110,7 @@ impl Rules {
             }
         };
         self.meter.decided(urgency, lowered);
-        request.extensions_mut().insert(urgency);
-        // A header that says the same stays as it is; absent, it says the default.
+        // What the extensions or the header say already stays; without a header it is the default.
         if in_header.unwrap_or_default() != urgency {
             request.headers_mut().insert(PRIORITY, header(urgency));
         }

@@ -1,9 +1,11 @@
 use std::sync::Arc;
 
-use tower::Layer;
+use http::{Request, Response};
+use tonic::body::Body;
+use tower::{Layer, Service};
 
-use super::{Retry, RetryBudget, RetryPolicy, call::Shared};
-use crate::Methods;
+use super::{Retry, RetryBudget, RetryFuture, RetryPolicy, call::Shared};
+use crate::{BoxError, Methods};
 
 /// Makes a call again when that is safe: see the [module](crate::retry).
 #[derive(Clone, Debug)]
@@ -63,6 +65,15 @@ impl RetryLayer {
     pub fn returned(mut self) -> Self {
         self.returned = true;
         self
+    }
+
+    /// Makes one call over `service`, as the layer's service does. `service` has to be ready.
+    pub fn call<S, R>(&self, mut service: S, request: Request<Body>) -> RetryFuture<S>
+    where
+        S: Service<Request<Body>, Response = Response<R>> + Clone,
+        S::Error: Into<BoxError>,
+    {
+        self.shared.call(&mut service, request, self.returned)
     }
 
     /// The budget, to look at.

@@ -49,12 +49,28 @@ where
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
-        let entry = self.shared.methods.number(request.uri().path());
-        if self.shared.policy(entry).max_attempts == 1 {
-            return RetryFuture::once(self.inner.call(request));
+        self.shared.call(&mut self.inner, request, self.returned)
+    }
+}
+
+impl Shared {
+    /// Begins a call over `service`, which is ready. Clones of it make the further attempts. `returned`: it returns what never left.
+    pub(super) fn call<S, R>(
+        self: &Arc<Self>,
+        service: &mut S,
+        request: Request<Body>,
+        returned: bool,
+    ) -> RetryFuture<S>
+    where
+        S: Service<Request<Body>, Response = Response<R>> + Clone,
+        S::Error: Into<BoxError>,
+    {
+        let entry = self.methods.number(request.uri().path());
+        if self.policy(entry).max_attempts == 1 {
+            return RetryFuture::once(service.call(request));
         }
-        let (call, first) = Call::new(request, self.shared.clone(), entry, self.returned);
-        let first = self.inner.call(first);
-        RetryFuture::new(self.inner.clone(), call, first)
+        let (call, first) = Call::new(request, self.clone(), entry, returned);
+        let first = service.call(first);
+        RetryFuture::new(service.clone(), call, first)
     }
 }

@@ -15,7 +15,7 @@ use tower::Service;
 use super::{Arm, SelectBody, group::Sample};
 use crate::{
     BoxError, Deadline,
-    classify::{Tracked, track, track_at},
+    classify::{Tracked, track},
 };
 
 pin_project! {
@@ -94,7 +94,7 @@ where
     S: Service<Request<Body>>,
 {
     let deadline = Deadline::of(&request);
-    let future = follow(service.call(request), sample, deadline);
+    let future = track(service.call(request), sample, deadline);
     Flight::Iroh { future }
 }
 
@@ -108,14 +108,6 @@ where
     S: Service<Request<Body>>,
 {
     let deadline = Deadline::of(&request);
-    let future = follow(service.call(request), sample, deadline);
+    let future = track(service.call(request), sample, deadline);
     Flight::Tcp { future }
-}
-
-#[inline]
-fn follow<F>(future: F, sample: Sample, deadline: Option<Deadline>) -> Tracked<F, Sample> {
-    match sample.started() {
-        Some(now) => track_at(future, sample, deadline, now),
-        None => track(future, sample, deadline),
-    }
 }

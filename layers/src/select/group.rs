@@ -22,6 +22,7 @@ use super::{
 use crate::{
     Origin,
     classify::{Ending, Observe, Outcome, Verdict},
+    clock,
 };
 
 /// The policy in force, and what goes with each of its rules.
@@ -125,14 +126,14 @@ impl Group {
             let one = mix(u64::from(number / one_in)) as u32;
             (number ^ one) & (one_in - 1) == 0
         };
-        timed.then(Instant::now)
+        timed.then(clock::now)
     }
 
     /// The same, once it is known where the call goes: each is timed that is a probe, or goes over an arm with few calls, however many the other one has.
     #[inline]
     pub(super) fn clock_of(&self, plan: &Plan, now: Option<Instant>) -> Option<Instant> {
         let few = || self.window(plan.arm).rate() < 2 * ENOUGH;
-        now.or_else(|| (plan.reason == SelectReason::Probe || few()).then(Instant::now))
+        now.or_else(|| (plan.reason == SelectReason::Probe || few()).then(clock::now))
     }
 
     pub(super) fn window(&self, arm: Arm) -> &Window {
@@ -217,11 +218,6 @@ impl Sample {
             answered: 0,
         }
     }
-
-    #[inline]
-    pub(super) fn started(&self) -> Option<Instant> {
-        self.started
-    }
 }
 
 impl Observe for Sample {
@@ -230,7 +226,7 @@ impl Observe for Sample {
         let window = self.group.window(self.arm);
         self.answered = match self.started {
             Some(started) => {
-                let now = Instant::now();
+                let now = clock::now();
                 window.answered(now, now.saturating_duration_since(started))
             }
             None => window.latest(),
@@ -248,7 +244,7 @@ impl Observe for Sample {
         }
         let window = self.group.window(self.arm);
         if failed || self.answered == 0 || !window.succeeded_in(self.answered) {
-            let now = Instant::now();
+            let now = clock::now();
             window.ended(now, failed);
             if failed {
                 self.group.core.arms.failed(self.arm, now);

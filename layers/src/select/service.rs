@@ -6,7 +6,6 @@ use std::{
 
 use http::{Request, Response};
 use http_body::Body as HttpBody;
-use tokio::time::Instant;
 use tonic::body::Body;
 use tower::Service;
 
@@ -21,7 +20,7 @@ use super::{
     watch::Watch,
     way::{Look, Way},
 };
-use crate::{BoxError, unsent::Unsent};
+use crate::{BoxError, clock, unsent::Unsent};
 
 /// The service over two others that lead to one peer. Clones share everything; a clone carries no readiness.
 pub struct Select<I, T> {
@@ -86,7 +85,7 @@ where
             Arm::Second => self.tcp.poll(cx),
         }
         if self.look(arm).0 && self.watch.shared.core.arms.word().is_troubled(arm) {
-            self.watch.shared.core.arms.ready(arm, Instant::now());
+            self.watch.shared.core.arms.ready(arm, clock::now());
         }
     }
 
@@ -118,7 +117,7 @@ where
             }
         }
         if away {
-            let now = Instant::now();
+            let now = clock::now();
             for arm in Arm::ALL {
                 let pending = match arm {
                     Arm::First => self.iroh.is_pending(),
@@ -153,7 +152,7 @@ where
     /// Where a call goes first, now that it is known which arms are ready.
     #[cold]
     fn reconsider(&self, plan: &mut Plan, group: &Group) {
-        let now = Instant::now();
+        let now = clock::now();
         let other = plan.arm.other();
         if !plan.either || plan.reason == SelectReason::Probe || !self.is_ready(other) {
             return;
@@ -188,7 +187,7 @@ where
     /// The arm that comes first can't take the call now.
     #[cold]
     fn later(&self, request: Request<Body>, plan: &Plan, group: &Arc<Group>) -> SelectFuture<I, T> {
-        let now = Instant::now();
+        let now = clock::now();
         let core = &*group.core;
         let &Plan {
             arm,
@@ -273,7 +272,7 @@ where
             let Some(error) = look.take_failure() else {
                 return self.later(request, &plan, group);
             };
-            let failed = Instant::now();
+            let failed = clock::now();
             group.window(plan.arm).ended(failed, true);
             group.core.arms.failed(plan.arm, failed);
             if !plan.either || !self.is_ready(plan.arm.other()) {

@@ -10,6 +10,7 @@ use std::{
 use http::{HeaderMap, HeaderName, HeaderValue, Request};
 
 use super::state;
+use crate::headers::first;
 
 /// The header that has the ids.
 pub const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
@@ -128,6 +129,8 @@ impl TraceContext {
 
     /// Reads the headers. What is malformed counts as absent, as does a `traceparent` that is there twice: it must not fail a call.
     pub fn from_headers(headers: &HeaderMap) -> Option<Self> {
+        // Most requests have none, and that is quickly seen.
+        first(headers, &TRACEPARENT)?;
         let mut parents = headers.get_all(TRACEPARENT).iter();
         let parent = parents.next()?.to_str().ok()?;
         if parents.next().is_some() {

@@ -13,10 +13,8 @@ use tracing::Span;
 
 use super::{context::TraceContext, layer::Side};
 use crate::{
-    BoxError, Deadline,
-    classify::{
-        Observe, Outcome, Tracked, TrackedBody, head::is_server_error, name_of, track, untracked,
-    },
+    BoxError,
+    classify::{Observe, Outcome, Tracked, TrackedBody, head::is_server_error, name_of},
 };
 
 /// What a call is polled in. Shared by what follows it, so that a future is no larger for it where there is none.
@@ -44,7 +42,7 @@ pub(super) fn enter<T>(within: &Option<Arc<Within>>, f: impl FnOnce() -> T) -> T
 
 /// Writes the code into the span when the call ends.
 #[derive(Debug)]
-pub struct SpanEnd(Arc<Within>);
+pub struct SpanEnd(pub(super) Arc<Within>);
 
 impl Observe for SpanEnd {
     fn ended(self, outcome: &Outcome) {
@@ -62,35 +60,36 @@ impl Observe for SpanEnd {
     }
 }
 
+/// Who is told how a call ends.
+type Observers<O> = (Option<SpanEnd>, O);
+
 pin_project! {
     /// The future of a [`Trace`](super::Trace).
     #[must_use = "futures do nothing unless polled"]
-    pub struct Traced<F> {
+    pub struct Traced<F, O = ()>
+    where
+        O: Observe,
+    {
         #[pin]
-        inner: Tracked<F, SpanEnd>,
+        inner: Tracked<F, Observers<O>>,
         within: Option<Arc<Within>>,
     }
 }
 
-impl<F> Traced<F> {
-    pub(super) fn new(inner: F, within: Option<Arc<Within>>, deadline: Option<Deadline>) -> Self {
-        Self {
-            inner: match within.clone() {
-                Some(within) => track(inner, SpanEnd(within), deadline),
-                None => untracked(inner),
-            },
-            within,
-        }
+impl<F, O: Observe> Traced<F, O> {
+    pub(super) fn new(inner: Tracked<F, Observers<O>>, within: Option<Arc<Within>>) -> Self {
+        Self { inner, within }
     }
 }
 
-impl<F, R, E> Future for Traced<F>
+impl<F, R, E, O> Future for Traced<F, O>
 where
     F: Future<Output = Result<Response<R>, E>>,
     E: Into<BoxError>,
     R: Body,
+    O: Observe,
 {
-    type Output = Result<Response<TracedBody<R>>, BoxError>;
+    type Output = Result<Response<TracedBody<R, O>>, BoxError>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
@@ -102,17 +101,21 @@ where
 
 pin_project! {
     /// The response's body of a [`Trace`](super::Trace). Its size and its end are the inner one's.
-    pub struct TracedBody<B> {
+    pub struct TracedBody<B, O = ()>
+    where
+        O: Observe,
+    {
         #[pin]
-        inner: TrackedBody<B, SpanEnd>,
+        inner: TrackedBody<B, Observers<O>>,
         within: Option<Arc<Within>>,
     }
 }
 
-impl<B> Body for TracedBody<B>
+impl<B, O> Body for TracedBody<B, O>
 where
     B: Body,
     B::Error: Into<BoxError>,
+    O: Observe,
 {
     type Data = B::Data;
     type Error = BoxError;

@@ -1,10 +1,17 @@
 use tower::Layer;
 
 use super::{propagator::Propagator, service::Trace};
+use crate::classify::Recorder;
 
 /// Opens a span for each call and carries its trace: see the [module's page](super).
 #[derive(Clone, Copy, Debug)]
-pub struct TraceLayer {
+pub struct TraceLayer<M = ()> {
+    pub(super) config: Config,
+    recorder: M,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Config {
     /// `None` opens no span and carries nothing.
     pub(super) side: Option<Side>,
     pub(super) propagator: Option<&'static dyn Propagator>,
@@ -19,41 +26,51 @@ pub(super) enum Side {
 impl TraceLayer {
     /// For a client: writes `traceparent` into each request that belongs to a trace.
     pub fn client() -> Self {
-        Self {
-            side: Some(Side::Client),
-            propagator: None,
-        }
+        Self::of(Some(Side::Client))
     }
 
     /// For a server: reads `traceparent`, and gives handlers their [`TraceContext`](super::TraceContext).
     pub fn server() -> Self {
-        Self {
-            side: Some(Side::Server),
-            propagator: None,
-        }
+        Self::of(Some(Side::Server))
     }
 
     /// Opens no span and carries no trace, in the place of one that would.
     pub fn disabled() -> Self {
-        Self {
-            side: None,
-            propagator: None,
-        }
+        Self::of(None)
     }
 
-    /// Takes the ids of its spans from another tracing system. Default: they are the layer's own.
-    pub fn propagator(self, propagator: &'static dyn Propagator) -> Self {
+    fn of(side: Option<Side>) -> Self {
+        let config = Config {
+            side,
+            propagator: None,
+        };
         Self {
-            propagator: Some(propagator),
-            ..self
+            config,
+            recorder: (),
         }
     }
 }
 
-impl<S> Layer<S> for TraceLayer {
-    type Service = Trace<S>;
+impl<M> TraceLayer<M> {
+    /// Takes the ids of its spans from another tracing system. Default: they are the layer's own.
+    pub fn propagator(mut self, propagator: &'static dyn Propagator) -> Self {
+        self.config.propagator = Some(propagator);
+        self
+    }
 
-    fn layer(&self, inner: S) -> Trace<S> {
-        Trace::new(inner, *self)
+    /// Has `recorder` record each call too, as a layer below would. Each call is followed once for both of them, which costs less.
+    pub fn recording<R: Recorder>(self, recorder: R) -> TraceLayer<R> {
+        TraceLayer {
+            config: self.config,
+            recorder,
+        }
+    }
+}
+
+impl<S, M: Clone> Layer<S> for TraceLayer<M> {
+    type Service = Trace<S, M>;
+
+    fn layer(&self, inner: S) -> Trace<S, M> {
+        Trace::new(inner, self.config, self.recorder.clone())
     }
 }

@@ -10,29 +10,40 @@ use tracing::{Span, field};
 
 use super::{
     context::TraceContext,
-    future::{Traced, TracedBody, Within, enter},
-    layer::{Side, TraceLayer},
+    future::{SpanEnd, Traced, TracedBody, Within, enter},
+    layer::{Config, Side},
 };
-use crate::{BoxError, Deadline};
+use crate::{
+    BoxError, Deadline,
+    classify::{Recorder, Tracking},
+};
 
 /// The service that [`TraceLayer`](super::TraceLayer) makes.
 #[derive(Clone, Copy, Debug)]
-pub struct Trace<S> {
+pub struct Trace<S, M = ()> {
     inner: S,
-    layer: TraceLayer,
+    config: Config,
+    /// Records each call beside the span.
+    recorder: M,
 }
 
 /// So much of an incoming call's path goes into its span.
 const METHOD_MAX: usize = 200;
 
-impl<S> Trace<S> {
-    pub(super) fn new(inner: S, layer: TraceLayer) -> Self {
-        Self { inner, layer }
+impl<S, M> Trace<S, M> {
+    pub(super) fn new(inner: S, config: Config, recorder: M) -> Self {
+        Self {
+            inner,
+            config,
+            recorder,
+        }
     }
+}
 
+impl Config {
     /// The call's span and trace; where nobody listens to the span, the trace is the caller's.
     fn within<B>(&self, request: &Request<B>) -> Option<Arc<Within>> {
-        let side = self.layer.side?;
+        let side = self.side?;
         let method = request.uri().path();
         let mut method = method.strip_prefix('/').unwrap_or(method);
         if side == Side::Server {
@@ -46,7 +57,7 @@ impl<S> Trace<S> {
             }),
         };
         // A span that encloses this one in the same task is nearer than the task's context, and a propagator knows it.
-        let propagator = self.layer.propagator;
+        let propagator = self.propagator;
         let enclosed = propagator.is_some() && given.is_none() && !Span::current().is_none();
         let parent = match side {
             Side::Client => given.or_else(TraceContext::current),
@@ -111,24 +122,24 @@ macro_rules! span {
 }
 use span;
 
-impl<S, B, R> Service<Request<B>> for Trace<S>
+impl<S, B, R, M> Service<Request<B>> for Trace<S, M>
 where
     S: Service<Request<B>, Response = Response<R>>,
     S::Error: Into<BoxError>,
     R: Body,
     R::Error: Into<BoxError>,
+    M: Recorder,
 {
-    type Response = Response<TracedBody<R>>;
+    type Response = Response<TracedBody<R, M::Observer>>;
     type Error = BoxError;
-    type Future = Traced<S::Future>;
+    type Future = Traced<S::Future, M::Observer>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
         self.inner.poll_ready(cx).map_err(Into::into)
     }
 
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
-        let within = self.within(&request);
-        let mut deadline = None;
+        let within = self.config.within(&request);
         if let Some(within) = &within {
             let context = &within.context;
             match within.side {
@@ -137,9 +148,15 @@ where
                     request.extensions_mut().insert(context.clone());
                 }
             }
-            deadline = Deadline::of(&request);
         }
+        let tracking = match &within {
+            None if !self.recorder.records() => Tracking::off(),
+            within => {
+                let observers = (within.clone().map(SpanEnd), self.recorder.begin(&request));
+                Tracking::new(observers, Deadline::of(&request))
+            }
+        };
         let future = enter(&within, || self.inner.call(request));
-        Traced::new(future, within, deadline)
+        Traced::new(tracking.follow(future), within)
     }
 }

@@ -19,14 +19,15 @@ use tower::{Layer, Service};
 use tower_iroh_layers::{
     BoxError, Methods, Urgency,
     breaker::{Breaker, BreakerConfig, BreakerLayer, Circuit},
-    buffer::{Buffer, BufferConfig, BufferHandle, BufferLayer},
+    buffer::{BufferConfig, BufferHandle, BufferLayer},
+    clock::{self, FrozenBody},
     deadline::{
         ClientDeadline, ClientDeadlineBody, ClientDeadlineFuture, DeadlineLayer, Stamp, StampLayer,
     },
-    fail_fast::{FailFast, FailFastConfig, FailFastLayer},
-    metrics::{Metrics, MetricsLayer},
-    priority::{Priority, PriorityLayer},
-    retry::{Retry, RetryBudget, RetryLayer, RetryPolicy},
+    fail_fast::{FailFastConfig, FailFastLayer},
+    metrics::{MetricsLayer, MetricsRecorder},
+    priority::PriorityLayer,
+    retry::{RetryBudget, RetryLayer, RetryPolicy},
     select::{Select, SelectHandle},
     trace::{Trace, TraceLayer},
     unsent::Unsent,
@@ -38,12 +39,12 @@ use super::{
 };
 use crate::{peer::TransportKind, pool::State};
 
+mod below;
 mod builder;
-mod lazy_clone;
 mod one_or_selected;
 
+use below::Below;
 pub use builder::StackBuilder;
-use lazy_clone::LazyClone;
 use one_or_selected::OneOrSelected;
 
 /// The layers of a client in their order, for a service that leads to one peer.
@@ -155,14 +156,10 @@ impl Stack {
     }
 }
 
-/// One arm with its breaker and attempt metrics.
-type Watched<S> = WakeOnReconnect<Metrics<Breaker<Stamp<S>>>>;
-/// The only arm, or two with the selection between them.
-type Selected<S> = LazyClone<OneOrSelected<Watched<S>>>;
-/// Buffered calls, and all others, which fail fast.
-type Buffered<S> = LazyClone<Buffer<Selected<S>, FailFast<Selected<S>>>>;
-/// All calls, from the outermost layer inwards.
-type Calls<S> = Trace<Metrics<ClientDeadline<Priority<Retry<Buffered<S>>>>>>;
+/// One arm with its breaker, which records the attempts too.
+type Watched<S> = WakeOnReconnect<Breaker<Stamp<S>, MetricsRecorder>>;
+/// All calls, from the outermost layer inwards; the outermost records the calls.
+type Calls<S> = Trace<ClientDeadline<Below<OneOrSelected<Watched<S>>>>, MetricsRecorder>;
 
 /// A service beneath a [`Stack`]: gRPC calls to one peer. Every such service implements it.
 pub trait Attempts:
@@ -249,13 +246,8 @@ impl Stack {
             tcp: over_tcp,
             select: select.clone(),
         };
-        self.over(
-            OneOrSelected::Two(
-                Select::new(iroh, tcp, select.named(TransportKind::NAMES)).returned(),
-            ),
-            fail_fast,
-            circuits,
-        )
+        let select = Select::new(iroh, tcp, select.named(TransportKind::NAMES)).returned();
+        self.over(OneOrSelected::Two(Box::new(select)), fail_fast, circuits)
     }
 
     fn watched<S: Clone>(
@@ -278,8 +270,9 @@ impl Stack {
         });
         let breaker = BreakerLayer::new(circuit.clone())
             .max_wait(self.fail_fast.max_wait())
+            .recording(attempts.recorder())
             .layer(self.stamped(inner));
-        WakeOnReconnect::new(attempts.layer(breaker), signs)
+        WakeOnReconnect::new(breaker, signs)
     }
 
     fn stamped<S>(&self, inner: S) -> Stamp<S> {
@@ -301,7 +294,7 @@ impl Stack {
         let buffer = BufferLayer::new(self.buffer.clone())
             .methods(self.methods.clone())
             .passing(FailFastLayer::new(fail_fast))
-            .layer(LazyClone::new(attempts));
+            .layer(attempts);
         let mut retry = RetryLayer::new(self.retry.clone()).methods(self.methods.clone());
         if let Some(budget) = &self.budget {
             retry = retry.with_budget(budget.clone());
@@ -309,15 +302,15 @@ impl Stack {
         if self.returned {
             retry = retry.returned();
         }
+        let below = Below::new(self.priority.clone(), retry, buffer);
         let handle = StackHandle {
             circuits,
-            buffer: buffer.handle(),
-            budget: retry.budget(),
+            buffer: below.buffer(),
+            budget: below.budget(),
         };
-        let calls = self.priority.layer(retry.layer(LazyClone::new(buffer)));
-        let calls = self.calls.layer(self.deadline.above(calls));
+        let trace = self.trace.recording(self.calls.recorder());
         Stacked {
-            calls: self.trace.layer(calls),
+            calls: trace.layer(self.deadline.above(below)),
             bare: None,
             handle,
         }
@@ -379,7 +372,7 @@ where
     Calls<S>: Service<Request<Body>, Response = Response<R>, Error = BoxError>,
     R: HttpBody<Data = <S::Body as HttpBody>::Data, Error = BoxError>,
 {
-    type Response = Response<Either<R, ClientDeadlineBody<S::Body>>>;
+    type Response = Response<StackedBody<R, S::Body>>;
     type Error = BoxError;
     type Future = StackedFuture<S>;
 
@@ -388,7 +381,7 @@ where
     }
 
     fn call(&mut self, request: Request<Body>) -> StackedFuture<S> {
-        match &mut self.bare {
+        clock::frozen(|| match &mut self.bare {
             // An urgency is written into a header by a layer. A circuit that is not forced any more is a layer too.
             Some(bare)
                 if request.extensions().get::<Urgency>().is_none()
@@ -401,9 +394,12 @@ where
             _ => StackedFuture::Calls {
                 future: self.calls.call(request),
             },
-        }
+        })
     }
 }
+
+/// The body of a [`Stacked`] service's response.
+pub type StackedBody<R, B> = FrozenBody<Either<R, ClientDeadlineBody<B>>>;
 
 pin_project! {
     /// The future of a [`Stacked`] service's call. Dropping it cancels the call, wherever it is.
@@ -424,10 +420,10 @@ where
     S: Attempts,
     Calls<S>: Service<Request<Body>, Response = Response<R>, Error = BoxError>,
 {
-    type Output = Result<Response<Either<R, ClientDeadlineBody<S::Body>>>, BoxError>;
+    type Output = Result<Response<StackedBody<R, S::Body>>, BoxError>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        match self.project() {
+        let result = clock::frozen(|| match self.project() {
             StackedProj::Calls { future } => future
                 .poll(cx)
                 .map_ok(|response| response.map(Either::Left)),
@@ -435,7 +431,8 @@ where
                 Ok(response) => Poll::Ready(Ok(response.map(Either::Right))),
                 Err(error) => Poll::Ready(Err(Unsent::take(error).0)),
             },
-        }
+        });
+        result.map_ok(|response| response.map(FrozenBody::new))
     }
 }
 

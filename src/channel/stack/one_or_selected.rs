@@ -21,7 +21,8 @@ use tower_iroh_layers::{
 #[derive(Clone)]
 pub enum OneOrSelected<S> {
     One(S),
-    Two(Select<S, S>),
+    /// In a box, because a call takes a clone along, which is small where there is one.
+    Two(Box<Select<S, S>>),
 }
 
 pin_project! {

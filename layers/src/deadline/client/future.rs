@@ -32,7 +32,6 @@ pin_project! {
     {
         #[pin]
         call: Call<S, B, S::Future>,
-        #[pin]
         clock: Clock,
     }
 }

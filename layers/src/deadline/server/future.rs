@@ -24,7 +24,6 @@ pin_project! {
         // `None` where there was no time to begin.
         #[pin]
         handler: Option<F>,
-        #[pin]
         clock: Clock,
     }
 }

@@ -1,0 +1,146 @@
+//! One look at the clock for all layers within one poll.
+//!
+//! A call passes a dozen places that ask for the time: metrics, deadline, selection, breaker. Within one poll they all get the same answer, if the
+//! outermost layer [freezes](frozen) the clock; without it each looks for itself.
+
+use std::{
+    cell::Cell,
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use http_body::{Body, Frame, SizeHint};
+use pin_project_lite::pin_project;
+use tokio::time::Instant;
+
+thread_local! {
+    static FROZEN: Cell<Frozen> = const { Cell::new(Frozen::No) };
+}
+
+#[derive(Clone, Copy)]
+enum Frozen {
+    No,
+    /// Nobody has looked yet.
+    Unread,
+    At(Instant),
+}
+
+/// The time. Within [`frozen`] it is that of the first look.
+#[inline]
+pub fn now() -> Instant {
+    match FROZEN.get() {
+        Frozen::No => look(),
+        Frozen::At(at) => at,
+        Frozen::Unread => {
+            let at = look();
+            FROZEN.set(Frozen::At(at));
+            at
+        }
+    }
+}
+
+#[inline]
+fn look() -> Instant {
+    #[cfg(test)]
+    LOOKS.set(LOOKS.get() + 1);
+    Instant::now()
+}
+
+#[cfg(test)]
+thread_local! {
+    /// How often this thread has looked.
+    pub(crate) static LOOKS: Cell<u32> = const { Cell::new(0) };
+}
+
+/// Runs `f`, which may be the poll of a future, with a clock that stands still from its first look on. Within another one it does nothing more.
+///
+/// What `f` does should take no longer than a poll may: the layers measure none of it.
+#[inline]
+pub fn frozen<T>(f: impl FnOnce() -> T) -> T {
+    if !matches!(FROZEN.get(), Frozen::No) {
+        return f();
+    }
+    FROZEN.set(Frozen::Unread);
+    // Also after a panic.
+    let _thaw = Thaw;
+    f()
+}
+
+struct Thaw;
+
+impl Drop for Thaw {
+    fn drop(&mut self) {
+        FROZEN.set(Frozen::No);
+    }
+}
+
+pin_project! {
+    /// A response's body, each poll of which has a [frozen] clock.
+    #[derive(Debug)]
+    pub struct FrozenBody<B> {
+        #[pin]
+        inner: B,
+    }
+}
+
+impl<B> FrozenBody<B> {
+    /// Wraps a body.
+    pub fn new(inner: B) -> Self {
+        Self { inner }
+    }
+}
+
+impl<B: Body> Body for FrozenBody<B> {
+    type Data = B::Data;
+    type Error = B::Error;
+
+    #[inline]
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
+        frozen(|| self.project().inner.poll_frame(cx))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{panic::catch_unwind, time::Duration};
+
+    use tokio::time::advance;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn it_stands_still_from_the_first_look_to_the_end() {
+        let before = now();
+        let tick = Duration::from_secs(1);
+        let (first, second) = frozen(|| {
+            let mut ticking = Box::pin(advance(tick));
+            let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
+            // The clock is set by the first poll.
+            let _ = ticking.as_mut().poll(&mut cx);
+            let first = now();
+            let mut ticking = Box::pin(advance(tick));
+            let _ = ticking.as_mut().poll(&mut cx);
+            (first, frozen(now))
+        });
+        assert_eq!(first, before + tick);
+        assert_eq!(second, first);
+        assert_eq!(now(), first + tick);
+    }
+
+    #[test]
+    fn a_panic_thaws_it() {
+        catch_unwind(|| frozen(|| panic!("on purpose"))).expect_err("it panics");
+        assert!(matches!(FROZEN.get(), Frozen::No));
+    }
+}
