@@ -158,8 +158,10 @@ fn stack(c: &mut Criterion) {
     }
 
     // The floor of what records: a call and its attempt, each a gauge up and down and a sample, and the urgency's counter.
-    let gauges = ["calls", "attempts"].map(|name| ::metrics::gauge!("bench_in_flight", "of" => name));
-    let samples = ["calls", "attempts"].map(|name| ::metrics::histogram!("bench_took", "of" => name));
+    let gauges =
+        ["calls", "attempts"].map(|name| ::metrics::gauge!("bench_in_flight", "of" => name));
+    let samples =
+        ["calls", "attempts"].map(|name| ::metrics::histogram!("bench_took", "of" => name));
     let counter = ::metrics::counter!("bench_calls");
     group.bench_function("the recorder's own part", |b| {
         b.iter(|| {

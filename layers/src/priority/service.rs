@@ -35,8 +35,8 @@ impl PriorityLayer {
     }
 
     /// Decides for one request and marks it, as the service does.
-    pub fn decide(&self, request: Request<Body>) -> Request<Body> {
-        self.rules.decide(request)
+    pub fn decide(&self, request: &mut Request<Body>) {
+        self.rules.decide(request);
     }
 
     fn of(config: PriorityConfig, methods: Methods) -> Self {
@@ -83,14 +83,14 @@ impl<S: Service<Request<Body>>> Service<Request<Body>> for Priority<S> {
         self.inner.poll_ready(cx)
     }
 
-    fn call(&mut self, request: Request<Body>) -> S::Future {
-        let request = self.rules.decide(request);
+    fn call(&mut self, mut request: Request<Body>) -> S::Future {
+        self.rules.decide(&mut request);
         self.inner.call(request)
     }
 }
 
 impl Rules {
-    fn decide(&self, mut request: Request<Body>) -> Request<Body> {
+    fn decide(&self, request: &mut Request<Body>) {
         let mut lowered = false;
         let in_header = Urgency::from_headers(request.headers());
         // As `Urgency::requested` has it.
@@ -102,7 +102,7 @@ impl Rules {
                 let urgency = entry.urgency().unwrap_or(self.config.fallback);
                 match self.config.lowered_from(urgency) {
                     Some((large, less)) => {
-                        lowered = is_large(&mut request, large);
+                        lowered = is_large(request, large);
                         if lowered { less } else { urgency }
                     }
                     None => urgency,
@@ -114,7 +114,6 @@ impl Rules {
         if in_header.unwrap_or_default() != urgency {
             request.headers_mut().insert(PRIORITY, header(urgency));
         }
-        request
     }
 }
 

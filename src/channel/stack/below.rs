@@ -69,8 +69,8 @@ where
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, request: Request<Body>) -> Self::Future {
-        let request = self.0.priority.decide(request);
+    fn call(&mut self, mut request: Request<Body>) -> Self::Future {
+        self.0.priority.decide(&mut request);
         self.0.retry.call(Attempt(self.0.clone()), request)
     }
 }
