@@ -1,8 +1,8 @@
 //! What the choice of an arm costs a unary call that succeeds: the same call over the bare arm and by each kind of policy, in one run.
 //!
 //! `sent` is what it takes to hand the call over and to measure it. Choices that may fall back keep the request as well, until its answer begins: the head's copy, and a
-//! box for the body. `kept` is that alone, the way that the layer does it, over the bare arm. Below a retry, as in the stack, the retry keeps it: these compare a retry over the bare
-//! arm with one over the selection.
+//! box for the body. `kept` is that alone, the way that the layer does it, over the bare arm. `in a stack` compares a retry over the bare arm with one over the selection, where what
+//! never left comes back and nothing is kept, and all look at one clock.
 
 #![allow(missing_docs, reason = "criterion's macros make public items")]
 
@@ -26,6 +26,7 @@ use tonic::body::Body;
 use tower::{Layer, Service};
 use tower_iroh_layers::{
     BoxError, Deadline, MethodConfig, Methods,
+    clock::{self, FrozenBody},
     retry::RetryLayer,
     select::{Adaptive, Arm, Canary, Choice, Select, SelectHandle, SelectPolicy, StickyKey},
 };
@@ -173,6 +174,44 @@ impl Future for KeptReading {
     }
 }
 
+/// Freezes the clock for each poll, as the stack does.
+struct Frozen<S>(S);
+
+impl<S, R> Service<Request<Body>> for Frozen<S>
+where
+    S: Service<Request<Body>, Response = Response<R>>,
+{
+    type Response = Response<FrozenBody<R>>;
+    type Error = S::Error;
+    type Future = FrozenFuture<S::Future>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.0.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        clock::frozen(|| FrozenFuture {
+            inner: self.0.call(request),
+        })
+    }
+}
+
+pin_project_lite::pin_project! {
+    struct FrozenFuture<F> { #[pin] inner: F }
+}
+
+impl<F, R, E> Future for FrozenFuture<F>
+where
+    F: Future<Output = Result<Response<R>, E>>,
+{
+    type Output = Result<Response<FrozenBody<R>>, E>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let result = clock::frozen(|| self.project().inner.poll(cx));
+        result.map_ok(|response| response.map(FrozenBody::new))
+    }
+}
+
 fn select(choice: Choice) -> Select<Reads, Reads> {
     let fixed = MethodConfig::new().transport(Choice::Fixed(Arm::Second));
     let methods = Methods::builder().method("x.Y", fixed).build();
@@ -244,10 +283,10 @@ fn bench(criterion: &mut Criterion) {
             paired(name, Reads, select(choice.clone()), head);
         }
         for (name, choice) in &cases {
-            let name = format!("below a retry, {}", name.split(" (").next().unwrap_or(name));
-            let retry = RetryLayer::default();
-            let service = retry.layer(select(choice.clone()));
-            paired(&name, retry.layer(Reads), service, head);
+            let name = format!("in a stack, {}", name.split(" (").next().unwrap_or(name));
+            let retry = RetryLayer::default().returned();
+            let service = retry.layer(select(choice.clone()).returned());
+            paired(&name, Frozen(retry.layer(Reads)), Frozen(service), head);
         }
     }
     let mut group = criterion.benchmark_group("call");
