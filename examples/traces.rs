@@ -130,7 +130,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         })
         .await?;
 
-    // The exporter waits for its own thread, which needs this runtime.
+    // `shutdown` blocks on the exporter's thread, and that thread needs this runtime.
     tokio::task::spawn_blocking(move || provider.shutdown()).await??;
     let mut spans = Vec::new();
     for _ in 0..2 {

@@ -1,7 +1,7 @@
 //! One look at the clock for all layers within one poll.
 //!
-//! A call passes a dozen places that ask for the time: metrics, deadline, selection, breaker. Within one poll they all get the same answer, if the
-//! outermost layer [freezes](frozen) the clock; without it each looks for itself.
+//! A call passes a dozen places that ask for the time: metrics, deadline, the breaker's verdict, the selection's samples. Within one poll they all get the same
+//! answer, if the outermost layer [freezes](frozen) the clock; without it each looks for itself. What waits for a timer reads the real clock, or it would wait for ever.
 
 use std::{
     cell::Cell,
@@ -52,9 +52,9 @@ thread_local! {
     pub(crate) static LOOKS: Cell<u32> = const { Cell::new(0) };
 }
 
-/// Runs `f`, which may be the poll of a future, with a clock that stands still from its first look on. Within another one it does nothing more.
+/// Runs `f`, which may be the poll of a future, with a clock that stands still from its first look on. A nested call keeps the outer time.
 ///
-/// What `f` does should take no longer than a poll may: the layers measure none of it.
+/// `f` must not block: the time that passes within it is not measured. Only [`now`] stands still; [`Deadline`](crate::Deadline) and tokio's clock go on.
 #[inline]
 pub fn frozen<T>(f: impl FnOnce() -> T) -> T {
     if !matches!(FROZEN.get(), Frozen::No) {

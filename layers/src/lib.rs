@@ -28,6 +28,7 @@
 //! - [`Fault`]: what a transport or layer knows of a failure beyond its code: whose it is, and whether the peer may have begun the call.
 //! - [`Idempotent`]: that a call may be done twice, in a request's extensions.
 //! - [`Methods`]: one table for what is configured per method, which each layer takes; [`methods`] says what is in it.
+//! - [`clock`]: one look at the clock for all layers within one poll.
 //! - [`MethodSet`]: the methods that a configuration lists.
 //! - [`message_size`]: a bound on each message of a body, as it comes over the wire.
 //! - [`peek`]: how large a call's first message is, read from its first five bytes, without waiting for a body

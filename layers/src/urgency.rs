@@ -2,7 +2,7 @@
 //!
 //! The scale is that of [RFC 9218] (Extensible Prioritization Scheme for HTTP): 0 is the most urgent, 7 the least,
 //! and a request that says nothing has 3. The same number travels in three places: the `priority` request header, the
-//! preamble of a lane's QUIC stream, and the extensions of a request on its way through a stack of layers.
+//! preamble of a lane's QUIC stream, and the extensions of a request, if the caller put it there.
 //!
 //! ```
 //! use tower_iroh_layers::Urgency;

@@ -402,9 +402,12 @@ impl ChannelBuilder {
     /// # }
     /// ```
     ///
-    /// The layer sees the attempt's deadline in the request's extensions; `grpc-timeout` is written below it. It must pass on errors as they are: an attempt
-    /// that never left comes back [in its error](crate::layers::unsent), and only then can it be made again. Of several layers, the last one set is outermost.
-    /// Costs two boxes per attempt; none where it is not set.
+    /// The layer sees the attempt's deadline in the request's extensions; `grpc-timeout` is written below it. A request that it builds anew keeps these extensions. Of several
+    /// layers, the last one set is outermost.
+    ///
+    /// **Readiness.** The layer passes readiness on: a selection between two transports goes by it. What it limits it acquires in `call` and not in `poll_ready`, which is asked of
+    /// a transport too that the call does not take. **Errors.** An attempt that never left comes back [in its error](crate::layers::unsent). A layer that wraps the error loses
+    /// the request, and the call is not made again. **Cost.** A box for each clone, future and body on the way; none where no layer is set.
     pub fn around_attempts<L>(mut self, layer: L) -> Self
     where
         L: Layer<AttemptService, Service: Attempts> + Send + Sync + 'static,

@@ -1,7 +1,7 @@
 use std::{fmt, mem};
 
 use super::{
-    Circuit, Observers, Probing,
+    AttemptObservers, Circuit, Probing,
     gate::{Phase, Word},
 };
 use crate::{
@@ -35,7 +35,7 @@ impl Attempt {
     pub(super) fn begin<B, O: Observe>(
         mut self,
         request: &mut Request<B>,
-        tracking: &mut Tracking<Observers<O>>,
+        tracking: &mut Tracking<AttemptObservers<O>>,
     ) {
         if self.has_a_say() {
             if self.is_probe() {

@@ -12,7 +12,6 @@ use super::{
     gate::{Phase, Word},
     timer::{OnTime, Timers},
 };
-
 use crate::clock;
 
 type Rtt = Arc<dyn Fn() -> Option<Duration> + Send + Sync>;

@@ -466,12 +466,17 @@ mod tests {
                 let peer = service_fn(|_: Request<()>| {
                     ready(Ok::<_, BoxError>(Response::new(Empty::<Bytes>::new())))
                 });
-                let mut breaker = Breaker::new(peer, circuit);
-                let mut cx = Context::from_waker(Waker::noop());
-                assert!(breaker.poll_ready(&mut cx).is_ready());
-                let mut call = pin!(breaker.call(timed().expect("a request")));
-                assert!(call.as_mut().poll(&mut cx).is_ready());
-                let _ = done.send(LOOKS.get());
+                let call = |circuit| {
+                    let mut breaker = Breaker::new(peer, circuit);
+                    let mut cx = Context::from_waker(Waker::noop());
+                    assert!(breaker.poll_ready(&mut cx).is_ready());
+                    let mut call = pin!(breaker.call(timed().expect("a request")));
+                    assert!(call.as_mut().poll(&mut cx).is_ready());
+                    LOOKS.replace(0)
+                };
+                let closed = call(Circuit::new(BreakerConfig::default()));
+                assert!(closed > 0, "else they are not counted");
+                let _ = done.send(call(circuit));
             }
         });
         let passed = is_done.recv_timeout(Duration::from_secs(10));

@@ -13,10 +13,10 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use tonic::Status;
 use tower::Service;
 
-use super::{BreakerBody, Circuit, Observers, waiter::Waiter};
+use super::{AttemptObservers, BreakerBody, Circuit, waiter::Waiter};
 use crate::{
     BoxError, Deadline, Fault, Origin,
-    classify::{Observe, Tracking},
+    classify::{Ending, Observe, Tracking},
 };
 
 pin_project! {
@@ -31,7 +31,7 @@ pin_project! {
     {
         #[pin]
         state: State<S, B, S::Future>,
-        tracking: Tracking<Observers<O>>,
+        tracking: Tracking<AttemptObservers<O>>,
     }
 }
 
@@ -105,15 +105,16 @@ where
     O: Observe,
 {
     #[inline]
-    pub(super) fn running(future: S::Future, tracking: Tracking<Observers<O>>) -> Self {
+    pub(super) fn running(future: S::Future, tracking: Tracking<AttemptObservers<O>>) -> Self {
         Self {
             state: State::Running { future },
             tracking,
         }
     }
 
-    /// The inner service was not ready but failed.
-    pub(super) fn failed(error: BoxError, tracking: Tracking<Observers<O>>) -> Self {
+    /// The inner service was not ready but failed, which is told at once.
+    pub(super) fn failed(error: BoxError, mut tracking: Tracking<AttemptObservers<O>>) -> Self {
+        tracking.failed(Ending::Error, &error);
         Self {
             state: State::Failed { error: Some(error) },
             tracking,
@@ -125,7 +126,7 @@ where
         request: Request<B>,
         circuit: Circuit,
         max_wait: Option<Duration>,
-        tracking: Tracking<Observers<O>>,
+        tracking: Tracking<AttemptObservers<O>>,
     ) -> Self {
         let held = Held {
             inner,
@@ -175,7 +176,7 @@ where
     #[cold]
     fn poll_begin<O: Observe>(
         mut self: Pin<&mut Self>,
-        tracking: &mut Tracking<Observers<O>>,
+        tracking: &mut Tracking<AttemptObservers<O>>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<BoxError>> {
         match self.as_mut().project() {
@@ -194,7 +195,7 @@ where
                     self.set(State::Failed { error: None });
                     return Poll::Ready(Some(error));
                 };
-                tracking.begin(Deadline::of(&waits.request));
+                tracking.restart(Deadline::of(&waits.request));
                 attempt.begin(&mut waits.request, tracking);
                 let Some(waits) = held.take() else {
                     return Poll::Pending;

@@ -64,6 +64,8 @@
 //! behind. Each change of state wakes all who wait, once; time wakes them by one timer per circuit and runtime, which is there only while somebody
 //! waits. So a circuit may be shared by runtimes, and outlive them. No task.
 //!
+//! **Recording.** [`BreakerLayer::recording`] takes the place of a metrics layer right above: each attempt is followed once for both.
+//!
 //! **Cost.** Closed and successful: two loads, a look at the clock, one atomic update of the window, a reference count; no lock, no allocation
 //! (`tests/breaker_alloc.rs`); `benches/breaker.rs` measures it beside the bare call. Forced closed: two loads and a reference count, no look at the clock. About a third is the clock and the window, most of the rest the way of the response through one more type. The lock is for failures and for a circuit that is not closed.
 //!
@@ -109,7 +111,7 @@ pub use service::Breaker;
 pub use state::{CircuitState, OpenReason, Rule, Statistics};
 
 /// Who is told how an attempt ends: what [records](BreakerLayer::recording) it, and the circuit once the attempt was let in.
-pub type Observers<O> = (O, Option<Attempt>);
+pub type AttemptObservers<O> = (O, Option<Attempt>);
 
 /// The body of a [`Breaker`]'s response: its end is the attempt's.
-pub type BreakerBody<B, O = ()> = crate::classify::TrackedBody<B, Observers<O>>;
+pub type BreakerBody<B, O = ()> = crate::classify::TrackedBody<B, AttemptObservers<O>>;

@@ -14,7 +14,7 @@ pub(super) struct Ring {
     start: Instant,
     /// Nanoseconds in a bucket.
     tick: u64,
-    /// The bucket of the last look, so that most looks need no division.
+    /// The tick of the last look. Most calls fall into it and need no division.
     latest: AtomicU64,
     buckets: [AtomicU64; BUCKETS as usize],
 }
@@ -162,6 +162,18 @@ mod tests {
                 let within = all.iter().filter(|(then, _)| then + BUCKETS > tick);
                 let bad = within.clone().filter(|(_, bad)| *bad).count() as u32;
                 prop_assert_eq!(ring.counts(start + at), Counts { total: within.count() as u32, bad });
+            }
+        }
+    }
+
+    proptest! {
+        /// Time goes back where one thread looked at it before another.
+        #[test]
+        fn the_last_look_changes_no_tick(looks in proptest::collection::vec(0u64..100_000, 1..50)) {
+            let start = Instant::now();
+            let ring = Ring::new(Duration::from_secs(10), start);
+            for ms in looks {
+                prop_assert_eq!(ring.tick_of(start + Duration::from_millis(ms)), ms / 1000);
             }
         }
     }

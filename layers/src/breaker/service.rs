@@ -12,6 +12,7 @@ use super::{Attempt, BreakerBody, BreakerFuture, BreakerLayer, Circuit, waiter::
 use crate::{
     BoxError, Deadline,
     classify::{Recorder, Tracking},
+    clock,
 };
 
 /// The service that [`BreakerLayer`](super::BreakerLayer) makes.
@@ -99,19 +100,21 @@ where
     #[inline]
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
         let attempt = self.circuit().enter();
-        // What decides nothing needs no look at the clock.
-        let decides = attempt.as_ref().is_some_and(Attempt::has_a_say);
-        let deadline = match decides || self.recorder.records() {
-            true => Deadline::of(&request),
-            false => None,
-        };
-        let observers = (self.recorder.begin(&request), None);
-        let mut tracking = Tracking::new(observers, deadline);
-        let let_in = attempt.is_some();
+        let is_let_in = attempt.is_some();
+        let failed = self.failed.take();
+        let mut tracking = clock::frozen(|| {
+            // What decides nothing needs no look at the clock, and an error that is there already had no time.
+            let decides = attempt.as_ref().is_some_and(Attempt::has_a_say);
+            let deadline = match failed.is_none() && (decides || self.recorder.records()) {
+                true => Deadline::of(&request),
+                false => None,
+            };
+            Tracking::new((self.recorder.begin(&request), None), deadline)
+        });
         if let Some(attempt) = attempt {
             attempt.begin(&mut request, &mut tracking);
         }
-        match (self.failed.take(), let_in) {
+        match (failed, is_let_in) {
             // It counts if the call was let in.
             (Some(error), _) => BreakerFuture::failed(error, tracking),
             // Followed before the call, so that a panic in there gives the permit back.

@@ -78,7 +78,7 @@ impl<S: Served, P> Buffer<S, P> {
         }
     }
 
-    /// Begins a call, as the service does, which is always ready.
+    /// Begins a call, as the service does. The buffer is always ready, so no `poll_ready` is needed.
     pub fn begin(&self, request: Request<Body>) -> BufferFuture<S, P>
     where
         P: Service<Request<Body>> + Clone,

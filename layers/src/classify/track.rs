@@ -21,7 +21,7 @@ use crate::{
     fault::{chain, code_of},
 };
 
-/// Who is told how an attempt ended. A closure `FnOnce(&Outcome)` is one, and so are two of them together.
+/// Who is told how an attempt ended. Implemented for closures `FnOnce(&Outcome)`, pairs, options and `()`.
 pub trait Observe {
     /// The head is there and decides nothing: the end may be days away. Nothing is to be done by default.
     #[inline]
@@ -39,13 +39,12 @@ impl<F: FnOnce(&Outcome)> Observe for F {
 
 /// Makes an observer for each attempt that begins.
 ///
-/// A layer that follows attempts itself, as a [breaker](crate::breaker::BreakerLayer::recording) does, takes one along, so that an attempt is
-/// followed once and not twice.
+/// A layer that follows attempts itself accepts a recorder, as `BreakerLayer::recording` does, so that each attempt is followed once.
 pub trait Recorder: Clone {
     /// Who is told how the attempt ends.
     type Observer: Observe;
 
-    /// Whether it records anything.
+    /// Whether it records anything. If not, no deadline is read for it, and its observer may not be told.
     fn records(&self) -> bool {
         true
     }
@@ -118,6 +117,11 @@ pub fn untracked<F, O: Observe>(future: F) -> Tracked<F, O> {
     Tracking::off().follow(future)
 }
 
+#[inline]
+fn with_left(at: Deadline) -> (Deadline, Duration) {
+    (at, at.left_at(clock::now()))
+}
+
 /// Follows an attempt and tells its observer once, at the latest when it is dropped.
 pub(crate) struct Tracking<O: Observe> {
     /// None once it was told, and where there is nobody to tell.
@@ -141,7 +145,7 @@ impl<O: Observe> Tracking<O> {
     pub(crate) fn new(observer: O, deadline: Option<Deadline>) -> Self {
         Self {
             observer: Some(observer),
-            deadline: deadline.map(|at| (at, at.left())),
+            deadline: deadline.map(with_left),
             stage: Stage::Future,
         }
     }
@@ -165,11 +169,12 @@ impl<O: Observe> Tracking<O> {
         }
     }
 
-    /// The attempt begins only now, and has this deadline.
+    /// The attempt begins only now. `deadline` is the call's, for who has not been told of it.
     #[cfg(feature = "breaker")]
     #[inline]
-    pub(crate) fn begin(&mut self, deadline: Option<Deadline>) {
-        self.deadline = deadline.map(|at| (at, at.left()));
+    pub(crate) fn restart(&mut self, deadline: Option<Deadline>) {
+        let deadline = self.deadline.map(|(at, _)| at).or(deadline);
+        self.deadline = deadline.map(with_left);
     }
 
     /// Who is told, unless that has happened.
@@ -249,7 +254,7 @@ impl<O: Observe> Tracking<O> {
     }
 
     #[cold]
-    fn failed(&mut self, ending: Ending, error: &BoxError) {
+    pub(crate) fn failed(&mut self, ending: Ending, error: &BoxError) {
         if self.observer.is_none() {
             return;
         }

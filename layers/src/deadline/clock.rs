@@ -56,7 +56,8 @@ impl Clock {
 
     /// The budget, once it is used up.
     pub(super) fn over(&self) -> Option<Budget> {
-        self.budget.filter(|budget| budget.deadline.is_over())
+        self.budget
+            .filter(|budget| budget.deadline.left_at(clock::now()).is_zero())
     }
 
     /// Ends when less than `slack` is left, as far as it is polled then; else when nothing is.
@@ -68,7 +69,7 @@ impl Clock {
             return Poll::Pending;
         };
         loop {
-            if budget.deadline.left() <= slack {
+            if budget.deadline.left_at(clock::now()) <= slack {
                 return Poll::Ready(budget);
             }
             let until = budget.deadline.instant();
@@ -76,7 +77,7 @@ impl Clock {
                 .timer
                 .get_or_insert_with(|| Box::pin(sleep_until(until)));
             ready!(timer.as_mut().poll(cx));
-            // The clock of the layers may stand still.
+            // Not the clock of the layers, which may stand still.
             if until <= Instant::now() {
                 return Poll::Ready(budget);
             }

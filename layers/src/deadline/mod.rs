@@ -74,8 +74,8 @@
 //! **Cancel safety.** A future or body that is dropped drops what it wraps and its timer, and leaves nothing behind; nobody else waits for it.
 //! A response body that nobody polls is not watched: nothing runs here but the caller's own task.
 //!
-//! **Cost.** No box, no lock, no task. Without a deadline: a clone of the inner service. With one: three looks at the clock, a header and an
-//! extension; a timer is registered only where something has to be waited for. **Metrics:** none; the code is in the call's.
+//! **Cost.** No lock, no task. Without a deadline: a clone of the inner service. With one: three looks at the clock, a header and an
+//! extension; a timer, in a box, only where something has to be waited for. **Metrics:** none; the code is in the call's.
 
 pub mod header;
 mod point;

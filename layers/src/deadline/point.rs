@@ -6,7 +6,6 @@ use http::{Extensions, HeaderMap, Request};
 use tokio::time::Instant;
 
 use super::header;
-use crate::clock;
 
 /// When a call's time is over.
 ///
@@ -24,7 +23,7 @@ impl Deadline {
 
     /// A deadline `limit` from now. One that no clock can show is thirty years away, as tokio has it.
     pub fn after(limit: Duration) -> Self {
-        Self::after_from(clock::now(), limit)
+        Self::after_from(Instant::now(), limit)
     }
 
     pub(super) fn after_from(now: Instant, limit: Duration) -> Self {
@@ -39,7 +38,13 @@ impl Deadline {
 
     /// What is left; zero once it has passed.
     pub fn left(self) -> Duration {
-        self.0.saturating_duration_since(clock::now())
+        self.left_at(Instant::now())
+    }
+
+    /// What is left at `now`.
+    #[inline]
+    pub(crate) fn left_at(self, now: Instant) -> Duration {
+        self.0.saturating_duration_since(now)
     }
 
     /// Whether it has passed.

@@ -39,7 +39,7 @@
 //!
 //! **Composition.** See above. Where a deadline layer stands above, a call that it ends is DEADLINE_EXCEEDED here too, as
 //! with [`classify`](crate::classify). **Readiness** is the inner service's, and the time until it is ready is not part of a
-//! duration. **Cancel safety:** a dropped future or body is recorded as CANCELLED, and is no longer in flight. **Cost:** no
+//! duration. **Cancel safety:** a dropped future or body, and a call that panics, is recorded as CANCELLED, and is no longer in flight. **Cost:** no
 //! lock and no allocation for a method that is known (a test counts), two looks at the clock; `docs/layers.md` has figures.
 
 mod capped;

@@ -16,8 +16,7 @@ use crate::{
     clock,
 };
 
-/// What a [`MetricsLayer`] records with, for a layer that follows the calls itself: see
-/// [`BreakerLayer::recording`](crate::breaker::BreakerLayer::recording).
+/// What a [`MetricsLayer`](super::MetricsLayer) records with, for a layer that follows the calls itself: see `BreakerLayer::recording`.
 #[derive(Clone)]
 pub struct MetricsRecorder {
     /// `None` records nothing.
@@ -46,7 +45,7 @@ impl Recorder for MetricsRecorder {
     }
 }
 
-/// The service that [`MetricsLayer`] makes.
+/// The service that [`MetricsLayer`](super::MetricsLayer) makes.
 #[derive(Clone)]
 pub struct Metrics<S> {
     inner: S,
@@ -75,9 +74,8 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        let deadline = Deadline::of(&request);
         let tracking = clock::frozen(|| match self.recorder.begin(&request) {
-            Some(record) => Tracking::new(record, deadline),
+            Some(record) => Tracking::new(record, Deadline::of(&request)),
             None => Tracking::off(),
         });
         tracking.follow(self.inner.call(request))

@@ -52,7 +52,7 @@
 //! into the extensions, where a handler finds it with `Request::extensions`.
 //!
 //! **Readiness** is the inner service's. **Cancel safety:** the call's future is the inner one's; nothing is left behind. **Cost:** a table
-//! lookup. The size rule looks at what the body has at hand and waits for nothing; that costs one box per call, and gives
+//! lookup, and a header where the urgency is not the default. The size rule looks at what the body has at hand and waits for nothing; that costs one box per call, and gives
 //! back a body that ends with its last frame. No body is looked at where the rule could change nothing: the request asked, or it is not
 //! more urgent than the rule makes it.
 //!

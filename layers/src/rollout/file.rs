@@ -1,12 +1,15 @@
-//! The state in a file: lines of `key = value`, a subset of TOML that is read strictly and written all at once.
+//! The state in a file: TOML that is read strictly and written all at once.
 
 use std::{
-    collections::HashMap,
     fs::{self, File},
     io::{self, Write},
+    ops::Range,
     path::{Path, PathBuf},
     time::{Duration, SystemTime},
 };
+
+use serde::Deserialize;
+use toml::Spanned;
 
 use super::{
     RolloutError,
@@ -79,19 +82,6 @@ fn quoted(text: &str) -> String {
     quoted
 }
 
-fn unquoted(text: &str) -> Option<String> {
-    let mut chars = text.strip_prefix('"')?.strip_suffix('"')?.chars();
-    let mut unquoted = String::new();
-    while let Some(c) = chars.next() {
-        match c {
-            '\\' => unquoted.push(chars.next().filter(|c| matches!(c, '"' | '\\'))?),
-            '"' => return None,
-            c => unquoted.push(c),
-        }
-    }
-    Some(unquoted)
-}
-
 /// Replaces the file: whoever reads it, at whatever moment a machine stops, finds the one or the other state.
 pub(super) fn save(path: &Path, text: &str) -> io::Result<()> {
     let folder = match path.parent() {
@@ -146,128 +136,89 @@ pub(super) fn load(path: &Path, canary: &Canary, to: &str) -> Result<Option<Save
     parse(&text, canary, to).map(Some).map_err(corrupt)
 }
 
-const KEYS: [&str; 12] = [
-    "version",
-    "canary",
-    "to",
-    "phase",
-    "stage",
-    "share",
-    "dwelt_ms",
-    "since_unix_ms",
-    "note",
-    "baseline_calls",
-    "baseline_failures",
-    "baseline_p99_us",
-];
+/// The lines by their keys.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Lines {
+    version: Spanned<u64>,
+    canary: Spanned<String>,
+    to: Spanned<String>,
+    phase: Spanned<String>,
+    stage: u64,
+    share: Spanned<u64>,
+    dwelt_ms: u64,
+    since_unix_ms: u64,
+    note: String,
+    baseline_calls: Option<u64>,
+    baseline_failures: Option<u64>,
+    baseline_p99_us: Option<u64>,
+}
 
 type Wrong = (usize, String);
 
-/// The lines by their keys.
-struct Lines<'a> {
-    values: HashMap<&'a str, (usize, &'a str)>,
-    end: usize,
-}
-
-impl<'a> Lines<'a> {
-    fn new(text: &'a str) -> Result<Self, Wrong> {
-        let mut values = HashMap::new();
-        let mut end = 1;
-        for (n, line) in (1..).zip(text.lines()) {
-            end = n + 1;
-            let line = line.trim();
-            if line.is_empty() || line.starts_with('#') {
-                continue;
-            }
-            let wrong = |what: String| Err((n, what));
-            let Some((key, value)) = line.split_once('=') else {
-                return wrong("key = value is expected".into());
-            };
-            let (key, value) = (key.trim(), value.trim());
-            if !KEYS.contains(&key) {
-                return wrong(format!("{key} is unknown"));
-            }
-            if values.insert(key, (n, value)).is_some() {
-                return wrong(format!("{key} is there twice"));
-            }
-        }
-        Ok(Self { values, end })
-    }
-
-    fn get(&self, key: &str) -> Result<(usize, &'a str), Wrong> {
-        let value = self.values.get(key).copied();
-        value.ok_or_else(|| (self.end, format!("{key} is missing")))
-    }
-
-    fn number(&self, key: &str) -> Result<u64, Wrong> {
-        let (line, value) = self.get(key)?;
-        let wrong = |_| (line, format!("{key} = {value} is no number"));
-        value.parse().map_err(wrong)
-    }
-
-    fn words(&self, key: &str) -> Result<(usize, String), Wrong> {
-        let (line, value) = self.get(key)?;
-        let words = unquoted(value);
-        let words = words.ok_or_else(|| (line, format!("{key} is to be in quotes")))?;
-        Ok((line, words))
-    }
+fn line_of(text: &str, span: Option<Range<usize>>) -> usize {
+    let before = span.and_then(|span| text.get(..span.start));
+    before.map_or(1, |before| before.matches('\n').count() + 1)
 }
 
 fn parse(text: &str, canary: &Canary, to: &str) -> Result<Saved, Wrong> {
-    let lines = Lines::new(text)?;
-    let version = lines.number("version")?;
-    if version != VERSION {
-        let (line, _) = lines.get("version")?;
-        return Err((line, format!("version {version} is not {VERSION}")));
+    let lines: Lines = toml::from_str(text)
+        .map_err(|error| (line_of(text, error.span()), error.message().to_owned()))?;
+    let wrong = |span: Range<usize>, what| Err((line_of(text, Some(span)), what));
+    let version = lines.version.get_ref();
+    if *version != VERSION {
+        let what = format!("version {version} is not {VERSION}");
+        return wrong(lines.version.span(), what);
     }
-    for (key, own) in [("canary", canary.name()), ("to", to)] {
-        let (line, found) = lines.words(key)?;
+    for (key, found, own) in [
+        ("canary", &lines.canary, canary.name()),
+        ("to", &lines.to, to),
+    ] {
+        let written = found.get_ref();
         // Written before the arms had their names.
-        let is_unnamed = key == "to" && found == canary.to().as_str();
-        if found != own && !is_unnamed {
-            return Err((line, format!("{key} is {found:?} and not {own:?}")));
+        let is_unnamed = key == "to" && written == canary.to().as_str();
+        if written != own && !is_unnamed {
+            let what = format!("{key} is {written:?} and not {own:?}");
+            return wrong(found.span(), what);
         }
     }
-    let (line, phase) = lines.words("phase")?;
-    let phase = Phase::ALL.into_iter().find(|known| known.as_str() == phase);
-    let phase = phase.ok_or_else(|| (line, "phase is none that there is".to_owned()))?;
-    let share = lines.number("share")?;
-    let share = u32::try_from(share).ok().filter(|s| *s <= Canary::WHOLE);
-    let share = match share {
+    let phase = lines.phase.get_ref();
+    let Some(phase) = Phase::ALL.into_iter().find(|known| known.as_str() == phase) else {
+        return wrong(lines.phase.span(), "phase is none that there is".to_owned());
+    };
+    let share = u32::try_from(*lines.share.get_ref()).ok();
+    let share = match share.filter(|share| *share <= Canary::WHOLE) {
         Some(share) if (share == 0) == (phase == Phase::RolledBack) => share,
         _ => {
-            return Err((
-                lines.get("share")?.0,
+            return wrong(
+                lines.share.span(),
                 format!("that is no share of one {phase}"),
-            ));
+            );
         }
     };
-    let since = Duration::from_millis(lines.number("since_unix_ms")?);
-    let since = SystemTime::UNIX_EPOCH.checked_add(since);
-    let baseline = match lines.values.keys().any(|key| key.starts_with("baseline")) {
-        true => {
-            let calls = lines.number("baseline_calls")?;
-            let failures = lines.number("baseline_failures")?;
-            let p99 = lines.values.contains_key("baseline_p99_us");
-            let p99 = p99.then(|| lines.number("baseline_p99_us")).transpose()?;
-            Some(Baseline {
-                calls,
-                failures,
-                // Nearly: of very many calls only some were timed.
-                answered: calls.saturating_sub(failures),
-                p99: p99.map(Duration::from_micros),
-            })
+    let baseline = match (lines.baseline_calls, lines.baseline_failures) {
+        (Some(calls), Some(failures)) => Some(Baseline {
+            calls,
+            failures,
+            // Nearly: of very many calls only some were timed.
+            answered: calls.saturating_sub(failures),
+            p99: lines.baseline_p99_us.map(Duration::from_micros),
+        }),
+        (None, None) if lines.baseline_p99_us.is_none() => None,
+        _ => {
+            let what = "baseline_calls and baseline_failures belong together".to_owned();
+            return Err((text.lines().count() + 1, what));
         }
-        false => None,
     };
+    let since = SystemTime::UNIX_EPOCH.checked_add(Duration::from_millis(lines.since_unix_ms));
     Ok(Saved {
         state: RolloutState {
             phase,
-            stage: usize::try_from(lines.number("stage")?).unwrap_or(usize::MAX),
+            stage: usize::try_from(lines.stage).unwrap_or(usize::MAX),
             share,
-            dwelt: Duration::from_millis(lines.number("dwelt_ms")?),
+            dwelt: Duration::from_millis(lines.dwelt_ms),
             since: since.unwrap_or(SystemTime::UNIX_EPOCH),
-            note: lines.words("note")?.1,
+            note: lines.note,
             unsaved: None,
         },
         baseline,
@@ -347,9 +298,14 @@ mod tests {
         assert_eq!(wrong("share = 500", "share = 0").0, 7);
         assert_eq!(wrong("\"running\"", "\"rolled_back\"").0, 7);
         assert_eq!(wrong("stage = 0", "stage = -1").0, 6);
-        assert_eq!(wrong("stage = 0", "stag = 0").1, "stag is unknown");
-        assert_eq!(wrong("stage = 0", "share = 500").1, "share is there twice");
-        assert_eq!(wrong("stage = 0\n", "").1, "stage is missing");
+        for (line, what, from, to) in [
+            (6, "unknown field `stag`", "stage = 0", "stag = 0"),
+            (7, "duplicate key", "stage = 0", "share = 500"),
+            (1, "missing field `stage`", "stage = 0\n", ""),
+        ] {
+            let (at, told) = wrong(from, to);
+            assert!(at == line && told.contains(what), "{at}: {told}");
+        }
         assert_eq!(wrong("note = \"well\"", "note = well").0, 10);
     }
 }

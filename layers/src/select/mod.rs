@@ -80,7 +80,7 @@
 //!
 //! **Sticky keys.** See [`Canary`]: an extension, a metadata header, the channel's own key, or, for a call that has none of them, the call itself.
 //!
-//! **Cost.** A fixed choice: no lock, no box but for the response's extension, two looks at the clock; where there are thousands of calls a second only some of them are timed, one in
+//! **Cost.** A fixed choice: no lock, no box but for the response's extension, two looks at the clock, three with a deadline; where there are thousands of calls a second only some of them are timed, one in
 //! sixteen at least, and all are counted. A choice that may fall back, over arms that do not return a call, keeps the request until its
 //! answer begins: a copy of its head, a box for that and one for the body, no copy of the message; an uncontended lock per frame of a request that is a stream. An adaptive rule compares the arms ten times a second, in
 //! one of the calls. A rule's measurements take 16 KiB, a canary's 48 KiB. `benches/select.rs` measures each beside the bare arm.

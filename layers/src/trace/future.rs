@@ -60,8 +60,8 @@ impl Observe for SpanEnd {
     }
 }
 
-/// Who is told how a call ends.
-type Observers<O> = (Option<SpanEnd>, O);
+/// Who is told how a call ends: what records it, then the span.
+pub(super) type CallObservers<O> = (O, Option<SpanEnd>);
 
 pin_project! {
     /// The future of a [`Trace`](super::Trace).
@@ -71,13 +71,13 @@ pin_project! {
         O: Observe,
     {
         #[pin]
-        inner: Tracked<F, Observers<O>>,
+        inner: Tracked<F, CallObservers<O>>,
         within: Option<Arc<Within>>,
     }
 }
 
 impl<F, O: Observe> Traced<F, O> {
-    pub(super) fn new(inner: Tracked<F, Observers<O>>, within: Option<Arc<Within>>) -> Self {
+    pub(super) fn new(inner: Tracked<F, CallObservers<O>>, within: Option<Arc<Within>>) -> Self {
         Self { inner, within }
     }
 }
@@ -106,7 +106,7 @@ pin_project! {
         O: Observe,
     {
         #[pin]
-        inner: TrackedBody<B, Observers<O>>,
+        inner: TrackedBody<B, CallObservers<O>>,
         within: Option<Arc<Within>>,
     }
 }

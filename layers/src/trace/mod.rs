@@ -77,7 +77,7 @@
 //! ```
 //!
 //! **Composition.** Outermost on a client, above a retry, so that one call is one span and all attempts carry its ids;
-//! outermost on a server. **Readiness** is the inner service's. **Cancel safety:** a drop ends the span, as CANCELLED. What a
+//! outermost on a server. [`TraceLayer::recording`] takes the place of a metrics layer right below: each call is followed once for both. **Readiness** is the inner service's. **Cancel safety:** a drop ends the span, as CANCELLED. What a
 //! handler spawns is another task: [`TraceContext::scope`] carries the context there. **Cost:** without a subscriber and a
 //! context, a look at the headers and the task; with a span, what the subscriber takes.
 

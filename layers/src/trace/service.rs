@@ -16,6 +16,7 @@ use super::{
 use crate::{
     BoxError, Deadline,
     classify::{Recorder, Tracking},
+    clock,
 };
 
 /// The service that [`TraceLayer`](super::TraceLayer) makes.
@@ -149,14 +150,16 @@ where
                 }
             }
         }
-        let tracking = match &within {
-            None if !self.recorder.records() => Tracking::off(),
-            within => {
-                let observers = (within.clone().map(SpanEnd), self.recorder.begin(&request));
-                Tracking::new(observers, Deadline::of(&request))
-            }
-        };
-        let future = enter(&within, || self.inner.call(request));
-        Traced::new(tracking.follow(future), within)
+        let tracked = enter(&within, || {
+            let tracking = match &within {
+                None if !self.recorder.records() => Tracking::off(),
+                within => clock::frozen(|| {
+                    let observers = (self.recorder.begin(&request), within.clone().map(SpanEnd));
+                    Tracking::new(observers, Deadline::of(&request))
+                }),
+            };
+            tracking.follow(self.inner.call(request))
+        });
+        Traced::new(tracked, within)
     }
 }

@@ -39,13 +39,13 @@ use super::{
 };
 use crate::{peer::TransportKind, pool::State};
 
-mod below;
 mod builder;
 mod one_or_selected;
+mod under_deadline;
 
-use below::Below;
 pub use builder::StackBuilder;
 use one_or_selected::OneOrSelected;
+use under_deadline::UnderDeadline;
 
 /// The layers of a client in their order, for a service that leads to one peer.
 ///
@@ -159,7 +159,7 @@ impl Stack {
 /// One arm with its breaker, which records the attempts too.
 type Watched<S> = WakeOnReconnect<Breaker<Stamp<S>, MetricsRecorder>>;
 /// All calls, from the outermost layer inwards; the outermost records the calls.
-type Calls<S> = Trace<ClientDeadline<Below<OneOrSelected<Watched<S>>>>, MetricsRecorder>;
+type Calls<S> = Trace<ClientDeadline<UnderDeadline<OneOrSelected<Watched<S>>>>, MetricsRecorder>;
 
 /// A service beneath a [`Stack`]: gRPC calls to one peer. Every such service implements it.
 pub trait Attempts:
@@ -302,15 +302,15 @@ impl Stack {
         if self.returned {
             retry = retry.returned();
         }
-        let below = Below::new(self.priority.clone(), retry, buffer);
+        let calls = UnderDeadline::new(self.priority.clone(), retry, buffer);
         let handle = StackHandle {
             circuits,
-            buffer: below.buffer(),
-            budget: below.budget(),
+            buffer: calls.buffer(),
+            budget: calls.budget(),
         };
         let trace = self.trace.recording(self.calls.recorder());
         Stacked {
-            calls: trace.layer(self.deadline.above(below)),
+            calls: trace.layer(self.deadline.above(calls)),
             bare: None,
             handle,
         }

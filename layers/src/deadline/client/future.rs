@@ -84,7 +84,7 @@ where
                         Poll::Pending => break Stage::Waiting,
                     }
                     // Before the call and not by the timer: what is over must not be sent, and a timer needs a tick to say so.
-                    if budget.is_some_and(|budget| budget.deadline.is_over()) {
+                    if this.clock.over().is_some() {
                         break Stage::Waiting;
                     }
                     let Some(request) = request.take() else {

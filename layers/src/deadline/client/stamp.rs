@@ -3,7 +3,7 @@ use std::task::{Context, Poll};
 use http::Request;
 use tower::{Layer, Service};
 
-use crate::Deadline;
+use crate::{Deadline, clock, deadline::header};
 
 /// Writes what is left of a call's [`Deadline`] into `grpc-timeout` when the call leaves.
 ///
@@ -54,7 +54,8 @@ where
         if self.on
             && let Some(deadline) = request.extensions().get::<Deadline>().copied()
         {
-            deadline.stamp(request.headers_mut());
+            let left = deadline.left_at(clock::now());
+            header::write(request.headers_mut(), left);
         }
         self.inner.call(request)
     }

@@ -1,4 +1,4 @@
-//! What a call goes through under its deadline, in one piece: a call takes one reference to all of it.
+//! What a call goes through under its deadline, in one piece.
 
 use std::{
     pin::Pin,
@@ -18,7 +18,7 @@ use tower_iroh_layers::{
 };
 
 /// Priority and retry, over the attempts that go through the buffer or fail fast.
-pub struct Below<A: Served>(Arc<Layers<A>>);
+pub struct UnderDeadline<A: Served>(Arc<Layers<A>>);
 
 struct Layers<A: Served> {
     priority: PriorityLayer,
@@ -26,7 +26,7 @@ struct Layers<A: Served> {
     buffer: Buffer<A, FailFast<A>>,
 }
 
-impl<A: Served> Below<A> {
+impl<A: Served> UnderDeadline<A> {
     pub(super) fn new(
         priority: PriorityLayer,
         retry: RetryLayer,
@@ -48,13 +48,13 @@ impl<A: Served> Below<A> {
     }
 }
 
-impl<A: Served> Clone for Below<A> {
+impl<A: Served> Clone for UnderDeadline<A> {
     fn clone(&self) -> Self {
         Self(self.0.clone())
     }
 }
 
-impl<A, R> Service<Request<Body>> for Below<A>
+impl<A, R> Service<Request<Body>> for UnderDeadline<A>
 where
     A: Served<Body = R>,
     FailFast<A>: Service<Request<Body>, Response = Response<R>, Error = BoxError> + Clone,
@@ -62,7 +62,7 @@ where
 {
     type Response = Response<R>;
     type Error = BoxError;
-    type Future = RetryFuture<Attempt<A>>;
+    type Future = RetryFuture<MakeAttempt<A>>;
 
     /// Always: an attempt waits in its future.
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
@@ -71,20 +71,20 @@ where
 
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
         self.0.priority.decide(&mut request);
-        self.0.retry.call(Attempt(self.0.clone()), request)
+        self.0.retry.call(MakeAttempt(self.0.clone()), request)
     }
 }
 
 /// What makes a call's attempts.
-pub struct Attempt<A: Served>(Arc<Layers<A>>);
+pub struct MakeAttempt<A: Served>(Arc<Layers<A>>);
 
-impl<A: Served> Clone for Attempt<A> {
+impl<A: Served> Clone for MakeAttempt<A> {
     fn clone(&self) -> Self {
         Self(self.0.clone())
     }
 }
 
-impl<A, R> Service<Request<Body>> for Attempt<A>
+impl<A, R> Service<Request<Body>> for MakeAttempt<A>
 where
     A: Served<Body = R>,
     FailFast<A>: Service<Request<Body>, Response = Response<R>, Error = BoxError> + Clone,
