@@ -114,7 +114,7 @@ fn stack(c: &mut Criterion) {
     std::thread::spawn(move || {
         loop {
             recorder.run_upkeep();
-            std::thread::sleep(Duration::from_millis(50));
+            std::thread::park_timeout(Duration::from_millis(50));
         }
     });
     let runtime = tokio::runtime::Builder::new_current_thread()
