@@ -12,21 +12,21 @@ use tonic::Code;
 use super::{
     BreakerConfig,
     gate::{Gate, Phase, Ticket, Word},
-    locked::{Locked, Told},
+    inner::Inner,
+    locked::{Listeners, Locked},
     ring::Ring,
-    slow::Slow,
     state::{CircuitState, Codes, OpenReason, Rule, Statistics},
 };
 use crate::classify::{Outcome, Verdict};
 
 pub(super) struct Core {
     config: BreakerConfig,
-    gate: Gate<Slow>,
+    gate: Gate<Inner>,
     ring: Ring,
     /// Failures in a row: of any kind in the low half, of the link in the high half.
     run: AtomicU64,
     observe_only: AtomicBool,
-    told: Told,
+    told: Listeners,
 }
 
 const LINK: u64 = 1 << 32;
@@ -34,11 +34,11 @@ const LINK: u64 = 1 << 32;
 impl Core {
     pub(super) fn new(config: BreakerConfig, transport: &'static str, now: Instant) -> Self {
         Self {
-            gate: Gate::new(Slow::new(&config)),
+            gate: Gate::new(Inner::new(&config)),
             ring: Ring::new(config.window, now),
             run: AtomicU64::new(0),
             observe_only: AtomicBool::new(config.observe_only),
-            told: Told::new(transport),
+            told: Listeners::new(transport),
             config,
         }
     }

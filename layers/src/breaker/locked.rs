@@ -9,20 +9,20 @@ use tokio::sync::watch;
 
 use super::{
     gate::{Held, Phase},
+    inner::Inner,
     meter::Meter,
-    slow::Slow,
     state::CircuitState,
 };
 
 /// Who is told of a change: watchers and the metrics' recorder, which are foreign code.
-pub(super) struct Told {
+pub(super) struct Listeners {
     changes: watch::Sender<CircuitState>,
     /// The number of the change that the watchers see.
     seen: AtomicU64,
     meter: Meter,
 }
 
-impl Told {
+impl Listeners {
     pub(super) fn new(transport: &'static str) -> Self {
         Self {
             changes: watch::Sender::new(CircuitState::Closed),
@@ -54,12 +54,12 @@ impl Told {
 
 /// The gate, locked. When it is dropped a change of state is told, after the lock is released and before those who wait are woken.
 pub(super) struct Locked<'a> {
-    held: Held<'a, Slow>,
-    told: &'a Told,
+    held: Held<'a, Inner>,
+    told: &'a Listeners,
 }
 
 impl<'a> Locked<'a> {
-    pub(super) fn new(held: Held<'a, Slow>, told: &'a Told) -> Self {
+    pub(super) fn new(held: Held<'a, Inner>, told: &'a Listeners) -> Self {
         Self { held, told }
     }
 
@@ -82,15 +82,15 @@ impl<'a> Locked<'a> {
 }
 
 impl<'a> Deref for Locked<'a> {
-    type Target = Held<'a, Slow>;
+    type Target = Held<'a, Inner>;
 
-    fn deref(&self) -> &Held<'a, Slow> {
+    fn deref(&self) -> &Held<'a, Inner> {
         &self.held
     }
 }
 
 impl<'a> DerefMut for Locked<'a> {
-    fn deref_mut(&mut self) -> &mut Held<'a, Slow> {
+    fn deref_mut(&mut self) -> &mut Held<'a, Inner> {
         &mut self.held
     }
 }

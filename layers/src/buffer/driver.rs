@@ -16,7 +16,7 @@ use tonic::body::Body;
 use tower::Service;
 
 use super::{
-    entry::{End, Slip},
+    entry::{End, Ticket},
     held::{Verdict, Waiter, judge},
     shared::{Flight, Plan, Shared},
 };
@@ -159,7 +159,7 @@ where
     }
 
     /// Takes the first that may go and whose caller is still there. `None` if it has to wait, or there is none.
-    fn take(&self, now: Instant) -> Option<(Slip, Box<Waiter<R>>)> {
+    fn take(&self, now: Instant) -> Option<(Ticket, Box<Waiter<R>>)> {
         loop {
             let (taken, gone, left) = self.shared.with(|state| {
                 if state.pace.holds_until(now).is_some() {
@@ -167,9 +167,9 @@ where
                 }
                 let (taken, gone) = state.queue.take(now);
                 let left = match &taken {
-                    Some((slip, waiter)) if waiter.caller.is_closed() => {
+                    Some((ticket, waiter)) if waiter.caller.is_closed() => {
                         // It is about to leave the queue, and finds itself gone.
-                        state.queue.end(slip, End::Cancelled);
+                        state.queue.end(ticket, End::Cancelled);
                         true
                     }
                     Some(_) => {
@@ -190,8 +190,8 @@ where
     /// Makes the head's call with `service`, which is ready. `None` if nobody is to be sent now.
     fn hand_over(&self, service: &mut S) -> Option<impl Future<Output = ()> + Send + use<S, R>> {
         let now = Instant::now();
-        let (slip, waiter) = self.take(now)?;
-        let flight = Flight::new(self.shared.clone(), slip, now, End::Failed);
+        let (ticket, waiter) = self.take(now)?;
+        let flight = Flight::new(self.shared.clone(), ticket, now, End::Failed);
         let call = service.call(waiter.held.request_after_wait());
         let (shared, template) = (self.shared.clone(), self.template.clone());
         Some(async move {
@@ -204,8 +204,8 @@ where
     /// The service says that it can't become ready: for the head that is an attempt like any other.
     fn unready(&self, error: BoxError) {
         let now = Instant::now();
-        if let Some((slip, waiter)) = self.take(now) {
-            let flight = Flight::new(self.shared.clone(), slip, now, End::Failed);
+        if let Some((ticket, waiter)) = self.take(now) {
+            let flight = Flight::new(self.shared.clone(), ticket, now, End::Failed);
             if failed(error, false, flight, waiter) {
                 start(&self.shared, &self.template);
             }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::pace;
+use super::probe_backoff;
 use crate::Urgency;
 
 /// What a queue may hold, and for how long.
@@ -38,7 +38,7 @@ pub(super) struct Key {
 
 /// What the queue knows of a call that it has accepted.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Slip {
+pub(super) struct Ticket {
     pub(super) key: Key,
     pub(super) bytes: usize,
     pub(super) arrived: Instant,
@@ -82,10 +82,10 @@ impl Key {
     }
 }
 
-impl Slip {
+impl Ticket {
     /// This side rejected the call for the moment: it is tried again later, and by itself, since another call may have a way.
     pub(super) fn rejected(&mut self, now: Instant) {
-        self.not_before = Some(now + pace::after(self.rejections));
+        self.not_before = Some(now + probe_backoff::after(self.rejections));
         self.rejections = self.rejections.saturating_add(1);
     }
 

@@ -11,7 +11,7 @@ use tonic::{Code, Status, body::Body};
 
 use super::{
     BufferError, BufferReason,
-    entry::{End, Late, Slip},
+    entry::{End, Late, Ticket},
     error::History,
 };
 use crate::{BoxError, Deadline, Fault, Origin, Urgency, fault};
@@ -208,11 +208,11 @@ impl<R> Waiter<R> {
     /// Ends the wait with an error of ours. Never under a lock: it wakes the caller.
     pub(super) fn refuse(
         mut self,
-        slip: &Slip,
+        ticket: &Ticket,
         why: impl FnOnce(std::time::Duration) -> BufferReason,
     ) {
-        let waited = Instant::now().saturating_duration_since(slip.arrived);
-        let error = BufferError::new(why(waited), &self.held.story.history(slip.attempts));
+        let waited = Instant::now().saturating_duration_since(ticket.arrived);
+        let error = BufferError::new(why(waited), &self.held.story.history(ticket.attempts));
         // Whoever has left needs no answer.
         let _ = self.caller.send(Err(Box::new(error)));
     }

@@ -101,7 +101,7 @@ mod handle;
 mod held;
 mod layer;
 mod meter;
-mod pace;
+mod probe_backoff;
 mod queue;
 mod service;
 mod shared;

@@ -9,19 +9,19 @@ use tokio::time::Instant;
 
 use super::{
     BufferStats, Overflow,
-    entry::{End, Full, Key, Late, Limits, Slip},
+    entry::{End, Full, Key, Late, Limits, Ticket},
 };
 use crate::Urgency;
 
 /// Calls that wait no more, because of one limit each.
-pub(super) type Gone<T, Why> = Vec<(Slip, T, Why)>;
+pub(super) type Evicted<T, Why> = Vec<(Ticket, T, Why)>;
 
 const LEVELS: usize = Urgency::LOWEST.get() as usize + 1;
 
 pub(super) struct Queue<T> {
     limits: Limits,
     /// Per urgency, by arrival. The oldest of all is the oldest of eight heads, so nothing needs a second index.
-    levels: [BTreeMap<u64, (Slip, T)>; LEVELS],
+    levels: [BTreeMap<u64, (Ticket, T)>; LEVELS],
     /// Calls that may be sent now, and calls that wait for their own time. Each call is in exactly one of the two.
     due: BTreeSet<Key>,
     deferred: BTreeSet<(Instant, Key)>,
@@ -57,7 +57,7 @@ impl<T> Queue<T> {
         BufferStats {
             oldest: self
                 .oldest(&[0; LEVELS])
-                .map(|slip| now.saturating_duration_since(slip.arrived)),
+                .map(|ticket| now.saturating_duration_since(ticket.arrived)),
             ..self.stats
         }
     }
@@ -88,19 +88,19 @@ impl<T> Queue<T> {
         self.deadlines.first().map(|(at, _)| *at)
     }
 
-    /// Accepts a call that does not wait: it is in flight at once. Without room for it the slip says that it is not to be held.
+    /// Accepts a call that does not wait: it is in flight at once. Without room for it the ticket says that it is not to be held.
     pub(super) fn straight(
         &mut self,
         now: Instant,
         urgency: Urgency,
         bytes: usize,
         deadline: Option<Instant>,
-    ) -> Slip {
-        let mut slip = self.slip(now, urgency, bytes, deadline);
-        slip.unheld = self.lacks(bytes, self.stats.waiting, self.stats.bytes);
+    ) -> Ticket {
+        let mut ticket = self.ticket(now, urgency, bytes, deadline);
+        ticket.unheld = self.lacks(bytes, self.stats.waiting, self.stats.bytes);
         self.stats.accepted += 1;
-        self.depart(&mut slip);
-        slip
+        self.depart(&mut ticket);
+        ticket
     }
 
     /// Accepts a call that waits, or refuses it; those that had to make room are given back.
@@ -113,13 +113,13 @@ impl<T> Queue<T> {
         bytes: usize,
         deadline: Option<Instant>,
         value: T,
-    ) -> Result<(Key, Gone<T, Full>), (T, Full)> {
-        let slip = self.slip(now, urgency, bytes, deadline);
-        match self.make_room(&slip) {
+    ) -> Result<(Key, Evicted<T, Full>), (T, Full)> {
+        let ticket = self.ticket(now, urgency, bytes, deadline);
+        match self.make_room(&ticket) {
             Ok(gone) => {
                 self.stats.accepted += 1;
-                self.insert(slip, value);
-                Ok((slip.key, gone))
+                self.insert(ticket, value);
+                Ok((ticket.key, gone))
             }
             Err(full) => {
                 self.stats.rejected += 1;
@@ -128,20 +128,25 @@ impl<T> Queue<T> {
         }
     }
 
-    /// Puts a call back that was in flight and held, to where it stood: there is room, which it has kept. Before its slip's `not_before` it is
+    /// Puts a call back that was in flight and held, to where it stood: there is room, which it has kept. Before its ticket's `not_before` it is
     /// not taken. Without time for it, it has expired.
-    pub(super) fn put_back(&mut self, now: Instant, slip: Slip, value: T) -> Result<(), (T, Late)> {
-        self.land(&slip);
-        if let Some(late) = self.late(&slip, now) {
+    pub(super) fn put_back(
+        &mut self,
+        now: Instant,
+        ticket: Ticket,
+        value: T,
+    ) -> Result<(), (T, Late)> {
+        self.land(&ticket);
+        if let Some(late) = self.late(&ticket, now) {
             self.stats.expired += 1;
             return Err((value, late));
         }
-        self.insert(slip, value);
+        self.insert(ticket, value);
         Ok(())
     }
 
     /// The next call, which is in flight then. Those whose time is over are passed over and given back too.
-    pub(super) fn take(&mut self, now: Instant) -> (Option<(Slip, T)>, Gone<T, Late>) {
+    pub(super) fn take(&mut self, now: Instant) -> (Option<(Ticket, T)>, Evicted<T, Late>) {
         let mut gone = Vec::new();
         while let Some(&(at, key)) = self.deferred.first()
             && at <= now
@@ -150,23 +155,23 @@ impl<T> Queue<T> {
             self.due.insert(key);
         }
         while let Some(key) = self.due.pop_first() {
-            let Some((mut slip, value)) = self.remove(key) else {
+            let Some((mut ticket, value)) = self.remove(key) else {
                 continue;
             };
-            if let Some(late) = self.late(&slip, now) {
+            if let Some(late) = self.late(&ticket, now) {
                 self.stats.expired += 1;
-                gone.push((slip, value, late));
+                gone.push((ticket, value, late));
                 continue;
             }
-            self.depart(&mut slip);
-            return (Some((slip, value)), gone);
+            self.depart(&mut ticket);
+            return (Some((ticket, value)), gone);
         }
         (None, gone)
     }
 
     /// A call that was in flight has ended.
-    pub(super) fn end(&mut self, slip: &Slip, end: End) {
-        self.land(slip);
+    pub(super) fn end(&mut self, ticket: &Ticket, end: End) {
+        self.land(ticket);
         match end {
             End::Delivered => self.stats.delivered += 1,
             End::Failed => self.stats.failed += 1,
@@ -182,23 +187,24 @@ impl<T> Queue<T> {
     }
 
     /// Takes out whose deadline has passed and, on a `sweep`, whose time to live is over.
-    pub(super) fn expire(&mut self, now: Instant, sweep: bool) -> Gone<T, Late> {
+    pub(super) fn expire(&mut self, now: Instant, sweep: bool) -> Evicted<T, Late> {
         let mut gone = Vec::new();
         while let Some((at, key)) = self.deadlines.first().copied()
             && at <= now
         {
             match self.remove(key) {
-                Some((slip, value)) => gone.push((slip, value, Late::Deadline)),
+                Some((ticket, value)) => gone.push((ticket, value, Late::Deadline)),
                 // Not to be: each deadline has its call. Better an index mended than a loop without end.
                 None => drop(self.deadlines.pop_first()),
             }
         }
         for level in 0..if sweep { LEVELS } else { 0 } {
             // A level is in the order of arrival, so the first that is in time ends it.
-            while let Some(key) = self.first_of(level, 0).map(|slip| slip.key)
-                && let Some((slip, value)) = self.remove_if(key, |slip, ttl| slip.is_past(ttl, now))
+            while let Some(key) = self.first_of(level, 0).map(|ticket| ticket.key)
+                && let Some((ticket, value)) =
+                    self.remove_if(key, |ticket, ttl| ticket.is_past(ttl, now))
             {
-                gone.push((slip, value, Late::Ttl));
+                gone.push((ticket, value, Late::Ttl));
             }
         }
         self.stats.expired += gone.len() as u64;
@@ -206,7 +212,7 @@ impl<T> Queue<T> {
     }
 
     /// Takes out everything.
-    pub(super) fn clear(&mut self) -> Vec<(Slip, T)> {
+    pub(super) fn clear(&mut self) -> Vec<(Ticket, T)> {
         let mut gone = Vec::new();
         while let Some(key) = self.head()
             && let Some(entry) = self.remove(key)
@@ -217,16 +223,16 @@ impl<T> Queue<T> {
         gone
     }
 
-    fn slip(
+    fn ticket(
         &mut self,
         arrived: Instant,
         urgency: Urgency,
         bytes: usize,
         deadline: Option<Instant>,
-    ) -> Slip {
+    ) -> Ticket {
         let seq = self.next_seq;
         self.next_seq += 1;
-        Slip {
+        Ticket {
             key: Key { urgency, seq },
             bytes,
             arrived,
@@ -238,65 +244,65 @@ impl<T> Queue<T> {
         }
     }
 
-    fn depart(&mut self, slip: &mut Slip) {
-        slip.attempts = slip.attempts.saturating_add(1);
+    fn depart(&mut self, ticket: &mut Ticket) {
+        ticket.attempts = ticket.attempts.saturating_add(1);
         self.stats.attempts += 1;
         self.stats.in_flight += 1;
-        if slip.unheld.is_none() {
+        if ticket.unheld.is_none() {
             self.flying += 1;
-            self.flying_bytes += slip.bytes;
+            self.flying_bytes += ticket.bytes;
         }
     }
 
-    fn land(&mut self, slip: &Slip) {
+    fn land(&mut self, ticket: &Ticket) {
         self.stats.in_flight -= 1;
-        if slip.unheld.is_none() {
+        if ticket.unheld.is_none() {
             self.flying -= 1;
-            self.flying_bytes -= slip.bytes;
+            self.flying_bytes -= ticket.bytes;
         }
     }
 
-    fn late(&self, slip: &Slip, now: Instant) -> Option<Late> {
-        if slip.deadline.is_some_and(|at| at <= now) {
+    fn late(&self, ticket: &Ticket, now: Instant) -> Option<Late> {
+        if ticket.deadline.is_some_and(|at| at <= now) {
             return Some(Late::Deadline);
         }
-        slip.is_past(self.limits.ttl, now).then_some(Late::Ttl)
+        ticket.is_past(self.limits.ttl, now).then_some(Late::Ttl)
     }
 
-    fn insert(&mut self, slip: Slip, value: T) {
-        if let Some(at) = slip.deadline {
-            self.deadlines.insert((at, slip.key));
+    fn insert(&mut self, ticket: Ticket, value: T) {
+        if let Some(at) = ticket.deadline {
+            self.deadlines.insert((at, ticket.key));
         }
-        match slip.not_before {
-            Some(at) => self.deferred.insert((at, slip.key)),
-            None => self.due.insert(slip.key),
+        match ticket.not_before {
+            Some(at) => self.deferred.insert((at, ticket.key)),
+            None => self.due.insert(ticket.key),
         };
-        self.levels[slip.key.level()].insert(slip.key.seq, (slip, value));
+        self.levels[ticket.key.level()].insert(ticket.key.seq, (ticket, value));
         self.stats.waiting += 1;
-        self.stats.bytes += slip.bytes;
+        self.stats.bytes += ticket.bytes;
     }
 
-    fn remove(&mut self, key: Key) -> Option<(Slip, T)> {
-        let (slip, value) = self.levels[key.level()].remove(&key.seq)?;
-        if let Some(at) = slip.deadline {
+    fn remove(&mut self, key: Key) -> Option<(Ticket, T)> {
+        let (ticket, value) = self.levels[key.level()].remove(&key.seq)?;
+        if let Some(at) = ticket.deadline {
             self.deadlines.remove(&(at, key));
         }
-        let deferred = slip.not_before.map(|at| (at, key));
+        let deferred = ticket.not_before.map(|at| (at, key));
         if !deferred.is_some_and(|entry| self.deferred.remove(&entry)) {
             self.due.remove(&key);
         }
         self.stats.waiting -= 1;
-        self.stats.bytes -= slip.bytes;
-        Some((slip, value))
+        self.stats.bytes -= ticket.bytes;
+        Some((ticket, value))
     }
 
     fn remove_if(
         &mut self,
         key: Key,
-        when: impl FnOnce(&Slip, Duration) -> bool,
-    ) -> Option<(Slip, T)> {
-        let (slip, _) = self.levels[key.level()].get(&key.seq)?;
-        if !when(slip, self.limits.ttl) {
+        when: impl FnOnce(&Ticket, Duration) -> bool,
+    ) -> Option<(Ticket, T)> {
+        let (ticket, _) = self.levels[key.level()].get(&key.seq)?;
+        if !when(ticket, self.limits.ttl) {
             return None;
         }
         self.remove(key)
@@ -306,20 +312,20 @@ impl<T> Queue<T> {
         (0..LEVELS).find_map(|level| Some(self.first_of(level, 0)?.key))
     }
 
-    /// The first slip of a level from `seq` on.
-    fn first_of(&self, level: usize, seq: u64) -> Option<&Slip> {
-        let (_, (slip, _)) = match seq {
+    /// The first ticket of a level from `seq` on.
+    fn first_of(&self, level: usize, seq: u64) -> Option<&Ticket> {
+        let (_, (ticket, _)) = match seq {
             0 => self.levels[level].first_key_value()?,
             _ => self.levels[level].range(seq..).next()?,
         };
-        Some(slip)
+        Some(ticket)
     }
 
-    /// The oldest slip, where `from` says for each level from which number on to look.
-    fn oldest(&self, from: &[u64; LEVELS]) -> Option<&Slip> {
+    /// The oldest ticket, where `from` says for each level from which number on to look.
+    fn oldest(&self, from: &[u64; LEVELS]) -> Option<&Ticket> {
         (0..LEVELS)
             .filter_map(|level| self.first_of(level, from[level]))
-            .min_by_key(|slip| slip.key.seq)
+            .min_by_key(|ticket| ticket.key.seq)
     }
 
     /// What there is too little of for a call of so many bytes, if so many calls with so many bytes wait.
@@ -337,7 +343,7 @@ impl<T> Queue<T> {
     }
 
     /// Takes out who has to go so that `newcomer` fits in; nobody if it can't be made to fit.
-    fn make_room(&mut self, newcomer: &Slip) -> Result<Gone<T, Full>, Full> {
+    fn make_room(&mut self, newcomer: &Ticket) -> Result<Evicted<T, Full>, Full> {
         let (mut waiting, mut held) = (self.stats.waiting, self.stats.bytes);
         let lacks = |waiting, held| self.lacks(newcomer.bytes, waiting, held);
         let Some(first) = lacks(waiting, held) else {
@@ -354,7 +360,7 @@ impl<T> Queue<T> {
                 while let Some(full) = lacks(waiting, held) {
                     let victim = self
                         .oldest(&from)
-                        .filter(|slip| slip.key.seq < newcomer.key.seq)
+                        .filter(|ticket| ticket.key.seq < newcomer.key.seq)
                         .ok_or(full)?;
                     from[victim.key.level()] = victim.key.seq + 1;
                     (waiting, held) = (waiting - 1, held - victim.bytes);
@@ -372,7 +378,7 @@ impl<T> Queue<T> {
                 while let Some(full) = lacks(waiting, held) {
                     let (victim, _) = upwards
                         .next()
-                        .filter(|(slip, _)| slip.key > newcomer.key)
+                        .filter(|(ticket, _)| ticket.key > newcomer.key)
                         .ok_or(full)?;
                     (waiting, held) = (waiting - 1, held - victim.bytes);
                     victims.push(victim.key);
@@ -383,7 +389,7 @@ impl<T> Queue<T> {
         let gone: Vec<_> = victims
             .into_iter()
             .filter_map(|key| self.remove(key))
-            .map(|(slip, value)| (slip, value, first))
+            .map(|(ticket, value)| (ticket, value, first))
             .collect();
         self.stats.dropped += gone.len() as u64;
         Ok(gone)

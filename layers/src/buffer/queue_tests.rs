@@ -109,14 +109,14 @@ fn bytes_are_a_limit_of_their_own() {
 fn a_call_that_comes_back_stands_where_it_stood() {
     let now = Instant::now();
     let mut queue = filled(queue(9, 9, Overflow::RejectNewest), &[(3, 1), (3, 1)]);
-    let (slip, value) = queue.take(now).0.expect("a head");
-    assert_eq!((value, slip.attempts), (0, 1));
-    assert!(queue.put_back(now, slip, value).is_ok());
-    let (slip, value) = queue.take(now).0.expect("a head");
-    assert_eq!((value, slip.attempts), (0, 2));
+    let (ticket, value) = queue.take(now).0.expect("a head");
+    assert_eq!((value, ticket.attempts), (0, 1));
+    assert!(queue.put_back(now, ticket, value).is_ok());
+    let (ticket, value) = queue.take(now).0.expect("a head");
+    assert_eq!((value, ticket.attempts), (0, 2));
     assert_eq!(queue.counters().attempts, 2);
     // Its time goes on.
-    let late = queue.put_back(now + SECOND * 31, slip, value);
+    let late = queue.put_back(now + SECOND * 31, ticket, value);
     assert_eq!(late, Err((0, Late::Ttl)));
     assert_eq!(queue.counters().expired, 1);
     assert_eq!(sum(queue.counters()), queue.counters().accepted);
@@ -126,10 +126,10 @@ fn a_call_that_comes_back_stands_where_it_stood() {
 fn a_call_that_was_rejected_lets_the_others_pass() {
     let now = Instant::now();
     let mut queue = filled(queue(9, 9, Overflow::RejectNewest), &[(1, 1), (3, 1)]);
-    let (mut slip, value) = queue.take(now).0.expect("a head");
-    slip.rejected(now);
-    let again = slip.not_before.expect("a time");
-    assert!(queue.put_back(now, slip, value).is_ok());
+    let (mut ticket, value) = queue.take(now).0.expect("a head");
+    ticket.rejected(now);
+    let again = ticket.not_before.expect("a time");
+    assert!(queue.put_back(now, ticket, value).is_ok());
     assert_eq!(queue.next_try(now), None);
     assert_eq!(queue.take(now).0.expect("the other").1, 1);
     assert!(queue.is_idle(now) && queue.next_try(now) == Some(again));
@@ -233,14 +233,14 @@ fn op() -> impl Strategy<Value = Op> {
 
 /// The same rules, said with a list.
 struct Model {
-    waiting: Vec<(Slip, u64)>,
-    flying: Vec<(Slip, u64)>,
+    waiting: Vec<(Ticket, u64)>,
+    flying: Vec<(Ticket, u64)>,
     limits: Limits,
 }
 
 impl Model {
     /// Who goes for `newcomer`; `None` if it is refused.
-    fn victims(&self, newcomer: Slip) -> Option<Vec<u64>> {
+    fn victims(&self, newcomer: Ticket) -> Option<Vec<u64>> {
         let mut left = self.waiting.clone();
         let mut victims = Vec::new();
         loop {
@@ -261,13 +261,18 @@ impl Model {
     }
 
     /// Calls and bytes that are held if `waiting` wait.
-    fn held(&self, waiting: &[(Slip, u64)]) -> (usize, usize) {
-        let flying = self.flying.iter().filter(|(slip, _)| slip.unheld.is_none());
+    fn held(&self, waiting: &[(Ticket, u64)]) -> (usize, usize) {
+        let flying = self
+            .flying
+            .iter()
+            .filter(|(ticket, _)| ticket.unheld.is_none());
         let all = waiting.iter().chain(flying);
-        all.fold((0, 0), |(n, bytes), (slip, _)| (n + 1, bytes + slip.bytes))
+        all.fold((0, 0), |(n, bytes), (ticket, _)| {
+            (n + 1, bytes + ticket.bytes)
+        })
     }
 
-    fn fits(&self, waiting: &[(Slip, u64)], newcomer: usize) -> bool {
+    fn fits(&self, waiting: &[(Ticket, u64)], newcomer: usize) -> bool {
         let (calls, bytes) = self.held(waiting);
         calls < self.limits.calls && bytes + newcomer <= self.limits.bytes
     }
@@ -281,17 +286,17 @@ impl Model {
         let due = self
             .waiting
             .iter()
-            .filter(|(slip, _)| slip.not_before.is_none_or(|at| at <= now));
-        due.min_by_key(|(slip, _)| slip.key)
+            .filter(|(ticket, _)| ticket.not_before.is_none_or(|at| at <= now));
+        due.min_by_key(|(ticket, _)| ticket.key)
             .map(|(_, value)| *value)
     }
 
-    fn late(&self, slip: &Slip, now: Instant) -> bool {
-        slip.deadline.is_some_and(|at| at <= now) || now - slip.arrived >= self.limits.ttl
+    fn late(&self, ticket: &Ticket, now: Instant) -> bool {
+        ticket.deadline.is_some_and(|at| at <= now) || now - ticket.arrived >= self.limits.ttl
     }
 }
 
-fn values<W>(gone: &Gone<u64, W>) -> Vec<u64> {
+fn values<W>(gone: &Evicted<u64, W>) -> Vec<u64> {
     gone.iter().map(|(_, value, _)| *value).collect()
 }
 
@@ -315,29 +320,29 @@ proptest! {
                 Op::Arrive { urgency: u, bytes, deadline } => {
                     let deadline = deadline.map(|secs| now + SECOND * secs as u32);
                     let key = Key { urgency: urgency(u), seq: queue.next_seq };
-                    let slip = Slip { key, bytes, arrived: now, deadline, attempts: 0, rejections: 0, not_before: None, unheld: None };
-                    let expected = model.victims(slip);
+                    let ticket = Ticket { key, bytes, arrived: now, deadline, attempts: 0, rejections: 0, not_before: None, unheld: None };
+                    let expected = model.victims(ticket);
                     match queue.arrive(now, key.urgency, bytes, deadline, value) {
                         Ok((given, gone)) => {
                             prop_assert_eq!(given, key);
                             prop_assert_eq!(Some(values(&gone)), expected);
                             ended += gone.len() as u64;
                             model.forget(&values(&gone));
-                            model.waiting.push((slip, value));
+                            model.waiting.push((ticket, value));
                         }
                         Err(_) => prop_assert_eq!(expected, None),
                     }
                 }
                 Op::Straight { bytes } => {
                     let fits = model.fits(&model.waiting, bytes);
-                    let slip = queue.straight(now, Urgency::default(), bytes, None);
-                    prop_assert_eq!(slip.unheld.is_none(), fits);
-                    model.flying.push((slip, value));
+                    let ticket = queue.straight(now, Urgency::default(), bytes, None);
+                    prop_assert_eq!(ticket.unheld.is_none(), fits);
+                    model.flying.push((ticket, value));
                 }
                 Op::Leave(index) if !model.waiting.is_empty() => {
-                    let (slip, value) = model.waiting.remove(index.index(model.waiting.len()));
-                    prop_assert_eq!(queue.leave(slip.key), Some(value));
-                    prop_assert_eq!(queue.leave(slip.key), None, "once");
+                    let (ticket, value) = model.waiting.remove(index.index(model.waiting.len()));
+                    prop_assert_eq!(queue.leave(ticket.key), Some(value));
+                    prop_assert_eq!(queue.leave(ticket.key), None, "once");
                     ended += 1;
                 }
                 Op::Take => {
@@ -345,48 +350,48 @@ proptest! {
                     ended += gone.len() as u64;
                     model.forget(&values(&gone));
                     prop_assert_eq!(taken.as_ref().map(|(_, value)| *value), model.next(now));
-                    if let Some((slip, value)) = taken {
-                        prop_assert!(!model.late(&slip, now));
+                    if let Some((ticket, value)) = taken {
+                        prop_assert!(!model.late(&ticket, now));
                         model.forget(&[value]);
-                        model.flying.push((slip, value));
+                        model.flying.push((ticket, value));
                     }
                 }
                 Op::PutBack(index, wait) if !model.flying.is_empty() => {
-                    let (mut slip, value) = model.flying.remove(index.index(model.flying.len()));
-                    slip.not_before = wait.map(|secs| now + SECOND * secs as u32);
-                    if slip.unheld.is_some() {
-                        queue.end(&slip, End::Failed);
+                    let (mut ticket, value) = model.flying.remove(index.index(model.flying.len()));
+                    ticket.not_before = wait.map(|secs| now + SECOND * secs as u32);
+                    if ticket.unheld.is_some() {
+                        queue.end(&ticket, End::Failed);
                         ended += 1;
-                    } else if let Err((given, _)) = queue.put_back(now, slip, value) {
-                        prop_assert!(given == value && model.late(&slip, now));
+                    } else if let Err((given, _)) = queue.put_back(now, ticket, value) {
+                        prop_assert!(given == value && model.late(&ticket, now));
                         ended += 1;
                     } else {
-                        prop_assert!(!model.late(&slip, now));
-                        model.waiting.push((slip, value));
+                        prop_assert!(!model.late(&ticket, now));
+                        model.waiting.push((ticket, value));
                     }
                 }
                 Op::End(index, how) if !model.flying.is_empty() => {
-                    let (slip, _) = model.flying.remove(index.index(model.flying.len()));
-                    queue.end(&slip, [End::Delivered, End::Failed, End::Cancelled][usize::from(how)]);
+                    let (ticket, _) = model.flying.remove(index.index(model.flying.len()));
+                    queue.end(&ticket, [End::Delivered, End::Failed, End::Cancelled][usize::from(how)]);
                     ended += 1;
                 }
                 Op::Pass(secs) => {
                     now += SECOND * secs as u32;
                     let gone = queue.expire(now, false);
                     ended += gone.len() as u64;
-                    model.waiting.retain(|(slip, _)| slip.deadline.is_none_or(|at| at > now));
+                    model.waiting.retain(|(ticket, _)| ticket.deadline.is_none_or(|at| at > now));
                 }
                 Op::Sweep => {
                     let gone = queue.expire(now, true);
                     ended += gone.len() as u64;
                     let limits = model.limits;
-                    model.waiting.retain(|(slip, _)| {
-                        slip.deadline.is_none_or(|at| at > now) && now - slip.arrived < limits.ttl
+                    model.waiting.retain(|(ticket, _)| {
+                        ticket.deadline.is_none_or(|at| at > now) && now - ticket.arrived < limits.ttl
                     });
                 }
                 Op::Hurry => {
                     queue.hurry();
-                    model.waiting.iter_mut().for_each(|(slip, _)| slip.not_before = None);
+                    model.waiting.iter_mut().for_each(|(ticket, _)| ticket.not_before = None);
                 }
                 Op::Clear => {
                     ended += queue.clear().len() as u64;
@@ -399,17 +404,17 @@ proptest! {
             prop_assert_eq!(stats.accepted, ended + stats.in_flight + stats.waiting as u64);
             prop_assert_eq!(stats.in_flight, model.flying.len() as u64);
             prop_assert_eq!(stats.waiting, model.waiting.len());
-            prop_assert_eq!(stats.bytes, model.waiting.iter().map(|(slip, _)| slip.bytes).sum::<usize>());
+            prop_assert_eq!(stats.bytes, model.waiting.iter().map(|(ticket, _)| ticket.bytes).sum::<usize>());
             let (calls, bytes) = model.held(&model.waiting);
             prop_assert!(calls <= 6 && bytes <= 24);
-            let oldest = model.waiting.iter().map(|(slip, _)| slip).min_by_key(|slip| slip.key.seq);
-            prop_assert_eq!(stats.oldest, oldest.map(|slip| now - slip.arrived));
+            let oldest = model.waiting.iter().map(|(ticket, _)| ticket).min_by_key(|ticket| ticket.key.seq);
+            prop_assert_eq!(stats.oldest, oldest.map(|ticket| now - ticket.arrived));
             prop_assert_eq!(queue.is_idle(now), model.next(now).is_none());
-            let first = model.waiting.iter().filter_map(|(slip, _)| slip.not_before).min();
+            let first = model.waiting.iter().filter_map(|(ticket, _)| ticket.not_before).min();
             prop_assert_eq!(queue.next_try(now), first.filter(|_| queue.is_idle(now)));
             prop_assert_eq!(
                 queue.next_deadline(),
-                model.waiting.iter().filter_map(|(slip, _)| slip.deadline).min()
+                model.waiting.iter().filter_map(|(ticket, _)| ticket.deadline).min()
             );
         }
     }

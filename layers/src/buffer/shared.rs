@@ -9,12 +9,12 @@ use tokio::{
 
 use super::{
     BufferConfig, BufferError, BufferReason, BufferStats,
-    entry::{End, Full, Key, Late, Slip},
+    entry::{End, Full, Key, Late, Ticket},
     error::History,
     held::{Answer, Held, Story, Waiter},
     meter::Meter,
-    pace::Pace,
-    queue::{Gone, Queue},
+    probe_backoff::ProbeBackoff,
+    queue::{Evicted, Queue},
 };
 use crate::Methods;
 pub(super) struct Shared<R> {
@@ -28,7 +28,7 @@ pub(super) struct Shared<R> {
 
 pub(super) struct State<R> {
     pub(super) queue: Queue<Box<Waiter<R>>>,
-    pub(super) pace: Pace,
+    pub(super) pace: ProbeBackoff,
     /// What the running driver means to do; `None` while none runs.
     pub(super) driver: Option<Plan>,
 }
@@ -61,7 +61,7 @@ impl<R> Shared<R> {
         Arc::new(Self {
             state: Mutex::new(State {
                 queue: Queue::new(config.limits),
-                pace: Pace::new(Instant::now()),
+                pace: ProbeBackoff::new(Instant::now()),
                 driver: None,
             }),
             meter: Meter::new(),
@@ -98,13 +98,13 @@ impl<R> Shared<R> {
         let urgency = held.urgency();
         let now = Instant::now();
         let deadline = held.story.ends(now);
-        let slip = self.with(|state| {
+        let ticket = self.with(|state| {
             state
                 .queue
                 .is_idle(now)
                 .then(|| state.queue.straight(now, urgency, held.len(), deadline))
         })?;
-        Some(Flight::new(self.clone(), slip, now, End::Cancelled))
+        Some(Flight::new(self.clone(), ticket, now, End::Cancelled))
     }
 
     /// Accepts a call that waits.
@@ -148,7 +148,7 @@ impl<R> Shared<R> {
     /// others pass until its next try. Whether the driver has to be started.
     fn put_back(
         &self,
-        mut slip: Slip,
+        mut ticket: Ticket,
         began: Instant,
         mut waiter: Box<Waiter<R>>,
         rejected: bool,
@@ -156,9 +156,9 @@ impl<R> Shared<R> {
         waiter.held.compact();
         let now = Instant::now();
         if rejected {
-            slip.rejected(now);
+            ticket.rejected(now);
         } else {
-            slip.failed();
+            ticket.failed();
         }
         let back = self.with(|state| {
             if rejected {
@@ -168,11 +168,11 @@ impl<R> Shared<R> {
             }
             // A caller who left while it was in flight has looked for it in the queue and will not do so again.
             if waiter.caller.is_closed() {
-                state.queue.end(&slip, End::Cancelled);
+                state.queue.end(&ticket, End::Cancelled);
                 return Err((waiter, None));
             }
-            match state.queue.put_back(now, slip, waiter) {
-                Ok(()) => Ok(self.rouse(state, slip.deadline)),
+            match state.queue.put_back(now, ticket, waiter) {
+                Ok(()) => Ok(self.rouse(state, ticket.deadline)),
                 Err((waiter, late)) => Err((waiter, Some(late))),
             }
         });
@@ -180,7 +180,7 @@ impl<R> Shared<R> {
             Ok(start) => start,
             Err((waiter, late)) => {
                 if let Some(late) = late {
-                    self.expire(vec![(slip, waiter, late)]);
+                    self.expire(vec![(ticket, waiter, late)]);
                 }
                 false
             }
@@ -209,11 +209,11 @@ impl<R> Shared<R> {
     }
 
     /// Tells callers that their time is over.
-    pub(super) fn expire(&self, gone: Gone<Box<Waiter<R>>, Late>) {
+    pub(super) fn expire(&self, gone: Evicted<Box<Waiter<R>>, Late>) {
         let ttl = self.config.limits.ttl;
-        for (slip, waiter, late) in gone {
+        for (ticket, waiter, late) in gone {
             let (late, ttl) = waiter.held.story.late(late, ttl);
-            waiter.refuse(&slip, |waited| BufferReason::late(late, waited, ttl));
+            waiter.refuse(&ticket, |waited| BufferReason::late(late, waited, ttl));
         }
     }
 
@@ -222,8 +222,8 @@ impl<R> Shared<R> {
         let gone = self.with(|state| state.queue.clear());
         let count = gone.len();
         self.changed.notify_one();
-        for (slip, waiter) in gone {
-            waiter.refuse(&slip, |_| why());
+        for (ticket, waiter) in gone {
+            waiter.refuse(&ticket, |_| why());
         }
         count
     }
@@ -234,15 +234,15 @@ impl<R> Shared<R> {
             state.driver = None;
             state.queue.clear()
         });
-        for (slip, waiter) in gone {
-            waiter.refuse(&slip, |_| BufferReason::Stopped);
+        for (ticket, waiter) in gone {
+            waiter.refuse(&ticket, |_| BufferReason::Stopped);
         }
     }
 }
 
-fn displace<R>(gone: Gone<Box<Waiter<R>>, Full>) {
-    for (slip, waiter, _) in gone {
-        waiter.refuse(&slip, |waited| BufferReason::Displaced { waited });
+fn displace<R>(gone: Evicted<Box<Waiter<R>>, Full>) {
+    for (ticket, waiter, _) in gone {
+        waiter.refuse(&ticket, |waited| BufferReason::Displaced { waited });
     }
 }
 
@@ -274,17 +274,22 @@ impl<R> Drop for Place<R> {
 /// A call in flight. Its end is counted once; the latest is its drop.
 pub(super) struct Flight<R> {
     shared: Option<Arc<Shared<R>>>,
-    slip: Slip,
+    ticket: Ticket,
     began: Instant,
     dropped: End,
 }
 
 impl<R> Flight<R> {
     /// `dropped` says what it means when nobody says how it ended.
-    pub(super) fn new(shared: Arc<Shared<R>>, slip: Slip, began: Instant, dropped: End) -> Self {
+    pub(super) fn new(
+        shared: Arc<Shared<R>>,
+        ticket: Ticket,
+        began: Instant,
+        dropped: End,
+    ) -> Self {
         Self {
             shared: Some(shared),
-            slip,
+            ticket,
             began,
             dropped,
         }
@@ -292,18 +297,18 @@ impl<R> Flight<R> {
 
     /// Why nothing is to be kept of the call while it is in flight.
     pub(super) fn unheld(&self) -> Option<Full> {
-        self.slip.unheld
+        self.ticket.unheld
     }
 
     pub(super) fn end(mut self, end: End) {
         if let Some(shared) = self.shared.take() {
-            shared.with(|state| state.queue.end(&self.slip, end));
+            shared.with(|state| state.queue.end(&self.ticket, end));
         }
     }
 
     /// The call would go back, if something had been kept of it.
     pub(super) fn no_room(self, full: Full, story: Story) -> Option<BufferError> {
-        let bytes = self.slip.bytes;
+        let bytes = self.ticket.bytes;
         self.give_up(story, |shared, history| shared.full(full, bytes, history))
     }
 
@@ -321,8 +326,8 @@ impl<R> Flight<R> {
         error: impl FnOnce(&Shared<R>, &History) -> BufferError,
     ) -> Option<BufferError> {
         let shared = self.shared.take()?;
-        shared.with(|state| state.queue.end(&self.slip, End::Failed));
-        Some(error(&shared, &story.history(self.slip.attempts)))
+        shared.with(|state| state.queue.end(&self.ticket, End::Failed));
+        Some(error(&shared, &story.history(self.ticket.attempts)))
     }
 
     /// The peer answered.
@@ -331,7 +336,7 @@ impl<R> Flight<R> {
             return;
         };
         let lifted = shared.with(|state| {
-            state.queue.end(&self.slip, end);
+            state.queue.end(&self.ticket, end);
             state.pace.succeeded()
         });
         if lifted {
@@ -343,14 +348,14 @@ impl<R> Flight<R> {
     /// One that was `rejected` on this side lets the others pass until its next try.
     pub(super) fn put_back(mut self, waiter: Box<Waiter<R>>, rejected: bool) -> bool {
         let shared = self.shared.take();
-        shared.is_some_and(|shared| shared.put_back(self.slip, self.began, waiter, rejected))
+        shared.is_some_and(|shared| shared.put_back(self.ticket, self.began, waiter, rejected))
     }
 
     pub(super) fn place(&self) -> Option<Place<R>> {
         let shared = self.shared.clone()?;
         Some(Place {
             shared,
-            key: self.slip.key,
+            key: self.ticket.key,
         })
     }
 }
@@ -358,7 +363,7 @@ impl<R> Flight<R> {
 impl<R> Drop for Flight<R> {
     fn drop(&mut self) {
         if let Some(shared) = self.shared.take() {
-            shared.with(|state| state.queue.end(&self.slip, self.dropped));
+            shared.with(|state| state.queue.end(&self.ticket, self.dropped));
         }
     }
 }

@@ -55,9 +55,9 @@ mod error;
 mod future;
 mod layer;
 mod meter;
+mod not_ready_since;
 mod service;
 mod shared;
-mod spell;
 
 pub use config::{FailFastConfig, FailFastConfigBuilder};
 pub use error::FailedFast;

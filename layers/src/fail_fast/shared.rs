@@ -9,7 +9,7 @@ use std::{
 use tokio::{task::AbortHandle, time::Instant};
 use tower::Service;
 
-use super::{FailFastConfig, FailedFast, meter::Meter, spell::Spell};
+use super::{FailFastConfig, FailedFast, meter::Meter, not_ready_since::NotReadySince};
 
 /// Nobody waits.
 const CALM: u8 = 0;
@@ -29,7 +29,7 @@ pub(super) struct Shared {
 
 #[derive(Default)]
 struct Inside {
-    spell: Spell,
+    not_ready_since: NotReadySince,
     /// Since when nobody was ready, while calls fail.
     failing_since: Option<Instant>,
     watcher: Option<AbortHandle>,
@@ -50,7 +50,7 @@ impl Shared {
     }
 
     fn settle(&self, inside: &Inside) {
-        let phase = match (inside.failing_since, inside.spell.is_over()) {
+        let phase = match (inside.failing_since, inside.not_ready_since.is_over()) {
             (Some(_), _) => FAILING,
             (None, false) => WAITING,
             (None, true) => CALM,
@@ -82,9 +82,9 @@ impl Shared {
     pub(super) fn not_ready(&self, now: Instant, waits: &mut bool) -> Instant {
         let mut inside = self.lock();
         if !std::mem::replace(waits, true) {
-            inside.spell.come();
+            inside.not_ready_since.come();
         }
-        let until = inside.spell.not_ready(now, self.config.wait);
+        let until = inside.not_ready_since.not_ready(now, self.config.wait);
         self.settle(&inside);
         until
     }
@@ -96,9 +96,9 @@ impl Shared {
         }
         let mut inside = self.lock();
         if std::mem::take(waits) {
-            inside.spell.go();
+            inside.not_ready_since.go();
         }
-        inside.spell.ready(now());
+        inside.not_ready_since.ready(now());
         self.settle(&inside);
     }
 
@@ -106,7 +106,7 @@ impl Shared {
     pub(super) fn leave(&self, waits: &mut bool) {
         if std::mem::take(waits) {
             let mut inside = self.lock();
-            inside.spell.go();
+            inside.not_ready_since.go();
             self.settle(&inside);
         }
     }
@@ -121,7 +121,7 @@ impl Shared {
         if inside.failing_since.is_some() {
             return;
         }
-        let Some(since) = inside.spell.lasted(now, self.config.wait) else {
+        let Some(since) = inside.not_ready_since.lasted(now, self.config.wait) else {
             return;
         };
         inside.failing_since = Some(since);
@@ -140,7 +140,7 @@ impl Shared {
     fn recovered(&self) {
         let mut inside = self.lock();
         inside.watcher = None;
-        inside.spell.ready(Instant::now());
+        inside.not_ready_since.ready(Instant::now());
         if inside.failing_since.take().is_some() {
             self.meter.failing(false);
         }

@@ -15,7 +15,7 @@ use tokio::{
 
 use super::{
     Arm,
-    standing::{ArmState, Standing, Trust},
+    arm_health::{ArmHealth, ArmState, Trust},
 };
 
 /// How a selection stands: see [`SelectHandle::subscribe`](super::SelectHandle::subscribe).
@@ -25,17 +25,17 @@ pub struct SelectState {
     /// How many policies there have been: 1 for the first.
     pub generation: u64,
     /// How the first arm stands.
-    pub iroh: ArmState,
+    pub first: ArmState,
     /// How the second one does.
-    pub tcp: ArmState,
+    pub second: ArmState,
 }
 
 impl SelectState {
     /// How `arm` stands.
     pub fn arm(&self, arm: Arm) -> ArmState {
         match arm {
-            Arm::First => self.iroh,
-            Arm::Second => self.tcp,
+            Arm::First => self.first,
+            Arm::Second => self.second,
         }
     }
 }
@@ -75,13 +75,13 @@ pub(super) struct Arms {
 
 #[derive(Clone, Copy)]
 struct Inside {
-    standing: [Standing; 2],
+    health: [ArmHealth; 2],
     watched: u8,
 }
 
 impl Inside {
-    fn of(&mut self, arm: Arm) -> &mut Standing {
-        &mut self.standing[arm.index()]
+    fn of(&mut self, arm: Arm) -> &mut ArmHealth {
+        &mut self.health[arm.index()]
     }
 }
 
@@ -90,13 +90,13 @@ impl Arms {
         Self {
             word: AtomicU8::new(0),
             inside: Mutex::new(Inside {
-                standing: [Standing::new(); 2],
+                health: [ArmHealth::new(); 2],
                 watched: 0,
             }),
             state: watch::Sender::new(SelectState {
                 generation: 1,
-                iroh: ArmState::Ready,
-                tcp: ArmState::Ready,
+                first: ArmState::Ready,
+                second: ArmState::Ready,
             }),
             more: Notify::new(),
         }
@@ -112,7 +112,7 @@ impl Arms {
     }
 
     /// Changes how an arm stands, and tells of it.
-    fn change<R>(&self, arm: Arm, change: impl FnOnce(&mut Standing) -> R) -> R {
+    fn change<R>(&self, arm: Arm, change: impl FnOnce(&mut ArmHealth) -> R) -> R {
         let mut inside = self.lock();
         let before = inside.of(arm).state();
         let result = change(inside.of(arm));
@@ -126,8 +126,8 @@ impl Arms {
         // Under the lock, so that who is told last is told the latest.
         if before != after {
             self.state.send_modify(|state| match arm {
-                Arm::First => state.iroh = after,
-                Arm::Second => state.tcp = after,
+                Arm::First => state.first = after,
+                Arm::Second => state.second = after,
             });
         }
         drop(inside);
@@ -146,7 +146,7 @@ impl Arms {
         let troubled =
             Arm::ALL
                 .into_iter()
-                .fold(0, |bits, arm| match inside.standing[arm.index()].state() {
+                .fold(0, |bits, arm| match inside.health[arm.index()].state() {
                     ArmState::Ready => bits,
                     _ => bits | arm.bit(),
                 });
@@ -155,34 +155,34 @@ impl Arms {
     }
 
     pub(super) fn not_ready(&self, arm: Arm, now: Instant) {
-        self.change(arm, |standing| standing.not_ready(now));
+        self.change(arm, |health| health.not_ready(now));
     }
 
     pub(super) fn ready(&self, arm: Arm, now: Instant) {
-        self.change(arm, |standing| standing.ready(now));
+        self.change(arm, |health| health.ready(now));
     }
 
     pub(super) fn divert(&self, arm: Arm) {
-        self.change(arm, Standing::divert);
+        self.change(arm, ArmHealth::divert);
     }
 
     /// One load where the arm is simply ready.
     #[inline]
     pub(super) fn failed(&self, arm: Arm, now: Instant) {
         if self.word().is_troubled(arm) {
-            self.change(arm, |standing| standing.failed(now));
+            self.change(arm, |health| health.failed(now));
         }
     }
 
     pub(super) fn trust(&self, arm: Arm, now: Instant, dwell: Duration, every: Duration) -> Trust {
-        self.change(arm, |standing| standing.trust(now, dwell, every))
+        self.change(arm, |health| health.trust(now, dwell, every))
     }
 
     /// Whoever has been back for the dwell is simply ready.
     pub(super) fn settle_returned(&self, now: Instant, dwell: Duration) {
         for arm in Arm::ALL {
             if self.word().is_troubled(arm) {
-                self.change(arm, |standing| standing.settle(now, dwell));
+                self.change(arm, |health| health.settle(now, dwell));
             }
         }
     }
@@ -195,7 +195,7 @@ impl Arms {
     pub(super) fn watch(&self) -> bool {
         let mut inside = self.lock();
         inside.watched = Arm::ALL.into_iter().fold(0, |bits, arm| {
-            match inside.standing[arm.index()].away_since() {
+            match inside.health[arm.index()].away_since() {
                 Some(_) => bits | arm.bit(),
                 None => bits,
             }

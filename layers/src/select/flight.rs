@@ -21,8 +21,8 @@ use crate::{
 pin_project! {
     #[project = FlightProj]
     pub(super) enum Flight<I, T> {
-        Iroh { #[pin] future: Tracked<I, Sample> },
-        Tcp { #[pin] future: Tracked<T, Sample> },
+        First { #[pin] future: Tracked<I, Sample> },
+        Second { #[pin] future: Tracked<T, Sample> },
     }
 }
 
@@ -39,16 +39,16 @@ where
     #[inline]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         match self.project() {
-            FlightProj::Iroh { future } => future.poll(cx),
-            FlightProj::Tcp { future } => future.poll(cx),
+            FlightProj::First { future } => future.poll(cx),
+            FlightProj::Second { future } => future.poll(cx),
         }
     }
 }
 
 /// A service of one of the arms.
 pub(super) enum One<I, T> {
-    Iroh(I),
-    Tcp(T),
+    First(I),
+    Second(T),
 }
 
 impl<I, T> One<I, T>
@@ -60,15 +60,15 @@ where
 {
     pub(super) fn arm(&self) -> Arm {
         match self {
-            Self::Iroh(_) => Arm::First,
-            Self::Tcp(_) => Arm::Second,
+            Self::First(_) => Arm::First,
+            Self::Second(_) => Arm::Second,
         }
     }
 
     pub(super) fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
         match self {
-            Self::Iroh(service) => service.poll_ready(cx).map_err(Into::into),
-            Self::Tcp(service) => service.poll_ready(cx).map_err(Into::into),
+            Self::First(service) => service.poll_ready(cx).map_err(Into::into),
+            Self::Second(service) => service.poll_ready(cx).map_err(Into::into),
         }
     }
 
@@ -78,14 +78,14 @@ where
         sample: Sample,
     ) -> Flight<I::Future, T::Future> {
         match self {
-            Self::Iroh(service) => iroh(service, request, sample),
-            Self::Tcp(service) => tcp(service, request, sample),
+            Self::First(service) => over_first(service, request, sample),
+            Self::Second(service) => over_second(service, request, sample),
         }
     }
 }
 
 #[inline]
-pub(super) fn iroh<S, T>(
+pub(super) fn over_first<S, T>(
     service: &mut S,
     request: Request<Body>,
     sample: Sample,
@@ -95,11 +95,11 @@ where
 {
     let deadline = Deadline::of(&request);
     let future = track(service.call(request), sample, deadline);
-    Flight::Iroh { future }
+    Flight::First { future }
 }
 
 #[inline]
-pub(super) fn tcp<S, I>(
+pub(super) fn over_second<S, I>(
     service: &mut S,
     request: Request<Body>,
     sample: Sample,
@@ -109,5 +109,5 @@ where
 {
     let deadline = Deadline::of(&request);
     let future = track(service.call(request), sample, deadline);
-    Flight::Tcp { future }
+    Flight::Second { future }
 }

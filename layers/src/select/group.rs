@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 use super::{
     Arm, ArmStatistics, Choice, SelectPolicy, SelectReason, StickyKey,
-    adaptive::Pilot,
+    adaptive::Controller,
     core::Core,
     key::mix,
     policy::{Kind, Rule},
@@ -36,7 +36,7 @@ pub(super) struct Group {
     windows: [Window; 2],
     /// Counted only while there are many.
     calls: AtomicU32,
-    pilot: Option<Pilot>,
+    controller: Option<Controller>,
     pub(super) core: Arc<Core>,
 }
 
@@ -97,19 +97,19 @@ const WINDOW: Duration = Duration::from_secs(10);
 
 impl Group {
     fn new(choice: &Choice, core: Arc<Core>, now: Instant) -> Self {
-        let (window, windows, pilot) = match choice {
+        let (window, windows, controller) = match choice {
             Choice::Fixed(_) | Choice::Prefer(_) => (WINDOW, 1, None),
             // A rollout compares the arms over several windows too.
             Choice::Canary(canary) => (canary.window(), CANARY_WINDOWS, None),
             Choice::Adaptive(adaptive) => {
-                let pilot = Pilot::new(adaptive.clone(), now);
-                (adaptive.window(), 1, Some(pilot))
+                let controller = Controller::new(adaptive.clone(), now);
+                (adaptive.window(), 1, Some(controller))
             }
         };
         Self {
             windows: [(); 2].map(|()| Window::new(window, windows, now)),
             calls: AtomicU32::new(0),
-            pilot,
+            controller,
             core,
         }
     }
@@ -117,8 +117,8 @@ impl Group {
     /// The time, for a call that is to be timed: each, unless there are so many that some of them tell as much.
     #[inline]
     pub(super) fn clock(&self) -> Option<Instant> {
-        let [iroh, tcp] = &self.windows;
-        let rate = iroh.rate().max(tcp.rate());
+        let [first, second] = &self.windows;
+        let rate = first.rate().max(second.rate());
         let timed = rate < 2 * ENOUGH || {
             let one_in = (rate / ENOUGH).next_power_of_two().min(MOST_UNTIMED);
             // One of so many, and not always the first of them: calls may have a rhythm of their own.
@@ -175,13 +175,13 @@ impl Group {
                     false => (canary.to().other(), SelectReason::CanaryOut, false),
                 }
             }
-            Choice::Adaptive(_) => match &self.pilot {
-                Some(pilot) => {
+            Choice::Adaptive(_) => match &self.controller {
+                Some(controller) => {
                     let dwell = core.config.dwell;
                     let (arm, reason, switched) =
-                        pilot.choose(now, &self.windows, &core.arms, dwell);
+                        controller.choose(now, &self.windows, &core.arms, dwell);
                     if let Some(why) = switched {
-                        let to = core.name(pilot.current());
+                        let to = core.name(controller.current());
                         core.meter.switched(to, why.as_str());
                     }
                     (arm, reason, true)

@@ -22,15 +22,15 @@ impl SelectHandle {
 pub(super) struct Templates<I, T>(Mutex<(I, T)>);
 
 impl<I: Clone, T: Clone> Templates<I, T> {
-    pub(super) fn new(iroh: &I, tcp: &T) -> Arc<Self> {
-        Arc::new(Self(Mutex::new((iroh.clone(), tcp.clone()))))
+    pub(super) fn new(first: &I, second: &T) -> Arc<Self> {
+        Arc::new(Self(Mutex::new((first.clone(), second.clone()))))
     }
 
     pub(super) fn one(&self, arm: Arm) -> One<I, T> {
-        let (iroh, tcp) = &*self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let (first, second) = &*self.0.lock().unwrap_or_else(PoisonError::into_inner);
         match arm {
-            Arm::First => One::Iroh(iroh.clone()),
-            Arm::Second => One::Tcp(tcp.clone()),
+            Arm::First => One::First(first.clone()),
+            Arm::Second => One::Second(second.clone()),
         }
     }
 }

@@ -18,7 +18,7 @@ impl SelectLayer {
 impl<I: Clone, T: Clone> Layer<(I, T)> for SelectLayer {
     type Service = Select<I, T>;
 
-    fn layer(&self, (iroh, tcp): (I, T)) -> Select<I, T> {
-        Select::new(iroh, tcp, self.handle.clone())
+    fn layer(&self, (first, second): (I, T)) -> Select<I, T> {
+        Select::new(first, second, self.handle.clone())
     }
 }

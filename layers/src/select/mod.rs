@@ -91,6 +91,8 @@
 
 mod adaptive;
 mod arm;
+mod arm_health;
+mod arm_slot;
 mod arms;
 mod canary;
 mod config;
@@ -109,14 +111,13 @@ mod policy;
 mod reason;
 mod service;
 mod shared;
-mod standing;
 mod waiting;
 mod watch;
-mod way;
 mod window;
 
 pub use adaptive::{Adaptive, AdaptiveBuilder};
 pub use arm::Arm;
+pub use arm_health::ArmState;
 pub use arms::SelectState;
 pub use canary::{Canary, CanaryBuilder};
 pub use config::{SelectConfig, SelectConfigBuilder};
@@ -131,7 +132,6 @@ pub use meter::Decisions;
 pub use policy::{Choice, SelectPolicy, SelectPolicyBuilder};
 pub use reason::{SELECTED, SelectReason, Selected};
 pub use service::Select;
-pub use standing::ArmState;
 pub use window::ArmStatistics;
 
 /// The body of a [`Select`]'s response: its end is the attempt's.

@@ -11,21 +11,21 @@ use tower::Service;
 
 use super::{
     Arm, SelectBody, SelectFuture, SelectHandle, SelectReason,
-    flight::{iroh, tcp},
+    arm_health::Trust,
+    arm_slot::{ArmSlot, Readiness},
+    flight::{over_first, over_second},
     group::{Active, Group, Plan, Sample},
     kept::{Spare, Templates},
     shared::{Changed, Shared},
-    standing::Trust,
     waiting::Waiting,
     watch::Watch,
-    way::{Look, Way},
 };
 use crate::{BoxError, clock, unsent::Unsent};
 
 /// The service over two others that lead to one peer. Clones share everything; a clone carries no readiness.
 pub struct Select<I, T> {
-    iroh: Way<I>,
-    tcp: Way<T>,
+    first: ArmSlot<I>,
+    second: ArmSlot<T>,
     /// What a call is made with that goes over another arm than at first.
     templates: Arc<Templates<I, T>>,
     /// Whether the arms return what never left.
@@ -41,17 +41,17 @@ pub struct Select<I, T> {
 
 impl<I: Clone, T: Clone> Select<I, T> {
     /// Puts the choice that `handle` has before two services.
-    pub fn new(iroh: I, tcp: T, handle: SelectHandle) -> Self {
+    pub fn new(first: I, second: T, handle: SelectHandle) -> Self {
         let shared = handle.shared;
         Self {
-            templates: Templates::new(&iroh, &tcp),
+            templates: Templates::new(&first, &second),
             returned: false,
             active: shared.active.load_full(),
             watch: Arc::new(Watch::new(shared)),
             generation: 0,
             changed: None,
-            iroh: Way::new(iroh),
-            tcp: Way::new(tcp),
+            first: ArmSlot::new(first),
+            second: ArmSlot::new(second),
         }
     }
 
@@ -81,8 +81,8 @@ where
 {
     fn poll_arm(&mut self, arm: Arm, cx: &mut Context<'_>) {
         match arm {
-            Arm::First => self.iroh.poll(cx),
-            Arm::Second => self.tcp.poll(cx),
+            Arm::First => self.first.poll(cx),
+            Arm::Second => self.second.poll(cx),
         }
         if self.look(arm).0 && self.watch.shared.core.arms.word().is_troubled(arm) {
             self.watch.shared.core.arms.ready(arm, clock::now());
@@ -97,8 +97,8 @@ where
         let mut away = false;
         for (arm, used) in used(&self.watch.shared) {
             match arm {
-                Arm::First => self.iroh.look = Look::None,
-                Arm::Second => self.tcp.look = Look::None,
+                Arm::First => self.first.look = Readiness::None,
+                Arm::Second => self.second.look = Readiness::None,
             }
             if used && !word.is_watched(arm) {
                 self.poll_arm(arm, cx);
@@ -120,19 +120,19 @@ where
             let now = clock::now();
             for arm in Arm::ALL {
                 let pending = match arm {
-                    Arm::First => self.iroh.is_pending(),
-                    Arm::Second => self.tcp.is_pending(),
+                    Arm::First => self.first.is_pending(),
+                    Arm::Second => self.second.is_pending(),
                 };
                 if pending && !word.is_watched(arm) {
-                    let (iroh, tcp) = (&self.iroh.service, &self.tcp.service);
+                    let (first, second) = (&self.first.service, &self.second.service);
                     self.watch
-                        .not_ready::<I, T, Request<Body>>(arm, now, iroh, tcp);
+                        .not_ready::<I, T, Request<Body>>(arm, now, first, second);
                 }
             }
         }
         if any {
-            self.iroh.let_go();
-            self.tcp.let_go();
+            self.first.let_go();
+            self.second.let_go();
         }
         any
     }
@@ -140,8 +140,8 @@ where
     /// Whether an arm is ready, and whether it answers.
     fn look(&self, arm: Arm) -> (bool, bool) {
         match arm {
-            Arm::First => (self.iroh.is_ready(), self.iroh.answers()),
-            Arm::Second => (self.tcp.is_ready(), self.tcp.answers()),
+            Arm::First => (self.first.is_ready(), self.first.answers()),
+            Arm::Second => (self.second.is_ready(), self.second.answers()),
         }
     }
 
@@ -266,8 +266,8 @@ where
         }
         if !self.is_ready(plan.arm) {
             let look = match plan.arm {
-                Arm::First => &mut self.iroh.look,
-                Arm::Second => &mut self.tcp.look,
+                Arm::First => &mut self.first.look,
+                Arm::Second => &mut self.second.look,
             };
             let Some(error) = look.take_failure() else {
                 return self.later(request, &plan, group);
@@ -306,12 +306,12 @@ where
         let sample = Sample::new(group.clone(), plan.arm, group.clock_of(&plan, now));
         let flight = match plan.arm {
             Arm::First => {
-                self.iroh.look = Look::None;
-                iroh(&mut self.iroh.service, request, sample)
+                self.first.look = Readiness::None;
+                over_first(&mut self.first.service, request, sample)
             }
             Arm::Second => {
-                self.tcp.look = Look::None;
-                tcp(&mut self.tcp.service, request, sample)
+                self.second.look = Readiness::None;
+                over_second(&mut self.second.service, request, sample)
             }
         };
         SelectFuture::flying(
@@ -327,8 +327,8 @@ where
 impl<I: Clone, T: Clone> Clone for Select<I, T> {
     fn clone(&self) -> Self {
         Self {
-            iroh: Way::new(self.iroh.service.clone()),
-            tcp: Way::new(self.tcp.service.clone()),
+            first: ArmSlot::new(self.first.service.clone()),
+            second: ArmSlot::new(self.second.service.clone()),
             templates: self.templates.clone(),
             returned: self.returned,
             watch: self.watch.clone(),
@@ -342,8 +342,8 @@ impl<I: Clone, T: Clone> Clone for Select<I, T> {
 impl<I: fmt::Debug, T: fmt::Debug> fmt::Debug for Select<I, T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Select")
-            .field("iroh", &self.iroh.service)
-            .field("tcp", &self.tcp.service)
+            .field("first", &self.first.service)
+            .field("second", &self.second.service)
             .field("handle", &self.handle())
             .finish()
     }

@@ -39,8 +39,13 @@ impl Watch {
     }
 
     /// An arm is not ready: the task waits for it from now on. Without a runtime there is none, and those who call look for themselves.
-    pub(super) fn not_ready<I, T, Req>(self: &Arc<Self>, arm: Arm, now: Instant, iroh: &I, tcp: &T)
-    where
+    pub(super) fn not_ready<I, T, Req>(
+        self: &Arc<Self>,
+        arm: Arm,
+        now: Instant,
+        first: &I,
+        second: &T,
+    ) where
         I: Service<Req> + Clone + Send + 'static,
         T: Service<Req> + Clone + Send + 'static,
         Req: 'static,
@@ -63,7 +68,7 @@ impl Watch {
         }
         // Not under the lock: a runtime that shuts down drops the task at once, and its end needs it.
         let end = End(Some(Arc::downgrade(self)));
-        let task = watch(iroh.clone(), tcp.clone(), self.shared.core.clone(), end);
+        let task = watch(first.clone(), second.clone(), self.shared.core.clone(), end);
         let task = runtime.spawn(task).abort_handle();
         let mut place = self.lock();
         if let Task::Begins = *place {
@@ -142,20 +147,20 @@ impl<S: Clone> Waits<S> {
     }
 }
 
-async fn watch<I, T, Req>(iroh: I, tcp: T, core: Arc<Core>, mut end: End)
+async fn watch<I, T, Req>(first: I, second: T, core: Arc<Core>, mut end: End)
 where
     I: Service<Req> + Clone,
     T: Service<Req> + Clone,
 {
-    let (mut iroh, mut tcp) = (Waits::new(iroh), Waits::new(tcp));
+    let (mut first, mut second) = (Waits::new(first), Waits::new(second));
     let arms = &core.arms;
     loop {
         {
             let mut more = pin!(arms.more.notified());
             poll_fn(|cx| {
                 let changed = more.as_mut().poll(cx).is_ready();
-                iroh.poll(Arm::First, arms, cx);
-                tcp.poll(Arm::Second, arms, cx);
+                first.poll(Arm::First, arms, cx);
+                second.poll(Arm::Second, arms, cx);
                 match changed || !arms.word().is_any_watched() {
                     true => Poll::Ready(()),
                     false => Poll::Pending,

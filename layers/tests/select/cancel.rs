@@ -92,7 +92,7 @@ async fn who_left_is_not_missed() {
     for polls in 0..4 {
         drop_after(&stage, "/x.Y/Z", polls).await;
     }
-    assert!(matches!(stage.handle.state().iroh, ArmState::Away { .. }));
+    assert!(matches!(stage.handle.state().first, ArmState::Away { .. }));
     stage.iroh.ready(true);
     settle().await;
     // None of them went elsewhere, so there is nothing to return from.

@@ -33,7 +33,7 @@ async fn who_prefers_an_arm_that_is_away_goes_over_the_other_at_once_and_returns
         assert_eq!(over, (Arm::Second, SelectReason::NotReady));
     }
     assert_eq!(start.elapsed(), std::time::Duration::ZERO);
-    assert!(matches!(stage.handle.state().iroh, ArmState::Away { .. }));
+    assert!(matches!(stage.handle.state().first, ArmState::Away { .. }));
     // One look by a caller, one by the task, and it sleeps.
     let polls = stage.iroh.polls();
     for _ in 0..100 {
@@ -47,7 +47,7 @@ async fn who_prefers_an_arm_that_is_away_goes_over_the_other_at_once_and_returns
     stage.iroh.ready(true);
     settle().await;
     assert!(matches!(
-        stage.handle.state().iroh,
+        stage.handle.state().first,
         ArmState::Returning { .. }
     ));
     assert_eq!(tasks(), 0);

@@ -192,18 +192,19 @@ mod tests {
         core: &mut Core,
         now: &mut Instant,
         config: &Adaptive,
-        iroh: View,
-        tcp: View,
+        first: View,
+        second: View,
     ) -> Option<Why> {
         *now += config.dwell;
-        core.look(*now, config, &[iroh, tcp]).map(|(_, why)| why)
+        core.look(*now, config, &[first, second])
+            .map(|(_, why)| why)
     }
 
     #[test]
     fn it_leaves_for_a_gain_and_returns_when_there_is_none() {
         let config = Adaptive::default();
         let (mut core, mut now) = (Core::new(&config), Instant::now());
-        let mut look = |iroh, tcp| look(&mut core, &mut now, &config, iroh, tcp);
+        let mut look = |first, second| look(&mut core, &mut now, &config, first, second);
         assert_eq!(look(view(10), view(9)), None, "10 % are no gain");
         assert_eq!(
             look(view(30), view(0)),
@@ -235,7 +236,7 @@ mod tests {
         let config = Adaptive::builder().latency_threshold(MS * 50);
         let config = config.build().expect("accepted");
         let (mut core, mut now) = (Core::new(&config), Instant::now());
-        let mut look = |iroh, tcp| look(&mut core, &mut now, &config, iroh, tcp);
+        let mut look = |first, second| look(&mut core, &mut now, &config, first, second);
         assert_eq!(look(view(49), view(1)), None);
         assert_eq!(look(view(60), view(70)), None, "the other is worse");
         assert_eq!(look(view(60), view(0)), Some(Why::Latency));
@@ -247,7 +248,7 @@ mod tests {
     fn health_comes_before_latency() {
         let config = Adaptive::default();
         let (mut core, mut now) = (Core::new(&config), Instant::now());
-        let mut look = |iroh, tcp| look(&mut core, &mut now, &config, iroh, tcp);
+        let mut look = |first, second| look(&mut core, &mut now, &config, first, second);
         let away = View {
             up: false,
             ..view(1)
@@ -284,9 +285,9 @@ mod tests {
             let config = Adaptive { threshold: threshold.map(|ms| MS * ms as u32), ..Adaptive::default() };
             let (mut core, mut now) = (Core::new(&config), Instant::now());
             let mut last: Option<Instant> = None;
-            for (wait, iroh, tcp) in steps {
+            for (wait, first, second) in steps {
                 now += MS * wait as u32;
-                if core.look(now, &config, &[iroh, tcp]).is_some() {
+                if core.look(now, &config, &[first, second]).is_some() {
                     prop_assert!(last.is_none_or(|last| now >= last + config.dwell));
                     last = Some(now);
                 }
@@ -296,7 +297,7 @@ mod tests {
         /// Two arms that do not change make it switch once at most, however often it looks, with or without a threshold.
         #[test]
         fn what_stays_the_same_settles(
-            iroh in any_view(), tcp in any_view(), threshold in proptest::option::of(1u64..200), begins_on in any::<bool>(),
+            first in any_view(), second in any_view(), threshold in proptest::option::of(1u64..200), begins_on in any::<bool>(),
         ) {
             let config = Adaptive { threshold: threshold.map(|ms| MS * ms as u32), ..Adaptive::default() };
             let mut core = Core::new(&config);
@@ -304,7 +305,7 @@ mod tests {
                 core.current = core.current.other();
             }
             let mut now = Instant::now();
-            let looks = (0..20).filter(|_| look(&mut core, &mut now, &config, iroh, tcp).is_some());
+            let looks = (0..20).filter(|_| look(&mut core, &mut now, &config, first, second).is_some());
             prop_assert!(looks.count() <= 1);
         }
     }

@@ -1,7 +1,7 @@
 //! Which arm is the better one, by what was measured.
 
+mod controller;
 mod core;
-mod pilot;
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use super::{
 };
 use crate::ConfigError;
 
-pub(super) use pilot::Pilot;
+pub(super) use controller::Controller;
 
 /// Calls go over the arm that answers sooner.
 ///

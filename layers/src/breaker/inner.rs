@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// What a closed and healthy circuit never touches.
-pub(super) struct Slow {
+pub(super) struct Inner {
     /// When time alone changes the phase.
     pub(super) until: Option<Instant>,
     /// The probe has got a head that is no failure.
@@ -34,7 +34,7 @@ pub(super) struct Slow {
 /// A peer that asks for more than so many recovery times is not believed.
 const MOST_PUSHBACK: u32 = 10;
 
-impl Slow {
+impl Inner {
     pub(super) fn new(config: &BreakerConfig) -> Self {
         Self {
             until: None,

@@ -19,14 +19,14 @@ pub(super) fn after(rejections: u32) -> Duration {
 ///
 /// A call that takes its time, or whose caller polls it no more, delays the others by the longest wait and not by its own length.
 #[derive(Debug)]
-pub(super) struct Pace {
+pub(super) struct ProbeBackoff {
     wait: Duration,
     /// When the wait last changed: an attempt that began before says nothing new.
     since: Instant,
     next: Instant,
 }
 
-impl Pace {
+impl ProbeBackoff {
     pub(super) fn new(now: Instant) -> Self {
         Self {
             wait: Duration::ZERO,
@@ -81,7 +81,7 @@ mod tests {
     #[test]
     fn waits_double_per_round_and_not_per_call() {
         let start = Instant::now();
-        let mut pace = Pace::new(start);
+        let mut pace = ProbeBackoff::new(start);
         assert_eq!(pace.holds_until(start), None);
         for _ in 0..1_000 {
             pace.failed(start, start);
@@ -103,7 +103,7 @@ mod tests {
     #[test]
     fn a_rejection_on_this_side_ends_no_wait_and_costs_none() {
         let start = Instant::now();
-        let mut pace = Pace::new(start);
+        let mut pace = ProbeBackoff::new(start);
         pace.rejected(start, start);
         assert_eq!(pace.holds_until(start), None);
         pace.failed(start, start);
@@ -125,7 +125,7 @@ mod tests {
     #[test]
     fn a_call_that_hangs_delays_the_next_by_the_longest_wait() {
         let start = Instant::now();
-        let mut pace = Pace::new(start);
+        let mut pace = ProbeBackoff::new(start);
         pace.failed(start, start);
         let due = start + SHORTEST;
         pace.handed_over(due);

@@ -4,12 +4,12 @@ use tokio::time::Instant;
 
 /// A stretch of time in which somebody waited and nobody was ready.
 #[derive(Debug, Default)]
-pub(super) struct Spell {
+pub(super) struct NotReadySince {
     since: Option<Instant>,
     waiting: usize,
 }
 
-impl Spell {
+impl NotReadySince {
     /// One more waits.
     pub(super) fn come(&mut self) {
         self.waiting += 1;
@@ -59,28 +59,36 @@ mod tests {
     fn a_spell_is_as_long_as_nobody_is_ready() {
         let start = Instant::now();
         let wait = SECOND * 2;
-        let mut spell = Spell::default();
-        spell.come();
-        assert_eq!(spell.not_ready(start, wait), start + wait);
-        spell.come();
-        assert_eq!(spell.not_ready(start + SECOND, wait), start + wait);
-        assert_eq!(spell.lasted(start + SECOND, wait), None);
-        assert_eq!(spell.lasted(start + wait, wait), Some(start));
+        let mut not_ready_since = NotReadySince::default();
+        not_ready_since.come();
+        assert_eq!(not_ready_since.not_ready(start, wait), start + wait);
+        not_ready_since.come();
+        assert_eq!(
+            not_ready_since.not_ready(start + SECOND, wait),
+            start + wait
+        );
+        assert_eq!(not_ready_since.lasted(start + SECOND, wait), None);
+        assert_eq!(not_ready_since.lasted(start + wait, wait), Some(start));
         // One is ready: the other begins anew.
-        spell.go();
-        spell.ready(start + wait);
-        assert_eq!(spell.not_ready(start + wait, wait), start + wait * 2);
-        spell.go();
-        assert!(spell.is_over() && spell.lasted(start + wait * 9, wait).is_none());
+        not_ready_since.go();
+        not_ready_since.ready(start + wait);
+        assert_eq!(
+            not_ready_since.not_ready(start + wait, wait),
+            start + wait * 2
+        );
+        not_ready_since.go();
+        assert!(
+            not_ready_since.is_over() && not_ready_since.lasted(start + wait * 9, wait).is_none()
+        );
     }
 
     #[test]
     fn what_nobody_looked_at_for_long_is_another_spell() {
         let start = Instant::now();
-        let mut spell = Spell::default();
-        spell.come();
-        spell.not_ready(start, SECOND);
+        let mut not_ready_since = NotReadySince::default();
+        not_ready_since.come();
+        not_ready_since.not_ready(start, SECOND);
         let later = start + SECOND * 3600;
-        assert_eq!(spell.not_ready(later, SECOND), later + SECOND);
+        assert_eq!(not_ready_since.not_ready(later, SECOND), later + SECOND);
     }
 }

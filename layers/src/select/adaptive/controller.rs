@@ -23,7 +23,7 @@ const LOOK: Duration = Duration::from_millis(100);
 const BETWEEN: u64 = 3;
 
 /// An adaptive rule at work.
-pub(in super::super) struct Pilot {
+pub(in super::super) struct Controller {
     config: Adaptive,
     start: Instant,
     /// The arm in use is the preferred one.
@@ -38,7 +38,7 @@ pub(in super::super) struct Pilot {
     core: Mutex<Core>,
 }
 
-impl Pilot {
+impl Controller {
     pub(in super::super) fn new(config: Adaptive, now: Instant) -> Self {
         Self {
             start: now,
@@ -166,10 +166,11 @@ mod tests {
         let mut now = Instant::now();
         let arms = Arms::new();
         let windows = [(); 2].map(|()| Window::new(config.window, 1, now));
-        let pilot = Pilot::new(config, now);
+        let controller = Controller::new(config, now);
         let (mut switches, mut currents, mut calls) = (Vec::new(), Vec::new(), [0; 2]);
         for n in 0..seconds * 200 {
-            let (arm, _, why) = pilot.choose(Some(now), &windows, &arms, Duration::from_secs(5));
+            let (arm, _, why) =
+                controller.choose(Some(now), &windows, &arms, Duration::from_secs(5));
             switches.extend(why);
             calls[arm.index()] += 1;
             // Some scatter, always the same.
@@ -179,7 +180,7 @@ mod tests {
             windows[arm.index()].ended(now, false);
             now += Duration::from_millis(5);
             if n % 200 == 199 {
-                currents.push(pilot.current());
+                currents.push(controller.current());
             }
         }
         (switches, currents, calls)
@@ -216,12 +217,16 @@ mod tests {
         let arms = Arms::new();
         let config = Adaptive::default();
         let windows = [(); 2].map(|()| Window::new(config.window, 1, now));
-        let pilot = Pilot::new(config, now);
+        let controller = Controller::new(config, now);
         let mut probes = 0;
         for _ in 0..200 {
             now += Duration::from_secs(2);
-            let (arm, reason, _) = pilot.choose(Some(now), &windows, &arms, Duration::from_secs(5));
-            assert_eq!(arm == pilot.current(), reason == SelectReason::Adaptive);
+            let (arm, reason, _) =
+                controller.choose(Some(now), &windows, &arms, Duration::from_secs(5));
+            assert_eq!(
+                arm == controller.current(),
+                reason == SelectReason::Adaptive
+            );
             probes += u32::from(reason == SelectReason::Probe);
             windows[arm.index()].answered(now, Duration::from_millis(1));
             windows[arm.index()].ended(now, false);
@@ -247,12 +252,13 @@ mod tests {
         let config = Adaptive::builder().probe_share(0).build();
         let config = config.expect("accepted");
         let windows = [(); 2].map(|()| Window::new(config.window, 1, start));
-        let pilot = Pilot::new(config, start);
+        let controller = Controller::new(config, start);
         let mut probes = [0; 10];
         for n in 0..10_000u32 {
             let now =
                 start + Duration::from_secs(1) * (n / 10) + Duration::from_millis(1) * (n % 10);
-            let (_, reason, _) = pilot.choose(Some(now), &windows, &arms, Duration::from_secs(5));
+            let (_, reason, _) =
+                controller.choose(Some(now), &windows, &arms, Duration::from_secs(5));
             probes[n as usize % 10] += u32::from(reason == SelectReason::Probe);
         }
         let all: u32 = probes.iter().sum();

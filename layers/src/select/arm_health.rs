@@ -23,7 +23,7 @@ pub enum ArmState {
 
 /// An arm's state, and what it takes to decide the next.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Standing {
+pub(super) struct ArmHealth {
     state: ArmState,
     /// Somebody went elsewhere for its sake, so there is something to return from.
     diverted: bool,
@@ -39,7 +39,7 @@ pub(super) enum Trust {
     None,
 }
 
-impl Standing {
+impl ArmHealth {
     pub(super) const fn new() -> Self {
         Self {
             state: ArmState::Ready,
@@ -127,7 +127,7 @@ mod tests {
     #[test]
     fn who_was_missed_returns_after_the_dwell_and_who_was_not_at_once() {
         let start = Instant::now();
-        let mut arm = Standing::new();
+        let mut arm = ArmHealth::new();
         arm.not_ready(start);
         arm.ready(start + EVERY);
         assert_eq!(arm.state(), ArmState::Ready, "nobody noticed");
@@ -151,7 +151,7 @@ mod tests {
         #[test]
         fn it_does_not_flap(steps in proptest::collection::vec((0u64..3000, 0..3u8), 1..200)) {
             let mut now = Instant::now();
-            let mut arm = Standing::new();
+            let mut arm = ArmHealth::new();
             let mut left: Option<Instant> = None;
             for (wait, what) in steps {
                 now += Duration::from_millis(wait);

@@ -12,14 +12,14 @@ use tower::Service;
 use crate::BoxError;
 
 /// An arm, and what the last look at it found.
-pub(super) struct Way<S> {
+pub(super) struct ArmSlot<S> {
     pub(super) service: S,
-    pub(super) look: Look,
+    pub(super) look: Readiness,
     /// It has been asked to wake this task, and may hold a place in a queue for it.
     waits: bool,
 }
 
-pub(super) enum Look {
+pub(super) enum Readiness {
     None,
     Ready,
     /// Its readiness failed, which the call that needs it is told.
@@ -27,7 +27,7 @@ pub(super) enum Look {
     Pending,
 }
 
-impl Look {
+impl Readiness {
     /// An error of an arm's readiness.
     pub(super) fn take_failure(&mut self) -> Option<BoxError> {
         match mem::replace(self, Self::None) {
@@ -40,26 +40,26 @@ impl Look {
     }
 }
 
-impl<S> Way<S> {
+impl<S> ArmSlot<S> {
     pub(super) fn new(service: S) -> Self {
         Self {
             service,
-            look: Look::None,
+            look: Readiness::None,
             waits: false,
         }
     }
 }
 
-impl<S: Clone> Way<S> {
+impl<S: Clone> ArmSlot<S> {
     pub(super) fn poll(&mut self, cx: &mut Context<'_>)
     where
         S: Service<Request<Body>>,
         S::Error: Into<BoxError>,
     {
         self.look = match self.service.poll_ready(cx) {
-            Poll::Ready(Ok(())) => Look::Ready,
-            Poll::Ready(Err(error)) => Look::Failed(error.into()),
-            Poll::Pending => Look::Pending,
+            Poll::Ready(Ok(())) => Readiness::Ready,
+            Poll::Ready(Err(error)) => Readiness::Failed(error.into()),
+            Poll::Pending => Readiness::Pending,
         };
         self.waits = self.is_pending();
     }
@@ -72,15 +72,15 @@ impl<S: Clone> Way<S> {
     }
 
     pub(super) fn is_ready(&self) -> bool {
-        matches!(self.look, Look::Ready)
+        matches!(self.look, Readiness::Ready)
     }
 
     pub(super) fn is_pending(&self) -> bool {
-        matches!(self.look, Look::Pending)
+        matches!(self.look, Readiness::Pending)
     }
 
     /// Whether there is something to tell a call: it can go, or has failed.
     pub(super) fn answers(&self) -> bool {
-        matches!(self.look, Look::Ready | Look::Failed(_))
+        matches!(self.look, Readiness::Ready | Readiness::Failed(_))
     }
 }
