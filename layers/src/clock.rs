@@ -1,7 +1,7 @@
-//! One look at the clock for all layers within one poll.
+//! One clock reading for all layers within one poll.
 //!
-//! A call passes a dozen places that ask for the time: metrics, deadline, the breaker's verdict, the selection's samples. Within one poll they all get the same
-//! answer, if the outermost layer [freezes](frozen) the clock; without it each looks for itself. What waits for a timer reads the real clock, or it would wait for ever.
+//! A dozen places read the clock for one call: metrics, deadline, the breaker's verdict, the selection's samples. Within one poll they all get the same time if
+//! the outermost layer [freezes](frozen) the clock; otherwise each reads it. Code that waits for a timer reads the real clock, or it would wait for ever.
 
 use std::{
     cell::Cell,
@@ -20,12 +20,12 @@ thread_local! {
 #[derive(Clone, Copy)]
 enum Frozen {
     No,
-    /// Nobody has looked yet.
+    /// Not read yet.
     Unread,
     At(Instant),
 }
 
-/// The time. Within [`frozen`] it is that of the first look.
+/// The time. Within [`frozen`] it is that of the first read.
 #[inline]
 pub fn now() -> Instant {
     match FROZEN.get() {
@@ -48,13 +48,13 @@ fn look() -> Instant {
 
 #[cfg(test)]
 thread_local! {
-    /// How often this thread has looked.
+    /// How often this thread has read the clock.
     pub(crate) static LOOKS: Cell<u32> = const { Cell::new(0) };
 }
 
-/// Runs `f`, which may be the poll of a future, with a clock that stands still from its first look on. A nested call keeps the outer time.
+/// Runs `f`, which may be the poll of a future, with a clock that stops at its first read. A nested call keeps the outer time.
 ///
-/// `f` must not block: the time that passes within it is not measured. Only [`now`] stands still; [`Deadline`](crate::Deadline) and tokio's clock go on.
+/// `f` must not block: time that passes within it is not measured. Only [`now`] stands still; [`Deadline`](crate::Deadline) and tokio's clock go on.
 #[inline]
 pub fn frozen<T>(f: impl FnOnce() -> T) -> T {
     if !matches!(FROZEN.get(), Frozen::No) {
@@ -75,7 +75,7 @@ impl Drop for Thaw {
 }
 
 pin_project! {
-    /// A response's body, each poll of which has a [frozen] clock.
+    /// A response's body that is polled with a [frozen] clock.
     #[derive(Debug)]
     pub struct FrozenBody<B> {
         #[pin]

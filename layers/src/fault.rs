@@ -1,10 +1,9 @@
-//! What is known of a failure beyond its gRPC code.
+//! What a transport or layer knows of a failure beyond its gRPC code.
 //!
-//! UNAVAILABLE says neither whose failure it is nor whether the peer may have begun the call, and both decide what may be done
-//! next: a breaker counts one lost connection once, a retry may repeat at once what never left. A transport or a layer that knows says so
-//! with a [`Fault`] somewhere in its error's source chain: [`Fault::unsent`] if the call provably never left, [`Fault::perhaps_sent`] if it may
-//! have. A layer that asks uses [`Fault::find`]. The fault's own source is the [`Status`] that a caller sees, so a transport that sets a fault
-//! has set the code too.
+//! UNAVAILABLE says neither whose failure it is nor whether the peer may have begun the call. Both decide the next step: a breaker counts one lost
+//! connection once, and a retry may repeat at once a call that never left. A transport or a layer that knows puts a [`Fault`] into its error's
+//! source chain: [`Fault::unsent`] if the call provably never left, [`Fault::perhaps_sent`] if it may have. A layer finds it with [`Fault::find`].
+//! The fault's own source is the [`Status`] that a caller sees, so a transport that sets a fault has set the code too.
 //!
 //! ```
 //! use tonic::Status;
@@ -42,14 +41,13 @@ pub struct Fault {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Origin {
-    /// The peer answered, and its status says how: the code decides.
+    /// The peer answered with a status; the code decides.
     Peer,
-    /// The peer, or what stands before it, provably did not take this call and would take others: REFUSED_STREAM, a GOAWAY below the call.
+    /// The peer, or a proxy before it, provably did not take this call and would take others: REFUSED_STREAM, a GOAWAY below the call.
     Refused,
-    /// The way to the peer: a dial that failed, a handshake that was refused, a connection that was lost. All calls that one
-    /// such event ends carry the same [`Incident`].
+    /// The link to the peer: a failed dial, a refused handshake, a lost connection. All calls that one such event ends carry the same [`Incident`].
     Link(Incident),
-    /// This side: a full queue, an open breaker, a caller's own body. It says nothing of the peer.
+    /// This side: a full queue, an open breaker, a caller's own body. It says nothing about the peer.
     Ours,
 }
 
@@ -58,7 +56,7 @@ pub enum Origin {
 pub struct Incident(u64);
 
 impl Incident {
-    /// An incident that equals no other of this process.
+    /// An incident that differs from all others of this process.
     #[allow(clippy::new_without_default, reason = "each is another one")]
     pub fn new() -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(1);
@@ -72,8 +70,8 @@ impl Incident {
 }
 
 impl Fault {
-    /// A failure of a call that provably never left, or that the peer says it has not begun. A retry sends such a call again, whatever its
-    /// method: use [`perhaps_sent`](Self::perhaps_sent) in all cases of doubt.
+    /// A failure of a call that provably never left, or that the peer says it has not begun. A retry sends such a call again, whatever its method:
+    /// when in doubt use [`perhaps_sent`](Self::perhaps_sent).
     pub fn unsent(origin: Origin, status: Status) -> Self {
         Self {
             origin,
@@ -84,38 +82,38 @@ impl Fault {
         }
     }
 
-    /// A failure of a call that the peer may have begun. Only a call that may be done twice is sent again after it.
+    /// A failure of a call that the peer may have begun. Only a call that may be executed twice is sent again after it.
     pub fn perhaps_sent(origin: Origin, status: Status) -> Self {
         Self::unsent(origin, status).perhaps_processed()
     }
 
-    /// Says of a fault that was [`unsent`](Self::unsent) that the peer may have begun the call after all.
+    /// Marks an [`unsent`](Self::unsent) fault: the peer may have begun the call after all.
     pub fn perhaps_processed(mut self) -> Self {
         self.perhaps_processed = true;
         self
     }
 
-    /// Says of a rejection by this side ([`Origin::Ours`]) that it is for the moment only, as a fail-fast's is while the peer is away: who
-    /// can wait does well to. A full queue or a closed endpoint says no such thing.
+    /// Marks a rejection by this side ([`Origin::Ours`]) as temporary, as a fail-fast's is while the peer is away: a caller that can wait should
+    /// wait. A full queue or a closed endpoint is not temporary.
     pub fn temporary(mut self) -> Self {
         self.temporary = true;
         self
     }
 
-    /// Says that it took a transport its whole patience to find out, as with a dial that nobody answers: a caller who waits has waited, and
-    /// is not made to wait as long again.
+    /// Says that the transport used its whole time-out, as with a dial that nobody answers. The caller has waited once and should not wait as long
+    /// again.
     pub fn timed_out(mut self) -> Self {
         self.timed_out = true;
         self
     }
 
-    /// Keeps what it came from as the status's source.
+    /// Sets the cause as the status's source.
     pub fn caused_by(mut self, cause: impl Error + Send + Sync + 'static) -> Self {
         self.status.set_source(Arc::new(cause));
         self
     }
 
-    /// Names the incident that a fault of the link belongs to; one that is not of the link stays as it is.
+    /// Sets the incident of a link fault; any other fault stays as it is.
     pub fn of(mut self, incident: Incident) -> Self {
         if let Origin::Link(own) = &mut self.origin {
             *own = incident;
@@ -138,21 +136,21 @@ impl Fault {
         self.temporary
     }
 
-    /// Whether it took a transport its whole patience to find out.
+    /// Whether the transport used its whole time-out.
     pub fn is_timed_out(&self) -> bool {
         self.timed_out
     }
 
-    /// What a gRPC caller sees.
+    /// The status that a gRPC caller sees.
     pub fn status(&self) -> &Status {
         &self.status
     }
 
-    /// What the chain of `error` and its sources knows.
+    /// The fault in the chain of `error` and its sources.
     ///
-    /// Beside a [`Fault`] it knows what tonic's own transport leaves there: a [`ConnectError`] is a fault of the link; an HTTP/2
-    /// error REFUSED_STREAM or GOAWAY without an error from the peer is a refusal; a stream or a connection that a
-    /// limit of this side's ended, as for headers that are too large, is a fault of [ours](Origin::Ours). `None` where only a code is known.
+    /// Beside a [`Fault`] it recognises the errors of tonic's own transport. A [`ConnectError`] is a link fault. An HTTP/2 REFUSED_STREAM or GOAWAY
+    /// without an error from the peer is a refusal. A stream or a connection that a limit of this side ended, as for too large headers, is a fault
+    /// of [ours](Origin::Ours). `None` if only a code is known.
     pub fn find(error: &(dyn Error + 'static)) -> Option<Self> {
         let mut code = None;
         let mut dial = None;
@@ -163,7 +161,7 @@ impl Fault {
             if let Some(status) = error.downcast_ref::<Status>() {
                 code.get_or_insert(status.code());
             } else if error.is::<ConnectError>() {
-                // Whoever refused the dial may have said more beneath.
+                // A refused dial may have a more precise error beneath.
                 dial.get_or_insert(error);
             } else if let (Some(h2), None) = (error.downcast_ref::<h2::Error>(), dial) {
                 return Self::of_h2(h2);
@@ -186,8 +184,8 @@ impl Fault {
     }
 }
 
-/// Whether an HTTP/2 error is a limit of this side's, such as that of the headers' size. h2 resets a stream also for an answer that HTTP/2 does not
-/// allow, and does not tell the two apart. It ends a connection with ENHANCE_YOUR_CALM only by its limits.
+/// Whether an HTTP/2 error comes from a limit of this side, such as the size of the headers. h2 also resets a stream for an answer that HTTP/2 does
+/// not allow, and does not tell the two apart. It ends a connection with ENHANCE_YOUR_CALM only for its limits.
 pub fn is_own_limit(error: &h2::Error) -> bool {
     let by_guard = error.is_go_away() && error.reason() == Some(h2::Reason::ENHANCE_YOUR_CALM);
     !error.is_remote() && (error.is_reset() || by_guard)
@@ -202,8 +200,8 @@ fn refusal(error: &h2::Error) -> bool {
             || (error.is_go_away() && reason == Some(h2::Reason::NO_ERROR)))
 }
 
-/// The gRPC code of an error: of the first in its chain that has one, as tonic's client would find it, but for a dial that failed: of any such tonic
-/// says UNAVAILABLE, and what refused it may have a code of its own beneath. A transport's time-out is DEADLINE_EXCEEDED; what has no
+/// The gRPC code of an error: that of the first error in its chain that has one, as tonic's client finds it. A failed dial differs: tonic always
+/// says UNAVAILABLE, but the error that refused it may have its own code beneath. A transport's time-out is DEADLINE_EXCEEDED; an error without a
 /// code is UNKNOWN.
 pub fn code_of(error: &(dyn Error + 'static)) -> Code {
     let mut otherwise = Code::Unknown;
@@ -233,7 +231,7 @@ pub fn code_of(error: &(dyn Error + 'static)) -> Code {
     otherwise
 }
 
-/// The gRPC code of an HTTP/2 error: the table of PROTOCOL-HTTP2, "Errors". What the table has no code for is UNKNOWN, as tonic has it.
+/// The gRPC code of an HTTP/2 error: the table of PROTOCOL-HTTP2, "Errors". A reason that is not in the table is UNKNOWN, as in tonic.
 pub fn code_of_h2(reason: h2::Reason) -> Code {
     match reason {
         h2::Reason::REFUSED_STREAM => Code::Unavailable,

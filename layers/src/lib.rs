@@ -1,8 +1,8 @@
 //! Layers for gRPC over [tower](https://docs.rs/tower), and the vocabulary that they share with a transport.
 //!
-//! A gRPC call is not an HTTP request with one answer: its status may come in the head, in the trailers, or never; its body
-//! may be a stream that lasts for days; it has a deadline that travels with it. The layers here know that. They know nothing of iroh:
-//! each works in a `ServiceBuilder` over any transport, tonic's own `Channel` included, and each has a feature of its own.
+//! A gRPC call is not an HTTP request with one answer. Its status may come in the head, in the trailers, or never. Its body may be a
+//! stream that lasts for days. Its deadline travels with it. The layers here handle that. They know nothing of iroh: each works in a
+//! `ServiceBuilder` over any transport, tonic's own `Channel` included, and each has a feature of its own.
 //!
 //! | layer | side | what it does |
 //! |---|---|---|
@@ -10,29 +10,28 @@
 //! | [`breaker`] | client | stops calling a peer that keeps failing, and finds out when it is back |
 //! | [`fail_fast`] | client | turns prolonged waiting for a peer into an immediate UNAVAILABLE |
 //! | [`deadline`] | client, server | one clock for queueing, dialling, headers and body |
-//! | [`retry`] | client | makes a call again when that is safe, within a budget |
+//! | [`retry`] | client | retries a call when that is safe, within a budget |
 //! | [`buffer`] | client | store and forward: holds calls until the peer is there |
 //! | [`priority`] | client | decides how urgent a call is |
-//! | [`select`] | client | decides over which of two transports a call goes, before anything is sent |
+//! | [`select`] | client | chooses which of two transports carries a call, before anything is sent |
 //! | [`batch`] | any | coalesces many small items into few calls |
 //! | [`metrics`] | client, server | durations by method and code |
 //! | [`trace`] | client, server | spans, and W3C trace context |
 //! | [`authorize`] | server | who may call what, how often, and how large |
 //!
-//! [`rollout`] lets a canary of [`select`] grow by itself. [`prometheus`] shows what the layers record to a Prometheus server.
+//! [`rollout`] grows a canary of [`select`] by itself. [`prometheus`] shows a Prometheus server what the layers record.
 //!
-//! What they share is always there:
+//! These shared parts need no feature:
 //!
-//! - [`Urgency`]: how soon a call's bytes should go, as RFC 9218 counts it.
-//! - [`Deadline`]: when a call's time is over, in a request's extensions and in its `grpc-timeout` header.
+//! - [`Urgency`]: how soon a call's bytes should go, on the scale of RFC 9218.
+//! - [`Deadline`]: the time at which a call expires, in a request's extensions and in its `grpc-timeout` header.
 //! - [`Fault`]: what a transport or layer knows of a failure beyond its code: whose it is, and whether the peer may have begun the call.
-//! - [`Idempotent`]: that a call may be done twice, in a request's extensions.
-//! - [`Methods`]: one table for what is configured per method, which each layer takes; [`methods`] says what is in it.
-//! - [`clock`]: one look at the clock for all layers within one poll.
+//! - [`Idempotent`]: marks a call that may be executed twice, in a request's extensions.
+//! - [`Methods`]: one table of the settings per method, for all layers; [`methods`] lists the settings.
+//! - [`clock`]: one clock reading for all layers within one poll.
 //! - [`MethodSet`]: the methods that a configuration lists.
-//! - [`message_size`]: a bound on each message of a body, as it comes over the wire.
-//! - [`peek`]: how large a call's first message is, read from its first five bytes, without waiting for a body
-//!   that has nothing to say yet.
+//! - [`message_size`]: a bound on each message of a body, at its size on the wire.
+//! - [`peek`]: the size of a call's first message, read from its first five bytes, without waiting for a body that has nothing ready.
 
 pub mod clock;
 pub mod deadline;
@@ -85,6 +84,5 @@ pub use idempotent::Idempotent;
 pub use methods::{MethodConfig, MethodEntry, MethodSet, Methods, MethodsBuilder};
 pub use urgency::Urgency;
 
-/// The error of every layer here: whatever it is, a [`tonic::Status`] is in its source chain, so its code survives any
-/// further box.
+/// The error of every layer here. A [`tonic::Status`] is always in its source chain, so its code survives any further box.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;

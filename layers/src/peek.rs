@@ -1,13 +1,12 @@
-//! How large a call's first message is, before the call is sent.
+//! The size of a call's first message, before the call is sent.
 //!
 //! gRPC prefixes each message with five bytes: a flag that says whether it is compressed, and its length, big-endian
-//! ([PROTOCOL-HTTP2], "Length-Prefixed-Message"). A transport that wants to send large messages another way than small
-//! ones needs no more than those five bytes. [`Peeked::new`] looks at a body's first frame if the body has one at hand, never
-//! waits for one that it does not (a client stream may well wait for the server to speak first), and gives back a body
-//! that still yields everything.
+//! ([PROTOCOL-HTTP2], "Length-Prefixed-Message"). A transport that sends large messages over another path than small ones needs
+//! no more than those five bytes. [`Peeked::new`] reads a body's first frame if one is ready. It never waits for a frame (a
+//! client stream may wait for the server to speak first), and returns a body that still yields everything.
 //!
-//! It also learns whether that first frame was all there is. A generated client's unary body does not say so by itself,
-//! which costs an empty DATA frame with END_STREAM per call; a peeked one does.
+//! It also learns whether that first frame was the whole body. A generated client's unary body does not say so, which costs an
+//! empty DATA frame with END_STREAM per call; a peeked body does.
 //!
 //! ```
 //! # #[tokio::main(flavor = "current_thread")]
@@ -35,11 +34,11 @@ use std::{
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 
-/// How many bytes stand before each message.
+/// The length of the prefix before each message.
 pub const PREFIX_LEN: usize = 5;
 
-/// The length of the message that `bytes` begins with, as its prefix says; `None` when there are fewer than
-/// [`PREFIX_LEN`] bytes or the flag is neither 0 nor 1, which no gRPC message has.
+/// The length of the first message in `bytes`, from its prefix. `None` when there are fewer than [`PREFIX_LEN`] bytes, or when
+/// the flag is neither 0 nor 1, which no gRPC message has.
 pub fn message_len(bytes: &[u8]) -> Option<u32> {
     match bytes {
         [0 | 1, a, b, c, d, ..] => Some(u32::from_be_bytes([*a, *b, *c, *d])),
@@ -49,20 +48,20 @@ pub fn message_len(bytes: &[u8]) -> Option<u32> {
 
 type Held<B> = Result<Frame<<B as Body>::Data>, <B as Body>::Error>;
 
-/// A body whose first frame has been looked at.
+/// A body whose first frame has been read.
 ///
-/// Cancel safe: it holds the frame, nothing is lost when it is dropped between polls but the body itself.
+/// Cancel safe: it holds the frame. Dropping it between polls loses nothing but the body itself.
 pub struct Peeked<B: Body> {
-    /// What was polled from `rest` and not yet given out. At most two: a data frame, and trailers or an error behind it.
+    /// What was polled from `rest` and not yet yielded. At most two: a data frame, and trailers or an error behind it.
     held: [Option<Held<B>>; 2],
-    /// Absent once it has said that it is at its end.
+    /// Absent once the body has reported its end.
     rest: Option<B>,
 }
 
 impl<B: Body<Data = Bytes> + Unpin> Peeked<B> {
     /// Polls `body` for its first frame, and once more to learn whether it was the last.
     ///
-    /// Where the body is not ready the task of `cx` is woken when it is, as with any poll.
+    /// If the body is not ready, it later wakes the task of `cx`, as with any poll.
     pub fn new(mut body: B, cx: &mut Context<'_>) -> Self {
         let mut held = [None, None];
         for place in &mut held {
@@ -88,7 +87,7 @@ impl<B: Body<Data = Bytes> + Unpin> Peeked<B> {
         }
     }
 
-    /// A body that is one data frame.
+    /// A body of one data frame.
     pub fn single(data: Bytes) -> Self {
         Self {
             held: [Some(Ok(Frame::data(data))), None],
@@ -96,7 +95,7 @@ impl<B: Body<Data = Bytes> + Unpin> Peeked<B> {
         }
     }
 
-    /// A body that nobody has looked at.
+    /// A body that has not been read.
     pub fn unread(body: B) -> Self {
         Self {
             held: [None, None],
@@ -104,19 +103,19 @@ impl<B: Body<Data = Bytes> + Unpin> Peeked<B> {
         }
     }
 
-    /// How long the first message is, without its prefix; `None` where the body had nothing at hand.
+    /// The length of the first message, without its prefix; `None` if the body had nothing ready.
     pub fn message_len(&self) -> Option<u32> {
         message_len(self.first_data()?)
     }
 
-    /// Whether this body holds all that there is, so that nothing has to be waited for.
+    /// Whether this body holds everything, so that there is nothing to wait for.
     pub fn is_whole(&self) -> bool {
         self.rest.is_none() && !self.held.iter().any(|frame| matches!(frame, Some(Err(_))))
     }
 
-    /// Takes the one data frame that is the whole body; the body is at its end then.
+    /// Takes the single data frame that is the whole body; the body is then at its end.
     ///
-    /// `None`, and nothing is taken, when the body goes on, is empty, failed, or has trailers.
+    /// `None`, with nothing taken, if the body goes on, is empty, failed, or has trailers.
     pub fn take_single(&mut self) -> Option<Bytes> {
         if self.rest.is_some() || self.held[1].is_some() {
             return None;
@@ -126,7 +125,7 @@ impl<B: Body<Data = Bytes> + Unpin> Peeked<B> {
         frame.into_data().ok()
     }
 
-    /// Takes the error with which the body began, if it did.
+    /// Takes the error that the body began with, if there is one.
     pub fn take_error(&mut self) -> Option<B::Error> {
         match self.held[0].take() {
             Some(Err(error)) => Some(error),
@@ -143,7 +142,7 @@ impl<B: Body<Data = Bytes> + Unpin> Peeked<B> {
 }
 
 impl<B: Body> fmt::Debug for Peeked<B> {
-    /// Says how much is held and not what: it may be a secret.
+    /// Shows how much is held, not the content: it may be secret.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Peeked")
             .field("held", &self.held.iter().flatten().count())

@@ -1,7 +1,7 @@
 //! A Prometheus recorder with buckets for every histogram of the layers, and its upkeep.
 //!
-//! By itself [`metrics_exporter_prometheus`] shows a histogram as a summary: quantiles of one process, which nobody can add up over several.
-//! It also keeps every recorded value until the metrics are rendered. [`Prometheus`] sets the buckets and runs the upkeep.
+//! By itself [`metrics_exporter_prometheus`] shows a histogram as a summary: quantiles of one process, which cannot be added up over
+//! several. It also keeps every recorded value until the metrics are rendered. [`Prometheus`] sets the buckets and runs the upkeep.
 //!
 //! ```
 //! # #[tokio::main(flavor = "current_thread")]
@@ -26,10 +26,10 @@
 //! # }
 //! ```
 //!
-//! **Buckets.** Durations have bounds from 100 µs to 60 s: OpenTelemetry's, and finer ones below for a local network. Batches have powers
-//! of two up to 4,096 items. The exporter's other settings, other buckets among them, are those of [`builder`].
+//! **Buckets.** Durations have bounds from 100 µs to 60 s: OpenTelemetry's, and finer ones below for a local network. Batches have powers of
+//! two up to 4,096 items. [`builder`] exposes the exporter's other settings, other buckets among them.
 //!
-//! **Upkeep.** A task empties the recorder's queues every five seconds. [`Prometheus`] owns it: dropping that value ends the task, and from
+//! **Upkeep.** A task empties the recorder's queues every five seconds. [`Prometheus`] owns the task: dropping that value ends it, and from
 //! then on only rendering frees memory. The task also ends with its runtime.
 
 use std::time::Duration;
@@ -46,11 +46,11 @@ use crate::meter::Distribution;
 
 const UPKEEP: Duration = Duration::from_secs(5);
 
-/// An exporter's builder with the buckets of every histogram of the layers; set what else it should have, and give it to
+/// An exporter's builder with the buckets of every histogram of the layers. Set the other options and pass it to
 /// [`Prometheus::install_with`].
 ///
-/// [`set_buckets_for_metric`](PrometheusBuilder::set_buckets_for_metric) replaces the buckets of one histogram; it takes the names that the
-/// layers' pages have.
+/// [`set_buckets_for_metric`](PrometheusBuilder::set_buckets_for_metric) replaces the buckets of one histogram; it takes the names on the
+/// layers' pages.
 pub fn builder() -> PrometheusBuilder {
     let buckets = |builder: PrometheusBuilder, it: &Distribution| {
         let name = Matcher::Full(it.name().to_owned());
@@ -72,7 +72,7 @@ pub struct Prometheus {
     _upkeep: Upkeep,
 }
 
-/// Why there is no recorder.
+/// The reason why there is no recorder.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum PrometheusError {
@@ -93,7 +93,7 @@ impl Prometheus {
         Self::install_with(builder())
     }
 
-    /// The same with other settings. Begin with [`builder`], which has the buckets.
+    /// Installs a recorder with other settings. Begin with [`builder`], which has the buckets.
     ///
     /// # Errors
     /// There is a recorder already, or no runtime.

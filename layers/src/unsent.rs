@@ -1,8 +1,8 @@
-//! A call that never left comes back in its error.
+//! A call that never left returns in its error.
 //!
 //! A transport that knows that it sent nothing returns the request with the error, as hyper's `TrySendError` does. A retry or a selection above
-//! takes the request out of the error and sends it again, so neither copies a request before it is sent. The layers between them and the
-//! transport pass the error on as it is. Tell a layer that its service does so with [`RetryLayer::returned`](crate::retry::RetryLayer::returned).
+//! takes the request out of the error and sends it again, so neither copies a request before it is sent. The layers in between pass the error on
+//! unchanged. Tell a layer that its service does so with [`RetryLayer::returned`](crate::retry::RetryLayer::returned).
 
 use std::{
     error::Error,
@@ -17,10 +17,10 @@ use tonic::{Status, body::Body};
 use crate::Deadline;
 use crate::{BoxError, Fault, Origin, peek::Peeked, replay::Held};
 
-/// The error of a call that never left, or that the peer provably has not begun, with the call's request. Its source is the error itself.
+/// The error of a call that never left, or that the peer provably has not begun, with the call's request. Its source is the original error.
 pub struct Unsent {
     error: BoxError,
-    /// A tonic body is not `Sync`, and an error is.
+    /// A tonic body is not `Sync`; an error must be.
     request: Mutex<Option<Request<Body>>>,
 }
 
@@ -74,16 +74,15 @@ impl Error for Unsent {
     }
 }
 
-/// What is kept of a request that is handed over, so that it can be sent again.
+/// What is kept of a request, so that it can be sent again.
 pub struct Kept {
     head: request::Parts,
     body: Held,
 }
 
 impl Kept {
-    /// Keeps what a request is made of: a copy of its head, but its extensions as they are; a reference to a message of at most `limit` bytes, or
-    /// as much of a stream once it is sent. Returns the head, without extensions, and the body to send; and nothing kept for a message
-    /// that is larger.
+    /// Keeps a request: a copy of its head, with the original extensions, and a reference to a message of at most `limit` bytes, or that much of
+    /// a stream once it is sent. Returns the head, without extensions, and the body to send. Keeps nothing for a message that is larger.
     pub fn new(
         mut head: Request<()>,
         body: Peeked<Body>,
@@ -114,11 +113,11 @@ impl Kept {
     /// Takes the request back from the attempt that has failed. `None` if the attempt has read more than was kept.
     pub fn take_back(self) -> Option<Request<Body>> {
         let Self { head, body } = self;
-        // The body last: from then on the failed attempt can't have it.
+        // The body last: after this the failed attempt can't read it.
         (body.take_back()).then(|| Request::from_parts(head, body.attempt()))
     }
 
-    /// Lets go of what is kept, since the answer has begun.
+    /// Drops what is kept, since the answer has begun.
     pub fn commit(self) {
         self.body.commit();
     }
@@ -130,20 +129,20 @@ impl fmt::Debug for Kept {
     }
 }
 
-/// What the body of an attempt yields after its request was taken back: its transport failed, and may still read.
+/// What the body of an attempt yields after its request was taken back: its transport failed, but may still read.
 fn superseded() -> BoxError {
     let status = Status::cancelled("the request was sent again, because this attempt failed");
     Box::new(Fault::perhaps_sent(Origin::Ours, status))
 }
 
-/// The request once more, with what is left of its time. `None` where that is nothing.
+/// The request again, with the time left. `None` if no time is left.
 #[cfg(feature = "select")]
 pub(crate) fn again(mut request: Request<Body>) -> Option<Request<Body>> {
     if let Some(deadline) = Deadline::of(&request) {
         if deadline.is_over() {
             return None;
         }
-        // Only where it came with the call: without it, `of` has just counted the header from now.
+        // Only if it came with the call: otherwise `of` has just counted the header from now.
         if request.extensions().get::<Deadline>().is_some() {
             deadline.stamp(request.headers_mut());
         }

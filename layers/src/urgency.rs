@@ -1,8 +1,8 @@
 //! How soon a call's bytes should go.
 //!
-//! The scale is that of [RFC 9218] (Extensible Prioritization Scheme for HTTP): 0 is the most urgent, 7 the least,
-//! and a request that says nothing has 3. The same number travels in three places: the `priority` request header, the
-//! preamble of a lane's QUIC stream, and the extensions of a request, if the caller put it there.
+//! The scale is that of [RFC 9218] (Extensible Prioritization Scheme for HTTP): 0 is the most urgent, 7 the least, and a
+//! request without an urgency has 3. The same number travels in three places: the `priority` request header, the preamble of a
+//! lane's QUIC stream, and, if the caller put it there, a request's extensions.
 //!
 //! ```
 //! use tower_iroh_layers::Urgency;
@@ -29,7 +29,7 @@ pub const PRIORITY: &str = "priority";
 
 /// How soon a call's bytes should go: 0 is the most urgent, 7 the least.
 ///
-/// Smaller is sooner, so `Urgency::CONTROL < Urgency::BULK` reads "control before bulk" in any sorted collection.
+/// Smaller is more urgent, so `Urgency::CONTROL < Urgency::BULK` reads "control before bulk" in any sorted collection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Urgency(u8);
 
@@ -38,7 +38,7 @@ impl Urgency {
     pub const HIGHEST: Self = Self(0);
     /// Small messages that steer others: heartbeats, elections, cancellations. 1.
     pub const CONTROL: Self = Self(1);
-    /// A call that somebody waits for; what a request has that says nothing. 3.
+    /// A call that somebody waits for, and the default of a request without an urgency. 3.
     pub const INTERACTIVE: Self = Self(3);
     /// Large transfers that nobody waits for byte by byte. 6.
     pub const BULK: Self = Self(6);
@@ -62,9 +62,9 @@ impl Urgency {
         self.0
     }
 
-    /// What a request asks for: its extension, else its `priority` header, else nothing.
+    /// The urgency that a request asks for: its extension, else its `priority` header, else none.
     ///
-    /// The extension comes first because code on this side put it there; a header may have come from anywhere.
+    /// The extension comes first because code on this side put it there; a header may come from anywhere.
     pub fn requested<B>(request: &http::Request<B>) -> Option<Self> {
         match request.extensions().get::<Self>() {
             Some(urgency) => Some(*urgency),
@@ -72,7 +72,7 @@ impl Urgency {
         }
     }
 
-    /// Like [`requested`](Self::requested), with RFC 9218's default for a request that says nothing.
+    /// Like [`requested`](Self::requested), with RFC 9218's default for a request without an urgency.
     pub fn of<B>(request: &http::Request<B>) -> Self {
         Self::requested(request).unwrap_or_default()
     }
@@ -81,9 +81,9 @@ impl Urgency {
     /// not fail a good call.
     pub fn from_headers(headers: &HeaderMap) -> Option<Self> {
         static NAME: HeaderName = HeaderName::from_static(PRIORITY);
-        // Most requests have none, and that is quickly seen.
+        // Most requests have none; this is the fast path.
         headers::first(headers, &NAME)?;
-        // It may be sent in several lines; in a structured dictionary the last word on a key counts.
+        // The header may be sent in several lines; in a structured dictionary the last value of a key counts.
         headers
             .get_all(&NAME)
             .iter()
@@ -100,7 +100,7 @@ impl Urgency {
                 // `u=1;x=y`: parameters after the value are allowed and mean nothing here.
                 let member = member.split(';').next()?;
                 let (key, number) = member.trim().split_once('=')?;
-                // An integer's first character is a digit here: Rust would take `+1` for one too, structured fields do not.
+                // An integer begins with a digit here: Rust would accept `+1`, structured fields do not.
                 if key != "u" || !number.starts_with(|first: char| first.is_ascii_digit()) {
                     return None;
                 }

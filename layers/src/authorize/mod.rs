@@ -1,4 +1,4 @@
-//! Who may call what, how often, and how large: by the identity that the transport proved, and closed where nothing is said.
+//! Access control by method, rate and message size, for the identity that the transport proved. What no rule permits is refused.
 //!
 //! ```
 //! use tower_iroh_layers::authorize::{AuthorizeLayer, Identity, AccessPolicy, PolicyHandle};
@@ -39,18 +39,16 @@
 //! # }
 //! ```
 //!
-//! **Decisions.** A caller is exactly one of three: without an identity (`[anonymous]`), listed (`[peers]`), or with another
-//! identity (`[authenticated]`). Its entry says everything about it: a listed peer does not get the roles of
-//! `[authenticated]` too, so `roles = []` shuts it out. No entry, no role that has the method: refused; a path that is not
-//! exactly a method's is permitted by `*` only. The caller sees UNAUTHENTICATED if it has no identity and PERMISSION_DENIED
-//! if it has one, as trailers-only responses; the service never returns an error for it, and does not read the request's
-//! body. [`AccessPolicyBuilder`] makes the same in code. An unknown key, role or form of a method is an error with its line and
-//! key. A peer's name that is spelled otherwise than its transport does it names nobody, and that peer gets what
-//! `[authenticated]` has: [`AccessPolicy::from_toml_with`] takes a function that knows how names are spelled.
+//! **Decisions.** Each caller is exactly one of three kinds: without an identity (`[anonymous]`), listed (`[peers]`), or with another identity
+//! (`[authenticated]`). Only the entry of its kind applies: a listed peer does not also get the roles of `[authenticated]`, so `roles = []` shuts it out. A
+//! call is refused if there is no entry, or no role that has the method. Only `*` permits a path that is not exactly a method's. The caller sees
+//! UNAUTHENTICATED if it has no identity and PERMISSION_DENIED if it has one, as trailers-only responses. The service never returns an error for a refusal, and
+//! does not read the request's body. [`AccessPolicyBuilder`] builds the same in code. An unknown key, role or form of a method is an error with its line and
+//! key. A peer's name in another spelling than its transport's matches no peer, and that peer gets what `[authenticated]` has. [`AccessPolicy::from_toml_with`]
+//! takes a function that knows how names are spelled.
 //!
-//! **Identity** comes from an [`Identify`], such as a closure over the request's extensions: an iroh peer's id, the
-//! certificate of a TLS peer. Handlers find it in their request's extensions as [`Identity`]. With tonic's TLS (feature
-//! `tls-ring` or another of its kind):
+//! **Identity** comes from an [`Identify`], such as a closure over the request's extensions: an iroh peer's id, the certificate of a TLS peer. Handlers find it
+//! in their request's extensions as [`Identity`]. With tonic's TLS (feature `tls-ring` or a similar one):
 //! ```ignore
 //! |extensions: &http::Extensions| {
 //!     let tls = extensions.get::<TlsConnectInfo<TcpConnectInfo>>()?;
@@ -59,46 +57,40 @@
 //! }
 //! ```
 //!
-//! **Reload** is atomic: each call is decided by one policy, and a text with a mistake leaves the old one in force. It wakes
-//! each call that waits, whatever for, and ends those that the new policy would not permit: the handler and its stream are
-//! dropped, the caller gets the code in trailers, and a request's stream that some task still holds fails. A call that is
-//! still permitted does not notice.
+//! **Reload** is atomic: one policy decides each call, and a text with a mistake leaves the old policy in force. A reload wakes every waiting call, and ends
+//! the calls that the new policy does not permit: the handler and its stream are dropped, the caller gets the code in trailers, and a request's stream that
+//! some task still holds fails. A call that is still permitted is not affected.
 //!
-//! One kind of call is reached later. A response whose caller does not read it, so that its flow-control window is full, is
-//! not polled by the server at all: it ends when the caller reads on or its connection closes, and until then it holds its
-//! place and whatever its stream holds. It gives away no more than was on its way already. Whoever wants such calls ended
-//! too closes the peer's connection.
+//! One kind of call ends later. While a caller does not read a response and its flow-control window is full, the server does not poll the response at all. Such
+//! a call ends when the caller reads on or its connection closes. Until then it keeps its permit and whatever its stream holds, and gives away no more than was
+//! on its way already. To end such calls too, close the peer's connection.
 //!
-//! **Limits** are counted per identity; all anonymous callers are one, and so are all servers that share a [`PolicyHandle`].
-//! What an entry's own `limits` do not say is as in `[limits]`, so whom no limit should hold gets a high one. `rate` and
-//! `burst` go together: a token bucket, and a refusal says in `grpc-retry-pushback-ms` when there is a token. `concurrent`
-//! counts from the request to the end of the response's stream. Both count calls that begin while there is such a limit:
-//! those that were open when a reload brought the first take no place. `max_message_bytes` is that of each message as it
-//! comes over the wire, and a larger one fails the request's stream before its bytes are taken in. All are
-//! RESOURCE_EXHAUSTED. [`AuthorizeLayer::max_message_bytes`] bounds the messages of every caller, whatever the policy. What a message becomes when it is decompressed is for `max_decoding_message_size` of the generated
-//! server. At most 10,000 callers that are not listed are kept account of; more at a time are refused, listed ones are not.
-//! One is forgotten when its bucket is full and no call is open.
+//! **Limits** are counted per identity. All anonymous callers count as one, across all servers that share a [`PolicyHandle`]. A value that an entry's own
+//! `limits` leave unset comes from `[limits]`, so to exempt a caller give it a high limit. `rate` and `burst` go together as a token bucket; a refusal says in
+//! `grpc-retry-pushback-ms` when there is a token. `concurrent` counts a call from its request to the end of the response's stream. Both count only calls that
+//! begin while there is such a limit, not those that were open when a reload brought the first. `max_message_bytes` bounds each message at its size on the
+//! wire; a larger one fails the request's stream before its bytes are taken in. Every limit fails with RESOURCE_EXHAUSTED.
+//! [`AuthorizeLayer::max_message_bytes`] bounds the messages of every caller, whatever the policy. The size after decompression is a matter for
+//! `max_decoding_message_size` of the generated server. At most 10,000 unlisted callers are tracked at a time; further ones are refused, listed ones never. A
+//! caller is forgotten when its bucket is full and it has no open call.
 //!
-//! **Audit.** Each denial is an event of level WARN with the target `tower_iroh::audit` and the fields `identity`, `method`,
-//! `reason`, `generation`. There is room for 100 per second on average, and 1,000 at once, for each of three kinds: of
-//! anonymous callers, of identities that the policy does not list, and of those that it lists or that lost a permission which
-//! they had; so no flood of strangers hides what happens to the others. `left_out` says for how many of the same kind
-//! there was no room before this one: the tail of a flood is told with the next event, whenever that is.
-//! [`AuthorizeLayer::on_denial`] is told of all, once each. With the feature `metrics` the counter
-//! `tower_iroh_authorize_denied_total{reason}` counts them. Neither has any header or message in it.
+//! **Audit.** Each denial is an event of level WARN with the target `tower_iroh::audit` and the fields `identity`, `method`, `reason`, `generation`. Events are
+//! limited to 100 per second on average, and 1,000 at once, for each of three kinds: anonymous callers, identities that the policy does not list, and
+//! identities that it lists or that lost a permission which they had. So a flood of strangers does not hide the other events. `left_out` counts the events of
+//! the same kind that were suppressed before this one; the tail of a flood is told with the next event, whenever that is. [`AuthorizeLayer::on_denial`] is told
+//! of every denial, once each. With the feature `metrics` the counter `tower_iroh_authorize_denied_total{reason}` counts them. None of these contains a header
+//! or a message.
 //!
-//! **Why not tonic's interceptors or tower-http's `auth`.** Both look at one request's head once: they cannot end a stream
-//! that is open, count what is, or know a gRPC message's size.
+//! **Why not tonic's interceptors or tower-http's `auth`.** Both inspect one request's head once. They cannot end an open stream, count open calls, or know a
+//! gRPC message's size.
 //!
-//! **Composition.** On a server, inside the layers that measure (`MetricsLayer::server`), so that they see denials, and
-//! outside of all that does work. It goes to `Server::builder().layer(..)`, for all services of the server: a router takes a
-//! service by itself only if it has no errors, and what a layer here makes has [`BoxError`](crate::BoxError). How many
-//! connections a peer may have is not this room's: that is for whoever accepts them, with iroh
-//! `tower_iroh::AcceptorBuilder`. **Readiness** is the inner service's. **Cancel safety:** permits live in the future, then
-//! in the response's body, and return when either is dropped. A waiting call is woken by a reload through its own
-//! registration, which leaves with it. **Cost:** up to three lookups in hash maps and three small allocations (what is known
-//! of the call, its identity in the extensions, the request's body, if it has one, in a box); a lock only for callers with a
-//! rate or a number of calls, and for a call that waits.
+//! **Composition.** On a server, inside the layers that measure (`MetricsLayer::server`), so that they see denials, and outside every layer that does work.
+//! Pass it to `Server::builder().layer(..)`, for all services of the server: a router takes a single service only if that service has no errors, and the
+//! services of the layers here fail with [`BoxError`](crate::BoxError). This layer does not limit how many connections a peer has; the accepting side does,
+//! with iroh `tower_iroh::AcceptorBuilder`. **Readiness** is the inner service's. **Cancel safety:** permits live in the future, then in the response's body,
+//! and return when either is dropped. A waiting call is woken by a reload through its own registration, which leaves with the call. **Cost:** up to three hash
+//! map lookups and three small allocations (the call's record, its identity in the extensions, a box for the request's body, if it has one); a lock only for
+//! callers with a rate or concurrency limit, and for a call that waits.
 
 mod audit;
 mod body;

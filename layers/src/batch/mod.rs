@@ -1,19 +1,19 @@
-//! Many small items in few calls.
+//! Coalesces many small items into few calls.
 //!
-//! [`BatchLayer`] makes a `Service<T>` of a `Service<Vec<T>>`. An item that arrives while nothing is in flight is sent at once, alone;
-//! those that arrive while a batch is in flight are the next batch. So a quiet caller pays no delay, and a busy one pays for a call per
-//! batch and not per item. There is one batch in flight at a time, and items are sent in the order of their calls: whoever receives them
-//! sees that order, across batches too.
+//! [`BatchLayer`] turns a `Service<Vec<T>>` into a `Service<T>`. An item that arrives while nothing is in flight is sent at once, alone. Items
+//! that arrive while a batch is in flight form the next batch. So a quiet caller pays no delay, and a busy one pays for one call per batch, not
+//! per item. One batch is in flight at a time. Items are sent in the order of their calls, across batches too, and the receiver sees that
+//! order.
 //!
-//! - A batch has at most 128 items and 1 MiB, by a size function that the caller provides. An item larger than that goes alone.
-//! - A window, at most 10 ms and zero unless set, lets an item wait for company when nothing is in flight.
-//! - The inner service answers with one result per item, in order, and each caller gets its own. Where items can fail one by one, let the
-//!   result be a `Result`.
-//! - An error reaches every caller of that batch as a [`BatchError`] with the same source, so each sees its gRPC code. Another number of
-//!   results than of items is an INTERNAL error to all of them: nothing is lost silently, and nobody gets another's result.
+//! - A batch has at most 128 items and 1 MiB, measured by a size function that the caller provides. A larger item goes alone.
+//! - A window, at most 10 ms and zero unless set, lets an item wait for others when nothing is in flight.
+//! - The inner service answers with one result per item, in order, and each caller gets its own. Where single items can fail, make the result a
+//!   `Result`.
+//! - An error reaches every caller of the batch as a [`BatchError`] with the same source, so each sees its gRPC code. A count of results that
+//!   differs from the count of items is an INTERNAL error to all of them: nothing is lost silently, and no caller gets another's result.
 //!
-//! **Why not tower's `buffer`, or a channel and a task.** `Buffer` queues requests and does not join them; a hand-made task seldom says
-//! what becomes of an item whose caller has left, of order, or of an error that two hundred callers have to see.
+//! **Why not tower's `buffer`, or a channel and a task.** `Buffer` queues requests and does not join them. A hand-made task seldom defines what
+//! happens to an item whose caller has left, to order, or to an error that two hundred callers have to see.
 //!
 //! ```
 //! # #[tokio::main(flavor = "current_thread")]
@@ -54,18 +54,17 @@
 //! # }
 //! ```
 //!
-//! **Composition.** It stands above the client of a service, where the items are, and below it a batch is one call: one deadline, one
-//! verdict, one retry. Over a retry that sends a batch again the peer must be able to take an item twice. A batch is sent by the worker's task,
-//! which inherits nothing from those who wait, neither a deadline nor a trace: put a default deadline below.
+//! **Composition.** Put it above the client of a service, where the items are. Below it a batch is one call: one deadline, one verdict, one
+//! retry. Over a retry that resends a batch, the peer must be able to take an item twice. The worker's task sends the batch and inherits
+//! nothing from the waiting callers, neither a deadline nor a trace: put a default deadline below.
 //!
-//! **Readiness.** The service is ready while fewer than 1,024 items wait; a ready handle keeps the room for its call, and a clone has none.
-//! The inner service's readiness is awaited by the worker, and one that fails fails the batch that would have been sent.
+//! **Readiness.** The service is ready while fewer than 1,024 items wait. A ready handle reserves capacity for its call; a clone reserves none.
+//! The worker waits for the inner service's readiness. A readiness error fails the batch that would have been sent.
 //!
-//! **Cancel safety.** A future dropped while its item waits takes the item out; its room goes to the next caller. Dropped while the item is
-//! in flight, its result is thrown away, and the others' are not; when all callers of a batch have left, its call is dropped, so that one
-//! that hangs holds nobody up. The worker is a task on the runtime of whoever made the first call; it lives while items wait or fly, which
-//! is while their callers' futures live, whether or not the service still does. Should it end before, those who wait are told, and those in
-//! flight too.
+//! **Cancel safety.** A future dropped while its item waits takes the item out and frees its capacity. If it is dropped while the item is in
+//! flight, its result is discarded and the others' are kept. When all callers of a batch have left, its call is dropped, so a call that hangs
+//! blocks nobody. The worker is a task on the runtime of the first caller. It lives while items wait or are in flight, that is while their
+//! callers' futures live, even after the service is dropped. If it ends earlier, callers that wait or are in flight get an error.
 //!
 //! **Cost.** A lock, a map entry and a one-shot channel per item; a task per burst; no timer without a window.
 //!

@@ -10,7 +10,7 @@ use crate::{
 };
 use http::Request;
 
-/// One attempt, from when it was let in to its verdict; dropped without one, it gives its permit back.
+/// One attempt, from its admission to its verdict. Dropped without a verdict, it returns its permit.
 ///
 /// It is public because the type of a response's body names it.
 pub struct Attempt {
@@ -30,7 +30,7 @@ impl Attempt {
         }
     }
 
-    /// The request is about to go, and is followed from now on.
+    /// The request is about to be sent, and is followed from now on.
     #[inline]
     pub(super) fn begin<B, O: Observe>(
         mut self,

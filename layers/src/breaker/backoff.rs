@@ -4,14 +4,14 @@ use tokio::time::Instant;
 
 /// How long a circuit stays open: full jitter under a ceiling that doubles with each opening.
 ///
-/// Closed time takes the steps back one by one: each stretch as long as the last ceiling forgets one step. A peer that answers one
-/// probe and fails again does not begin at the first step.
+/// Closed time takes the steps back one by one: each stretch as long as the last ceiling removes one step. So a peer that answers
+/// one probe and fails again does not begin at the first step.
 #[derive(Debug)]
 pub(super) struct Backoff {
     first: Duration,
     most: Duration,
     step: u32,
-    /// Since when the circuit has been closed, while it is.
+    /// When the circuit was closed, while it is.
     healthy_since: Option<Instant>,
 }
 
@@ -45,7 +45,7 @@ impl Backoff {
             }
         }
         let ceiling = self.ceiling(self.step);
-        // A step that changes nothing would only take longer to be forgotten.
+        // A step that changes nothing would only take longer to remove.
         if ceiling < self.most {
             self.step += 1;
         }

@@ -16,7 +16,7 @@ use crate::clock;
 
 type Rtt = Arc<dyn Fn() -> Option<Duration> + Send + Sync>;
 
-/// What is known of the health of one peer over one transport, and the handle to it.
+/// The health of one peer over one transport, and the handle to it.
 ///
 /// Clones share it; give one to each [`BreakerLayer`](super::BreakerLayer) that leads to the same peer, and keep it when a
 /// connection is replaced.
@@ -28,7 +28,7 @@ pub struct Circuit {
 struct Shared {
     core: Core,
     rtt: Option<Rtt>,
-    /// While somebody waits for a time. Locked before the gate, never within it: a timer that is polled may ring.
+    /// Only while something waits for a time. Locked before the gate, never within it: a timer may ring when it is polled.
     timers: Mutex<Timers<Shared>>,
 }
 
@@ -44,7 +44,7 @@ impl Circuit {
         Self::builder(config).build()
     }
 
-    /// A closed circuit with more than its rules.
+    /// Builds a closed circuit with more settings than its rules.
     pub fn builder(config: BreakerConfig) -> CircuitBuilder {
         CircuitBuilder {
             config,
@@ -53,15 +53,15 @@ impl Circuit {
         }
     }
 
-    /// What it lets through now. A change that time alone makes is made by whoever looks: a call, a waiter's timer, this, or
+    /// What it lets through now. Time alone changes the state only when something reads it: a call, a waiter's timer, this method, or
     /// [`statistics`](Self::statistics).
     pub fn state(&self) -> CircuitState {
         self.shared.core.state(Instant::now())
     }
 
-    /// Follows the changes. There is no task that makes them, so what time alone changes is seen here when somebody looks, as
-    /// [`state`](Self::state) has it: while there is no call and nobody waits, an open circuit stays open here, and one whose probe is a
-    /// stream that goes well half-open. Keep no borrow of the value over a call: a change waits for it.
+    /// Follows the changes. No task makes them, so a change by time alone appears here only when something reads the state, as with
+    /// [`state`](Self::state). While there is no call and nothing waits, an open circuit stays open here, and one whose probe is a
+    /// healthy stream stays half-open. Keep no borrow of the value over a call: a change waits for it.
     pub fn watch(&self) -> watch::Receiver<CircuitState> {
         self.shared.core.changes().subscribe()
     }
@@ -71,7 +71,7 @@ impl Circuit {
         self.shared.core.statistics(Instant::now())
     }
 
-    /// Why it lets nothing through and when the next probe is due, as a sentence for an error or a log.
+    /// Says why it lets nothing through and when the next probe is due, as a sentence for an error or a log.
     pub fn why(&self) -> String {
         let now = Instant::now();
         match self.state() {
@@ -107,30 +107,30 @@ impl Circuit {
         self.shared.core.word().phase() == Phase::ForcedClosed
     }
 
-    /// Ends a force: the circuit is closed and begins to count anew. Nothing happens where there is none.
+    /// Ends a force: the circuit is closed and counts from zero. Does nothing without a force.
     pub fn release(&self) {
         self.shared.core.release(Instant::now());
     }
 
-    /// Closes it, whatever it was, and forgets its counts and how often it opened lately.
+    /// Closes the circuit in any state, and forgets its counts and its recent openings.
     pub fn reset(&self) {
         self.shared.core.reset(Instant::now());
     }
 
-    /// Switches observing on or off: a circuit that only observes counts, and changes its state by its rules, but holds nobody.
+    /// Switches observing on or off. A circuit that only observes counts, and changes its state by its rules, but holds no call.
     pub fn observe_only(&self, observe_only: bool) {
         self.shared.core.observe_only(observe_only);
     }
 
-    /// Says that the way to the peer is there: a new connection, or a packet from it. A circuit that failures of the link opened lets a
+    /// Reports that the link to the peer works: a new connection, or a packet from the peer. A circuit that link failures opened lets a
     /// probe through at once; one that answers opened waits its time.
     pub fn sign_of_life(&self) {
         self.shared.core.sign_of_life();
     }
 
-    /// Says that the peer was silent, as when the network was parted, and has been heard again. Beyond what
-    /// [`sign_of_life`](Self::sign_of_life) does, a circuit lets a probe through at once that was opened by a call whose deadline passed
-    /// without any answer.
+    /// Reports that the peer has been heard again after a silence, as after a network partition. Does what
+    /// [`sign_of_life`](Self::sign_of_life) does. In addition, a circuit that was opened by a call whose deadline passed without any
+    /// answer lets a probe through at once.
     pub fn heard_again(&self) {
         self.shared.core.heard_again();
     }
@@ -159,7 +159,7 @@ impl Circuit {
         self.shared.rtt.as_ref().and_then(|rtt| rtt())
     }
 
-    /// Whether somebody other than `self` has it.
+    /// Whether another handle than `self` exists.
     pub(super) fn is_shared(&self) -> bool {
         Arc::strong_count(&self.shared) > 1
     }
@@ -177,17 +177,17 @@ impl Circuit {
         timers.unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Makes a timer ring when time changes something, if it does. Returns whether it already has.
+    /// Makes a timer ring at the next change by time, if there is one. Returns whether that time has passed already.
     pub(super) fn arm(&self) -> bool {
         let mut timers = self.timers();
-        // Asked for here, so that who comes late with an earlier time does not undo a later one's.
+        // Read here, so that a latecomer with an earlier time does not overwrite a later one.
         let until = self.shared.core.until();
         until.is_some_and(|until| timers.arm(until, &self.shared))
     }
 
     pub(super) fn disarm(&self) {
         let mut timers = self.timers();
-        // Who came meanwhile needs them.
+        // A waiter that came meanwhile needs the timers.
         if self.shared.core.nobody_waits() {
             timers.clear();
         }
@@ -203,8 +203,8 @@ pub struct CircuitBuilder {
 }
 
 impl CircuitBuilder {
-    /// Asked for the smoothed round-trip time to the peer when a call has exceeded its deadline: less than four of them was no
-    /// fair one.
+    /// Returns the smoothed round-trip time to the peer. Called when a call has exceeded its deadline: less than four round trips was
+    /// not a fair one.
     pub fn rtt(mut self, rtt: impl Fn() -> Option<Duration> + Send + Sync + 'static) -> Self {
         self.rtt = Some(Arc::new(rtt));
         self

@@ -7,14 +7,14 @@ use crate::{ConfigError, MethodSet};
 /// | setting | default |
 /// |---|---|
 /// | [`failure_threshold`](BreakerConfigBuilder::failure_threshold) | 5 failures in a row |
-/// | [`link_threshold`](BreakerConfigBuilder::link_threshold) | 2 failures of the link in a row |
+/// | [`link_threshold`](BreakerConfigBuilder::link_threshold) | 2 link failures in a row |
 /// | [`failure_rate`](BreakerConfigBuilder::failure_rate) | 0.5 |
 /// | [`min_calls`](BreakerConfigBuilder::min_calls) | 20 |
 /// | [`window`](BreakerConfigBuilder::window) | 10 s |
 /// | [`first_wait`](BreakerConfigBuilder::first_wait) | 1 s |
 /// | [`recovery`](BreakerConfigBuilder::recovery) | 30 s |
 /// | [`observe_only`](BreakerConfigBuilder::observe_only) | no |
-/// | [`application_errors`](BreakerConfigBuilder::application_errors) | of no method |
+/// | [`application_errors`](BreakerConfigBuilder::application_errors) | for no method |
 #[derive(Clone, Debug, PartialEq)]
 pub struct BreakerConfig {
     pub(super) run: Option<u32>,
@@ -56,7 +56,7 @@ impl BreakerConfig {
         }
     }
 
-    /// Whether an error of the application counts that answers the method at `path`.
+    /// Whether an application error from the method at `path` counts.
     #[inline]
     pub(super) fn counts_application(&self, path: &str) -> bool {
         self.counts_all || self.counted.contains(path)
@@ -71,21 +71,21 @@ pub struct BreakerConfigBuilder {
     application_errors: Vec<String>,
 }
 
-/// The window's shortest and longest; its ring's buckets are a tenth of it.
+/// The window's shortest and longest value; a bucket of its ring is a tenth of it.
 const WINDOW: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(3600));
-/// What a bucket of the ring can hold is more than this.
+/// A bucket of the ring can hold more than this.
 const MOST_CALLS: u32 = 100_000;
 const LONGEST_WAIT: Duration = Duration::from_secs(86_400);
 
 impl BreakerConfigBuilder {
-    /// This many failures in a row open the circuit; `None` switches the rule off. Failures of the link count here too.
+    /// This many failures in a row open the circuit; `None` switches the rule off. Link failures count here too.
     pub fn failure_threshold(mut self, failures: impl Into<Option<u32>>) -> Self {
         self.config.run = failures.into();
         self
     }
 
-    /// This many failures of the link in a row open the circuit. One lost connection is one, however many calls it took along. A call
-    /// that the peer answered ends the run, with a failure too.
+    /// This many link failures in a row open the circuit. One lost connection counts once, however many calls it ended. Any answer from the
+    /// peer ends the run, even a failure.
     pub fn link_threshold(mut self, failures: u32) -> Self {
         self.config.link = failures;
         self
@@ -97,43 +97,42 @@ impl BreakerConfigBuilder {
         self
     }
 
-    /// The share means nothing before the window has this many calls; at most 100,000.
+    /// The share counts only once the window has this many calls; at most 100,000.
     pub fn min_calls(mut self, calls: u32) -> Self {
         self.config.min_calls = calls;
         self
     }
 
-    /// How far back the share looks, 100 ms to an hour. It slides by tenths.
+    /// The length of the window for the share, 100 ms to an hour. It slides by tenths.
     pub fn window(mut self, window: Duration) -> Self {
         self.config.window = window;
         self
     }
 
-    /// The longest that the circuit stays open when it opens first; each time that it opens again doubles it, up to
-    /// [`recovery`](Self::recovery). The wait is drawn from zero to this (full jitter), so that a thousand clients do not
-    /// come back at once.
+    /// The longest that the circuit stays open the first time. Each further opening doubles it, up to [`recovery`](Self::recovery). The wait
+    /// is drawn from zero to this (full jitter), so that a thousand clients do not come back at once.
     pub fn first_wait(mut self, wait: Duration) -> Self {
         self.config.first_wait = wait;
         self
     }
 
-    /// The longest that the circuit stays open without trying again; at most a day. Also how long a probe may go without any
-    /// answer before another one is let in.
+    /// The longest that the circuit stays open without trying again; at most a day. Also how long a probe may go without any answer before
+    /// another one is let in.
     pub fn recovery(mut self, time: Duration) -> Self {
         self.config.recovery = time;
         self
     }
 
-    /// Whether circuits begin by enforcing nothing: they record, and say what they would do.
+    /// Whether circuits begin without enforcing anything: they record, and say what they would do.
     pub fn observe_only(mut self, observe_only: bool) -> Self {
         self.config.observe_only = observe_only;
         self
     }
 
-    /// Counts INTERNAL, UNKNOWN and DATA_LOSS that the peer's application answers these methods with: `/pkg.Svc/Method`, for all methods of a
-    /// service `/pkg.Svc/*` or `pkg.Svc`, and for all methods `*`. Adds to those listed before. None unless set.
+    /// Counts INTERNAL, UNKNOWN and DATA_LOSS in answers of the peer's application for these methods: `/pkg.Svc/Method`, `/pkg.Svc/*` or
+    /// `pkg.Svc` for all methods of a service, `*` for all methods. Adds to those listed before. None unless set.
     ///
-    /// Such an answer shows that the peer is there. A method that is listed can make the circuit refuse all other methods of the peer too.
+    /// Such an answer shows that the peer is there. So a listed method can make the circuit refuse all other methods of the peer too.
     pub fn application_errors<M: Into<String>>(
         mut self,
         methods: impl IntoIterator<Item = M>,
@@ -146,7 +145,7 @@ impl BreakerConfigBuilder {
     /// Checks the settings.
     ///
     /// # Errors
-    /// When a setting is zero, no number, out of its range, contradicts another, or names no method.
+    /// When a setting is zero, not a number or out of its range, contradicts another, or names no method.
     pub fn build(self) -> Result<BreakerConfig, ConfigError> {
         let mut config = self.config;
         ConfigError::nonzero(

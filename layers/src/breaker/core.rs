@@ -1,4 +1,4 @@
-//! The circuit's rules, without timers: everything that depends on time is told what time it is.
+//! The circuit's rules, without timers: the caller passes the time.
 
 use std::{
     sync::atomic::{AtomicBool, AtomicU64, Ordering},
@@ -63,8 +63,8 @@ impl Core {
         Some(Locked::new(held, &self.told))
     }
 
-    /// Whether a call may go, and as what, where the word is not plainly closed. With `take` it goes at once, and takes the permit if it
-    /// is a probe. Who has to wait and leaves a waker is woken by the next change, but not by time.
+    /// Whether a call may go, and as what, if the word is not plainly closed. With `take` it goes at once, and takes the permit if it is
+    /// a probe. The next change wakes a waiter that leaves a waker, but time does not.
     #[cold]
     pub(super) fn enter(
         &self,
@@ -98,7 +98,7 @@ impl Core {
         None
     }
 
-    /// A waiter goes. Returns whether it was the last.
+    /// A waiter leaves. Returns whether it was the last.
     pub(super) fn leave(&self, ticket: u64) -> bool {
         let mut held = self.lock();
         held.leave(ticket);
@@ -109,7 +109,7 @@ impl Core {
         self.lock().waiting() == 0
     }
 
-    /// When time alone changes something.
+    /// When time alone changes the state.
     pub(super) fn until(&self) -> Option<Instant> {
         self.lock().until
     }
@@ -188,7 +188,7 @@ impl Core {
         }
     }
 
-    /// The peer answered that there is no room for this call. What others may send is for their own limits to say, so this opens nothing.
+    /// The peer answered that it has no capacity for this call. Other calls have their own limits, so this opens nothing.
     #[cold]
     fn overloaded(&self, word: Word, now: Instant, outcome: &Outcome) {
         let Some(mut held) = self.lock_if(word) else {
@@ -217,7 +217,7 @@ impl Core {
         self.ring.record(now, true);
         let next = |run: u64| match verdict {
             Verdict::Link(_) => run + LINK + 1,
-            // It answered, so the way to it is there.
+            // It answered, so the link to it works.
             _ if outcome.is_answer() => run % LINK + 1,
             _ => run + 1,
         };
@@ -262,7 +262,7 @@ impl Core {
             Verdict::Success | Verdict::Application => self.close(&mut held, now),
             Verdict::Neutral if outcome.shows_life() => self.close(&mut held, now),
             Verdict::Neutral => self.half_open(&mut held),
-            // The peer is there. It is left alone for as long as it asks for, and no longer.
+            // The peer is there. It is left alone only for as long as it asks.
             Verdict::Overload if held.not_before.is_none_or(|at| at <= now) => {
                 self.close(&mut held, now);
             }
@@ -395,7 +395,7 @@ impl Core {
         self.told.changes()
     }
 
-    /// Whether nothing would be lost if the circuit were forgotten, as far as it knows.
+    /// Whether forgetting the circuit would lose nothing, as far as it knows.
     pub(super) fn is_idle(&self, now: Instant) -> bool {
         match self.word().phase() {
             Phase::Closed | Phase::Free => true,

@@ -22,7 +22,7 @@ use crate::{
 pin_project! {
     /// The future of a [`Breaker`](super::Breaker)'s call.
     ///
-    /// Cancel safe in that a dropped one leaves nothing behind: a permit that it had goes to the next.
+    /// Cancel safe: a dropped one leaves nothing behind, and its permit goes to the next call.
     #[must_use = "futures do nothing unless polled"]
     pub struct BreakerFuture<S, B, O = ()>
     where
@@ -42,7 +42,7 @@ pin_project! {
             #[pin]
             future: F,
         },
-        // Was told that it is ready, and then another one took the permit or the circuit opened.
+        // `poll_ready` was ready, and then another call took the permit or the circuit opened.
         Waiting {
             waiter: Waiter,
             // In a box, so that the future of all others is no larger for it.
@@ -87,7 +87,7 @@ impl Limit {
     }
 }
 
-/// The error of a call that has waited for as long as it may. It says nothing of the peer, which has seen nothing of the call.
+/// The error of a call that has waited for its limit. It says nothing about the peer, which has seen nothing of the call.
 fn waited(wait: Duration, circuit: &Circuit) -> BoxError {
     let message = format!(
         "this call waited {wait:?} for the probe of another call, and was not sent: {}. \

@@ -5,7 +5,7 @@ use tower::Layer;
 use super::{Breaker, Circuit};
 use crate::classify::Recorder;
 
-/// Makes a [`Breaker`] of what it wraps.
+/// Wraps a service in a [`Breaker`].
 #[derive(Clone, Debug)]
 pub struct BreakerLayer<M = ()> {
     circuit: Circuit,
@@ -14,10 +14,10 @@ pub struct BreakerLayer<M = ()> {
 }
 
 impl BreakerLayer {
-    /// The longest wait of a call in its future, unless [set](Breaker::max_wait): as long as fail fast waits for readiness.
+    /// The longest wait of a call in its future, unless [set](Breaker::max_wait): the time that fail fast waits for readiness.
     pub const MAX_WAIT: Duration = Duration::from_secs(2);
 
-    /// All services that it wraps share `circuit`: they lead to one peer over one transport.
+    /// All services that the layer wraps share `circuit`, since they lead to one peer over one transport.
     pub fn new(circuit: Circuit) -> Self {
         Self {
             circuit,
@@ -34,8 +34,8 @@ impl<M> BreakerLayer<M> {
         self
     }
 
-    /// Has `recorder` record each attempt too, what the circuit refuses included, as a layer above would. Each attempt is followed once for
-    /// both of them, which costs less.
+    /// Lets `recorder` record each attempt too, refused ones included, as a layer above would. Each attempt is followed once for both,
+    /// which costs less.
     pub fn recording<R: Recorder>(self, recorder: R) -> BreakerLayer<R> {
         BreakerLayer {
             circuit: self.circuit,

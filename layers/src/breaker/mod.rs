@@ -1,32 +1,29 @@
 //! A circuit breaker that knows what a gRPC failure is.
 //!
-//! It stops calling a peer that keeps failing, and finds out when it is back. What it knows is a [`Circuit`]: one per peer and transport,
-//! shared by all that leads there and kept when a connection is replaced. A [`Registry`] keeps the circuits of many peers.
+//! It stops calling a peer that keeps failing, and finds out when the peer is back. A [`Circuit`] holds what it knows: one per peer and transport, shared by
+//! all services that lead there and kept when a connection is replaced. A [`Registry`] keeps the circuits of many peers.
 //!
 //! | state | calls | until |
 //! |---|---|---|
-//! | closed | all | 5 failures in a row, or 2 of the link with no answer between them, or half of at least 20 in 10 s that failed ([`BreakerConfig`]) |
-//! | open | none: `poll_ready` is `Pending` | a time with full jitter, under a ceiling of 1 s that doubles up to 30 s |
+//! | closed | all | 5 failures in a row, or 2 link failures with no answer between them, or half of at least 20 calls within 10 s failed ([`BreakerConfig`]) |
+//! | open | none: `poll_ready` is `Pending` | a wait with full jitter ends, under a ceiling of 1 s that doubles up to 30 s |
 //! | half-open | one at a time, the probe | it succeeds (closed) or fails (open, for longer) |
 //!
-//! [`classify`](crate::classify) says what a failure is: one verdict per attempt, from the trailers if need be. UNAVAILABLE, a failure of the link, a
-//! reset, an end without a status and an answer that is not gRPC are failures. Calls that one lost connection took along count once, by
-//! their [`Incident`](crate::Incident).
+//! [`classify`](crate::classify) decides what a failure is: one verdict per attempt, from the trailers if need be. UNAVAILABLE, a link failure, a reset, an end
+//! without a status and an answer that is not gRPC are failures. All calls that one lost connection ends count once, by their [`Incident`](crate::Incident).
 //!
-//! **What the application answers refuses no other call.** INTERNAL, UNKNOWN and DATA_LOSS in a gRPC answer show that the peer is there, as OK does;
-//! [`application_errors`](BreakerConfigBuilder::application_errors) counts them as failures for the methods that it lists. RESOURCE_EXHAUSTED is the
-//! limit of one caller or one call, and opens nothing. If a peer asks to be left alone with `grpc-retry-pushback-ms`, a circuit that opens for other
-//! reasons stays open for at least that long (at most ten recovery times). Nor does what this side did count: a stream that our own limits reset, or
-//! what a proxy says of this caller (HTTP 4xx). A neutral end counts nowhere; a probe that ends so gives its permit to the next call at once, or closes the
-//! circuit if it was an answer.
+//! **An application error blocks no other call.** INTERNAL, UNKNOWN and DATA_LOSS in a gRPC answer show that the peer is there, as OK does;
+//! [`application_errors`](BreakerConfigBuilder::application_errors) counts them as failures for the methods that it lists. RESOURCE_EXHAUSTED is the limit of
+//! one caller or one call, and opens nothing. If a peer sends `grpc-retry-pushback-ms`, a circuit that opens for other reasons stays open for at least that
+//! long (at most ten recovery times). What this side did does not count either: a stream that our own limits reset, or a proxy's answer about this caller (HTTP
+//! 4xx). A neutral end counts nowhere. A probe with a neutral end gives its permit to the next call at once, or closes the circuit if the end was an answer.
 //!
-//! A probe is a call of a user, and may be a stream that lasts for days. So a probe with a head that is no failure, and no failure in the
-//! following [`first_wait`](BreakerConfigBuilder::first_wait), closes the circuit; one without any answer for a [`recovery`](BreakerConfigBuilder::recovery) time lets another one try. The
-//! ceiling's steps are forgotten one by one while the circuit is closed, so a peer that answers a probe and fails again is not
-//! tried every second.
+//! A probe is a user's call, and may be a stream that lasts for days. So a probe closes the circuit once its head is no failure and no failure follows within
+//! [`first_wait`](BreakerConfigBuilder::first_wait). If a probe has no answer after a [`recovery`](BreakerConfigBuilder::recovery) time, another one may try.
+//! The ceiling's steps are forgotten one by one while the circuit is closed, so a peer that answers a probe and fails again is not tried every second.
 //!
-//! **Why not another.** tower has none. Most look at the response's head, where a failed gRPC call is a 200; reject with an error of their own, which takes the endpoint
-//! out of a p2c balancer for ever; and let one lost connection with fifty calls on it count fifty times.
+//! **Why not another.** tower has none. Most others read the response's head, where a failed gRPC call is a 200. They reject with an error of their own, which
+//! removes the endpoint from a p2c balancer for ever. They count one lost connection with fifty calls on it fifty times.
 //!
 //! ```
 //! # #[tokio::main(flavor = "current_thread")]
@@ -50,28 +47,29 @@
 //! # }
 //! ```
 //!
-//! **Composition.** Below a retry, so that each attempt counts and waits; below whatever chooses between peers or transports, which sees
-//! an open one as not ready. A generated client waits for readiness without a deadline, so put
-//! `fail_fast` or a deadline above it, with [`Circuit::why`] as the reason. Who dials tells the circuit of a new connection with
-//! [`Circuit::sign_of_life`], whoever hears from a silent peer again with [`Circuit::heard_again`], and finds [`Probing`] in the request that may be dialled for at once. [`Circuit::observe_only`] shows what it would do before it does it.
+//! **Composition.** Below a retry, so that each attempt counts and waits. Below whatever chooses between peers or transports: it sees an open circuit as not
+//! ready. A generated client waits for readiness without a deadline, so put `fail_fast` or a deadline above, with [`Circuit::why`] as the reason. A transport
+//! that dials reports a new connection with [`Circuit::sign_of_life`], and a silent peer that is heard again with [`Circuit::heard_again`]. It finds
+//! [`Probing`] in a request for which it may dial at once. [`Circuit::observe_only`] shows what the circuit would do without doing it.
 //!
-//! **Readiness.** The circuit's comes first; while it is open the inner service is not polled. A readiness error of the inner service is never passed on: it becomes the next
-//! call's error and counts there. The probe's permit is taken in `call`. A call that was let through and then loses the race for the
-//! permit, or finds the circuit open, waits in its future with the inner service that was ready. It waits no longer than [`BreakerLayer::max_wait`], 2 s unless set,
-//! and then fails with UNAVAILABLE, unsent. The inner service is cloned for that.
+//! **Readiness.** The circuit's comes first; while it is open the inner service is not polled. A readiness error of the inner service becomes the next call's
+//! error and counts there. `call` takes the probe's permit. A call may be let through and then lose the race for the permit, or find the circuit open. It then
+//! waits in its future with the ready inner service. After [`BreakerLayer::max_wait`], 2 s unless set, it fails with UNAVAILABLE, unsent. The inner service is
+//! cloned for that.
 //!
-//! **Cancel safety.** A dropped future or body is a verdict (mostly a neutral one), and returns the permit. A dropped service leaves no waker
-//! behind. Each change of state wakes all who wait, once; time wakes them by one timer per circuit and runtime, which is there only while somebody
-//! waits. So a circuit may be shared by runtimes, and outlive them. No task.
+//! **Cancel safety.** A dropped future or body is a verdict (mostly a neutral one), and returns the permit. A dropped service leaves no waker behind. Each
+//! change of state wakes all waiters once. One timer per circuit and runtime wakes them when the time comes; it exists only while something waits. So runtimes
+//! may share a circuit, and the circuit may outlive them. No task.
 //!
-//! **Recording.** [`BreakerLayer::recording`] takes the place of a metrics layer right above: each attempt is followed once for both.
+//! **Recording.** [`BreakerLayer::recording`] replaces a metrics layer right above: each attempt is followed once for both.
 //!
-//! **Cost.** Closed and successful: two loads, a look at the clock, one atomic update of the window, a reference count; no lock, no allocation
-//! (`tests/breaker_alloc.rs`); `benches/breaker.rs` measures it beside the bare call. Forced closed: two loads and a reference count, no look at the clock. About a third is the clock and the window, most of the rest the way of the response through one more type. The lock is for failures and for a circuit that is not closed.
+//! **Cost.** Closed and successful: two loads, a clock read, one atomic update of the window, a reference count; no lock, no allocation
+//! (`tests/breaker_alloc.rs`). `benches/breaker.rs` measures it beside the bare call. Forced closed: two loads and a reference count, no clock read. About a
+//! third is the clock and the window; most of the rest is the response's path through one more type. Only failures and a circuit that is not closed take the
+//! lock.
 //!
-//! **Metrics** (feature `metrics`), each with `transport`: `tower_iroh_breaker_opened_total` by `rule`
-//! (`run`, `link`, `rate`, `probe`), `tower_iroh_breaker_closed_total`, and `tower_iroh_breaker_not_closed`, how many circuits hold calls
-//! back now.
+//! **Metrics** (feature `metrics`), each with `transport`: `tower_iroh_breaker_opened_total` by `rule` (`run`, `link`, `rate`, `probe`),
+//! `tower_iroh_breaker_closed_total`, and `tower_iroh_breaker_not_closed`, the number of circuits that hold calls back now.
 
 mod attempt;
 mod backoff;
@@ -92,7 +90,7 @@ mod state;
 mod timer;
 mod waiter;
 
-/// What the gate is built of; `tests/breaker_loom.rs` builds it of loom's.
+/// The gate's primitives; `tests/breaker_loom.rs` builds it of loom's.
 mod sync {
     pub(super) use std::sync::{
         Mutex, MutexGuard,
@@ -110,8 +108,8 @@ pub use registry::Registry;
 pub use service::Breaker;
 pub use state::{CircuitState, OpenReason, Rule, Statistics};
 
-/// Who is told how an attempt ends: what [records](BreakerLayer::recording) it, and the circuit once the attempt was let in.
+/// The observers of an attempt's end: the [recorder](BreakerLayer::recording), and the circuit once the attempt was let in.
 pub type AttemptObservers<O> = (O, Option<Attempt>);
 
-/// The body of a [`Breaker`]'s response: its end is the attempt's.
+/// The body of a [`Breaker`]'s response. Its end is the end of the attempt.
 pub type BreakerBody<B, O = ()> = crate::classify::TrackedBody<B, AttemptObservers<O>>;

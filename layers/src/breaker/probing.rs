@@ -1,6 +1,6 @@
-/// In the extensions of the request that finds out whether a half-open circuit may close.
+/// In the extensions of the request that probes a half-open circuit.
 ///
-/// The breaker has seen to it that it is not too early, so what is below need not wait by a clock of its own: a transport that keeps a
+/// The breaker has made sure that it is not too early, so the layers below need not wait by their own clock: a transport with a
 /// backoff between dials dials at once.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Probing;

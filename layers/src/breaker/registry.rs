@@ -12,8 +12,8 @@ use super::{BreakerConfig, Circuit};
 
 /// The circuits of many peers, one per key: the peer, or the peer and the transport.
 ///
-/// A circuit that nobody else holds and that is closed is forgotten some time after it was last asked for; there is no task for that, the
-/// next [`circuit`](Self::circuit) sees to it. Clones share the circuits.
+/// A closed circuit that nothing else holds is forgotten some time after its last use. There is no task for that: the next
+/// [`circuit`](Self::circuit) call does it. Clones share the circuits.
 pub struct Registry<K> {
     shared: Arc<Mutex<Circuits<K>>>,
 }
@@ -35,7 +35,7 @@ struct Entry {
 impl<K: Hash + Eq + Clone> Registry<K> {
     /// Forgotten after 10 minutes without use.
     pub const IDLE: Duration = Duration::from_secs(600);
-    /// How many circuits are kept that nobody holds.
+    /// With this many circuits, a new one replaces an unused one.
     pub const MOST: usize = 4096;
 
     /// An empty registry with [`IDLE`](Self::IDLE) and [`MOST`](Self::MOST). All its circuits have `config`.
@@ -43,8 +43,8 @@ impl<K: Hash + Eq + Clone> Registry<K> {
         Self::bounded(config, Self::IDLE, Self::MOST)
     }
 
-    /// Forgets after `idle` without use. Where there are `most` circuits, a new one takes the place of the one that has been unused for
-    /// longest. Those that somebody holds or that are forced are never forgotten, so there are more while that many are in use.
+    /// Forgets circuits after `idle` without use. With `most` circuits, a new one replaces the one that has been unused for longest.
+    /// Circuits that are held or forced are never forgotten, so there are more while that many are in use.
     pub fn bounded(config: BreakerConfig, idle: Duration, most: usize) -> Self {
         let circuits = Circuits {
             config,
@@ -58,12 +58,12 @@ impl<K: Hash + Eq + Clone> Registry<K> {
         }
     }
 
-    /// The circuit of `key`; a new one if there is none.
+    /// The circuit of `key`; creates it if there is none.
     pub fn circuit(&self, key: &K) -> Circuit {
         self.circuit_or(key, Circuit::new)
     }
 
-    /// The circuit of `key`; what `new` makes if there is none, for example with [`Circuit::builder`]. `new` must not use this registry.
+    /// The circuit of `key`; if there is none, `new` creates it, for example with [`Circuit::builder`]. `new` must not use this registry.
     pub fn circuit_or(&self, key: &K, new: impl FnOnce(BreakerConfig) -> Circuit) -> Circuit {
         let now = Instant::now();
         let mut all = self.lock();

@@ -9,12 +9,12 @@ use tokio::time::Instant;
 
 pub(super) const BUCKETS: u64 = 10;
 
-/// Counts in a sliding window; recording touches one bucket, whatever the window and however long nothing was recorded.
+/// Counts in a sliding window. Recording touches one bucket, whatever the window's length and the time since the last record.
 pub(super) struct Ring {
     start: Instant,
     /// Nanoseconds in a bucket.
     tick: u64,
-    /// The tick of the last look. Most calls fall into it and need no division.
+    /// The tick of the last read. Most calls fall into it and need no division.
     latest: AtomicU64,
     buckets: [AtomicU64; BUCKETS as usize],
 }

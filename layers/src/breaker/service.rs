@@ -23,7 +23,7 @@ pub struct Breaker<S, M = ()> {
     recorder: M,
     /// The longest that a call waits in its future.
     max_wait: Option<Duration>,
-    /// The inner service's readiness failed; the next call says so.
+    /// A readiness error of the inner service, for the next call.
     failed: Option<BoxError>,
 }
 
@@ -45,9 +45,9 @@ impl<S, M> Breaker<S, M> {
         }
     }
 
-    /// The longest that a call waits that was let through by `poll_ready` and then lost the probe's permit to another call, or found the circuit
-    /// open. Then it fails with UNAVAILABLE and was not sent. 2 s unless set; `None` for as long as its caller waits. Give it the wait of the fail
-    /// fast above.
+    /// The longest wait of a call that `poll_ready` let through and that then lost the probe's permit to another call, or found the circuit open.
+    /// After it the call fails with UNAVAILABLE and was not sent. 2 s unless set; `None` waits as long as the caller. Set it to the wait of the
+    /// fail fast above.
     pub fn max_wait(mut self, wait: impl Into<Option<Duration>>) -> Self {
         self.max_wait = wait.into();
         self
@@ -88,11 +88,11 @@ where
     type Error = BoxError;
     type Future = BreakerFuture<S, B, M::Observer>;
 
-    /// Never an error: one of the inner service's is the next call's, where it counts.
+    /// Never an error: a readiness error of the inner service is the next call's error, where it counts.
     #[inline]
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
         ready!(self.waiter.poll_ready(cx));
-        // One from an earlier poll may have healed since.
+        // An error from an earlier poll may be over.
         self.failed = ready!(self.inner.poll_ready(cx)).err().map(Into::into);
         Poll::Ready(Ok(()))
     }
@@ -103,7 +103,7 @@ where
         let is_let_in = attempt.is_some();
         let failed = self.failed.take();
         let mut tracking = clock::frozen(|| {
-            // What decides nothing needs no look at the clock, and an error that is there already had no time.
+            // An attempt that decides nothing needs no clock read, and an error that is there already took no time.
             let decides = attempt.as_ref().is_some_and(Attempt::has_a_say);
             let deadline = match failed.is_none() && (decides || self.recorder.records()) {
                 true => Deadline::of(&request),

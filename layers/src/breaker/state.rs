@@ -1,4 +1,4 @@
-//! What a circuit says of itself.
+//! What a circuit reports about itself.
 
 use std::{fmt, time::Duration};
 
@@ -11,7 +11,7 @@ use tonic::Code;
 pub enum CircuitState {
     /// All calls.
     Closed,
-    /// None, until a time.
+    /// None, until a point in time.
     Open {
         /// When a probe may go through.
         until: Instant,
@@ -52,9 +52,9 @@ impl CircuitState {
 pub struct OpenReason {
     pub(super) rule: Rule,
     pub(super) code: Code,
-    /// The way to the peer failed, not the peer, so a sign of life proves it wrong.
+    /// The link failed, not the peer, so a sign of life disproves it.
     pub(super) link: bool,
-    /// The last failure was a call whose time passed without any answer, so it may have been the way.
+    /// The last failure was a call whose time passed without any answer, so the link may be at fault.
     pub(super) unanswered: bool,
     pub(super) codes: Codes,
 }
@@ -63,15 +63,15 @@ pub struct OpenReason {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Rule {
-    /// So many failures in a row.
+    /// This many failures in a row.
     Run(u32),
-    /// So many failures of the link in a row.
+    /// This many link failures in a row.
     Link(u32),
     /// Too large a share of the calls in the window.
     Rate {
-        /// So many failed,
+        /// This many failed,
         bad: u32,
-        /// of so many,
+        /// of this many,
         total: u32,
         /// within this.
         window: Duration,
@@ -103,7 +103,7 @@ impl OpenReason {
         self.code
     }
 
-    /// Whether failures of the link opened it. Then [`Circuit::sign_of_life`](super::Circuit::sign_of_life) ends the wait.
+    /// Whether link failures opened it. Then [`Circuit::sign_of_life`](super::Circuit::sign_of_life) ends the wait.
     pub fn is_link(&self) -> bool {
         self.link
     }
@@ -160,13 +160,13 @@ impl Codes {
 pub struct Statistics {
     /// What it lets through.
     pub state: CircuitState,
-    /// It enforces nothing.
+    /// Whether it only observes and enforces nothing.
     pub observe_only: bool,
     /// How often it opened.
     pub opened: u64,
-    /// Who waits for it now: services that are not ready, and calls.
+    /// How many wait for it now: services that are not ready, and calls.
     pub waiting: usize,
-    /// How often somebody had to wait; where it only observes, how often a call would have had to.
+    /// How often a caller had to wait. If it only observes, how often a call would have had to.
     pub held: u64,
     /// Calls in the window, while it is closed.
     pub calls: u32,

@@ -1,4 +1,4 @@
-//! Rings when a circuit's time has come, on each runtime that somebody waits on.
+//! Rings when a circuit's time has come, on each runtime with a waiter.
 
 use std::{
     future::Future,
@@ -20,8 +20,8 @@ pub(super) trait OnTime: Send + Sync + 'static {
     fn on_time(&self);
 }
 
-/// A timer belongs to a runtime: it does not ring while nobody drives that, and panics when it is polled after its end. So each runtime has
-/// its own.
+/// A timer belongs to a runtime: it does not ring while nothing drives the runtime, and panics when it is polled after its end. So each
+/// runtime has its own.
 pub(super) struct Timers<R>(Vec<Timer<R>>);
 
 struct Timer<R> {
@@ -51,7 +51,7 @@ impl<R: OnTime> Timers<R> {
         Self(Vec::new())
     }
 
-    /// Makes it ring at `until` on this runtime, and at no other time on any. Returns whether that has passed.
+    /// Makes it ring at `until` on this runtime, and at no other time on any. Returns whether `until` has passed.
     pub(super) fn arm(&mut self, until: Instant, whom: &Arc<R>) -> bool {
         let runtime = Handle::current().id();
         // Another time is an earlier one's, and all who waited for it were woken; so were they by one that rang, and it may have rung

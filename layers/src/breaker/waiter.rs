@@ -7,7 +7,7 @@ use super::{
     gate::{Ticket, Word},
 };
 
-/// One who may have to wait. Dropped, it leaves no waker behind.
+/// A caller that may have to wait. Dropped, it leaves no waker behind.
 pub(super) struct Waiter {
     circuit: Circuit,
     ticket: Ticket,

@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{ConfigError, Methods};
 
-/// How much a buffer may hold and for how long.
+/// How much a buffer may hold, and for how long.
 #[derive(Clone, Debug)]
 pub struct BufferConfig {
     pub(super) limits: Limits,
@@ -18,7 +18,7 @@ pub struct BufferConfig {
 }
 
 impl BufferConfig {
-    /// Serves nothing, not even calls with [`WaitForReady`](super::WaitForReady): all pass by.
+    /// Serves no call, not even those with [`WaitForReady`](super::WaitForReady): all pass by.
     pub fn disabled() -> Self {
         Self {
             disabled: true,
@@ -65,19 +65,19 @@ pub struct BufferConfigBuilder {
     sweep: Option<Duration>,
 }
 
-/// More often than this the sweep would keep a processor busy.
+/// A more frequent sweep would keep a processor busy.
 const SHORTEST_SWEEP: Duration = Duration::from_millis(1);
 
 impl BufferConfigBuilder {
-    /// How many calls it may hold. 1,000 unless set. Those count that wait, and those in flight that can still come back.
+    /// How many calls the buffer may hold. 1,000 unless set. Calls that wait count, and calls in flight that can still come back.
     ///
-    /// A ready peer's calls are never refused: beyond this they go straight through and are not held, so they can't come back.
+    /// A ready peer's calls are never refused: beyond this limit they go straight through and are not held, so they cannot come back.
     pub fn max_calls(mut self, calls: usize) -> Self {
         self.config.limits.calls = calls;
         self
     }
 
-    /// How many bytes of messages it may hold, for the calls that [`max_calls`](Self::max_calls) counts. 16 MiB unless set. Metadata is not
+    /// How many bytes of messages the buffer may hold, for the calls that [`max_calls`](Self::max_calls) counts. 16 MiB unless set. Metadata is not
     /// counted: `max_calls` bounds it.
     pub fn max_bytes(mut self, bytes: usize) -> Self {
         self.config.limits.bytes = bytes;
@@ -91,22 +91,22 @@ impl BufferConfigBuilder {
         self
     }
 
-    /// How often the buffer looks for calls whose time to live is over, while any wait. 5 s unless set, or the time to live if that is
-    /// shorter. Deadlines are kept exactly.
+    /// How often the buffer looks for calls whose time to live is over, while any call waits. 5 s unless set, or the time to live if that is shorter.
+    /// Deadlines are kept exactly.
     pub fn sweep(mut self, every: Duration) -> Self {
         self.sweep = Some(every);
         self
     }
 
-    /// Who goes when a call has to wait and there is no room. [`Overflow::RejectNewest`] unless set.
+    /// Which call is dropped when a call has to wait and there is no capacity. [`Overflow::RejectNewest`] unless set.
     pub fn overflow(mut self, overflow: Overflow) -> Self {
         self.config.limits.overflow = overflow;
         self
     }
 
-    /// How many attempts of an idempotent call may reach the peer, the first one included. 5 unless set. If none of them was answered, the
-    /// call ends with [`BufferReason::Attempts`](super::BufferReason::Attempts). Attempts that provably did not arrive are not counted: the time to live
-    /// bounds those.
+    /// How many attempts of an idempotent call may reach the peer, the first one included. 5 unless set. If none of them was answered, the call ends
+    /// with [`BufferReason::Attempts`](super::BufferReason::Attempts). Attempts that provably did not arrive are not counted; the time to live bounds
+    /// those.
     ///
     /// This protects the peer from a call that crashes it each time.
     pub fn max_attempts(mut self, attempts: u32) -> Self {

@@ -1,4 +1,4 @@
-//! The task that hands calls over while any wait. It belongs to those who wait: it begins with the first and ends with the last.
+//! The task that hands calls over while any wait. It begins with the first waiting call and ends with the last.
 
 use std::{
     future::{Future, poll_fn},
@@ -22,9 +22,9 @@ use super::{
 };
 use crate::BoxError;
 
-/// Starts the driver on the runtime of the task that asks for it.
+/// Starts the driver on the runtime of the current task.
 ///
-/// Where there is none, all that wait are told so.
+/// Without a runtime, all waiting calls fail.
 pub(super) fn start<S, R>(shared: &Arc<Shared<R>>, template: &S)
 where
     S: Service<Request<Body>, Response = Response<R>> + Clone + Send + 'static,
@@ -39,7 +39,7 @@ where
     };
     match Handle::try_current() {
         Ok(runtime) => drop(runtime.spawn(driver.run())),
-        // The driver says so itself.
+        // The driver reports that itself.
         Err(_) => drop(driver),
     }
 }
@@ -52,7 +52,7 @@ struct Driver<S, R> {
 
 /// What the driver does next.
 enum Step {
-    /// Nobody waits.
+    /// No call waits.
     Done,
     /// Waits for the peer or the time, whichever comes first.
     Wait { until: Instant, deliver: bool },
@@ -63,8 +63,8 @@ enum Event {
     Look,
 }
 
-/// Tells those who wait if the driver ends before its time, with its runtime or in a panic of the service below, perhaps before it was
-/// first polled.
+/// Fails the waiting calls if the driver ends early, with its runtime or in a panic of the service below, perhaps before its first
+/// poll.
 struct Alive<R>(Option<Arc<Shared<R>>>);
 
 impl<R> Drop for Alive<R> {
@@ -91,7 +91,7 @@ where
                 Step::Wait { until, deliver } => (until, deliver),
             };
             if !deliver {
-                // It may be somebody's permit, or a place in the queue for one, and nobody is to be sent now.
+                // It may hold a permit, or a position in the queue for one, and no call is to be sent now.
                 service = self.template.clone();
             }
             let event = {
@@ -111,8 +111,8 @@ where
             match event {
                 Event::Look => {}
                 Event::Ready(Ok(())) => match self.hand_over(&mut service) {
-                    // Polled once here, so that calls begin in the order of the queue; then in a task of its own, so that it needs
-                    // nobody to poll it.
+                    // Polled once here, so that calls begin in the order of the queue; then in its own task, so that it needs no other
+                    // poll.
                     Some(call) => {
                         let mut call = Box::pin(call);
                         let first = poll_fn(|cx| Poll::Ready(call.as_mut().poll(cx))).await;
@@ -133,7 +133,7 @@ where
         self.alive.0 = None;
     }
 
-    /// Ends those whose time is over, and says what is next.
+    /// Ends the calls whose time is over, and returns the next step.
     fn step(&self, next_sweep: &mut Instant) -> Step {
         let now = Instant::now();
         let sweep = now >= *next_sweep;
@@ -158,7 +158,7 @@ where
         step
     }
 
-    /// Takes the first that may go and whose caller is still there. `None` if it has to wait, or there is none.
+    /// Takes the first call that may go and whose caller is still there. `None` if it has to wait, or there is none.
     fn take(&self, now: Instant) -> Option<(Ticket, Box<Waiter<R>>)> {
         loop {
             let (taken, gone, left) = self.shared.with(|state| {
@@ -187,7 +187,7 @@ where
         }
     }
 
-    /// Makes the head's call with `service`, which is ready. `None` if nobody is to be sent now.
+    /// Makes the head's call with `service`, which is ready. `None` if no call is to be sent now.
     fn hand_over(&self, service: &mut S) -> Option<impl Future<Output = ()> + Send + use<S, R>> {
         let now = Instant::now();
         let (ticket, waiter) = self.take(now)?;
@@ -201,7 +201,7 @@ where
         })
     }
 
-    /// The service says that it can't become ready: for the head that is an attempt like any other.
+    /// The service reports that it cannot become ready: for the head that is an attempt like any other.
     fn unready(&self, error: BoxError) {
         let now = Instant::now();
         if let Some((ticket, waiter)) = self.take(now) {
@@ -213,7 +213,7 @@ where
     }
 }
 
-/// Follows one call to its answer or its caller's leaving. Whether the driver has to be started.
+/// Follows one call to its answer or until its caller leaves. Returns whether the driver has to be started.
 async fn fly<F, E, R>(call: F, flight: Flight<R>, mut waiter: Box<Waiter<R>>) -> bool
 where
     F: Future<Output = Result<Response<R>, E>>,
@@ -242,7 +242,7 @@ where
     false
 }
 
-/// Puts a call back that may be sent again, and gives its caller the error otherwise. `sent` says whether it was handed over.
+/// Puts back a call that may be sent again; otherwise gives its caller the error. `sent`: the call was handed over.
 fn failed<R>(error: BoxError, sent: bool, flight: Flight<R>, mut waiter: Box<Waiter<R>>) -> bool {
     let error = match waiter.held.story.verdict(&error, sent) {
         Verdict::Again => return flight.put_back(waiter, false),

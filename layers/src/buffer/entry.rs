@@ -16,7 +16,7 @@ pub(super) struct Limits {
     pub(super) overflow: Overflow,
 }
 
-/// Who has to go when a call arrives that has to wait, and there is no room for it. It is always one that waits: what is in flight stays.
+/// Which call is dropped when an arriving call has to wait and there is no capacity. It is always a waiting call: calls in flight stay.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Overflow {
@@ -25,11 +25,11 @@ pub enum Overflow {
     RejectNewest,
     /// The calls that have waited longest, however urgent they are.
     DropOldest,
-    /// The least urgent calls, of those the newest first. A call that arrives and is itself the least urgent is refused.
+    /// The least urgent calls, the newest of those first. A call that arrives and is itself the least urgent is refused.
     DropLowest,
 }
 
-/// A call's place in the order: by urgency, then by arrival.
+/// A call's position in the order: by urgency, then by arrival.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Key {
     pub(super) urgency: Urgency,
@@ -46,29 +46,29 @@ pub(super) struct Ticket {
     pub(super) attempts: u32,
     /// How often in a row this side rejected it for the moment.
     pub(super) rejections: u32,
-    /// When it may be tried again after such a rejection; others go before it until then.
+    /// When it may be tried again after such a rejection; other calls go first until then.
     pub(super) not_before: Option<Instant>,
-    /// Why there was no room to keep its message while it goes straight through. It can't come back then, and takes no room.
+    /// Why its message could not be kept while it goes straight through. It then cannot come back, and takes no capacity.
     pub(super) unheld: Option<Full>,
 }
 
-/// Why there was no room for a call.
+/// Why there was no capacity for a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Full {
     Calls,
     Bytes,
-    /// It is larger than all that the queue may hold.
+    /// The call is larger than the whole queue may hold.
     TooLarge,
 }
 
-/// Which time was over.
+/// Which time limit was over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Late {
     Ttl,
     Deadline,
 }
 
-/// How a call ended that was in flight.
+/// How a call in flight ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum End {
     Delivered,
@@ -83,7 +83,7 @@ impl Key {
 }
 
 impl Ticket {
-    /// This side rejected the call for the moment: it is tried again later, and by itself, since another call may have a way.
+    /// This side rejected the call for the moment. It is tried again later, and by itself, since another call may have a path.
     pub(super) fn rejected(&mut self, now: Instant) {
         self.not_before = Some(now + probe_backoff::after(self.rejections));
         self.rejections = self.rejections.saturating_add(1);

@@ -7,9 +7,9 @@ use crate::{Fault, Origin};
 
 /// Why the buffer ended a call itself.
 ///
-/// Its source is a [`Fault`] of this side, whose source is the [`Status`] that a caller sees; the status's message has the last attempt's
-/// words, if there was one. The peer has not begun the call, unless it is
-/// declared idempotent and an earlier attempt may have arrived: [`Fault::not_processed`] tells.
+/// Its source is a [`Fault`] of this side, whose source is the [`Status`] that a caller sees. The status's message includes the last
+/// attempt's message, if there was an attempt. The peer has not begun the call, unless the call is idempotent and an earlier attempt may
+/// have arrived: [`Fault::not_processed`] tells.
 #[derive(Debug)]
 pub struct BufferError {
     reason: BufferReason,
@@ -20,27 +20,26 @@ pub struct BufferError {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum BufferReason {
-    /// There was no room for it: as many calls were held as may be, waiting or in flight. It was refused, or went straight through without
-    /// being held and came back. RESOURCE_EXHAUSTED.
+    /// No capacity: as many calls were held as may be, waiting or in flight. The call was refused, or went straight through without being
+    /// held and came back. RESOURCE_EXHAUSTED.
     TooManyCalls {
         /// How many calls may be held.
         limit: usize,
     },
-    /// There was no room for it, as with [`TooManyCalls`](Self::TooManyCalls): with it more bytes would have been held than may be.
+    /// No capacity, as with [`TooManyCalls`](Self::TooManyCalls): with this call more bytes would have been held than may be.
     /// RESOURCE_EXHAUSTED.
     TooManyBytes {
         /// How many bytes may be held.
         limit: usize,
     },
-    /// There was no room for it, as with [`TooManyCalls`](Self::TooManyCalls): it alone is larger than all that may be held.
-    /// RESOURCE_EXHAUSTED.
+    /// No capacity, as with [`TooManyCalls`](Self::TooManyCalls): this call alone is larger than the buffer may hold. RESOURCE_EXHAUSTED.
     TooLarge {
         /// Its size.
         bytes: usize,
         /// How many bytes may be held.
         limit: usize,
     },
-    /// It waited and made room for another call, as the overflow policy says. RESOURCE_EXHAUSTED.
+    /// It waited and was dropped for another call, by the overflow policy. RESOURCE_EXHAUSTED.
     Displaced {
         /// How long it had waited.
         waited: Duration,
@@ -57,28 +56,28 @@ pub enum BufferReason {
         /// How long it waited, attempts included.
         waited: Duration,
     },
-    /// As many attempts may have reached the peer as are allowed. UNAVAILABLE.
+    /// The allowed number of attempts may have reached the peer. UNAVAILABLE.
     Attempts {
         /// How many attempts are allowed.
         limit: u32,
     },
     /// Somebody cleared the buffer. UNAVAILABLE.
     Cleared {
-        /// What they said.
+        /// The reason that was given.
         why: String,
     },
-    /// There is no task that could deliver it: the tokio runtime it waited on has ended, or there is none, or the service below panicked.
+    /// No task can deliver it: the tokio runtime that it waited on has ended, or there is none, or the service below panicked.
     /// UNAVAILABLE.
     Stopped,
 }
 
-/// What a call that ends here has been through.
+/// The history of a call that ends here.
 #[derive(Debug, Default)]
 pub(super) struct History {
     pub(super) attempts: u32,
     /// An attempt may have reached the peer.
     pub(super) perhaps_processed: bool,
-    /// What the last attempt came back with.
+    /// The message of the last attempt.
     pub(super) last: Option<String>,
 }
 
@@ -179,7 +178,7 @@ impl fmt::Display for BufferReason {
     }
 }
 
-/// A duration as people say it: `300 s`, `1.5 s`.
+/// A duration in the usual form: `300 s`, `1.5 s`.
 struct Seconds(Duration);
 
 impl fmt::Display for Seconds {
@@ -195,7 +194,7 @@ impl fmt::Display for BufferError {
     }
 }
 
-/// An attempt that may have arrived forbids to say that nothing was sent.
+/// If an attempt may have arrived, the text must not say that nothing was sent.
 fn describe(reason: &BufferReason, unsent: bool) -> String {
     let what = if unsent { "not sent" } else { "no answer" };
     format!("{what}: {reason}")

@@ -24,7 +24,7 @@ use super::{
 use crate::{BoxError, Deadline, Idempotent, peek::Peeked};
 
 pin_project! {
-    /// The future of [`Buffer`](super::Buffer). Dropped, it takes its call out of the queue at once, or off the wire.
+    /// The future of [`Buffer`](super::Buffer). Dropping it removes its call from the queue at once, or drops the call in flight.
     #[must_use = "futures do nothing unless polled"]
     pub struct BufferFuture<S, P>
     where
@@ -47,7 +47,8 @@ pin_project! {
         Arrives { arrival: Option<Box<Arrival<S, P>>> },
         Passes { #[pin] future: Oneshot<P, Request<Body>> },
         Straight { #[pin] future: S::Future, call: Option<Box<Straight<S>>> },
-        // The receiver is dropped before the place: whoever puts the call back meanwhile sees it closed, or is found by the place.
+        // The receiver is dropped before the place: code that puts the call back meanwhile sees it closed, or the place finds the
+        // call.
         Waits { answer: oneshot::Receiver<Answer<S::Body>>, place: Option<Place<S::Body>> },
     }
 }
@@ -62,7 +63,7 @@ struct Arrival<S: Served, P> {
 
 /// A call that went straight through.
 struct Straight<S: Served> {
-    /// What is kept, so that it can be made again if it comes back; or why there was no room for it.
+    /// The message that is kept in case the call comes back; or why there was no capacity for it.
     message: Result<Message, Full>,
     story: Story,
     flight: Flight<S::Body>,
@@ -100,7 +101,7 @@ where
 }
 
 impl<S: Served, P: Service<Request<Body>>> Arrival<S, P> {
-    /// Where a call goes that has just arrived.
+    /// Decides where a call goes that has just arrived.
     fn go(self, cx: &mut Context<'_>) -> Result<State<S, P>, BoxError> {
         let (parts, body) = self.request.into_parts();
         let mut body = Peeked::new(body, cx);
@@ -109,7 +110,7 @@ impl<S: Served, P: Service<Request<Body>>> Arrival<S, P> {
             None => body.is_end_stream().then(Bytes::new),
         };
         let Some(bytes) = whole else {
-            // A stream can't be held: it goes the way of those that pass by.
+            // A stream cannot be held: it goes with the calls that pass by.
             let request = Request::from_parts(parts, Body::new(body));
             let future = Oneshot::new(self.passing, request);
             return Ok(State::Passes { future });
@@ -244,7 +245,7 @@ where
     }
 }
 
-/// Those who wait are told when the driver ends. Without a word the call was in flight, and what followed it is gone.
+/// Waiting calls are told when the driver ends. Without a message the call was in flight, and the task that followed it is gone.
 fn lost() -> BoxError {
     let history = History {
         perhaps_processed: true,

@@ -28,7 +28,7 @@ pub(super) struct Message {
     body: Bytes,
 }
 
-/// What has to be known of a call beside what is sent.
+/// What is known of a call beside its message.
 pub(super) struct Story {
     pub(super) deadline: Option<Deadline>,
     /// The method's own time to live.
@@ -37,12 +37,12 @@ pub(super) struct Story {
     perhaps_processed: bool,
     /// How many more attempts may reach the peer.
     attempts_left: u32,
-    /// What the last attempt came back with.
+    /// The message of the last attempt.
     last: Option<String>,
 }
 
-/// Below this much a message is copied when it begins to wait: generated clients encode into buffers of 8 KiB, all of which a message
-/// keeps.
+/// A smaller message is copied when it begins to wait: generated clients encode into buffers of 8 KiB, and a message keeps its whole
+/// buffer.
 const COPIED: usize = 4096;
 
 impl Held {
@@ -77,7 +77,7 @@ impl Held {
             .unwrap_or_default()
     }
 
-    /// Makes the bytes that it counts the bytes that it keeps.
+    /// Shrinks the kept bytes to the counted bytes.
     pub(super) fn compact(&mut self) {
         if self.message.body.len() < COPIED {
             self.message.body = Bytes::copy_from_slice(&self.message.body);
@@ -104,13 +104,13 @@ impl Message {
         })
     }
 
-    /// The same, when nothing is kept to send it again.
+    /// The same, without keeping anything to send it again.
     pub(super) fn into_request(self) -> Request<Body> {
         Request::from_parts(self.parts, Body::new(Full::new(self.body)))
     }
 }
 
-/// What becomes of a call that came back with an error.
+/// What happens to a call that came back with an error.
 pub(super) enum Verdict {
     /// It is sent again when the peer may be back.
     Again,
@@ -118,7 +118,7 @@ pub(super) enum Verdict {
     Rejected,
     /// Its caller gets the error.
     Final,
-    /// As many attempts may have arrived as are allowed.
+    /// The allowed number of attempts may have arrived.
     Spent,
 }
 
@@ -130,7 +130,7 @@ impl Story {
         ends.min()
     }
 
-    /// Which time was over. The queue knows a deadline and its own `ttl`; the deadline may be the method's time to live.
+    /// Which time was over. The queue knows a deadline and its own `ttl`; that deadline may be the method's time to live.
     pub(super) fn late(&self, late: Late, ttl: Duration) -> (Late, Duration) {
         match (late, self.ttl) {
             (Late::Deadline, Some(own)) if !self.deadline.is_some_and(Deadline::is_over) => {
@@ -140,18 +140,18 @@ impl Story {
         }
     }
 
-    /// Whether a call that came back with `error` may be sent again; notes what it takes to say so later. `sent` says whether it was handed
-    /// over: if not, the service below did not become ready.
+    /// Whether a call that came back with `error` may be sent again; notes what a later error has to report. `sent` says whether it was
+    /// handed over: if not, the service below did not become ready.
     pub(super) fn verdict(&mut self, error: &BoxError, sent: bool) -> Verdict {
         let found = Fault::find(&**error);
         let unsent = found.as_ref().is_some_and(Fault::not_processed);
         let code = fault::code_of(&**error);
-        // A transport that tells no more than a code, if that: a lost connection of tonic's own is UNKNOWN.
+        // A transport may give only a code, or not even that: tonic's own lost connection is UNKNOWN.
         let lost = matches!(code, Code::Unavailable | Code::Unknown);
         let again = match &found {
             Some(fault) => match fault.origin() {
                 Origin::Refused => unsent || self.idempotent,
-                // A dial that policy refused is an answer: time does not change it.
+                // A dial that policy refused is an answer: waiting does not change it.
                 Origin::Link(_) => {
                     (unsent && code == Code::Unavailable) || (self.idempotent && lost)
                 }
@@ -188,14 +188,15 @@ impl Story {
     }
 }
 
-/// How an answer counts: it is delivered whatever it says, and failed if its head says so. What a body says later is for those above.
+/// How an answer counts: it is delivered in any case, and failed if its head reports a failure. The layers above handle a failure in the
+/// body.
 pub(super) fn judge<R>(response: &Response<R>) -> End {
     let status = response.headers().get("grpc-status");
     let ok = response.status() == StatusCode::OK && status.is_none_or(|status| status == "0");
     if ok { End::Delivered } else { End::Failed }
 }
 
-/// What a caller who waits is told.
+/// The result for a waiting caller.
 pub(super) type Answer<R> = Result<Response<R>, BoxError>;
 
 /// A call and the way to its caller.
@@ -213,7 +214,7 @@ impl<R> Waiter<R> {
     ) {
         let waited = Instant::now().saturating_duration_since(ticket.arrived);
         let error = BufferError::new(why(waited), &self.held.story.history(ticket.attempts));
-        // Whoever has left needs no answer.
+        // A caller that left needs no answer.
         let _ = self.caller.send(Err(Box::new(error)));
     }
 }

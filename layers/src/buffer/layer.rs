@@ -3,7 +3,7 @@ use tower::{Layer, layer::util::Identity};
 use super::{Buffer, BufferConfig};
 use crate::Methods;
 
-/// Gives each service that it wraps a buffer of its own.
+/// Gives each wrapped service its own buffer.
 #[derive(Clone, Debug)]
 pub struct BufferLayer<L = Identity> {
     config: BufferConfig,
@@ -12,7 +12,7 @@ pub struct BufferLayer<L = Identity> {
 }
 
 impl BufferLayer {
-    /// A buffer per wrapped service, that is one per peer. [`Buffer::handle`] gives the handle.
+    /// One buffer per wrapped service, that is one per peer. [`Buffer::handle`] gives the handle.
     pub fn new(config: BufferConfig) -> Self {
         Self {
             config,
@@ -23,14 +23,14 @@ impl BufferLayer {
 }
 
 impl<L> BufferLayer<L> {
-    /// Takes what the table says of each method: whether it waits for the peer, for how long, and whether it is idempotent.
+    /// Takes each method's settings from the table: whether it waits for the peer, for how long, and whether it is idempotent.
     pub fn methods(mut self, methods: Methods) -> Self {
         self.methods = methods;
         self
     }
 
-    /// Wraps the way of the calls that pass by in `layer` too, and only theirs: with a fail-fast there, calls that nobody buffers fail at
-    /// once while those in the buffer wait for the same peer.
+    /// Also wraps the path of the calls that pass by in `layer`, and only that path. With a fail-fast there, unbuffered calls fail at
+    /// once while buffered calls wait for the same peer.
     pub fn passing<M>(self, layer: M) -> BufferLayer<M> {
         BufferLayer {
             config: self.config,

@@ -35,7 +35,7 @@ impl Meter {
         }))
     }
 
-    /// Tells what has changed. Never under a lock: a recorder is foreign code.
+    /// Reports the changes. Never under a lock: a recorder is foreign code.
     #[allow(clippy::cast_precision_loss, reason = "gauges are floats")]
     pub(super) fn follow(&self, before: &BufferStats, now: &BufferStats) {
         if before == now {

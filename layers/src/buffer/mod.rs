@@ -1,32 +1,29 @@
-//! Store and forward: calls that wait for a peer which is not there, and get its real answer when it is.
+//! Store and forward: calls wait for a peer that is away, and get its real answer when it is back.
 //!
-//! A [`Buffer`] stands before one peer. It serves methods that [wait for ready](crate::MethodConfig::wait_for_ready) by the [table](crate::methods), and calls that carry
-//! [`WaitForReady`]; all others pass by. A call that it serves goes straight to the peer if nobody waits and the peer is ready. Otherwise it waits, in the order
-//! of urgency and then of arrival, until the service below is ready; then it is sent, and its caller gets what comes back.
+//! A [`Buffer`] stands before one peer. It serves methods that [wait for ready](crate::MethodConfig::wait_for_ready) by the [table](crate::methods), and calls
+//! that carry [`WaitForReady`]; all others pass by. A served call goes straight to the peer if no call waits and the peer is ready. Otherwise it waits, ordered
+//! by urgency and then by arrival, until the service below is ready. Then it is sent, and its caller gets the answer.
 //!
-//! - **Bounds.** At most 1,000 calls and 16 MiB of messages are held, each for at most 300 s and never past its
-//!   [`Deadline`](crate::Deadline). A call is held while it waits, and while it is in flight without an answer, since it may come back: its
-//!   room is kept for it. A call that goes straight through when there is no room goes without being held; nothing is kept of it, and it
-//!   can't come back. So a ready peer's calls are never refused, however many. When a call has to wait and there is no room, [`Overflow`]
-//!   says who of those that wait has to go: whoever arrives (the default), whoever has waited longest, or whoever is least urgent.
-//! - **Ends.** Every call ends in the answer, in the error that came from below, or in a [`BufferError`] that says which limit it hit:
-//!   RESOURCE_EXHAUSTED for want of room, UNAVAILABLE for the time to live, DEADLINE_EXCEEDED for the deadline. So does a call that came back
-//!   and has no time left, or was not held; the message has the attempt's own words then.
-//! - **Sent once.** What was handed over is sent again only if it provably did not arrive
-//!   ([`Fault::not_processed`](crate::Fault::not_processed)) and time may mend that: the peer refused it
-//!   ([`Origin::Refused`](crate::Origin::Refused)), the way to it failed with UNAVAILABLE, or a layer below rejected it for the moment
-//!   ([`Fault::is_temporary`](crate::Fault::is_temporary)), as a fail-fast does. Where the call is idempotent, by the table
-//!   or by [`Idempotent`](crate::Idempotent), also if the transport failed with UNAVAILABLE or UNKNOWN after it may have arrived, until
-//!   [five attempts](BufferConfigBuilder::max_attempts) may have. It goes back to where it stood, and its time goes on. All else is
-//!   delivered: a peer's own answer, whatever it says, a dial that policy refused (PERMISSION_DENIED, UNAUTHENTICATED), an endpoint of ours
-//!   that is closed.
+//! - **Bounds.** At most 1,000 calls and 16 MiB of messages are held, each for at most 300 s and never past its [`Deadline`](crate::Deadline). A call is held
+//!   while it waits. It is also held while it is in flight without an answer, since it may come back: its capacity stays reserved. Without free capacity a call
+//!   that goes straight through is not held: nothing of it is kept, and it cannot come back. So a ready peer's calls are never refused, however many. When a
+//!   call has to wait and there is no capacity, [`Overflow`] says which waiting call is dropped: the one that arrives (the default), the oldest, or the least
+//!   urgent.
+//! - **Ends.** Every call ends in the answer, in the error from below, or in a [`BufferError`] that names the limit: RESOURCE_EXHAUSTED for capacity,
+//!   UNAVAILABLE for the time to live, DEADLINE_EXCEEDED for the deadline. The same holds for a call that came back and has no time left, or was not held; the
+//!   message then includes the attempt's own.
+//! - **Sent once.** A call that was handed over is sent again only if it provably did not arrive ([`Fault::not_processed`](crate::Fault::not_processed)) and
+//!   time may help: the peer refused it ([`Origin::Refused`](crate::Origin::Refused)), the link failed with UNAVAILABLE, or a layer below rejected it for the
+//!   moment ([`Fault::is_temporary`](crate::Fault::is_temporary)), as a fail-fast does. An idempotent call (by the table or by
+//!   [`Idempotent`](crate::Idempotent)) is also sent again if the transport failed with UNAVAILABLE or UNKNOWN after the call may have arrived, until [five
+//!   attempts](BufferConfigBuilder::max_attempts) may have arrived. A call goes back to its old position, and its time goes on. Everything else is delivered:
+//!   any answer of the peer, a dial that policy refused (PERMISSION_DENIED, UNAUTHENTICATED), an endpoint of ours that is closed.
 //! - **Accounts.** [`BufferStats`]: accepted = delivered + failed + expired + dropped + cancelled + in flight + waiting, at every moment.
 //!
-//! A body that is a stream can't be held: such calls pass by too, whatever their method.
+//! A streaming body can't be held: such calls pass by too, whatever their method.
 //!
-//! **Why not tower's `Buffer`.** That one makes a service `Clone` by way of a task and a channel. It has no time limit, no bytes, no order
-//! but arrival and no way to send again; a caller who left is found when his turn comes; and one error from `poll_ready` breaks it for
-//! ever.
+//! **Why not tower's `Buffer`.** It makes a service `Clone` with a task and a channel. It has no time limit, no byte limit, no order but arrival, and cannot
+//! send again. It finds out that a caller has left only when the call's turn comes. One error from `poll_ready` breaks it for ever.
 //!
 //! ```
 //! # #[tokio::main(flavor = "current_thread")]
@@ -62,35 +59,32 @@
 //! # }
 //! ```
 //!
-//! **Composition.** Below a deadline layer, so that no call waits longer than its caller does, and below a retry, so that a call that is
-//! made again waits like any other; a [`BufferError`] is final for it. Above whatever is not ready while the peer is away. Over a service
-//! that is always ready and fails, as tonic's `Channel` does, it works too, by sending again: after a failure one call finds out whether
-//! the peer is back, and the others keep their order; the next try is 10 ms later, then twice as long each time up to 1 s, until one is
-//! answered. Who finds out and gets no answer for a second is not waited for: the next tries.
+//! **Composition.** Below a deadline layer, so that no call waits longer than its caller does. Below a retry, so that a repeated call waits like any other; a
+//! [`BufferError`] is final for the retry. Above whatever is not ready while the peer is away. It also works over a service that is always ready and fails, as
+//! tonic's `Channel` does, by sending again. After a failure one call probes the peer, and the others keep their order. The next try is 10 ms later, then twice
+//! as long each time up to 1 s, until one is answered. A probe without an answer for a second is not waited for: the next call tries.
 //!
-//! A layer below may reject a call for the moment ([`Origin::Ours`](crate::Origin::Ours) and temporary): a selection does so if the
-//! transport that this call needs is away. That says nothing of the peer, so the pace stays as it is. The call alone waits, 10 ms and then
-//! twice as long each time up to 1 s, and all others go before it, new ones too.
+//! A layer below may reject a call for the moment ([`Origin::Ours`](crate::Origin::Ours) and temporary). A selection does so if the transport that this call
+//! needs is away. That says nothing of the peer, so the pace stays as it is. Only this call waits, 10 ms and then twice as long each time up to 1 s, and all
+//! others go before it, new ones too.
 //!
-//! A fail-fast is best given to those who pass by alone, with [`BufferLayer::passing`]; below the buffer it
-//! would hide the peer's return for up to that second.
-//! [`BufferLayer`] makes a buffer for each service that it wraps, so one for each peer; a clone of a [`Buffer`] is the same buffer.
+//! Give a fail-fast only to the calls that pass by, with [`BufferLayer::passing`]. Below the buffer it would hide the peer's return for up to that second.
+//! [`BufferLayer`] makes one buffer for each service that it wraps, so one per peer; a clone of a [`Buffer`] is the same buffer.
 //!
-//! **Readiness.** Always ready: who waits, waits in the response future, under its deadline. The service below is polled by a clone, in the
-//! future of a call that finds nobody waiting, else by the driver. An error of its readiness is treated as that of an attempt, by the head
-//! of the queue.
+//! **Readiness.** Always ready: a call that waits does so in its response future, under its deadline. A clone polls the service below, in the future of a call
+//! that finds no other waiting, else in the driver. A readiness error counts as a failed attempt of the queue's head.
 //!
-//! **Cancel safety.** A future that is dropped while it waits takes its call and bytes out at once; in flight, it drops the call. A future
-//! that is alive and polled no more holds nobody up: calls that have waited are begun by the driver, in order, and followed by a task of
-//! their own that keeps the answer. The driver is a task that begins with the first who waits and ends with the last, on the runtime of the
-//! first; it needs no service to be alive, only callers. If that runtime ends first, those who wait are told ([`BufferReason::Stopped`]).
+//! **Cancel safety.** A future that is dropped while it waits removes its call and bytes at once; in flight, it drops the call. A future that is alive but no
+//! longer polled blocks no other: the driver begins waiting calls in order, and a task per call follows each and keeps the answer. The driver is a task that
+//! begins with the first waiting call and ends with the last, on the runtime of the first. It needs no live service, only callers. If that runtime ends first,
+//! the waiting calls fail ([`BufferReason::Stopped`]).
 //!
-//! **Cost.** Straight through: three short locks, and, where it is held, a copy of the request's head in case it comes back. To wait: one
-//! allocation more, a copy of a message under 4 KiB (a generated client's 8 KiB buffer is not kept for it while it waits), O(log n) to
-//! come, to leave and to be sent, and a task to follow it. No timer runs while nobody waits.
+//! **Cost.** Straight through: three short locks, and for a held call a copy of the request's head in case it comes back. To wait: one more allocation, a copy
+//! of a message under 4 KiB (so that a generated client's 8 KiB buffer is not kept meanwhile), O(log n) to enter, leave and be sent, and a task to follow it.
+//! No timer runs while no call waits.
 //!
-//! **Metrics** (feature `metrics`): gauges `tower_iroh_buffer_waiting` and `tower_iroh_buffer_bytes`;
-//! `tower_iroh_buffer_calls_total{outcome}` with delivered, failed, expired, dropped, cancelled and rejected. All buffers add up.
+//! **Metrics** (feature `metrics`): gauges `tower_iroh_buffer_waiting` and `tower_iroh_buffer_bytes`; `tower_iroh_buffer_calls_total{outcome}` with delivered,
+//! failed, expired, dropped, cancelled and rejected. All buffers add to the same series.
 
 mod config;
 mod driver;

@@ -1,4 +1,4 @@
-//! How fast calls are handed over while they come back. Pure: it is told the time.
+//! How fast calls are handed over while they come back. Pure: the caller passes the time.
 
 use std::time::Duration;
 
@@ -13,11 +13,11 @@ pub(super) fn after(rejections: u32) -> Duration {
     SHORTEST.saturating_mul(factor).min(LONGEST)
 }
 
-/// A peer that is there takes calls as fast as it is ready. After a failed delivery one call finds out whether it is back, and the others
-/// keep their order in the queue meanwhile; each further failure doubles the wait before the next, so that a service that is always
-/// ready and always fails is not spun on.
+/// A peer that is there takes calls as fast as it is ready. After a failed delivery one call finds out whether the peer is back, and the
+/// others keep their order in the queue. Each further failure doubles the wait before the next, so that a service that is always ready
+/// and always fails does not cause a busy loop.
 ///
-/// A call that takes its time, or whose caller polls it no more, delays the others by the longest wait and not by its own length.
+/// A slow call, or one that its caller no longer polls, delays the others by the longest wait, not by its own length.
 #[derive(Debug)]
 pub(super) struct ProbeBackoff {
     wait: Duration,
@@ -56,14 +56,14 @@ impl ProbeBackoff {
         self.next = now + self.wait;
     }
 
-    /// An attempt that began at `began` was rejected on this side. It says nothing of the peer, so another call finds out, and at once.
+    /// An attempt that began at `began` was rejected on this side. It says nothing about the peer, so another call finds out at once.
     pub(super) fn rejected(&mut self, began: Instant, now: Instant) {
         if began > self.since {
             self.next = now;
         }
     }
 
-    /// The peer answered. Whether that lifts a wait.
+    /// The peer answered. Returns whether that ends a wait.
     pub(super) fn succeeded(&mut self) -> bool {
         !std::mem::take(&mut self.wait).is_zero()
     }

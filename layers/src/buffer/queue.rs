@@ -1,4 +1,4 @@
-//! The queue: order, limits and accounts. Pure: it is told the time, and it holds whatever it is given.
+//! The queue: order, limits and accounts. Pure: the caller passes the time and the values.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -13,7 +13,7 @@ use super::{
 };
 use crate::Urgency;
 
-/// Calls that wait no more, because of one limit each.
+/// Calls that no longer wait, each with the limit that ended it.
 pub(super) type Evicted<T, Why> = Vec<(Ticket, T, Why)>;
 
 const LEVELS: usize = Urgency::LOWEST.get() as usize + 1;
@@ -27,7 +27,7 @@ pub(super) struct Queue<T> {
     deferred: BTreeSet<(Instant, Key)>,
     deadlines: BTreeSet<(Instant, Key)>,
     next_seq: u64,
-    /// Calls in flight that may come back, and the bytes of their messages: their room is kept for them.
+    /// Calls in flight that may come back, and the bytes of their messages: their capacity stays reserved.
     flying: usize,
     flying_bytes: usize,
     /// `waiting` and `bytes` are kept here too; `oldest` is not.
@@ -67,18 +67,18 @@ impl<T> Queue<T> {
         &self.stats
     }
 
-    /// Whether nobody waits who may go now.
+    /// Whether no waiting call may go now.
     pub(super) fn is_idle(&self, now: Instant) -> bool {
         self.is_empty() || self.next_try(now).is_some()
     }
 
-    /// When the first of those that wait may go; `None` if at once, or if nobody waits.
+    /// When the first waiting call may go; `None` if at once, or if none waits.
     pub(super) fn next_try(&self, now: Instant) -> Option<Instant> {
         let (at, _) = self.deferred.first().filter(|(at, _)| *at > now)?;
         self.due.is_empty().then_some(*at)
     }
 
-    /// All that wait may go now.
+    /// All waiting calls may go now.
     pub(super) fn hurry(&mut self) {
         let deferred = std::mem::take(&mut self.deferred);
         self.due.extend(deferred.into_iter().map(|(_, key)| key));
@@ -88,7 +88,7 @@ impl<T> Queue<T> {
         self.deadlines.first().map(|(at, _)| *at)
     }
 
-    /// Accepts a call that does not wait: it is in flight at once. Without room for it the ticket says that it is not to be held.
+    /// Accepts a call that does not wait: it is in flight at once. Without capacity for it the ticket says that it is not held.
     pub(super) fn straight(
         &mut self,
         now: Instant,
@@ -103,9 +103,9 @@ impl<T> Queue<T> {
         ticket
     }
 
-    /// Accepts a call that waits, or refuses it; those that had to make room are given back.
+    /// Accepts a call that waits, or refuses it. Returns the calls that were dropped for it.
     ///
-    /// A call that is refused has displaced nobody.
+    /// A refused call has displaced no other.
     pub(super) fn arrive(
         &mut self,
         now: Instant,
@@ -128,8 +128,8 @@ impl<T> Queue<T> {
         }
     }
 
-    /// Puts a call back that was in flight and held, to where it stood: there is room, which it has kept. Before its ticket's `not_before` it is
-    /// not taken. Without time for it, it has expired.
+    /// Puts back a call that was in flight and held, to its old position; its capacity was kept. It is not taken before its ticket's
+    /// `not_before`. Without time left it has expired.
     pub(super) fn put_back(
         &mut self,
         now: Instant,
@@ -145,7 +145,7 @@ impl<T> Queue<T> {
         Ok(())
     }
 
-    /// The next call, which is in flight then. Those whose time is over are passed over and given back too.
+    /// The next call, which is then in flight. Calls whose time is over are skipped and returned too.
     pub(super) fn take(&mut self, now: Instant) -> (Option<(Ticket, T)>, Evicted<T, Late>) {
         let mut gone = Vec::new();
         while let Some(&(at, key)) = self.deferred.first()
@@ -179,14 +179,14 @@ impl<T> Queue<T> {
         }
     }
 
-    /// A caller has left. `None` if its call waits no more.
+    /// A caller has left. `None` if its call no longer waits.
     pub(super) fn leave(&mut self, key: Key) -> Option<T> {
         let (_, value) = self.remove(key)?;
         self.stats.cancelled += 1;
         Some(value)
     }
 
-    /// Takes out whose deadline has passed and, on a `sweep`, whose time to live is over.
+    /// Takes out the calls whose deadline has passed and, on a `sweep`, those whose time to live is over.
     pub(super) fn expire(&mut self, now: Instant, sweep: bool) -> Evicted<T, Late> {
         let mut gone = Vec::new();
         while let Some((at, key)) = self.deadlines.first().copied()
@@ -321,14 +321,14 @@ impl<T> Queue<T> {
         Some(ticket)
     }
 
-    /// The oldest ticket, where `from` says for each level from which number on to look.
+    /// The oldest ticket; `from` gives the first number to look at in each level.
     fn oldest(&self, from: &[u64; LEVELS]) -> Option<&Ticket> {
         (0..LEVELS)
             .filter_map(|level| self.first_of(level, from[level]))
             .min_by_key(|ticket| ticket.key.seq)
     }
 
-    /// What there is too little of for a call of so many bytes, if so many calls with so many bytes wait.
+    /// Which limit a call of `newcomer` bytes exceeds, if this many calls with this many bytes wait.
     fn lacks(&self, newcomer: usize, waiting: usize, bytes: usize) -> Option<Full> {
         let limits = &self.limits;
         if newcomer > limits.bytes {
@@ -342,7 +342,7 @@ impl<T> Queue<T> {
         }
     }
 
-    /// Takes out who has to go so that `newcomer` fits in; nobody if it can't be made to fit.
+    /// Takes out the calls that have to be dropped so that `newcomer` fits; none if it cannot fit.
     fn make_room(&mut self, newcomer: &Ticket) -> Result<Evicted<T, Full>, Full> {
         let (mut waiting, mut held) = (self.stats.waiting, self.stats.bytes);
         let lacks = |waiting, held| self.lacks(newcomer.bytes, waiting, held);

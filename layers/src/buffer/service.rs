@@ -11,7 +11,7 @@ use tower::Service;
 use super::{BufferConfig, BufferFuture, BufferHandle, shared::Shared};
 use crate::{BoxError, Methods};
 
-/// Put into a request's extensions, it has the buffer hold the call until the peer is there, whatever its method: gRPC's `wait_for_ready`.
+/// In a request's extensions, it makes the buffer hold the call until the peer is there, whatever its method: gRPC's `wait_for_ready`.
 ///
 /// ```
 /// use tower_iroh_layers::buffer::WaitForReady;
@@ -22,7 +22,7 @@ use crate::{BoxError, Methods};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct WaitForReady;
 
-/// What a buffer can serve: a service of gRPC requests that can be cloned and sent. Implemented for all that are.
+/// A service that a buffer can serve: it takes gRPC requests and can be cloned and sent. Implemented for all such services.
 pub trait Served:
     Service<
         Request<Body>,
@@ -49,7 +49,7 @@ where
 
 /// The buffer of one peer. Clones are the same buffer.
 ///
-/// `S` takes the calls that it serves, `P` those that pass by: the same service, unless said otherwise.
+/// `S` takes the served calls, `P` those that pass by: the same service, unless set otherwise.
 pub struct Buffer<S: Served, P = S> {
     inner: S,
     passing: P,
@@ -57,14 +57,14 @@ pub struct Buffer<S: Served, P = S> {
 }
 
 impl<S: Served> Buffer<S> {
-    /// A buffer in front of `inner`, for calls that carry [`WaitForReady`]. [`BufferLayer::methods`](super::BufferLayer::methods) gives it a table.
+    /// A buffer in front of `inner`, for calls that carry [`WaitForReady`]. [`BufferLayer::methods`](super::BufferLayer::methods) adds a table.
     pub fn new(config: BufferConfig, inner: S) -> Self {
         Self::with_passing(config, Methods::default(), inner.clone(), inner)
     }
 }
 
 impl<S: Served, P> Buffer<S, P> {
-    /// A buffer in front of `inner`; calls that it does not serve go to `passing`.
+    /// A buffer in front of `inner`; other calls go to `passing`.
     pub(super) fn with_passing(
         config: BufferConfig,
         methods: Methods,
@@ -111,7 +111,7 @@ where
     type Error = BoxError;
     type Future = BufferFuture<S, P>;
 
-    /// Always: whatever waits, waits in the future. So there is no readiness that a clone could carry.
+    /// Always ready: calls wait in their future. So a clone has no readiness to carry.
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
         Poll::Ready(Ok(()))
     }

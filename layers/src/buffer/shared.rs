@@ -22,18 +22,18 @@ pub(super) struct Shared<R> {
     pub(super) methods: Methods,
     state: Mutex<State<R>>,
     meter: Meter,
-    /// Wakes the driver, the only one that waits here.
+    /// Wakes the driver, the only task that waits here.
     pub(super) changed: Notify,
 }
 
 pub(super) struct State<R> {
     pub(super) queue: Queue<Box<Waiter<R>>>,
     pub(super) pace: ProbeBackoff,
-    /// What the running driver means to do; `None` while none runs.
+    /// The plan of the running driver; `None` while none runs.
     pub(super) driver: Option<Plan>,
 }
 
-/// What the driver knows when it goes to sleep.
+/// The driver's plan when it goes to sleep.
 pub(super) struct Plan {
     /// When it looks for calls whose time is over.
     pub(super) look: Instant,
@@ -71,7 +71,7 @@ impl<R> Shared<R> {
         })
     }
 
-    /// Every change goes through here, so the metrics follow the accounts.
+    /// Every change goes through here, so the metrics match the accounts.
     pub(super) fn with<T>(&self, change: impl FnOnce(&mut State<R>) -> T) -> T {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let before = *state.queue.counters();
@@ -87,13 +87,14 @@ impl<R> Shared<R> {
         self.with(|state| state.queue.stats(now))
     }
 
-    /// Whether nobody waits who may go now, so that a call may try to go straight through.
+    /// Whether no waiting call may go now, so that a call may try to go straight through.
     pub(super) fn is_idle(&self) -> bool {
         let now = Instant::now();
         self.with(|state| state.queue.is_idle(now))
     }
 
-    /// Accepts a call that goes straight through, unless others wait who may go now. [`Flight::unheld`] says whether it may be kept meanwhile.
+    /// Accepts a call that goes straight through, unless others wait that may go now. [`Flight::unheld`] says whether it may be kept
+    /// meanwhile.
     pub(super) fn straight(self: &Arc<Self>, held: &Held) -> Option<Flight<R>> {
         let urgency = held.urgency();
         let now = Instant::now();
@@ -144,8 +145,8 @@ impl<R> Shared<R> {
         BufferError::new(reason, history)
     }
 
-    /// Puts a call that came back to where it stood, or tells its caller that its time is over. One that was `rejected` on this side lets the
-    /// others pass until its next try. Whether the driver has to be started.
+    /// Puts a call that came back to its old position, or tells its caller that its time is over. A call that was `rejected` on this side lets
+    /// the others pass until its next try. Returns whether the driver has to be started.
     fn put_back(
         &self,
         mut ticket: Ticket,
@@ -166,7 +167,7 @@ impl<R> Shared<R> {
             } else {
                 state.pace.failed(began, now);
             }
-            // A caller who left while it was in flight has looked for it in the queue and will not do so again.
+            // A caller that left while the call was in flight has looked for it in the queue and will not do so again.
             if waiter.caller.is_closed() {
                 state.queue.end(&ticket, End::Cancelled);
                 return Err((waiter, None));
@@ -187,8 +188,7 @@ impl<R> Shared<R> {
         }
     }
 
-    /// Sees to it that the driver knows of a call that has just begun to wait. True if there is none and the caller of this has to start
-    /// it.
+    /// Makes sure that the driver knows of a call that has just begun to wait. True if no driver runs and the caller of this has to start one.
     fn rouse(&self, state: &mut State<R>, deadline: Option<Instant>) -> bool {
         let now = Instant::now();
         let next_try = state.next_try(now);

@@ -1,4 +1,4 @@
-//! What headers and trailers say of an attempt's end.
+//! The end of an attempt as headers and trailers report it.
 
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ static PUSHBACK: HeaderName = HeaderName::from_static("grpc-retry-pushback-ms");
 pub enum Pushback {
     /// Not before this.
     After(Duration),
-    /// Not at all. Also what a value means that cannot be read.
+    /// Not at all. A value that cannot be read means this too.
     Never,
 }
 
@@ -43,7 +43,7 @@ pub(crate) fn status(headers: &HeaderMap) -> Option<Code> {
     first(headers, &STATUS).map(|value| Code::from_bytes(value.as_bytes()))
 }
 
-/// Whether a head says that what follows is another protocol. Without a content type it is taken for gRPC: the status decides.
+/// Whether a head announces another protocol. Without a content type it is taken for gRPC: the status decides.
 pub(crate) fn is_foreign(headers: &HeaderMap) -> bool {
     first(headers, &header::CONTENT_TYPE)
         .is_some_and(|value| !value.as_bytes().starts_with(b"application/grpc"))

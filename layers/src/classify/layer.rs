@@ -14,7 +14,7 @@ pub struct ClassifyLayer<F> {
 }
 
 impl<F: FnOnce(&Outcome) + Clone> ClassifyLayer<F> {
-    /// A clone of `observer` is called once per attempt, from wherever the attempt ends: a destructor, perhaps, so it must not
+    /// A clone of `observer` is called once per attempt, wherever the attempt ends. That may be a destructor, so it must not
     /// panic or block.
     pub fn new(observer: F) -> Self {
         Self { observer }

@@ -10,11 +10,11 @@ use crate::{Incident, Origin};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Ending {
-    /// The head had the status: trailers only.
+    /// The head had the status: a trailers-only response.
     Head,
-    /// The trailers had it.
+    /// The trailers had the status.
     Trailers,
-    /// The body ended, and there was no status.
+    /// The body ended without a status.
     NoStatus,
     /// An HTTP status other than 200, and no gRPC status.
     Http(StatusCode),
@@ -28,12 +28,12 @@ pub enum Ending {
     FutureDropped,
     /// The caller dropped the body.
     BodyDropped {
-        /// Whether it had got data by then.
+        /// Whether data had arrived by then.
         after_data: bool,
     },
 }
 
-/// What is known of an attempt that has ended.
+/// How one attempt ended, and what is known of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Outcome {
     pub(super) ending: Ending,
@@ -46,27 +46,27 @@ pub struct Outcome {
     pub(super) after_data: bool,
 }
 
-/// What an attempt says of the peer's health.
+/// What an attempt's end says about the peer's health.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Verdict {
     /// The peer answered.
     Success,
-    /// The peer's application answered, with INTERNAL, UNKNOWN or DATA_LOSS: the peer is there, and this call went wrong.
+    /// The peer's application answered with INTERNAL, UNKNOWN or DATA_LOSS: the peer is there, and this call failed.
     Application,
     /// The peer failed.
     Failure,
-    /// The way to the peer failed. Calls with the same incident tell of one failure.
+    /// The link to the peer failed. Calls with the same incident report one failure.
     Link(Incident),
-    /// The peer has no room for this call, or the caller has used up its rate.
+    /// The peer has no capacity for this call, or the caller has used up its rate.
     Overload,
-    /// It says nothing of the peer.
+    /// The end says nothing about the peer.
     Neutral,
 }
 
 /// A deadline shorter than this says nothing of a peer that misses it.
 const FAIR: Duration = Duration::from_secs(1);
-/// What a call may have spent of its time before the attempt began that is judged: a deadline of a second is a fair one.
+/// How much of its time a call may have spent before the judged attempt began, so that a deadline of a second is a fair one.
 const SPENT: Duration = Duration::from_millis(10);
 
 impl Outcome {
@@ -75,7 +75,7 @@ impl Outcome {
         self.ending
     }
 
-    /// The code that a caller saw, or would have seen: CANCELLED for who left, DEADLINE_EXCEEDED for whose time was over.
+    /// The code that a caller saw, or would have seen: CANCELLED if the caller left, DEADLINE_EXCEEDED if its time was over.
     pub fn code(&self) -> Code {
         self.code
     }
@@ -85,7 +85,7 @@ impl Outcome {
         self.origin
     }
 
-    /// Whether something came back that a peer sends, so that the way to one is there.
+    /// Whether the peer sent something back, which shows that the link to it works.
     #[cfg(feature = "breaker")]
     pub(crate) fn is_answer(&self) -> bool {
         match self.ending {
@@ -101,8 +101,8 @@ impl Outcome {
         }
     }
 
-    /// Whether it is an answer that shows that calls are served, though it counts nowhere: a handler's own DEADLINE_EXCEEDED, or what a
-    /// proxy says of the caller. CANCELLED may be the caller's own.
+    /// Whether it is an answer that shows that calls are served, though it counts nowhere: a handler's own DEADLINE_EXCEEDED, or a proxy's
+    /// answer about the caller. CANCELLED may be the caller's own.
     #[cfg(feature = "breaker")]
     pub(crate) fn shows_life(&self) -> bool {
         self.is_answer() && self.timed_out_after.is_none() && self.code != Code::Cancelled
@@ -113,13 +113,13 @@ impl Outcome {
         self.not_processed
     }
 
-    /// What the server said about trying again.
+    /// What the server said about retrying.
     pub fn pushback(&self) -> Option<Pushback> {
         self.pushback
     }
 
-    /// What the outcome says of the peer's health. `rtt` is the smoothed round-trip time, where it is known: a deadline of less than
-    /// four of them, or than a second, is the caller's impatience.
+    /// What the outcome says about the peer's health. `rtt` is the smoothed round-trip time, if it is known. A missed deadline shorter than
+    /// four round trips, or than a second, is the caller's impatience.
     pub fn verdict(&self, rtt: Option<Duration>) -> Verdict {
         match self.origin {
             Some(Origin::Refused | Origin::Ours) => return Verdict::Neutral,
@@ -128,7 +128,7 @@ impl Outcome {
         }
         if let Some(budget) = self.timed_out_after {
             let fair = budget + SPENT >= FAIR && budget >= rtt.unwrap_or_default() * 4;
-            // A stream that delivers until its time is over is cut off by who gave it the time, whichever clock is first.
+            // The party that set the deadline cuts off a stream that still delivers, whichever clock is first.
             return match fair && !self.after_data {
                 true => Verdict::Failure,
                 false => Verdict::Neutral,
@@ -158,13 +158,13 @@ impl Outcome {
             Code::Internal | Code::DataLoss | Code::Unknown if answered => Verdict::Application,
             Code::Unavailable | Code::Internal | Code::DataLoss | Code::Unknown => Verdict::Failure,
             Code::ResourceExhausted => Verdict::Overload,
-            // A DEADLINE_EXCEEDED before our deadline is a handler's own, about something else.
+            // A DEADLINE_EXCEEDED before our deadline is the handler's own, about something else.
             Code::DeadlineExceeded | Code::Cancelled => Verdict::Neutral,
         }
     }
 }
 
-/// What an HTTP status says that came without a gRPC status. A proxy that refuses this caller, or this request for its size, serves others.
+/// The verdict of an HTTP status without a gRPC status. A proxy that refuses this caller, or this request for its size, serves others.
 fn of_http(status: StatusCode) -> Verdict {
     match status {
         StatusCode::TOO_MANY_REQUESTS => Verdict::Overload,

@@ -21,13 +21,13 @@ use crate::{
     fault::{chain, code_of},
 };
 
-/// Who is told how an attempt ended. Implemented for closures `FnOnce(&Outcome)`, pairs, options and `()`.
+/// Observes how an attempt ended. Implemented for closures `FnOnce(&Outcome)`, pairs, options and `()`.
 pub trait Observe {
-    /// The head is there and decides nothing: the end may be days away. Nothing is to be done by default.
+    /// The head has arrived and decides nothing: the end may be days away. Does nothing by default.
     #[inline]
     fn answered(&mut self) {}
 
-    /// Called once, by whichever end comes first; from a destructor when that is a drop, so it must not panic or block.
+    /// Called once, at the first end; from a destructor when that is a drop, so it must not panic or block.
     fn ended(self, outcome: &Outcome);
 }
 
@@ -41,15 +41,15 @@ impl<F: FnOnce(&Outcome)> Observe for F {
 ///
 /// A layer that follows attempts itself accepts a recorder, as `BreakerLayer::recording` does, so that each attempt is followed once.
 pub trait Recorder: Clone {
-    /// Who is told how the attempt ends.
+    /// The observer of an attempt's end.
     type Observer: Observe;
 
-    /// Whether it records anything. If not, no deadline is read for it, and its observer may not be told.
+    /// Whether it records anything. If not, no deadline is read for it, and its observer may not be called.
     fn records(&self) -> bool {
         true
     }
 
-    /// An attempt begins. What it returns is told of the end.
+    /// An attempt begins. The returned observer is told of its end.
     fn begin<B>(&self, request: &Request<B>) -> Self::Observer;
 }
 
@@ -66,7 +66,7 @@ impl Recorder for () {
     fn begin<B>(&self, _: &Request<B>) {}
 }
 
-/// Nobody.
+/// Observes nothing.
 impl Observe for () {
     #[inline]
     fn ended(self, _: &Outcome) {}
@@ -102,16 +102,16 @@ impl<A: Observe, B: Observe> Observe for (A, B) {
     }
 }
 
-/// Follows the attempt that `future` is. `deadline` is the call's, if it has one.
+/// Follows the attempt that `future` performs. `deadline` is the call's, if it has one.
 ///
-/// The end is told when it is seen: at once for an error or a head that is trailers too, else from the body's last frame or a drop.
-/// The future and the body that it yields are as cancel safe as what they wrap.
+/// The end is told when it is seen: at once for an error or a trailers-only head, else at the body's last frame or a drop. The future
+/// and the body that it yields are as cancel safe as what they wrap.
 #[inline]
 pub fn track<F, O: Observe>(future: F, observer: O, deadline: Option<Deadline>) -> Tracked<F, O> {
     Tracking::new(observer, deadline).follow(future)
 }
 
-/// Passes `future` on unfollowed, in the type of one that is: for a layer that has nobody to tell.
+/// Passes `future` on unfollowed, in the type of a followed one: for a layer without an observer.
 #[inline]
 pub fn untracked<F, O: Observe>(future: F) -> Tracked<F, O> {
     Tracking::off().follow(future)
@@ -124,7 +124,7 @@ fn with_left(at: Deadline) -> (Deadline, Duration) {
 
 /// Follows an attempt and tells its observer once, at the latest when it is dropped.
 pub(crate) struct Tracking<O: Observe> {
-    /// None once it was told, and where there is nobody to tell.
+    /// `None` once it was told, and without an observer.
     observer: Option<O>,
     /// The deadline, and how long it was when the attempt began.
     deadline: Option<(Deadline, Duration)>,
@@ -169,7 +169,7 @@ impl<O: Observe> Tracking<O> {
         }
     }
 
-    /// The attempt begins only now. `deadline` is the call's, for who has not been told of it.
+    /// The attempt begins only now. `deadline` is the call's, in case it is not known yet.
     #[cfg(feature = "breaker")]
     #[inline]
     pub(crate) fn restart(&mut self, deadline: Option<Deadline>) {
@@ -177,14 +177,14 @@ impl<O: Observe> Tracking<O> {
         self.deadline = deadline.map(with_left);
     }
 
-    /// Who is told, unless that has happened.
+    /// The observer, unless it has been told.
     #[cfg(feature = "breaker")]
     #[inline]
     pub(crate) fn observer(&mut self) -> Option<&mut O> {
         self.observer.as_mut()
     }
 
-    /// The same attempt, to go on elsewhere.
+    /// The same attempt, to continue elsewhere.
     #[inline]
     fn take(&mut self) -> Self {
         Self {
@@ -216,7 +216,7 @@ impl<O: Observe> Tracking<O> {
         matches!(self.stage, Stage::Body { got_data: true })
     }
 
-    /// It ended otherwise.
+    /// It ended without OK.
     #[cold]
     fn settle(
         &mut self,
@@ -379,7 +379,7 @@ where
 }
 
 pin_project! {
-    /// A response's body that is followed: see [`track`]. Its size and its end are the inner one's.
+    /// A followed body of a response: see [`track`]. Its size and its end are the inner body's.
     pub struct TrackedBody<B, O: Observe> {
         #[pin]
         inner: B,

@@ -11,7 +11,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::{Deadline, clock};
 
-/// When a call's time is over, and how much it had.
+/// When a call expires, and how much time it had.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Budget {
     pub(super) deadline: Deadline,
@@ -19,7 +19,7 @@ pub(super) struct Budget {
 }
 
 impl Budget {
-    /// The earlier of a point in time and a limit from now; `None`, without a look at the clock, where there is neither.
+    /// The earlier of a point in time and a limit from now; `None`, without a clock read, if there is neither.
     pub(super) fn earliest(until: Option<Deadline>, limit: Option<Duration>) -> Option<Self> {
         if until.is_none() && limit.is_none() {
             return None;
@@ -34,7 +34,7 @@ impl Budget {
     }
 }
 
-/// A deadline, and a timer once there was something to wait for. Without a deadline it never ends and costs nothing.
+/// A deadline, and a timer once something has to be waited for. Without a deadline it never ends and costs nothing.
 #[derive(Debug)]
 pub(super) struct Clock {
     budget: Option<Budget>,
@@ -54,16 +54,16 @@ impl Clock {
         self.budget
     }
 
-    /// The budget, once it is used up.
+    /// The budget, if it is used up.
     pub(super) fn over(&self) -> Option<Budget> {
         self.budget
             .filter(|budget| budget.deadline.left_at(clock::now()).is_zero())
     }
 
-    /// Ends when less than `slack` is left, as far as it is polled then; else when nothing is.
+    /// Ends when less than `slack` is left, if it is polled then; otherwise when nothing is left.
     ///
-    /// It looks at the clock and not only at the timer: a task that is polled for another reason should not wait for the timer's tick, and
-    /// tokio lets no timer end in a task that has used up its share of a turn.
+    /// It reads the clock in addition to the timer: a task that is polled for another reason should not wait for the timer's tick, and
+    /// tokio lets no timer end in a task that has used up its budget for a turn.
     pub(super) fn poll_over(&mut self, cx: &mut Context<'_>, slack: Duration) -> Poll<Budget> {
         let Some(budget) = self.budget else {
             return Poll::Pending;
@@ -81,7 +81,7 @@ impl Clock {
             if until <= Instant::now() {
                 return Poll::Ready(budget);
             }
-            // It ended early, for a deadline farther away than timers reach.
+            // It ended early, for a deadline beyond the reach of timers.
             self.timer = None;
         }
     }

@@ -8,11 +8,11 @@ use crate::{
     fault::{chain, code_of},
 };
 
-/// A call's time was over: DEADLINE_EXCEEDED.
+/// A call's deadline passed: DEADLINE_EXCEEDED.
 ///
-/// Its source is a [`Fault`] of [`Origin::Ours`], because a caller's impatience says nothing of the peer; whether the attempt below was long
-/// enough to blame the peer, `classify::track` decides there. [`Fault::not_processed`] holds only where the call
-/// had not been handed to the inner service.
+/// Its source is a [`Fault`] of [`Origin::Ours`], because a caller's impatience says nothing about the peer. `classify::track` decides below
+/// whether the attempt was long enough to blame the peer. [`Fault::not_processed`] holds only if the call had not been handed to the inner
+/// service.
 #[derive(Debug, thiserror::Error)]
 #[error("the call's deadline passed {stage}")]
 #[non_exhaustive]
@@ -22,7 +22,7 @@ pub struct Elapsed {
     fault: Fault,
 }
 
-/// What a call was doing when its time was over.
+/// What a call was doing when its deadline passed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Stage {
@@ -50,7 +50,7 @@ impl Elapsed {
             Stage::Waiting => {
                 "nothing was sent: look at why the peer is not ready, or allow more time"
             }
-            // Whether it was sent is known further below, and there it may have waited all the time.
+            // Only the layers below know whether it was sent, and it may have waited there all the time.
             Stage::Answer | Stage::Body => "allow more time, or ask for less",
         };
         let message = match limit {
@@ -75,7 +75,7 @@ impl Elapsed {
     }
 }
 
-/// The same error, unless a clock beside ours made it: the peer's or the transport's may strike first, and both say CANCELLED for it.
+/// The same error, unless the peer's or the transport's clock made it: either may strike first, and both say CANCELLED for it.
 pub(super) fn by_any_clock(
     error: BoxError,
     stage: Stage,

@@ -9,7 +9,7 @@ use crate::headers::first;
 /// The header's name.
 pub const NAME: &str = "grpc-timeout";
 
-/// Reads the header. A malformed one counts as absent, as tonic has it: it must not fail a call that would succeed.
+/// Reads the header. A malformed one counts as absent, as in tonic: it must not fail a call that would succeed.
 pub fn read(headers: &HeaderMap) -> Option<Duration> {
     static HEADER: HeaderName = HeaderName::from_static(NAME);
     let text = first(headers, &HEADER)?.to_str().ok()?;
@@ -29,7 +29,8 @@ pub fn read(headers: &HeaderMap) -> Option<Duration> {
     })
 }
 
-/// Writes the header, in the finest unit whose eight digits hold it, rounded down: the peer must not wait longer than we do.
+/// Writes the header, in the finest unit whose eight digits hold it, rounded down: the peer must not wait longer than this
+/// side.
 pub fn write(headers: &mut HeaderMap, timeout: Duration) {
     const MOST: u128 = 99_999_999;
     let units = [
@@ -44,7 +45,7 @@ pub fn write(headers: &mut HeaderMap, timeout: Duration) {
         .find(|(value, _)| *value <= MOST)
         // 99,999,999 hours are eleven thousand years.
         .unwrap_or((u128::from(timeout.as_secs() / 3600).min(MOST), 'H'));
-    // By hand and not by `format!`: every attempt of every call that has a deadline comes by here.
+    // By hand and not by `format!`: every attempt of every call with a deadline runs this.
     let mut text = [0; 9];
     text[8] = unit as u8;
     let mut first = 8;
@@ -67,8 +68,8 @@ pub(super) const SLACK: Duration = Duration::from_millis(5);
 
 /// Whether a response's head says that the peer's clock ended the call, when ours has `left` on it.
 ///
-/// tonic's server keeps `grpc-timeout` too, and where its answer is polled before our timer it is CANCELLED. A CANCELLED
-/// that comes earlier is the server's own.
+/// tonic's server keeps `grpc-timeout` too. If its answer is polled before our timer, the answer is CANCELLED. An earlier
+/// CANCELLED is the server's own.
 pub fn ended_by_peer(head: &HeaderMap, left: Duration) -> bool {
     left <= SLACK && is_cancelled(head)
 }

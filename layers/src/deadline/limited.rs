@@ -1,4 +1,4 @@
-//! A response's body, for as long as its call has time.
+//! A response's body, while its call has time.
 
 use std::{
     pin::Pin,
@@ -12,8 +12,8 @@ use pin_project_lite::pin_project;
 use super::clock::{Budget, Clock};
 
 pin_project! {
-    /// A body and its deadline. It is dropped, which resets its stream, when the time is over, and let go when it has ended: a poll
-    /// after the end may find the time over too, and must not end it once more.
+    /// A body and its deadline. When the time is over it is dropped, which resets its stream. When it has ended it is released: a
+    /// poll after the end may find the time over too, and must not end it again.
     #[derive(Debug)]
     pub(super) struct Limited<R> {
         #[pin]
@@ -25,7 +25,7 @@ pin_project! {
 /// What a poll of a [`Limited`] body yields.
 pub(super) enum Next<R: Body> {
     Frame(Option<Result<Frame<R::Data>, R::Error>>),
-    /// The time is over, and the body is gone.
+    /// The time is over, and the body is dropped.
     Over(Budget),
 }
 
@@ -56,7 +56,7 @@ impl<R: Body> Limited<R> {
             return Poll::Ready(Next::Frame(None));
         };
         let over = match this.clock.over() {
-            // Before the inner body, which may always have another frame at hand. What is at its end is not late.
+            // Before the inner body, which may always have another frame ready. A body at its end is not late.
             Some(budget) if !inner.is_end_stream() => budget,
             _ => match poll(inner, cx) {
                 Poll::Ready(frame) => {

@@ -7,11 +7,11 @@ use tokio::time::Instant;
 
 use super::header;
 
-/// When a call's time is over.
+/// The time at which a call expires.
 ///
 /// The deadline layer puts it into the extensions of each request that has one; the layers below and the transport read it with
-/// [`Deadline::of`]. Whoever sends the request onwards calls [`Deadline::stamp`], so that the peer is told what is left and not what
-/// there was at first.
+/// [`Deadline::of`]. Code that sends the request onwards calls [`Deadline::stamp`], so that the peer is told the time left, not the
+/// original time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Deadline(Instant);
 
@@ -21,7 +21,7 @@ impl Deadline {
         Self(at)
     }
 
-    /// A deadline `limit` from now. One that no clock can show is thirty years away, as tokio has it.
+    /// A deadline `limit` from now. A limit that no clock can represent becomes thirty years, as in tokio.
     pub fn after(limit: Duration) -> Self {
         Self::after_from(Instant::now(), limit)
     }
@@ -36,7 +36,7 @@ impl Deadline {
         self.0
     }
 
-    /// What is left; zero once it has passed.
+    /// The time left; zero once it has passed.
     pub fn left(self) -> Duration {
         self.left_at(Instant::now())
     }
@@ -52,13 +52,13 @@ impl Deadline {
         self.left().is_zero()
     }
 
-    /// The deadline of a request: that in its extensions, else its `grpc-timeout` counted from now, else none.
+    /// The deadline of a request: from its extensions, else its `grpc-timeout` counted from now, else none.
     #[inline]
     pub fn of<B>(request: &Request<B>) -> Option<Self> {
         Self::of_parts(request.extensions(), request.headers())
     }
 
-    /// [`of`](Self::of), for who has the request in parts.
+    /// [`of`](Self::of), for a request in parts.
     pub fn of_parts(extensions: &Extensions, headers: &HeaderMap) -> Option<Self> {
         match extensions.get::<Self>() {
             Some(deadline) => Some(*deadline),
@@ -66,7 +66,7 @@ impl Deadline {
         }
     }
 
-    /// Writes what is left into `grpc-timeout`.
+    /// Writes the time left into `grpc-timeout`.
     pub fn stamp(self, headers: &mut HeaderMap) {
         header::write(headers, self.left());
     }

@@ -7,8 +7,8 @@ tokio::task_local! {
 }
 
 impl Deadline {
-    /// The deadline of the incoming call whose handler, or whose response body, is being polled: what
-    /// [`ServerDeadline`](super::ServerDeadline) keeps for outgoing calls on the same task.
+    /// The deadline of the incoming call whose handler, or whose response body, is being polled.
+    /// [`ServerDeadline`](super::ServerDeadline) keeps it for outgoing calls on the same task.
     ///
     /// A spawned task is another task. Take [`Deadline::of`] of the request, or this, before spawning, and put it into the outgoing
     /// request's extensions.
@@ -17,7 +17,7 @@ impl Deadline {
     }
 }
 
-/// Runs `poll` so that [`Deadline::inherited`] finds `deadline`, or what it would have found.
+/// Runs `poll` so that [`Deadline::inherited`] finds `deadline`, or else what it would have found.
 pub(super) fn within<T>(deadline: Option<Deadline>, poll: impl FnOnce() -> T) -> T {
     match deadline {
         Some(deadline) => INCOMING.sync_scope(deadline, poll),

@@ -4,7 +4,7 @@ use crate::ConfigError;
 
 pub(super) type Reason = Arc<dyn Fn() -> String + Send + Sync>;
 
-/// For how long not being ready is waiting, and why it might be.
+/// How long a service may be not ready, and the reason to report.
 #[derive(Clone)]
 pub struct FailFastConfig {
     pub(super) wait: Duration,
@@ -15,11 +15,11 @@ pub struct FailFastConfig {
 impl FailFastConfig {
     /// A wait of 2 s, and no reason.
     ///
-    /// Two seconds let a usual reconnect through: a dial over a relay with a try or two before it, or a circuit breaker's first wait (at
-    /// most 1 s) and its probe. They are well under the deadlines that people set, 5 s and more, so a caller still has time to go elsewhere.
+    /// Two seconds cover a usual reconnect: a dial over a relay after a try or two, or a circuit breaker's first wait (at most 1 s) and its
+    /// probe. They are well under usual deadlines, 5 s and more, so a caller still has time to go elsewhere.
     pub const WAIT: Duration = Duration::from_secs(2);
 
-    /// Waits for as long as its caller does.
+    /// Never fails calls: a call waits for as long as its caller does.
     pub fn disabled() -> Self {
         Self {
             disabled: true,
@@ -27,12 +27,12 @@ impl FailFastConfig {
         }
     }
 
-    /// How long it waits; `None` where it is [disabled](Self::disabled).
+    /// The wait; `None` if it is [disabled](Self::disabled).
     pub fn max_wait(&self) -> Option<Duration> {
         (!self.disabled).then_some(self.wait)
     }
 
-    /// Gives `reason` where it has none.
+    /// Sets `reason` if there is none.
     pub fn or_reason(mut self, reason: impl Fn() -> String + Send + Sync + 'static) -> Self {
         self.reason.get_or_insert_with(|| Arc::new(reason));
         self
@@ -68,17 +68,17 @@ impl fmt::Debug for FailFastConfig {
 #[must_use]
 pub struct FailFastConfigBuilder(FailFastConfig);
 
-/// Longer than a deadline, it would never act.
+/// A wait beyond all deadlines would never act.
 const LONGEST: Duration = Duration::from_secs(3600);
 
 impl FailFastConfigBuilder {
-    /// How long the inner service may be not ready before calls fail; above zero and at most an hour.
+    /// How long the inner service may be not ready before calls fail; above zero and at most an hour. 2 s unless set.
     pub fn wait(mut self, wait: Duration) -> Self {
         self.0.wait = wait;
         self
     }
 
-    /// Asked for each call that fails, for its message: a circuit breaker's `why`, for example. It must not block.
+    /// Called for each call that fails, for its message: a circuit breaker's `why`, for example. It must not block.
     pub fn reason(mut self, reason: impl Fn() -> String + Send + Sync + 'static) -> Self {
         self.0.reason = Some(Arc::new(reason));
         self

@@ -25,7 +25,7 @@ impl FailedFast {
         }
     }
 
-    /// For how long the peer had not been ready.
+    /// How long the peer had not been ready.
     pub fn waited(&self) -> Duration {
         self.waited
     }

@@ -9,7 +9,7 @@ use pin_project_lite::pin_project;
 use crate::BoxError;
 
 pin_project! {
-    /// The future of a [`FailFast`](super::FailFast)'s call: the inner one, or an error that is there at once.
+    /// The future of a [`FailFast`](super::FailFast)'s call: the inner one, or an immediate error.
     #[derive(Debug)]
     #[must_use = "futures do nothing unless polled"]
     pub struct FailFastFuture<F> {

@@ -2,14 +2,14 @@ use tower::Layer;
 
 use super::{FailFast, FailFastConfig};
 
-/// Makes a [`FailFast`] of what it wraps.
+/// Wraps a service in a [`FailFast`].
 #[derive(Clone, Debug, Default)]
 pub struct FailFastLayer {
     config: FailFastConfig,
 }
 
 impl FailFastLayer {
-    /// Each service that it wraps has its own state, which only the clones of the [`FailFast`] share.
+    /// Each wrapped service has its own state, which only the clones of its [`FailFast`] share.
     pub fn new(config: FailFastConfig) -> Self {
         Self { config }
     }

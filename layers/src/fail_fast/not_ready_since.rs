@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// A stretch of time in which somebody waited and nobody was ready.
+/// A stretch of time in which some service waited and none was ready.
 #[derive(Debug, Default)]
 pub(super) struct NotReadySince {
     since: Option<Instant>,
@@ -10,12 +10,12 @@ pub(super) struct NotReadySince {
 }
 
 impl NotReadySince {
-    /// One more waits.
+    /// One more service waits.
     pub(super) fn come(&mut self) {
         self.waiting += 1;
     }
 
-    /// One of them does not any more, whether it was ready or left.
+    /// One of them no longer waits: it was ready, or left.
     pub(super) fn go(&mut self) {
         self.waiting = self.waiting.saturating_sub(1);
         if self.waiting == 0 {
@@ -27,10 +27,10 @@ impl NotReadySince {
         self.waiting == 0
     }
 
-    /// One who waits found that it is not ready. Returns when that has lasted for `wait`.
+    /// A waiting service is not ready. Returns when that has lasted for `wait`.
     pub(super) fn not_ready(&mut self, now: Instant, wait: Duration) -> Instant {
-        // A caller may leave and its service stay, unpolled: what began so long ago that somebody's timer would have noticed is not one
-        // spell.
+        // A caller may leave and its service stay, unpolled. A stretch that began so long ago that a timer would have ended it is not the
+        // same one.
         let stale = |since: Instant| now >= since + wait * 2;
         if self.since.is_none_or(stale) {
             self.since = Some(now);
@@ -38,12 +38,12 @@ impl NotReadySince {
         self.since.unwrap_or(now) + wait
     }
 
-    /// Somebody was ready. Those who still wait begin anew.
+    /// A service was ready. Those that still wait start anew.
     pub(super) fn ready(&mut self, now: Instant) {
         self.since = (self.waiting > 0).then_some(now);
     }
 
-    /// Since when it has lasted, if that is for `wait`.
+    /// Since when it has lasted, if that is at least `wait`.
     pub(super) fn lasted(&self, now: Instant, wait: Duration) -> Option<Instant> {
         self.since.filter(|since| now >= *since + wait)
     }

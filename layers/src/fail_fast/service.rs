@@ -17,24 +17,24 @@ use crate::BoxError;
 pub struct FailFast<S> {
     inner: S,
     shared: Arc<Shared>,
-    /// Whether it counts among those who wait.
+    /// Whether it counts as waiting.
     waits: bool,
     /// While it waits.
     timer: Option<Pin<Box<Sleep>>>,
-    /// What the next call is told, where readiness was only to tell it.
+    /// The error of the next call, if `poll_ready` was ready only to report it.
     failed: Option<Failed>,
 }
 
 /// Why the next call fails.
 enum Failed {
-    /// Nobody has been ready since then.
+    /// No service has been ready since then.
     Since(Instant),
     /// The inner service's readiness failed.
     Inner(BoxError),
 }
 
 impl<S> FailFast<S> {
-    /// Puts a new state before `inner`; clones share it.
+    /// Wraps `inner` with a new state, which clones share.
     pub fn new(inner: S, config: FailFastConfig) -> Self {
         Self::with(inner, Arc::new(Shared::new(config)))
     }
@@ -56,7 +56,7 @@ impl<S> FailFast<S> {
 }
 
 impl<S: Clone> Clone for FailFast<S> {
-    /// A clone carries no readiness: it neither waits nor has an answer.
+    /// A clone carries no readiness: it neither waits nor has a result.
     fn clone(&self) -> Self {
         Self::with(self.inner.clone(), self.shared.clone())
     }
@@ -87,17 +87,17 @@ where
     type Error = BoxError;
     type Future = FailFastFuture<S::Future>;
 
-    /// Never an error, and never `Pending` for longer than the wait: what there is to say, the next call says. This is about readiness
-    /// only. A call that the inner service takes and then holds waits in its future under its own deadline.
+    /// Never an error, and never `Pending` for longer than the wait: the next call reports the error. This bounds readiness only. A
+    /// call that the inner service takes and then holds waits in its future under its own deadline.
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
-        // An earlier answer may not hold any more.
+        // An earlier result may be outdated.
         self.failed = None;
         loop {
             if self.shared.is_failing()
                 && let Some(since) = self.shared.failing_since()
             {
                 if self.waits {
-                    // What it waited with may hold a place in somebody's queue, which nobody would ever use.
+                    // The service that waited may hold a queue position that it would never use.
                     self.inner = self.inner.clone();
                     self.shared.leave(&mut self.waits);
                     self.timer = None;

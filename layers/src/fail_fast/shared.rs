@@ -11,11 +11,11 @@ use tower::Service;
 
 use super::{FailFastConfig, FailedFast, meter::Meter, not_ready_since::NotReadySince};
 
-/// Nobody waits.
+/// No service waits.
 const CALM: u8 = 0;
-/// Somebody waits.
+/// A service waits.
 const WAITING: u8 = 1;
-/// Calls fail, and the task looks out for readiness.
+/// Calls fail, and the task watches for readiness.
 const FAILING: u8 = 2;
 
 /// What the clones of a service share.
@@ -30,7 +30,7 @@ pub(super) struct Shared {
 #[derive(Default)]
 struct Inside {
     not_ready_since: NotReadySince,
-    /// Since when nobody was ready, while calls fail.
+    /// Since when no service was ready, while calls fail.
     failing_since: Option<Instant>,
     watcher: Option<AbortHandle>,
 }
@@ -66,7 +66,7 @@ impl Shared {
         self.phase.load(Ordering::Acquire) == FAILING
     }
 
-    /// Since when nobody was ready, while calls fail.
+    /// Since when no service was ready, while calls fail.
     pub(super) fn failing_since(&self) -> Option<Instant> {
         self.lock().failing_since
     }
@@ -89,7 +89,7 @@ impl Shared {
         until
     }
 
-    /// The inner service is ready. One load where nobody waits.
+    /// The inner service is ready. One load if no service waits.
     pub(super) fn ready(&self, now: impl FnOnce() -> Instant, waits: &mut bool) {
         if self.phase.load(Ordering::Relaxed) == CALM && !*waits {
             return;
@@ -102,7 +102,7 @@ impl Shared {
         self.settle(&inside);
     }
 
-    /// Who waited, if it did, does not any more.
+    /// A service no longer waits, if it did.
     pub(super) fn leave(&self, waits: &mut bool) {
         if std::mem::take(waits) {
             let mut inside = self.lock();
@@ -111,7 +111,7 @@ impl Shared {
         }
     }
 
-    /// Lets calls fail if nobody has been ready for long enough, and looks out for readiness on `inner` until there is.
+    /// Makes calls fail if no service has been ready for long enough, and watches for readiness on `inner` meanwhile.
     pub(super) fn fail<S, Req>(self: &Arc<Self>, now: Instant, inner: &S)
     where
         S: Service<Req> + Clone + Send + 'static,
@@ -163,15 +163,15 @@ impl Drop for Shared {
     }
 }
 
-/// The task: ready or failed, what the inner service has to say is for the next caller, who asks again.
+/// The task. Whether the inner service is ready or failed, the next caller asks it again for the result.
 async fn watch<S: Service<Req>, Req>(mut inner: S, end: End) {
     let _ = poll_fn(|cx| inner.poll_ready(cx)).await;
-    // First, so that what it holds by being ready is there for who comes next.
+    // First, so that the capacity it reserved by being ready is free for the next caller.
     drop(inner);
     drop(end);
 }
 
-/// However the task ends, by a panic too, calls do not fail for ever. It does not keep the state.
+/// However the task ends, even by a panic, calls do not fail for ever. It does not keep the state.
 struct End(Weak<Shared>);
 
 impl Drop for End {

@@ -1,4 +1,4 @@
-//! A bound on the messages of a gRPC body, as they come over the wire.
+//! A bound on the messages of a gRPC body, at their size on the wire.
 //!
 //! ```
 //! # #[tokio::main(flavor = "current_thread")]
@@ -18,7 +18,7 @@
 //! ```
 //!
 //! A message above the bound ends the body with RESOURCE_EXHAUSTED before its bytes are taken in; the messages before it are not lost. A compressed message
-//! counts as it is sent. Its size after decompression is a matter for `max_decoding_message_size` of generated code.
+//! counts at its compressed size. `max_decoding_message_size` of generated code bounds the size after decompression.
 //!
 //! On a server [`AuthorizeLayer::max_message_bytes`](crate::authorize::AuthorizeLayer::max_message_bytes) does the same to requests.
 
@@ -39,7 +39,7 @@ mod prefixes;
 
 pub(crate) use prefixes::Messages;
 
-/// Bounds the messages of a response to `max` bytes each. A response that is not gRPC has no messages, and passes.
+/// Bounds the messages of a response to `max` bytes each. A response that is not gRPC has no messages and passes unchanged.
 pub fn limit<B>(response: Response<B>, max: u32) -> Response<LimitedBody<B>> {
     let max = if is_grpc(response.headers()) {
         max

@@ -27,8 +27,7 @@ impl<V> Capped<V> {
         }
     }
 
-    /// The value of a known name; the shared one where no more names are taken; `None` for a name that
-    /// [`learn`](Self::learn) would take.
+    /// The value of a known name; the shared one if no more names fit; `None` for a name that [`learn`](Self::learn) would add.
     pub(super) fn get(&self, name: &str) -> Option<Arc<V>> {
         let known = self.known.load();
         match known.get(name) {
@@ -37,12 +36,12 @@ impl<V> Capped<V> {
         }
     }
 
-    /// The value for all names that have none of their own.
+    /// The value for all names without one of their own.
     pub(super) fn other(&self) -> &Arc<V> {
         &self.other
     }
 
-    /// Takes a name, if there is room.
+    /// Adds a name, if there is space.
     pub(super) fn learn(&self, name: &str, make: impl FnOnce() -> V) -> Arc<V> {
         let _growing = self.growing.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(value) = self.get(name) {

@@ -11,14 +11,14 @@ use super::{
 
 /// Records each call that passes: see the [module's page](super).
 ///
-/// Clones, and the services that they make, share one set of series and one count of names, so caps hold for all of them together. A
-/// setter makes a layer that shares with none.
+/// Clones, and the services that they make, share one set of series and one count of names, so caps hold for all of them together. A setter
+/// returns a layer that shares with no other.
 #[derive(Clone)]
 pub struct MetricsLayer {
     config: Config,
     registry: Arc<Registry>,
     disabled: bool,
-    /// The peer of everything that passes, where it is always the same.
+    /// The peer of all calls, if it is always the same.
     peer: Option<Arc<str>>,
 }
 
@@ -45,12 +45,12 @@ impl MetricsLayer {
         Self::with_role(Role::Attempt).transport(transport)
     }
 
-    /// For a server's calls: outermost, so that what other layers refuse is recorded too.
+    /// For a server's calls: outermost, so that calls that other layers refuse are recorded too.
     pub fn server() -> Self {
         Self::with_role(Role::Server)
     }
 
-    /// Records nothing, in the place of one that would.
+    /// Records nothing; takes the place of a layer that would.
     pub fn disabled() -> Self {
         Self {
             disabled: true,
@@ -74,7 +74,7 @@ impl MetricsLayer {
         }
     }
 
-    /// With series and caps of its own, of a configuration that was changed.
+    /// The changed configuration with its own series and caps.
     fn reset(self) -> Self {
         Self {
             registry: Arc::new(Registry::new(self.config.clone())),
@@ -88,8 +88,8 @@ impl MetricsLayer {
         self.reset()
     }
 
-    /// How many names of methods are told apart, for each peer if there is a label for peers; calls of others have the method
-    /// `_OTHER`. Default: [`METHOD_CAP`](Self::METHOD_CAP). With 0 there is `_OTHER` only.
+    /// How many method names are recorded, for each peer if there is a peer label; further calls have the method `_OTHER`. Default:
+    /// [`METHOD_CAP`](Self::METHOD_CAP). With 0 there is `_OTHER` only.
     pub fn method_cap(mut self, cap: usize) -> Self {
         self.config.methods = cap;
         self.reset()
@@ -106,8 +106,7 @@ impl MetricsLayer {
         self.reset()
     }
 
-    /// Where a request's extensions have the peer's name. It is asked once per call, and only if there is a
-    /// [`peer_label`](Self::peer_label).
+    /// Finds the peer's name in a request's extensions. Called once per call, and only with a [`peer_label`](Self::peer_label).
     pub fn peer_from<F>(mut self, name: F) -> Self
     where
         F: Fn(&Extensions) -> Option<Arc<str>> + Send + Sync + 'static,
@@ -116,8 +115,7 @@ impl MetricsLayer {
         self.reset()
     }
 
-    /// This layer for one peer: it shares all series and caps with `self`. It changes nothing where there is no
-    /// [`peer_label`](Self::peer_label).
+    /// This layer for one peer: it shares all series and caps with `self`. Changes nothing without a [`peer_label`](Self::peer_label).
     pub fn for_peer(&self, name: impl Into<Arc<str>>) -> Self {
         Self {
             peer: Some(name.into()),
@@ -125,7 +123,7 @@ impl MetricsLayer {
         }
     }
 
-    /// What records the same series in a layer that follows the calls itself.
+    /// Records the same series in a layer that follows the calls itself.
     pub fn recorder(&self) -> MetricsRecorder {
         MetricsRecorder {
             registry: (!self.disabled).then(|| self.registry.clone()),

@@ -1,9 +1,8 @@
 //! How long calls take, how many are open and how they end, through the [`metrics`](https://docs.rs/metrics) facade.
 //!
-//! A call is recorded once, at the end of its stream, with the code that its trailers had, or that a caller would have seen
-//! ([`classify`](crate::classify)). [`MetricsLayer::client`] stands above a retry layer and sees calls;
-//! [`MetricsLayer::attempt`] stands below, one per transport, and sees attempts; [`MetricsLayer::server`] stands outermost on
-//! a server.
+//! A call is recorded once, at the end of its stream, with the code in its trailers, or the code that a caller would have seen
+//! ([`classify`](crate::classify)). [`MetricsLayer::client`] stands above a retry layer and sees calls; [`MetricsLayer::attempt`] stands below, one per
+//! transport, and sees attempts; [`MetricsLayer::server`] stands outermost on a server.
 //!
 //! | name | kind | labels |
 //! |---|---|---|
@@ -14,33 +13,30 @@
 //! | `tower_iroh_client_call_errors_total` | counter | `origin` |
 //! | `tower_iroh_client_attempt_errors_total` | counter | `origin`, `transport` |
 //!
-//! Names and labels that OpenTelemetry has are [its current
-//! ones](https://opentelemetry.io/docs/specs/semconv/rpc/rpc-metrics/) (release candidate, 1.40 and later): `rpc.system.name`
-//! is `grpc`; `rpc.method` is `package.Service/Method`, and there is no `rpc.service` any more; `rpc.response.status_code` is
-//! the code's name, such as `UNAVAILABLE`; `error.type` is there when the call failed, which on a server are only UNKNOWN,
-//! DEADLINE_EXCEEDED, UNIMPLEMENTED, INTERNAL, UNAVAILABLE and DATA_LOSS. A Prometheus exporter writes dots as underscores.
-//! `origin` is whose failure it was ([`Origin`](crate::Origin)): `peer`, `refused`, `link`, `ours`, or `unknown` where only a
-//! code is known; a caller that left is no error. `transport` is on calls only if [`MetricsLayer::transport`] says so, and
-//! `peer` only with [`MetricsLayer::peer_label`].
+//! Names and labels that OpenTelemetry defines are [its current ones](https://opentelemetry.io/docs/specs/semconv/rpc/rpc-metrics/) (release candidate, 1.40
+//! and later). `rpc.system.name` is `grpc`. `rpc.method` is `package.Service/Method`, and `rpc.service` no longer exists. `rpc.response.status_code` is the
+//! code's name, such as `UNAVAILABLE`. `error.type` is present when the call failed; on a server that is only UNKNOWN, DEADLINE_EXCEEDED, UNIMPLEMENTED,
+//! INTERNAL, UNAVAILABLE and DATA_LOSS. A Prometheus exporter writes dots as underscores. `origin` is whose failure it was ([`Origin`](crate::Origin)):
+//! `peer`, `refused`, `link`, `ours`, or `unknown` if only a code is known; a caller that left is no error. `transport` is on calls only with
+//! [`MetricsLayer::transport`], and `peer` only with [`MetricsLayer::peer_label`].
 //!
-//! The facade has no buckets: an exporter has to be told of them. [`prometheus`](crate::prometheus) (feature `prometheus`) is one that knows
-//! those of every layer, and its page has an example.
+//! The facade has no buckets: an exporter has to set them. [`prometheus`](crate::prometheus) (feature `prometheus`) sets those of every layer; its page has an
+//! example.
 //!
-//! **Bounded.** Method names are told apart up to a cap (256), then the method is `_OTHER`. A server learns a name only from
-//! a call that ended with OK, and from then on records the method's calls by name, whatever their code: paths that anybody
-//! may invent are `_OTHER` and take no room, and so is a method that has never ended with OK. The peers of a peer label have a
-//! cap of their own, and an `_OTHER`; a server learns a peer's name by the same rule, so that strangers whom it refuses take
-//! nobody's place, and counts the peer's calls that began before as open calls of `_OTHER`.
+//! **Bounded.** Method names are recorded up to a cap (256); beyond it the method is `_OTHER`. A server learns a name only from a call that ended with OK, and
+//! from then on records the method's calls by name, whatever their code. So invented paths, and a method that has never ended with OK, are `_OTHER` and take
+//! no space. The peers of a peer label have their own cap and `_OTHER`. A server learns a peer's name by the same rule, so refused strangers do not fill the
+//! cap. The peer's calls that began earlier count as open calls of `_OTHER`.
 //!
-//! **The recorder.** Every layer looks its handles up once, when it first records something, and keeps them. So a recorder may be
-//! installed after a channel was built, but before its first call: a layer that was first used without a recorder stays silent.
+//! **The recorder.** Every layer looks up its handles once, when it first records something, and keeps them. So install a recorder before a channel's first
+//! call, not necessarily before the channel is built: a layer that was first used without a recorder stays silent.
 //!
-//! **Why not a tower-http layer.** `InFlightRequests` counts; there is none that knows how a gRPC call ends.
+//! **Why not a tower-http layer.** `InFlightRequests` only counts; no other layer knows how a gRPC call ends.
 //!
-//! **Composition.** See above. Where a deadline layer stands above, a call that it ends is DEADLINE_EXCEEDED here too, as
-//! with [`classify`](crate::classify). **Readiness** is the inner service's, and the time until it is ready is not part of a
-//! duration. **Cancel safety:** a dropped future or body, and a call that panics, is recorded as CANCELLED, and is no longer in flight. **Cost:** no
-//! lock and no allocation for a method that is known (a test counts), two looks at the clock; `docs/layers.md` has figures.
+//! **Composition.** See above. A call that a deadline layer above ends is DEADLINE_EXCEEDED here too, as with [`classify`](crate::classify). **Readiness** is
+//! the inner service's; the wait for it is not part of a duration. **Cancel safety:** a dropped future or body, and a call that panics, is recorded as
+//! CANCELLED and is no longer in flight. **Cost:** no lock and no allocation for a known method (a test counts), two clock reads; `docs/layers.md` has
+//! figures.
 
 mod capped;
 mod layer;

@@ -63,8 +63,8 @@ impl Method {
 }
 
 impl New {
-    /// A server learns names from OK alone, which only a handler says. Any other code may be the answer to a path that somebody
-    /// invented, or to a caller whom nobody knows.
+    /// A server learns names from OK alone, which only a handler says. Any other code may answer an invented path, or an
+    /// unknown caller.
     fn ended(self, code: Code) -> Arc<MethodSeries> {
         let Self { registry, peer, .. } = &self;
         if registry.config.role == Role::Server && code != Code::Ok {

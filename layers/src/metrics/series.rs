@@ -17,7 +17,7 @@ use crate::{
     meter::{Distribution, labelled_histogram},
 };
 
-/// What is above a cap, or not known to be a method: the word that OpenTelemetry has for it.
+/// The name above a cap, or of an unknown method: OpenTelemetry's word for it.
 pub(super) const OTHER: &str = "_OTHER";
 
 /// Where a layer stands.
@@ -45,7 +45,7 @@ impl Role {
         }
     }
 
-    /// A server has no such thing: whose failure a call was is for its caller to say.
+    /// `None` on a server: the caller decides whose failure a call was.
     fn errors(self) -> Option<&'static str> {
         match self {
             Self::Client => Some("tower_iroh_client_call_errors_total"),
@@ -145,7 +145,7 @@ fn with(labels: &[Label], key: &'static str, value: &'static str) -> Vec<Label> 
     labels
 }
 
-/// What counts as an error: on a client all but OK; on a server what is the server's own doing, as OpenTelemetry has it.
+/// Whether a code is an error: on a client all but OK; on a server its own failures, as OpenTelemetry defines them.
 pub(super) fn is_error(role: Role, code: Code) -> bool {
     match role {
         Role::Client | Role::Attempt => code != Code::Ok,
@@ -155,7 +155,7 @@ pub(super) fn is_error(role: Role, code: Code) -> bool {
 
 const ORIGINS: [&str; 5] = ["peer", "refused", "link", "ours", "unknown"];
 
-/// `None` for what is no error: a caller that had enough is not one either.
+/// `None` for an end that is no error; a caller that left is not one either.
 fn origin_index(outcome: &Outcome) -> Option<usize> {
     if outcome.code() == Code::Ok {
         return None;

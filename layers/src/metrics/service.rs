@@ -16,7 +16,7 @@ use crate::{
     clock,
 };
 
-/// What a [`MetricsLayer`](super::MetricsLayer) records with, for a layer that follows the calls itself: see `BreakerLayer::recording`.
+/// Records as a [`MetricsLayer`](super::MetricsLayer) does, for a layer that follows the calls itself: see `BreakerLayer::recording`.
 #[derive(Clone)]
 pub struct MetricsRecorder {
     /// `None` records nothing.

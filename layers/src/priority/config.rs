@@ -3,7 +3,7 @@ use crate::{ConfigError, Urgency};
 /// From this many bytes on a message is large.
 const LARGE: usize = 64 * 1024;
 
-/// How urgent calls are that do not say it themselves.
+/// The urgency of calls that set none.
 #[derive(Clone, Debug)]
 pub struct PriorityConfig {
     pub(super) fallback: Urgency,
@@ -16,7 +16,7 @@ impl PriorityConfig {
         PriorityConfigBuilder::default()
     }
 
-    /// No size: what a call says itself counts, then its method's urgency, else the fallback.
+    /// Ignores size: a call's own urgency counts, then its method's, else the fallback.
     pub fn disabled() -> Self {
         Self {
             size: None,
@@ -30,7 +30,7 @@ impl PriorityConfig {
         self
     }
 
-    /// The size from which a call of `urgency` becomes less urgent, and how urgent it is then; `None` if no size does.
+    /// The size at which a call of `urgency` becomes less urgent, and its urgency then; `None` if no size does.
     pub(super) fn lowered_from(&self, urgency: Urgency) -> Option<(usize, Urgency)> {
         self.size.filter(|(_, lowered)| *lowered > urgency)
     }
@@ -60,14 +60,14 @@ impl PriorityConfigBuilder {
         self
     }
 
-    /// Calls whose first message is at least `bytes` long, as it is sent, are at most as urgent as `urgency`. 64 KiB and [`Urgency::BULK`]
-    /// unless set.
+    /// Calls whose first message has at least `bytes`, at its size on the wire, are at most as urgent as `urgency`. 64 KiB and
+    /// [`Urgency::BULK`] unless set.
     pub fn large(mut self, bytes: usize, urgency: Urgency) -> Self {
         self.config.size = Some((bytes, urgency));
         self
     }
 
-    /// Size says nothing: no body is looked at.
+    /// Ignores size: no body is read.
     pub fn ignore_size(mut self) -> Self {
         self.config.size = None;
         self
@@ -76,7 +76,7 @@ impl PriorityConfigBuilder {
     /// The configuration.
     ///
     /// # Errors
-    /// A size that is 0 or longer than any gRPC message.
+    /// When the size is 0 or longer than any gRPC message.
     pub fn build(self) -> Result<PriorityConfig, ConfigError> {
         let config = self.config;
         if let Some((bytes, _)) = config.size {

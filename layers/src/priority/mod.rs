@@ -1,20 +1,19 @@
-//! How urgent a call is, decided once and carried to whatever orders calls below.
+//! Decides once how urgent a call is, and marks it for whatever orders calls below.
 //!
-//! [`PriorityLayer`] gives each request an [`Urgency`](crate::Urgency), which [`Urgency::of`](crate::Urgency::of) finds: in RFC 9218's `priority`
-//! header where it differs from the default, for the layers below, for the peer, for gateways and for a transport that has only HTTP/2 to say it with. The
-//! first of these that says something decides:
+//! [`PriorityLayer`] gives each request an [`Urgency`](crate::Urgency), which [`Urgency::of`](crate::Urgency::of) finds. An urgency other than the default is
+//! in RFC 9218's `priority` header: for the layers below, the peer, gateways, and a transport that has only HTTP/2 to express it. The first of these that has
+//! an urgency decides:
 //!
 //! 1. the urgency in the request's extensions, which the caller put there;
-//! 2. the request's `priority` header (a malformed one says nothing and fails nothing);
-//! 3. what the [table of methods](crate::methods) says of the method;
+//! 2. the request's `priority` header (a malformed one counts as absent and fails nothing);
+//! 3. the method's urgency in the [table of methods](crate::methods);
 //! 4. the configuration's fallback, [`Urgency::INTERACTIVE`](crate::Urgency::INTERACTIVE) unless set.
 //!
-//! Where it was 3 or 4, size has a say too: a first message of 64 KiB or more makes the call [`BULK`](crate::Urgency::BULK) unless it is
-//! less urgent already. Size only ever lowers, and it does not overrule a caller who asked; it does overrule the table, because a method
-//! that carries heartbeats one day may carry a snapshot the next, and one large message in a lane for small ones delays them all.
+//! In cases 3 and 4 size counts too: a first message of 64 KiB or more makes the call [`BULK`](crate::Urgency::BULK) unless it is less urgent already. Size
+//! only lowers the urgency, and never overrules a caller's choice. It does overrule the table: a method that carries heartbeats today may carry a snapshot
+//! tomorrow, and one large message in a lane for small ones delays them all.
 //!
-//! **Why not tower's.** Neither tower nor tower-http has a notion of how urgent a request is; tower's `Filter` and `steer` choose a service
-//! and not an order.
+//! **Why not tower's.** Neither tower nor tower-http has a notion of urgency; tower's `Filter` and `steer` choose a service, not an order.
 //!
 //! ```
 //! # #[tokio::main(flavor = "current_thread")]
@@ -48,16 +47,16 @@
 //! # }
 //! ```
 //!
-//! **Composition.** Above whatever reads the urgency: the buffer and the lanes. On a server [`ReadPriorityLayer`] puts the header's urgency
-//! into the extensions, where a handler finds it with `Request::extensions`.
+//! **Composition.** Above whatever reads the urgency: the buffer and the lanes. On a server [`ReadPriorityLayer`] puts the header's urgency into the
+//! extensions, where a handler finds it with `Request::extensions`.
 //!
-//! **Readiness** is the inner service's. **Cancel safety:** the call's future is the inner one's; nothing is left behind. **Cost:** a table
-//! lookup, and a header where the urgency is not the default. The size rule looks at what the body has at hand and waits for nothing; that costs one box per call, and gives
-//! back a body that ends with its last frame. No body is looked at where the rule could change nothing: the request asked, or it is not
-//! more urgent than the rule makes it.
+//! **Readiness** is the inner service's. **Cancel safety:** the call's future is the inner one's; nothing is left behind. **Cost:** a table lookup, and a
+//! header where the urgency is not the default. The size rule reads what the body has ready and does not wait. It costs one box per call, and gives back a body
+//! that ends with its last frame. It skips the body if it could change nothing: the request chose an urgency, or its urgency is not above the one that the rule
+//! gives.
 //!
-//! **Metrics** (feature `metrics`): `tower_iroh_priority_calls_total{urgency}`, and `tower_iroh_priority_lowered_total`, how many of them
-//! size made less urgent.
+//! **Metrics** (feature `metrics`): `tower_iroh_priority_calls_total{urgency}`, and `tower_iroh_priority_lowered_total`, the number of calls that size made
+//! less urgent.
 
 mod config;
 mod meter;

@@ -5,13 +5,13 @@ use tower::{Layer, Service};
 
 use crate::Urgency;
 
-/// For servers: puts the urgency that a request's `priority` header asks for into its extensions, where handlers find it. One that is there
-/// already stays.
+/// For servers: puts the urgency of a request's `priority` header into its extensions, where handlers find it. An urgency that is already
+/// there stays.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct ReadPriorityLayer;
 
 impl ReadPriorityLayer {
-    /// The layer; there is nothing to set.
+    /// The layer; it has no settings.
     pub fn new() -> Self {
         Self
     }
@@ -50,7 +50,7 @@ impl<S: Service<Request<B>>, B> Service<Request<B>> for ReadPriority<S> {
     }
 }
 
-/// So that a server built with it still finds its services by name.
+/// So that a server that wraps its services in it still finds them by name.
 impl<S: tonic::server::NamedService> tonic::server::NamedService for ReadPriority<S> {
     const NAME: &'static str = S::NAME;
 }

@@ -24,12 +24,12 @@ struct Rules {
 }
 
 impl PriorityLayer {
-    /// Decides by `config` where a request says nothing itself.
+    /// Decides by `config` if a request has no urgency of its own.
     pub fn new(config: PriorityConfig) -> Self {
         Self::of(config, Methods::default())
     }
 
-    /// Takes what the table says of each method: its urgency, in place of the fallback.
+    /// Takes each method's urgency from the table, in place of the fallback.
     pub fn methods(self, methods: Methods) -> Self {
         Self::of(self.rules.config.clone(), methods)
     }
@@ -93,7 +93,7 @@ impl Rules {
     fn decide(&self, request: &mut Request<Body>) {
         let mut lowered = false;
         let in_header = Urgency::from_headers(request.headers());
-        // As `Urgency::requested` has it.
+        // In the order of `Urgency::requested`.
         let asked = request.extensions().get::<Urgency>().copied().or(in_header);
         let urgency = match asked {
             Some(urgency) => urgency,
@@ -110,7 +110,7 @@ impl Rules {
             }
         };
         self.meter.decided(urgency, lowered);
-        // What the extensions or the header say already stays; without a header it is the default.
+        // An urgency in the header already stays; without a header it is the default.
         if in_header.unwrap_or_default() != urgency {
             request.headers_mut().insert(PRIORITY, header(urgency));
         }
@@ -120,7 +120,7 @@ impl Rules {
 /// Whether the first message has at least `large` bytes, as far as that is known now. The body is whole again afterwards.
 fn is_large(request: &mut Request<Body>, large: usize) -> bool {
     let body = std::mem::take(request.body_mut());
-    // Nobody is to be woken for this look: who sends the body polls it again, and is.
+    // This read need not wake anything: the code that sends the body polls it again, and is woken.
     let body = Peeked::new(body, &mut Context::from_waker(Waker::noop()));
     let len = body.message_len();
     *request.body_mut() = Body::new(body);

@@ -7,9 +7,9 @@ use std::sync::{
 
 use super::{RetryPolicy, meter};
 
-/// How many retries a channel may afford, so that they do not finish off a peer that has too much to do.
+/// How many retries a channel may afford, so that they do not overwhelm a peer under load.
 ///
-/// It begins full. A failure takes one token, a success gives a share of one back, and while half of them or fewer are left nothing that the
+/// It begins full. A failure takes one token, a success returns a share of one. While at most half of the tokens are left, nothing that the
 /// peer may have seen is sent again. All clones share one budget.
 #[derive(Clone, Debug)]
 pub struct RetryBudget(Arc<Inner>);
@@ -46,7 +46,7 @@ impl RetryBudget {
         f64::from(self.0.tokens.load(Relaxed)) / f64::from(TOKEN)
     }
 
-    /// How many it holds at most.
+    /// How many tokens it holds at most.
     pub fn max_tokens(&self) -> f64 {
         f64::from(self.0.max) / f64::from(TOKEN)
     }
@@ -61,7 +61,7 @@ impl RetryBudget {
         self.0.withheld.load(Relaxed)
     }
 
-    /// Whether a retry may be sent; remembers it where not.
+    /// Whether a retry may be sent; counts it as withheld if not.
     pub(super) fn admits(&self) -> bool {
         let admits = self.allows();
         if !admits {

@@ -58,8 +58,8 @@ struct Kept {
 }
 
 impl RetryPolicy {
-    /// How much of a request is kept in case it is sent again: see [`RetryPolicyBuilder::max_buffered`](super::RetryPolicyBuilder::max_buffered). `None` if
-    /// nothing is sent again.
+    /// How much of a request is kept for a retry: see [`RetryPolicyBuilder::max_buffered`](super::RetryPolicyBuilder::max_buffered). `None` if nothing is
+    /// sent again.
     pub fn max_buffered(&self) -> Option<usize> {
         (self.max_attempts > 1).then_some(self.max_buffered)
     }
@@ -70,7 +70,7 @@ fn superseded() -> BoxError {
 }
 
 impl Call {
-    /// The call of a method with this entry in the table, and its first attempt. `returned`: the service below returns what never left.
+    /// The call of a method with this entry in the table, and its first attempt. `returned`: the service below returns a request that never left.
     pub(super) fn new(
         request: Request<Body>,
         shared: Arc<Shared>,
@@ -124,8 +124,8 @@ impl Call {
         }
     }
 
-    /// An attempt failed; how long to wait before the next one, if there is one. The error is that of the attempt, without the request that it
-    /// may have had.
+    /// An attempt failed. Returns how long to wait before the next one, if there is one. The error is the attempt's, without the request that it may have
+    /// had.
     pub(super) fn failed(
         &mut self,
         failure: &Failure,

@@ -2,14 +2,14 @@ use tonic::Status;
 
 use crate::{Fault, Origin};
 
-/// What this layer itself may fail with. The failure of an attempt is handed on as it is.
+/// An error of this layer itself. The failure of an attempt is passed on unchanged.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RetryError {
     /// The call's deadline passed while a retry waited for the inner service: DEADLINE_EXCEEDED.
     #[error("the call's deadline passed before it could be sent again")]
     TooLate(#[source] Fault),
-    /// What a request's body yields to an attempt that another one has replaced: CANCELLED. No caller sees it.
+    /// What a request's body yields to an attempt that was replaced: CANCELLED. No caller sees it.
     #[error("another attempt has taken over")]
     Superseded(#[source] Fault),
 }

@@ -16,7 +16,7 @@ use crate::{BoxError, unsent::Unsent};
 pin_project! {
     /// A call's attempts, one after the other.
     ///
-    /// Dropping it drops the attempt or the wait that it is at, and the request.
+    /// Dropping it drops the current attempt or wait, and the request.
     #[must_use = "futures do nothing unless polled"]
     pub struct RetryFuture<S>
     where

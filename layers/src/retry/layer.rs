@@ -7,7 +7,7 @@ use tower::{Layer, Service};
 use super::{Retry, RetryBudget, RetryFuture, RetryPolicy, call::Shared};
 use crate::{BoxError, Methods};
 
-/// Makes a call again when that is safe: see the [module](crate::retry).
+/// Retries a call when that is safe: see the [module](crate::retry).
 #[derive(Clone, Debug)]
 pub struct RetryLayer {
     shared: Arc<Shared>,
@@ -15,7 +15,7 @@ pub struct RetryLayer {
 }
 
 impl RetryLayer {
-    /// A layer with a budget of its own, which all services share that it and its clones make. Use a layer per channel.
+    /// A layer with its own budget, which all services of it and its clones share. Use one layer per channel.
     pub fn new(policy: RetryPolicy) -> Self {
         Self {
             shared: Arc::new(Shared {
@@ -27,8 +27,8 @@ impl RetryLayer {
         }
     }
 
-    /// Takes what the table says of each method: whether it is idempotent, and its own policy in place of the layer's. A service config's `retryThrottling` gives the
-    /// layer a new budget of that size; [`with_budget`](Self::with_budget) after this replaces it.
+    /// Takes each method's settings from the table: whether it is idempotent, and its own policy in place of the layer's. A service config's `retryThrottling`
+    /// gives the layer a new budget of that size; call [`with_budget`](Self::with_budget) after this to replace it.
     pub fn methods(self, methods: Methods) -> Self {
         let Shared { policy, budget, .. } = &*self.shared;
         let policy = policy.clone();
@@ -46,7 +46,7 @@ impl RetryLayer {
         }
     }
 
-    /// Takes `budget` in place of its own: several channels to one peer may share it.
+    /// Uses `budget` in place of its own. Several channels to one peer may share it.
     pub fn with_budget(self, budget: RetryBudget) -> Self {
         let policy = self.shared.policy.clone();
         let methods = self.shared.methods.clone();
@@ -60,14 +60,14 @@ impl RetryLayer {
         }
     }
 
-    /// Says that the service beneath returns the request of a call that never left, in an [`Unsent`](crate::unsent::Unsent) error. Then the layer copies
-    /// only requests of idempotent calls; any other call is sent again if it comes back.
+    /// Says that the service beneath returns the request of a call that never left, in an [`Unsent`](crate::unsent::Unsent) error. Then the layer copies only
+    /// requests of idempotent calls; any other call is sent again if it comes back.
     pub fn returned(mut self) -> Self {
         self.returned = true;
         self
     }
 
-    /// Makes one call over `service`, as the layer's service does. `service` has to be ready.
+    /// Makes one call over `service`, as the layer's service does. `service` must be ready.
     pub fn call<S, R>(&self, mut service: S, request: Request<Body>) -> RetryFuture<S>
     where
         S: Service<Request<Body>, Response = Response<R>> + Clone,
@@ -76,7 +76,7 @@ impl RetryLayer {
         self.shared.call(&mut service, request, self.returned)
     }
 
-    /// The budget, to look at.
+    /// The budget, for reading.
     pub fn budget(&self) -> RetryBudget {
         self.shared.budget.clone()
     }

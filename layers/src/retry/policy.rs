@@ -62,7 +62,8 @@ impl Default for RetryPolicy {
 }
 
 impl RetryPolicy {
-    /// Sends nothing again, not even what a peer has provably not begun, whatever policy a method has. Nothing is kept of a call, and no budget is charged.
+    /// Sends nothing again, not even a call that the peer provably has not begun, whatever policy a method has. Keeps nothing of a call and charges no
+    /// budget.
     pub fn disabled() -> Self {
         Self {
             max_attempts: 1,
@@ -71,7 +72,7 @@ impl RetryPolicy {
         }
     }
 
-    /// A policy with settings of one's own.
+    /// Builds a policy, from the defaults.
     pub fn builder() -> RetryPolicyBuilder {
         RetryPolicyBuilder::default()
     }
@@ -91,12 +92,12 @@ impl RetryPolicy {
         self.backoff.max
     }
 
-    /// What each further wait is multiplied with.
+    /// The factor of each further wait.
     pub fn multiplier(&self) -> f64 {
         self.backoff.multiplier
     }
 
-    /// The codes that are worth another attempt, by their number.
+    /// The codes that are retried, by their number.
     pub fn codes(&self) -> impl Iterator<Item = Code> {
         let all = (0..=16).map(Code::from_i32);
         all.filter(|code| self.retries(*code))
@@ -107,7 +108,7 @@ impl RetryPolicy {
     }
 }
 
-/// Settings of a [`RetryPolicy`]; what is not set is as the methods here say.
+/// Settings of a [`RetryPolicy`]. Each method names its default.
 #[derive(Clone, Debug, Default)]
 pub struct RetryPolicyBuilder {
     policy: RetryPolicy,
@@ -115,8 +116,8 @@ pub struct RetryPolicyBuilder {
 }
 
 impl RetryPolicyBuilder {
-    /// How often a call may reach the peer: 3, the first one included. It bounds the attempts that never reached it as well, for themselves. 1 sends
-    /// nothing again.
+    /// How often a call may reach the peer, the first attempt included: 3. The same limit applies separately to attempts that never reached the peer. 1
+    /// sends nothing again.
     pub fn max_attempts(mut self, attempts: u32) -> Self {
         self.policy.max_attempts = attempts;
         self
@@ -134,50 +135,49 @@ impl RetryPolicyBuilder {
         self
     }
 
-    /// What each further wait is multiplied with: 2.0.
+    /// The factor of each further wait: 2.0.
     pub fn multiplier(mut self, multiplier: f64) -> Self {
         self.policy.backoff.multiplier = multiplier;
         self
     }
 
-    /// How far a wait is moved at random, either way, as a share of it: 0.2.
+    /// How far a wait is moved at random, up or down, as a share of it: 0.2.
     pub fn jitter(mut self, share: f64) -> Self {
         self.policy.backoff.jitter = share;
         self
     }
 
-    /// The codes that are worth another attempt: UNAVAILABLE. This replaces the list.
+    /// The codes that are retried: UNAVAILABLE. This replaces the list.
     pub fn codes(mut self, codes: impl IntoIterator<Item = Code>) -> Self {
         self.codes = Some(codes.into_iter().collect());
         self
     }
 
-    /// How much of one request is kept to be sent again, in bytes: 256 KiB. Each frame counts 32 bytes beside its data.
+    /// How much of one request is kept for a retry, in bytes: 256 KiB. Each frame counts 32 bytes beside its data.
     ///
-    /// A larger request is sent as it is and not again once more than this has left. Calls in flight times this bounds the memory; a
-    /// unary request is held anyway until it is sent and costs no copy. gRPC's Go client has the same limit, Java's 1 MiB.
+    /// A larger request is sent unchanged, and not again once more than this has left. This times the calls in flight bounds the memory. A unary request is
+    /// held anyway until it is sent, and costs no copy. gRPC's Go client has the same limit, Java's 1 MiB.
     pub fn max_buffered(mut self, bytes: usize) -> Self {
         self.policy.max_buffered = bytes;
         self
     }
 
-    /// The budget's size, A6's `maxTokens`: 10. Each failure takes one; at half of it or below nothing is retried.
+    /// The budget's size, A6's `maxTokens`: 10. Each failure takes one token; at half of them or fewer nothing is retried.
     pub fn max_tokens(mut self, tokens: u32) -> Self {
         self.policy.max_tokens = tokens;
         self
     }
 
-    /// What each success gives back to the budget, A6's `tokenRatio`: 0.1, so one retry in ten calls in the long run. Three decimals count.
+    /// What each success returns to the budget, A6's `tokenRatio`: 0.1, so one retry in ten calls in the long run. Three decimals count.
     pub fn token_ratio(mut self, ratio: f64) -> Self {
         self.policy.token_ratio = ratio;
         self
     }
 
-    /// The policy.
+    /// Builds the policy.
     ///
     /// # Errors
-    /// When a number is zero where something must be, NaN, or out of its range, the initial backoff is above the maximum, or OK is in the list of
-    /// codes.
+    /// When a number that must not be is zero, a number is NaN or out of its range, the initial backoff is above the maximum, or the codes include OK.
     pub fn build(self) -> Result<RetryPolicy, ConfigError> {
         let mut policy = self.policy;
         ConfigError::nonzero("retry.max_attempts", policy.max_attempts as usize)?;

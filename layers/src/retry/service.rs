@@ -15,7 +15,7 @@ use crate::BoxError;
 
 /// The service that [`RetryLayer`](super::RetryLayer) makes.
 ///
-/// Its readiness is the inner service's and is for the first attempt; a further one makes a clone of the inner service ready in the
+/// Its readiness is the inner service's, for the first attempt. A further attempt makes a clone of the inner service ready in the
 /// future. A clone carries no readiness.
 #[derive(Clone, Debug)]
 pub struct Retry<S> {

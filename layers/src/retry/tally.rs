@@ -15,8 +15,8 @@ use crate::{
     fault::{chain, code_of},
 };
 
-/// A server that names a longer wait than this has said that there should be no retry: a call without a deadline would otherwise sleep at
-/// its word for as long as 24 days, the most that the header can say.
+/// A longer wait than this means that there should be no retry: otherwise a call without a deadline would sleep for up to 24 days, the most
+/// that the header can say.
 const LONGEST_PUSHBACK: Duration = Duration::from_secs(60);
 
 /// What an attempt's end says, if it was a failure.
@@ -24,7 +24,7 @@ const LONGEST_PUSHBACK: Duration = Duration::from_secs(60);
 pub(super) struct Failure {
     pub(super) code: Code,
     pub(super) fault: Option<(Origin, bool)>,
-    /// It took the transport its whole patience to find out.
+    /// The transport used its whole time-out.
     timed_out: bool,
     pub(super) pushback: Option<Pushback>,
 }
@@ -45,8 +45,8 @@ impl Failure {
         }
     }
 
-    /// A head that is all there is and says how the call ended, or a proxy's. Any other head means that the peer has begun to answer: the call
-    /// is committed to this attempt.
+    /// A head that ends the response and says how the call ended, or a proxy's. Any other head means that the peer has begun to answer: the
+    /// call is committed to this attempt.
     pub(super) fn of_head<R>(response: &Response<R>) -> Option<Self> {
         let code = match status(response.headers()) {
             Some(code) => code,
@@ -61,7 +61,7 @@ impl Failure {
         })
     }
 
-    /// Why the peer cannot have begun what may be sent again, whatever the method.
+    /// Why the peer cannot have begun the call, so that any method may be sent again.
     fn unseen(&self) -> Option<Reason> {
         match self.fault? {
             (Origin::Refused, true) => Some(Reason::Refused),
@@ -76,7 +76,7 @@ impl Failure {
 /// Why an attempt follows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Reason {
-    /// The code is worth it, and the method may be done twice.
+    /// The code is retried, and the method may be executed twice.
     Code,
     /// The peer provably did not take it.
     Refused,
@@ -84,10 +84,10 @@ pub(super) enum Reason {
     Unreached,
 }
 
-/// Why none does.
+/// Why no attempt follows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum End {
-    /// The failure is not one that another attempt mends.
+    /// Another attempt would not help.
     Final,
     NotIdempotent,
     Pushback,

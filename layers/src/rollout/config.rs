@@ -6,7 +6,7 @@ use std::{
 use super::Gates;
 use crate::{ConfigError, select::Canary};
 
-/// How a canary's share grows, and what it takes.
+/// How a canary's share grows, and its conditions.
 #[derive(Clone, Debug)]
 pub struct RolloutConfig {
     pub(super) canary: String,
@@ -51,19 +51,19 @@ const SHORTEST_TICK: Duration = Duration::from_millis(1);
 const LONGEST_DWELL: Duration = Duration::from_secs(30 * 86_400);
 
 impl RolloutConfigBuilder {
-    /// The shares, one after the other, in basis points: 500, 2,500, 5,000 and 10,000.
+    /// The shares, in ascending order, in basis points: 500, 2,500, 5,000 and 10,000.
     pub fn stages(mut self, basis_points: impl IntoIterator<Item = u32>) -> Self {
         self.0.stages = basis_points.into_iter().collect();
         self
     }
 
-    /// How long a stage lasts at least: 5 min; at most 30 days. Only time counts in which the rollout ran.
+    /// The shortest time of a stage: 5 min; at most 30 days. Only time while the rollout runs counts.
     pub fn dwell(mut self, dwell: Duration) -> Self {
         self.0.dwell = dwell;
         self
     }
 
-    /// What the new arm has to be like.
+    /// The conditions on the new arm.
     pub fn gates(mut self, gates: Gates) -> Self {
         self.0.gates = gates;
         self
@@ -75,7 +75,7 @@ impl RolloutConfigBuilder {
         self
     }
 
-    /// Where its state is kept, so that it survives a restart: nowhere. Two rollouts need two files.
+    /// The file that keeps its state over a restart: none unless set. Two rollouts need two files.
     pub fn state_file(mut self, path: impl AsRef<Path>) -> Self {
         self.0.state_file = Some(path.as_ref().to_owned());
         self
@@ -84,8 +84,8 @@ impl RolloutConfigBuilder {
     /// Checks the settings.
     ///
     /// # Errors
-    /// When there is no stage, a stage is 0, above 10,000 or not above the one before it, the dwell is not within 1 ms to 30 days, or the tick is not within 1 ms
-    /// to the dwell.
+    /// When there is no stage, a stage is 0, above 10,000 or not above the one before it, the dwell is not within 1 ms to 30 days, or the tick is not within 1
+    /// ms and the dwell.
     pub fn build(self) -> Result<RolloutConfig, ConfigError> {
         let built = self.0;
         let stages = &built.stages;

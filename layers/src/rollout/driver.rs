@@ -1,4 +1,4 @@
-//! The task that looks, steps and saves.
+//! The task that compares the arms, steps and saves.
 
 use std::{
     future::{Future, poll_fn},
@@ -28,22 +28,22 @@ pub(super) struct Shared {
     path: Option<PathBuf>,
     inside: Mutex<Inside>,
     pub(super) state: watch::Sender<RolloutState>,
-    /// Somebody gave an order.
+    /// Wakes the task for an order.
     pub(super) ordered: Notify,
-    /// The wall's time when it began, and tokio's: so that time is a test's where tokio's is.
+    /// The wall clock's time when it began, and tokio's, so that a test controls the time through tokio's clock.
     epoch: (SystemTime, Instant),
 }
 
 struct Inside {
     /// What is in force.
     machine: Machine,
-    /// What was ordered, until it is saved.
+    /// The last order, until it is saved.
     ordered: Option<Machine>,
-    /// Counts the orders, so that a step which was prepared before one is not taken after it.
+    /// Counts the orders, so that a step that was prepared before an order is not taken after it.
     orders: u64,
 }
 
-/// What a look at the arms led to, before it is in force.
+/// The result of a comparison, before it is in force.
 struct Considered {
     next: Machine,
     step: Step,
@@ -55,7 +55,7 @@ struct Considered {
 const SAVE_EVERY: Duration = Duration::from_secs(10);
 
 impl Shared {
-    /// Puts the share in force, unless it has to be saved before.
+    /// Puts the share in force, unless it has to be saved first.
     pub(super) fn new(
         select: SelectHandle,
         to: Arm,
@@ -96,7 +96,7 @@ impl Shared {
         wall + start.elapsed()
     }
 
-    /// Follows an order: at once if it takes calls back or stops the growth, or if there is no file. Else the task saves it first.
+    /// Follows an order: at once if it takes calls back or stops the growth, or without a file. Otherwise the task saves it first.
     pub(super) fn order<R>(&self, order: impl FnOnce(&mut Machine, SystemTime) -> R) -> R {
         let mut inside = self.lock();
         let ordered = inside.ordered.take();
@@ -112,13 +112,13 @@ impl Shared {
         result
     }
 
-    /// Puts a state in force. Each share is judged by its own calls: those from before may have come at a worse time, and to one arm more than to the other.
+    /// Puts a state in force. Each share is judged by its own calls: earlier calls may have come at a worse time, and to one arm more than to the other.
     fn put(&self, inside: &mut Inside, next: Machine) {
         let share = next.state.share;
         let is_new = share != inside.machine.state.share;
         inside.machine = next;
         self.apply(&inside.machine);
-        // After a rollback what led to it can still be looked at.
+        // After a rollback its causes can still be read.
         if is_new && share > 0 {
             self.select.clear_canary(&self.canary);
         }
@@ -160,7 +160,7 @@ impl Shared {
         Err(format!("{shown}: {error}"))
     }
 
-    /// Nothing grows, since it can't be saved.
+    /// Stops the growth, since it cannot be saved.
     fn hold(&self, inside: &mut Inside, error: String) {
         // After a rollback its reason stays.
         if inside.machine.state.phase != Phase::RolledBack {
@@ -170,7 +170,7 @@ impl Shared {
         self.apply(&inside.machine);
     }
 
-    /// Saves what was ordered, and puts it in force.
+    /// Saves the last order, and puts it in force.
     async fn obey(&self, saved: &mut Saved) {
         let (mut ordered, orders) = {
             let inside = self.lock();
@@ -195,7 +195,7 @@ impl Shared {
         }
     }
 
-    /// What a look at the arms leads to.
+    /// Compares the arms and returns the result.
     fn consider(&self, seen: impl FnOnce() -> Option<CanaryStatistics>) -> Considered {
         let (machine, orders) = {
             let inside = self.lock();
@@ -213,7 +213,7 @@ impl Shared {
         }
     }
 
-    /// Takes a step, unless there was an order meanwhile.
+    /// Takes a step, unless an order came meanwhile.
     fn take(&self, considered: Considered) {
         let Considered {
             mut next,
@@ -224,20 +224,20 @@ impl Shared {
         {
             let mut inside = self.lock();
             if inside.orders != orders {
-                // Whoever gave the order knew better.
+                // The order takes precedence.
                 return;
             }
             if step == Step::RolledBack {
                 inside.ordered = None;
             }
             next.state.unsaved = inside.machine.state.unsaved.take();
-            // Also where somebody else has changed the share: this is what it is for.
+            // Also if somebody else has changed the share: this corrects it.
             self.put(&mut inside, next);
         }
         self.tell(step);
     }
 
-    /// One look at the arms. A larger share is saved before it is in force, so that no crash forgets it; a smaller one after.
+    /// One comparison of the arms. A larger share is saved before it is in force, so that no crash forgets it; a smaller one after.
     async fn look(&self, saved: &mut Saved) {
         let considered = self.consider(|| self.select.canary(&self.canary));
         if considered.is_bolder

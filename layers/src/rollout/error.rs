@@ -2,30 +2,30 @@ use std::{io, path::PathBuf};
 
 use crate::ConfigError;
 
-/// Why a rollout did not begin. The canary's share is 0 then, if there is such a canary.
+/// Why a rollout did not begin. The canary's share is then 0, if there is such a canary.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RolloutError {
     /// The state file could not be read.
     #[error("the rollout's state {} cannot be read", path.display())]
     Unreadable {
-        /// Which.
+        /// The file.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         #[source]
         source: io::Error,
     },
-    /// The state file is not one, or another rollout's. What is to be done is for people: mend it, or remove it to begin at the first stage.
+    /// The state file is damaged, or another rollout's. A person has to mend it, or remove it to begin at the first stage.
     #[error("the rollout's state {} line {line}: {what}; mend the file, or remove it to begin at the first stage", path.display())]
     Corrupt {
-        /// Which.
+        /// The file.
         path: PathBuf,
-        /// Where; one more than there are for what is missing.
+        /// The line; one more than the file has if something is missing.
         line: usize,
-        /// What is wrong.
+        /// The error.
         what: String,
     },
-    /// The policy in force has no canary of the name.
+    /// The policy in force has no canary of this name.
     #[error("there is no canary to roll out")]
     NoCanary(#[source] ConfigError),
     /// All calls of the selection share one key, so they would all go over one arm and there would be nothing to compare.

@@ -82,7 +82,7 @@ fn quoted(text: &str) -> String {
     quoted
 }
 
-/// Replaces the file: whoever reads it, at whatever moment a machine stops, finds the one or the other state.
+/// Replaces the file: at whatever moment a machine stops, a reader finds either the old state or the new one.
 pub(super) fn save(path: &Path, text: &str) -> io::Result<()> {
     let folder = match path.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder,

@@ -4,14 +4,15 @@ use std::{f64::consts::FRAC_PI_2, time::Duration};
 
 use crate::{ConfigError, select::ArmStatistics};
 
-/// What the new arm has to be like, beside the old one.
+/// The conditions on the new arm, relative to the old one.
 ///
-/// Error rates are compared over the canary's [window](crate::select::CanaryBuilder::window) and over three of them, the p99 over three of them, and only calls of the current
-/// stage count. A difference has three outcomes: it is within its limit; it is beyond the limit by more than chance explains, and the rollout rolls back; or neither, and the
-/// rollout holds. Chance explains three standard deviations of an error rate and two and a half of a p99: two arms that are equally good are rolled back in fewer than one stage in a hundred.
+/// Error rates are compared over the canary's [window](crate::select::CanaryBuilder::window) and over three windows, the p99 over three, and only calls of the
+/// current stage count. A difference within its limit passes. If it exceeds the limit by more than chance explains, the rollout rolls back. Otherwise the
+/// rollout holds. Chance explains three standard deviations of an error rate and two and a half of a p99: two equally good arms are rolled back in fewer than
+/// one stage in a hundred.
 ///
-/// A new arm that clearly fails more than half of its calls is rolled back whatever the old arm is like. One call in ten is enough where
-/// fewer than twenty calls over the old arm are known.
+/// A new arm that clearly fails more than half of its calls is rolled back whatever the old arm's results. One call in ten is enough if fewer than twenty calls
+/// over the old arm are known.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Gates {
     max_error_difference: f64,
@@ -44,21 +45,20 @@ impl Gates {
 pub struct GatesBuilder(Gates);
 
 impl GatesBuilder {
-    /// By how much the new arm's error rate may be above the old one's: 0.01, one call in a hundred. A call that went over the old arm because the new one was not
+    /// How much the new arm's error rate may exceed the old one's: 0.01, one call in a hundred. A call that went over the old arm because the new one was not
     /// ready, or had just come back, counts as an error of the new arm.
     pub fn max_error_difference(mut self, share: f64) -> Self {
         self.0.max_error_difference = share;
         self
     }
 
-    /// How many times the old arm's p99 the new one's may be: 1.25. It is too much only if it passes
-    /// [`max_p99_difference`](Self::max_p99_difference) too.
+    /// How many times the old arm's p99 the new one's may be: 1.25. It is too much only if it also exceeds [`max_p99_difference`](Self::max_p99_difference).
     pub fn max_p99_ratio(mut self, ratio: f64) -> Self {
         self.0.max_p99_ratio = ratio;
         self
     }
 
-    /// By how much the new arm's p99 may be above the old one's, whatever the ratio: 5 ms.
+    /// How much the new arm's p99 may exceed the old one's, whatever the ratio: 5 ms.
     pub fn max_p99_difference(mut self, difference: Duration) -> Self {
         self.0.max_p99_difference = difference;
         self
@@ -73,7 +73,7 @@ impl GatesBuilder {
     /// Checks the settings.
     ///
     /// # Errors
-    /// When the error difference is not within 0 to 1, the ratio below 1 or above 1000, or the samples are 0.
+    /// When the error difference is not within 0 to 1, the ratio is below 1 or above 1000, or the samples are 0.
     pub fn build(self) -> Result<Gates, ConfigError> {
         let built = self.0;
         ConfigError::share("rollout.max_error_difference", built.max_error_difference)?;

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{ConfigError, select::SelectHandle};
 
-/// A rollout that runs. Clones are the same; its task ends with the last of them, and the canary's share stays as it is then.
+/// A running rollout. Clones are the same rollout. Its task ends with the last of them, and the canary's share then stays as it is.
 #[derive(Clone)]
 pub struct Rollout {
     shared: Arc<Shared>,
@@ -27,14 +27,14 @@ impl Drop for Task {
 }
 
 impl Rollout {
-    /// Begins, or goes on where the state file says. The canary's share is what the rollout says from now on, whatever policy is put in force.
+    /// Begins, or continues from the state file. From now on the rollout sets the canary's share, whatever policy is put in force.
     ///
-    /// Reads the state file, which is small, on the calling thread. A thread for blocking work writes it: without a file yet, the share stays 0 until the first state is
-    /// saved, which [`subscribe`](Self::subscribe) tells. While it cannot be saved, [`RolloutState::unsaved`] says why.
+    /// Reads the small state file on the calling thread. A thread for blocking work writes it. If there is no file yet, the share stays 0 until the first state
+    /// is saved; [`subscribe`](Self::subscribe) tells when. While the state cannot be saved, [`RolloutState::unsaved`] says why.
     ///
     /// # Errors
-    /// When the policy has no such canary, all calls share one [key](crate::select::SelectConfigBuilder::sticky_key), the file cannot be read or is not a state of this
-    /// rollout, or there is no tokio runtime. The share is 0 then: what is not known is not tried.
+    /// When the policy has no such canary, all calls share one [key](crate::select::SelectConfigBuilder::sticky_key), the file cannot be read or is not a state
+    /// of this rollout, or there is no tokio runtime. The share is then 0: a rollout in an unknown state exposes no call.
     pub fn start(config: RolloutConfig, select: SelectHandle) -> Result<Self, RolloutError> {
         let name = config.canary.clone();
         let started = Self::try_start(config, &select);
@@ -97,12 +97,12 @@ impl Rollout {
         })
     }
 
-    /// How it stands.
+    /// The state now.
     pub fn state(&self) -> RolloutState {
         self.shared.state.borrow().clone()
     }
 
-    /// How it stands, and each change. Copy what [`borrow`](watch::Receiver::borrow) returns: while the reference lives, the rollout cannot tell of a change and waits.
+    /// Follows the state. Copy what [`borrow`](watch::Receiver::borrow) returns: while the reference lives, the rollout cannot tell of a change and waits.
     pub fn subscribe(&self) -> watch::Receiver<RolloutState> {
         self.shared.state.subscribe()
     }
@@ -112,16 +112,16 @@ impl Rollout {
         self.shared.order(Machine::pause);
     }
 
-    /// Goes on after a pause; after a rollback it begins anew at the first stage, and what was measured before does not count.
+    /// Continues after a pause. After a rollback it starts anew at the first stage, and earlier measurements do not count.
     ///
-    /// With a state file it is in force as soon as it is saved.
+    /// With a state file this is in force as soon as it is saved.
     pub fn resume(&self) {
         self.shared.order(Machine::resume);
     }
 
-    /// Goes to a stage, counted from 0; its dwell begins. After a rollback it runs again.
+    /// Goes to a stage, counted from 0, and starts its dwell. After a rollback the rollout runs again.
     ///
-    /// With a state file a larger share is in force as soon as it is saved; a smaller one is at once.
+    /// With a state file a larger share is in force as soon as it is saved, a smaller one at once.
     ///
     /// # Errors
     /// When there is no such stage.
@@ -130,7 +130,7 @@ impl Rollout {
             .order(|machine, now| machine.set_stage(stage, now))
     }
 
-    /// Takes all calls back to the old arm at once; `why` is what [`RolloutState::note`] says.
+    /// Takes all calls back to the old arm at once; `why` becomes the [`RolloutState::note`].
     pub fn roll_back(&self, why: impl Into<String>) {
         let why = why.into();
         self.shared

@@ -15,17 +15,17 @@ use crate::{
     select::{Canary, CanaryStatistics},
 };
 
-/// What a rollout does.
+/// The phase of a rollout.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Phase {
-    /// It grows, or waits for what it takes to grow.
+    /// It grows, or waits until it may grow.
     Running,
     /// It does not grow, and still rolls back if it must.
     Paused,
     /// The share is 0, until somebody resumes it.
     RolledBack,
-    /// All stages have passed. It looks no more.
+    /// All stages have passed. It no longer compares the arms.
     Complete,
 }
 
@@ -54,23 +54,23 @@ impl fmt::Display for Phase {
     }
 }
 
-/// How a rollout stands.
+/// The state of a rollout.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct RolloutState {
-    /// What it does.
+    /// The phase.
     pub phase: Phase,
-    /// Which stage it is at, from 0; after a rollback the one that it was at.
+    /// The current stage, from 0; after a rollback the stage at which it happened.
     pub stage: usize,
     /// The canary's share, in basis points.
     pub share: u32,
-    /// How long the stage has lasted, as far as the rollout ran.
+    /// How long the stage has lasted while the rollout ran.
     pub dwelt: Duration,
     /// When the stage or phase began.
     pub since: SystemTime,
-    /// Why it holds, or rolled back.
+    /// Why it holds, or why it rolled back.
     pub note: String,
-    /// Why the state is not in its file, if it is not.
+    /// Why the state is not saved in its file, if it is not.
     pub unsaved: Option<String>,
 }
 
@@ -112,8 +112,8 @@ impl Machine {
         }
     }
 
-    /// As it was saved. If the stages have changed since, it is at the last one that is not larger. If all are larger, the share stays what it was: passing leads to
-    /// the first stage.
+    /// The saved state. If the stages have changed since, it is at the last one that is not larger. If all are larger, the share stays as it was, and passing
+    /// leads to the first stage.
     pub(super) fn restore(
         config: Arc<RolloutConfig>,
         mut state: RolloutState,

@@ -1,20 +1,21 @@
-//! Lets a canary grow by itself, and takes it back when the new arm is worse.
+//! Grows a canary by itself, and rolls it back when the new arm is worse.
 //!
-//! A [`Rollout`] moves one [`Canary`](crate::select::Canary)'s share through stages: 5, 25, 50 and 100 %. At each it compares the arms once a second, over the canary's window and over
-//! three of them. Only the stage's own calls count:
+//! A [`Rollout`] moves one [`Canary`](crate::select::Canary)'s share through stages: 5, 25, 50 and 100 %. At each stage it compares the arms once a second,
+//! over the canary's window and over three windows. Only the stage's own calls count:
 //!
-//! | the [gates](Gates) say | it |
+//! | the [gates](Gates) say | the rollout |
 //! |---|---|
-//! | passed, for calls enough, and the stage has lasted its dwell (5 min) | goes to the next stage; after the last it is complete |
+//! | passed, with enough calls, and the stage has lasted its dwell (5 min) | goes to the next stage; after the last it is complete |
 //! | too few calls, or a difference that may be chance | holds, and says why |
-//! | the new arm's error rate or p99 is worse than its limit allows, and clearly so | rolls back: the share is 0 until somebody resumes it |
+//! | the new arm's error rate or p99 is clearly worse than its limit allows | rolls back: the share is 0 until somebody resumes it |
 //! | the new arm clearly fails more than half of its calls, or one in ten where nothing is known of the old arm | rolls back, whatever the old arm is like |
 //!
-//! It only changes the share, so growing only adds keys. When the old arm has too few calls, as at 100 %, the new one is compared with what the old one was like when it had
-//! enough. A call that fell back because the new arm was not ready, or had just come back, counts as an error of the new arm, though its caller never noticed.
+//! It changes only the share, so growing only adds keys. When the old arm has too few calls, as at 100 %, the new arm is compared with the old arm's results
+//! from when it had enough. A call that fell back because the new arm was not ready, or had just come back, counts as an error of the new arm, even though its
+//! caller did not notice.
 //!
-//! The calls need different keys, or none: if all of a process share [one key](crate::select::SelectConfigBuilder::sticky_key) they all go over one arm, and
-//! [`Rollout::start`] refuses that.
+//! The calls need different keys, or none. If all calls of a process share [one key](crate::select::SelectConfigBuilder::sticky_key) they all go over one arm,
+//! and [`Rollout::start`] refuses that.
 //!
 //! ```
 //! # #[tokio::main(flavor = "current_thread")]
@@ -48,21 +49,22 @@
 //! # }
 //! ```
 //!
-//! **By hand.** [`pause`](Rollout::pause) and [`roll_back`](Rollout::roll_back) act at once, and so does a [`set_stage`](Rollout::set_stage) to a smaller share.
-//! [`resume`](Rollout::resume) and a larger share are in force once they are saved, or at once without a file. [`subscribe`](Rollout::subscribe) tells each change. A paused rollout
-//! still rolls back. A complete one looks no more.
+//! **By hand.** [`pause`](Rollout::pause), [`roll_back`](Rollout::roll_back) and a [`set_stage`](Rollout::set_stage) to a smaller share act at once.
+//! [`resume`](Rollout::resume) and a larger share are in force once they are saved, or at once without a file. [`subscribe`](Rollout::subscribe) tells each
+//! change. A paused rollout still rolls back. A complete rollout no longer compares.
 //!
-//! **After a restart** it goes on from its file: the same stage, with the dwell that it had; time in which it did not run does not count, and neither does a clock that was set. What was measured is not in the
-//! file, so it holds until there are calls enough again. The file is replaced as a whole, before a larger share is in force and after a smaller one, and the dwell is saved every 10 s; while it can't be
-//! written nothing grows. Other stages after a restart never mean a larger share. A file that is damaged, or another rollout's, closes the canary: [`Rollout::start`] sets the share to 0 and says which line is wrong.
+//! **After a restart** it goes on from its file: the same stage, with the dwell so far. Time while it did not run does not count, and neither does a changed
+//! clock. Measurements are not in the file, so the rollout holds until there are enough calls again. The file is replaced as a whole, before a larger share is
+//! in force and after a smaller one; the dwell is saved every 10 s. While the file cannot be written nothing grows. Changed stages after a restart never mean a
+//! larger share. A damaged file, or one of another rollout, closes the canary: [`Rollout::start`] sets the share to 0 and says which line is wrong.
 //!
-//! **Policies.** Whatever policy is put in force, the share of this canary is the rollout's. Where a policy has no such canary it waits.
+//! **Policies.** Under every policy the rollout sets the share of this canary. While the policy has no such canary, the rollout waits.
 //!
-//! **Who owns it.** One task, which ends with the last clone of the [`Rollout`]; the share stays as it is. Nothing waits for the task but the file, which is written on a thread for
-//! blocking work.
+//! **Ownership.** One task, which ends with the last clone of the [`Rollout`]; the share then stays as it is. The task blocks nothing: a thread for blocking
+//! work writes the file.
 //!
-//! **Metrics** (feature `metrics`): `tower_iroh_rollout_steps_total` by `canary` and `step` (`advanced`, `completed`, `rolled_back`), and the gauge
-//! `tower_iroh_select_canary_share` of the layer.
+//! **Metrics** (feature `metrics`): `tower_iroh_rollout_steps_total` by `canary` and `step` (`advanced`, `completed`, `rolled_back`), and the selection's gauge
+//! `tower_iroh_select_canary_share`.
 
 mod config;
 mod driver;

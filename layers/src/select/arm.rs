@@ -1,6 +1,6 @@
 use std::fmt;
 
-/// One of the two ways to a peer. [`SelectHandle::named`](super::SelectHandle::named) gives the two their names in metrics, spans, headers and errors.
+/// One of the two paths to a peer. [`SelectHandle::named`](super::SelectHandle::named) sets their names in metrics, spans, headers and errors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Arm {
     /// The first service of [`Select::new`](super::Select::new).
@@ -13,7 +13,7 @@ impl Arm {
     /// Both.
     pub const ALL: [Self; 2] = [Self::First, Self::Second];
 
-    /// `first` or `second`: its name, where the two have no names.
+    /// `first` or `second`: its name unless names are set.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::First => "first",
@@ -21,7 +21,7 @@ impl Arm {
         }
     }
 
-    /// The one that this is not.
+    /// The other arm.
     pub const fn other(self) -> Self {
         match self {
             Self::First => Self::Second,

@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// How an arm stands.
+/// The state of an arm.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ArmState {
-    /// Ready, as far as anybody has looked.
+    /// Ready, as far as is known.
     Ready,
     /// Not ready.
     Away {

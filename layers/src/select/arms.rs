@@ -18,20 +18,20 @@ use super::{
     arm_health::{ArmHealth, ArmState, Trust},
 };
 
-/// How a selection stands: see [`SelectHandle::subscribe`](super::SelectHandle::subscribe).
+/// The state of a selection: see [`SelectHandle::subscribe`](super::SelectHandle::subscribe).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct SelectState {
-    /// How many policies there have been: 1 for the first.
+    /// The number of policies so far: 1 for the first.
     pub generation: u64,
-    /// How the first arm stands.
+    /// The state of the first arm.
     pub first: ArmState,
-    /// How the second one does.
+    /// The state of the second arm.
     pub second: ArmState,
 }
 
 impl SelectState {
-    /// How `arm` stands.
+    /// The state of `arm`.
     pub fn arm(&self, arm: Arm) -> ArmState {
         match arm {
             Arm::First => self.first,

@@ -7,12 +7,12 @@ use crate::{ConfigError, headers};
 
 /// A share of the calls goes to one arm, the rest to the other.
 ///
-/// Which calls is decided by a key, so that they stay: the [`StickyKey`] in the request's extensions; else the value of the configured
-/// [metadata header](CanaryBuilder::key_header); else the key of the layer's [configuration](super::SelectConfigBuilder::sticky_key), which all
-/// calls of the channel share then. A call that has none of these is a key of its own: the share is right, and nothing sticks.
+/// A key decides, so that calls with the same key stay together: the [`StickyKey`] in the request's extensions; else the value of the configured [metadata
+/// header](CanaryBuilder::key_header); else the key of the layer's [configuration](super::SelectConfigBuilder::sticky_key), which all calls of the channel then
+/// share. A call without any of these is its own key: the share is right, and nothing sticks.
 ///
-/// A key is in if its hash, with the canary's name as the salt, is below the share. So growing the share only adds keys, and canaries
-/// with different names ask different keys first.
+/// A key is in the canary if its hash, with the canary's name as the salt, is below the share. So a larger share only adds keys, and canaries with different
+/// names begin with different keys.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Canary {
     name: String,
@@ -24,10 +24,10 @@ pub struct Canary {
 }
 
 impl Canary {
-    /// The whole, in basis points.
+    /// The whole traffic, in basis points.
     pub const WHOLE: u32 = 10_000;
 
-    /// A canary with a share of nothing, until the builder says otherwise. `name` is its salt and what a handle and a rollout call it.
+    /// Builds a canary with a share of 0 unless set. `name` is its salt, and identifies it to a handle and a rollout.
     pub fn builder(name: impl Into<String>, to: Arm) -> CanaryBuilder {
         CanaryBuilder {
             name: name.into(),
@@ -48,12 +48,12 @@ impl Canary {
         self.to
     }
 
-    /// How much of the traffic that is, in basis points: 10,000 is all.
+    /// Its share of the traffic, in basis points: 10,000 is all.
     pub fn share(&self) -> u32 {
         self.share
     }
 
-    /// For how long the arms' results count in its [statistics](super::SelectHandle::canary).
+    /// How long the arms' results count in its [statistics](super::SelectHandle::canary).
     pub fn window(&self) -> Duration {
         self.window
     }
@@ -68,7 +68,7 @@ impl Canary {
         Ok(self)
     }
 
-    /// Whether a call with this key is in.
+    /// Whether a call with this key is in the canary.
     pub fn includes(&self, key: StickyKey) -> bool {
         key.place(self.salt) < self.share
     }
@@ -100,19 +100,19 @@ pub struct CanaryBuilder {
 }
 
 impl CanaryBuilder {
-    /// The share in basis points, 0 to 10,000: 0.
+    /// The share in basis points, 0 to 10,000. 0 unless set.
     pub fn share(mut self, basis_points: u32) -> Self {
         self.share = basis_points;
         self
     }
 
-    /// The metadata whose value is the key of a call without a [`StickyKey`], such as `x-tenant`: none.
+    /// The metadata whose value is the key of a call without a [`StickyKey`], such as `x-tenant`. None unless set.
     pub fn key_header(mut self, name: impl Into<String>) -> Self {
         self.key_header = Some(name.into());
         self
     }
 
-    /// For how long the arms' results count in its statistics: 30 s; 1 s to an hour. A [rollout](crate::rollout) compares them over three times as long too.
+    /// How long the arms' results count in its statistics: 30 s; 1 s to an hour. A [rollout](crate::rollout) also compares them over three times as long.
     pub fn window(mut self, window: Duration) -> Self {
         self.window = window;
         self
@@ -121,8 +121,8 @@ impl CanaryBuilder {
     /// Checks the settings.
     ///
     /// # Errors
-    /// When the name is empty or longer than 100 bytes or has control characters, the share is above 10,000, the header is no header's name, or the window is out of its
-    /// range.
+    /// When the name is empty, longer than 100 bytes or has control characters, the share is above 10,000, the header is not a header's name, or the window is
+    /// out of its range.
     pub fn build(self) -> Result<Canary, ConfigError> {
         let Self { name, share, .. } = &self;
         if name.is_empty() || name.len() > 100 || name.chars().any(char::is_control) {

@@ -5,7 +5,7 @@ use crate::ConfigError;
 
 type Why = Arc<dyn Fn(Arm) -> String + Send + Sync>;
 
-/// What holds whatever the policy: how long to wait for an arm, and when to come back to it.
+/// The settings for every policy: how long to wait for an arm, and when to return to it.
 #[derive(Clone)]
 pub struct SelectConfig {
     pub(super) wait: Option<Duration>,
@@ -59,7 +59,7 @@ impl fmt::Debug for SelectConfig {
 #[must_use]
 pub struct SelectConfigBuilder(SelectConfig);
 
-/// Longer than a deadline, none of them would act.
+/// Above all deadlines, none of them would act.
 const LONGEST: Duration = Duration::from_secs(3600);
 
 impl SelectConfigBuilder {
@@ -70,47 +70,47 @@ impl SelectConfigBuilder {
         self
     }
 
-    /// How long an arm that comes first may be not ready before its calls go over the other one: not at all. It lets a dial that has just begun win
-    /// against an arm that is there already.
+    /// How long a preferred arm may be not ready before its calls go over the other one: zero unless set. It lets a dial that has just begun win against
+    /// an arm that is ready already.
     pub fn head_start(mut self, time: Duration) -> Self {
         self.0.head_start = time;
         self
     }
 
-    /// How long an arm has to be ready, and no call over it to fail, before the calls that went elsewhere return: 5 s.
+    /// How long an arm has to be ready, with no failed call, before the calls that left it return: 5 s.
     pub fn dwell(mut self, dwell: Duration) -> Self {
         self.0.dwell = dwell;
         self
     }
 
-    /// How often a call tries an arm that has just come back: once a second.
+    /// How often a call probes an arm that has just come back: once a second.
     pub fn probe_every(mut self, time: Duration) -> Self {
         self.0.probe_every = time;
         self
     }
 
     /// How much of one request is kept, until its answer begins, in case the arm fails before anything was sent; in bytes: 256 KiB. A unary request is one
-    /// piece and costs no copy. A larger one does not fall back once more than this was read.
+    /// piece and costs no copy. A larger request does not fall back once more than this was read.
     pub fn max_buffered(mut self, bytes: usize) -> Self {
         self.0.max_buffered = bytes;
         self
     }
 
-    /// The key of calls that bring none, for canaries: none, so each is a key of its own. The caller's own identity keeps all its calls on one arm,
-    /// after a restart too. It is for a canary whose share is set by hand: a [rollout](crate::rollout) compares calls over both arms, and refuses it.
+    /// The key for canaries of calls without one: none, so each call is its own key. With the caller's own identity all its calls stay on one arm, after a
+    /// restart too. Use it for a canary whose share is set by hand: a [rollout](crate::rollout) compares calls over both arms, and refuses it.
     pub fn sticky_key(mut self, key: StickyKey) -> Self {
         self.0.sticky_key = Some(key);
         self
     }
 
-    /// Whether each response has a header [`tower-iroh-selected`](super::SELECTED): no. It is for people who look; programs find
+    /// Whether each response has a header [`tower-iroh-selected`](super::SELECTED): no unless set. The header is for people; programs find
     /// [`Selected`](super::Selected) in the response's extensions.
     pub fn response_header(mut self, yes: bool) -> Self {
         self.0.response_header = yes;
         self
     }
 
-    /// Asked why an arm is not ready, for the message of a call that fails: a circuit breaker's `why`, for example. It must not block.
+    /// Returns why an arm is not ready, for the message of a failed call: a circuit breaker's `why`, for example. It must not block.
     pub fn why(mut self, why: impl Fn(Arm) -> String + Send + Sync + 'static) -> Self {
         self.0.why = Some(Arc::new(why));
         self
@@ -119,7 +119,7 @@ impl SelectConfigBuilder {
     /// Checks the settings.
     ///
     /// # Errors
-    /// When a time that must not be is zero, one is longer than an hour, or the head start is not below the wait.
+    /// When a time that must not be is zero, a time is longer than an hour, or the head start is not below the wait.
     pub fn build(self) -> Result<SelectConfig, ConfigError> {
         let built = self.0;
         let wait = built.wait.unwrap_or(LONGEST);

@@ -5,7 +5,7 @@ use tonic::Status;
 use super::Arm;
 use crate::{Fault, Origin};
 
-/// The call was not made, because no arm that it may go over has been ready for a while. Its code is UNAVAILABLE.
+/// The call was not made, because no arm that it may use has been ready for a while. Its code is UNAVAILABLE.
 #[derive(Debug)]
 pub struct NotReady {
     arm: Arm,
@@ -47,12 +47,12 @@ impl NotReady {
         }
     }
 
-    /// The arm that came first.
+    /// The arm that was chosen first.
     pub fn arm(&self) -> Arm {
         self.arm
     }
 
-    /// For how long it had not been ready.
+    /// How long that arm had not been ready.
     pub fn waited(&self) -> Duration {
         self.waited
     }

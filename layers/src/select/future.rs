@@ -27,7 +27,7 @@ use crate::{
 pin_project! {
     /// The future of a [`Select`](super::Select)'s call.
     ///
-    /// Dropping it drops the attempt or the wait that it is at, and what is kept of the request. Nothing is left behind.
+    /// Dropping it drops the current attempt or wait, and the kept request. Nothing is left behind.
     #[must_use = "futures do nothing unless polled"]
     pub struct SelectFuture<I, T>
     where

@@ -198,7 +198,7 @@ impl Group {
     }
 }
 
-/// Follows one attempt over one arm, for what is measured of it.
+/// Follows one attempt over one arm, to measure it.
 pub struct Sample {
     group: Arc<Group>,
     arm: Arm,

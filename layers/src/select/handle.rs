@@ -7,9 +7,9 @@ use super::{
 };
 use crate::{ConfigError, Methods};
 
-/// The selection's state and its policy, to be exchanged while calls are open. One per peer.
+/// The selection's state, and its policy, which may be exchanged while calls are open. One per peer.
 ///
-/// Clones are one handle, and all services that were made with it share its state. It keeps no service alive and needs none to be.
+/// Clones are one handle, and all services that were made with it share its state. It keeps no service alive and needs none.
 #[derive(Clone)]
 pub struct SelectHandle {
     pub(super) shared: Arc<Shared>,
@@ -28,7 +28,7 @@ impl SelectHandle {
         }
     }
 
-    /// Names the two arms, for metrics, spans, the response header and errors. Default: `first` and `second`. Names that were given before stay.
+    /// Names the two arms, for metrics, spans, the response header and errors. Default: `first` and `second`. Names that were set before stay.
     pub fn named(self, names: [&'static str; 2]) -> Self {
         // The first who names them is right.
         let _ = self.shared.core.names.set(names);
@@ -42,8 +42,8 @@ impl SelectHandle {
 
     /// Puts another policy in force, all of it at once, and returns the one before.
     ///
-    /// Calls that were decided stay where they are, streams to their end. A rule that says the same of the same calls as one before keeps what
-    /// it has measured, and so does a canary of the same name whatever its share.
+    /// Decided calls stay on their arm, streams to their end. A rule with the same choice for the same calls as one before keeps its measurements, and so
+    /// does a canary of the same name whatever its share.
     pub fn swap(&self, policy: impl Into<SelectPolicy>) -> Arc<SelectPolicy> {
         let policy = policy.into();
         match self.shared.swap(|_| Ok(policy)) {
@@ -53,7 +53,7 @@ impl SelectHandle {
         }
     }
 
-    /// Puts the choices of a table of methods into the policy in force, unless it has a table already. Returns whether it did.
+    /// Adds the choices of a table of methods to the policy in force, unless it has a table already. Returns whether it did.
     pub fn take_methods(&self, methods: &Methods) -> bool {
         let mut took = false;
         let take = |policy: &SelectPolicy| {
@@ -86,18 +86,18 @@ impl SelectHandle {
         self.shared.active.load().policy.clone()
     }
 
-    /// The key of all calls that have none of their own.
+    /// The key of all calls without their own.
     #[cfg(feature = "rollout")]
     pub(crate) fn sticky_key(&self) -> Option<super::StickyKey> {
         self.shared.core.config.sticky_key
     }
 
-    /// How many calls went over which arm and why, since the handle was made.
+    /// How many calls went over each arm and why, since the handle was made.
     pub fn decisions(&self) -> Decisions {
         self.shared.core.meter.read()
     }
 
-    /// What the calls over `arm` were like, of all rules, each over its window: 10 s, or the canary's, or the adaptive rule's.
+    /// The results of the calls over `arm`, of all rules, each over its window: 10 s, or the canary's, or the adaptive rule's.
     pub fn statistics(&self, arm: Arm) -> ArmStatistics {
         let now = Instant::now();
         let mut all = ArmStatistics::new();
@@ -107,8 +107,8 @@ impl SelectHandle {
         all
     }
 
-    /// A canary of the policy in force, and what its calls were like over its window: those in it, and those that are not. `None` where the policy has no
-    /// canary of this name.
+    /// A canary of the policy in force, and the results of its rule's calls over its window: those in the canary, and those outside. `None` if the policy
+    /// has no canary of this name.
     pub fn canary(&self, name: &str) -> Option<CanaryStatistics> {
         let now = Instant::now();
         self.shared.canary(name, |canary, group| CanaryStatistics {
@@ -119,34 +119,34 @@ impl SelectHandle {
         })
     }
 
-    /// Forgets what was measured of a canary's calls, so that it is judged by what comes from now on.
+    /// Forgets the measurements of a canary's calls, so that only later calls count.
     pub fn clear_canary(&self, name: &str) {
         self.shared.canary(name, |_, group| group.clear());
     }
 
-    /// The generation of the policy and how the arms stand, and each change of it.
+    /// Follows the policy's generation and the states of the arms.
     ///
-    /// Copy what [`borrow`](watch::Receiver::borrow) returns: while the reference lives, a call that finds an arm in another state waits for it.
+    /// Copy what [`borrow`](watch::Receiver::borrow) returns: while the reference lives, a call that changes an arm's state waits for it.
     pub fn subscribe(&self) -> watch::Receiver<SelectState> {
         self.shared.core.arms.state().subscribe()
     }
 
-    /// How it stands now. A return is noticed when a call or [`adaptive`](super::Adaptive) rule looks, so an arm that nobody uses may be called returning
-    /// for longer than the dwell.
+    /// The state now. A return is noticed when a call or an [`adaptive`](super::Adaptive) rule reads the arm, so an unused arm may be reported as
+    /// returning for longer than the dwell.
     pub fn state(&self) -> SelectState {
         *self.shared.core.arms.state().borrow()
     }
 }
 
-/// What the calls of a canary's rule were like.
+/// The results of the calls of a canary's rule.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct CanaryStatistics {
     /// The canary itself.
     pub canary: Canary,
-    /// Over the arm that it tries out.
+    /// Over the new arm, which it tries out.
     pub new: ArmStatistics,
-    /// Over the other one.
+    /// Over the old arm.
     pub old: ArmStatistics,
     /// The new arm and the old one over three windows.
     #[cfg_attr(

@@ -33,7 +33,7 @@ fn bounds(bucket: usize) -> (u64, u64) {
     }
 }
 
-/// How long calls took to their response's head, as a histogram: each is known to an eighth or better.
+/// The times of calls to their response's head, as a histogram: each is known to an eighth or better.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Latencies {
     counts: Box<[u64; BUCKETS]>,
@@ -61,7 +61,7 @@ impl Latencies {
         }
     }
 
-    /// How many there are.
+    /// The number of times.
     pub fn count(&self) -> u64 {
         self.total
     }
@@ -78,7 +78,8 @@ impl Latencies {
         above.sum()
     }
 
-    /// What `share` of them, 0.9 for example, did not exceed; `None` where there are none or `share` is not within 0 to 1.
+    /// The time that `share` of them, 0.9 for example, did not exceed; `None` if there are none or `share` is not within 0 to
+    /// 1.
     pub fn quantile(&self, share: f64) -> Option<Duration> {
         if self.total == 0 || !(0.0..=1.0).contains(&share) {
             return None;

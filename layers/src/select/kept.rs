@@ -101,8 +101,8 @@ impl<I, T> Spare<I, T> {
     }
 }
 
-/// Whether an attempt failed before anything was sent, through no fault of the call: the way to the peer was not there, or the peer refused to take it. What
-/// this side rejected, such as a full lane, says nothing of the arm, and a peer that is out of room or lets nobody in is the same peer over the other arm.
+/// Whether an attempt failed before anything was sent, through no fault of the call: the link was down, or the peer refused the call. A rejection by this
+/// side, such as a full lane, says nothing about the arm. A peer without capacity, or one that admits nobody, is the same peer over the other arm.
 pub(super) fn failed_unsent(error: &BoxError) -> bool {
     Fault::find(&**error).is_some_and(|fault| {
         fault.not_processed()

@@ -2,8 +2,8 @@ use std::fmt;
 
 /// What a canary's decision sticks to: a user, a tenant, a shard.
 ///
-/// Put it into a request's extensions. Calls with equal keys go the same way, on every machine and after every restart: the hash is FNV-1a
-/// (64 bits), which never changes. It is no secret and no defence: who chooses his key may choose his way.
+/// Put it into a request's extensions. Calls with equal keys go over the same arm, on every machine and after every restart: the hash is
+/// FNV-1a (64 bits), which never changes. It is no secret and no defence: a caller that chooses its key may choose its arm.
 ///
 /// ```
 /// use tower_iroh_layers::select::StickyKey;
@@ -21,7 +21,7 @@ impl StickyKey {
         Self(fnv1a(key.as_ref()))
     }
 
-    /// A key that equals no other but by accident: for a channel whose calls shall stay together, until the process ends.
+    /// A key that equals no other but by accident: for a channel whose calls should stay together, until the process ends.
     pub fn random() -> Self {
         Self(rand::random())
     }

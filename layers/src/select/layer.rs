@@ -2,7 +2,7 @@ use tower::Layer;
 
 use super::{Select, SelectHandle};
 
-/// Makes a [`Select`] of two services: `(first, second)`.
+/// Joins two services, `(first, second)`, in a [`Select`].
 #[derive(Clone, Debug)]
 pub struct SelectLayer {
     handle: SelectHandle,

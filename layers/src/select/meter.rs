@@ -8,8 +8,8 @@ use std::sync::{
 use super::{Arm, SelectReason, Selected};
 use crate::meter::{Counter, counter};
 
-/// How many calls went over which arm, and why: each is counted when it is decided, so one that fell back after it had failed unsent is
-/// counted twice.
+/// How many calls went over each arm, and why. Each is counted when it is decided, so a call that fell back after it had failed unsent
+/// counts twice.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Decisions([[u64; SelectReason::ALL.len()]; 2]);
 
@@ -24,7 +24,7 @@ impl Decisions {
         self.0[arm.index()].iter().sum()
     }
 
-    /// How many went over an arm that did not come first for them.
+    /// How many went over an arm that was not their first choice.
     pub fn fallbacks(&self) -> u64 {
         let reasons = SelectReason::ALL
             .into_iter()

@@ -1,36 +1,37 @@
-//! Decides over which of two transports a call goes, before anything is sent.
+//! Chooses which of two transports carries a call, before anything is sent.
 //!
-//! A [`Select`] stands over two services that lead to one peer, its [arms](Arm). Each call goes over one of them, by the [`SelectPolicy`] that is in
-//! force, and stays there to its end. Connections may race; a request never goes to both.
+//! A [`Select`] stands over two services that lead to one peer, its [arms](Arm). The [`SelectPolicy`] in force chooses one arm for each call, and the call
+//! stays there to its end. Connections may race; a request never goes to both.
 //!
 //! | a rule's [`Choice`] | its calls go |
 //! |---|---|
 //! | [`Fixed`](Choice::Fixed) | over this arm or fail |
-//! | [`Prefer`](Choice::Prefer) | over this arm; over the other while it is not ready, and once more over the other if it failed before anything was sent |
+//! | [`Prefer`](Choice::Prefer) | over this arm; over the other while this one is not ready, and once more over the other if this one failed before anything was sent |
 //! | [`Canary`] | a share in basis points over one arm, sticky by key; the rest over the other |
 //! | [`Adaptive`] | over the arm that answers sooner, with probes of the other |
 //!
-//! A rule is for methods, for a class of calls (a range of [`Urgency`](crate::Urgency)), or for all others, in this order. [`SelectHandle::swap`] exchanges
-//! the whole policy while calls are open; a [rollout](crate::rollout) lets a canary grow by itself and takes it back.
+//! A rule is for methods, for a class of calls (a range of [`Urgency`](crate::Urgency)), or for all others, in this order. [`SelectHandle::swap`] exchanges the
+//! whole policy while calls are open; a [rollout](crate::rollout) grows a canary by itself and rolls it back.
 //!
-//! **Who may go over the other arm,** if the choice lets it:
+//! **When a call may go over the other arm,** if the choice permits it:
 //!
 //! | what happened | then |
 //! |---|---|
-//! | the arm is not ready: an open breaker, a dial under way | the other one at once, if that is ready; after the [head start](SelectConfigBuilder::head_start), where there is one |
-//! | it failed, and the peer provably has not begun the call: the way to it is not there (UNAVAILABLE), or it refused to take it ([`Fault`](crate::Fault)) | the other one, once |
-//! | a full lane or pool (RESOURCE_EXHAUSTED, [`Origin::Ours`](crate::Origin::Ours)), a peer that lets nobody in (PERMISSION_DENIED) | nothing: it is the same peer over the other arm |
-//! | anything after something may have been sent; an answer, whatever it says | nothing: that is a retry's business |
-//! | neither is ready, or the one that may be used is not | it waits, no longer than an arm may be not ready (2 s), then UNAVAILABLE with the reason: [`NotReady`] |
+//! | the arm is not ready: an open breaker, a dial under way | the other one at once, if it is ready; after the [head start](SelectConfigBuilder::head_start), if one is set |
+//! | it failed, and the peer provably has not begun the call: the link is down (UNAVAILABLE), or the peer refused the call ([`Fault`](crate::Fault)) | the other one, once |
+//! | a full lane or pool (RESOURCE_EXHAUSTED, [`Origin::Ours`](crate::Origin::Ours)), a peer that admits nobody (PERMISSION_DENIED) | nothing: the other arm leads to the same peer |
+//! | any failure after something may have been sent; any answer | nothing: a retry decides |
+//! | neither is ready, or the one permitted arm is not | the call waits until an arm has been not ready for the limit (2 s), then UNAVAILABLE with the reason: [`NotReady`] |
 //!
-//! An arm that calls had to leave is returned to when it has been ready, and no call over it has failed, for the [dwell](SelectConfigBuilder::dwell) (5 s); meanwhile one call a second looks how
-//! it does, which also closes a half-open breaker. What an arm's calls missed by its not being ready counts against it wherever arms are compared.
+//! Calls return to an arm that they had to leave once it has been ready, with no failed call, for the [dwell](SelectConfigBuilder::dwell) (5 s). Meanwhile one
+//! call a second probes it, which also closes a half-open breaker. Calls that an arm missed because it was not ready count against it wherever arms are
+//! compared.
 //!
-//! **The reason** of each decision is a [`SelectReason`]: in a metric, in the call's span (`tower_iroh.arm`, `tower_iroh.select.reason`, where
-//! `trace` stands above), in the response's extensions ([`Selected`]), and in a response header if that is switched on.
+//! **The reason** of each decision is a [`SelectReason`]: in a metric, in the call's span (`tower_iroh.arm`, `tower_iroh.select.reason`, if `trace` stands
+//! above), in the response's extensions ([`Selected`]), and in a response header if that is switched on.
 //!
-//! **Why not tower's `Steer`, `Balance` or `Either`.** `Steer` is not ready until all its services are, so an arm that is away stops the other. `Balance` chooses before it
-//! has seen the request, and drops a service for ever whose readiness fails. None of them falls back.
+//! **Why not tower's `Steer`, `Balance` or `Either`.** `Steer` is not ready until all its services are, so an absent arm stops the other. `Balance` chooses
+//! before it has seen the request, and drops a service for ever after a readiness error. None of them falls back.
 //!
 //! ```
 //! # #[tokio::main(flavor = "current_thread")]
@@ -68,26 +69,31 @@
 //! # }
 //! ```
 //!
-//! **Composition.** One per peer. Below retry, buffer and fail fast: each attempt is decided anew, and a [`NotReady`] is a fault of this side that is temporary, so a buffer holds
-//! its call and a retry leaves it. Over arms that [return](Select::returned) what never left, nothing is copied, and a retry above gets the call back if neither arm takes it. Above a breaker per arm, which makes an arm that fails not ready; without one every call finds out for itself. An arm that gives a place away in `poll_ready`, as a
-//! concurrency limit does, keeps one for as long as the service lives that does not use it: put limits into the call.
+//! **Composition.** One per peer. Below retry, buffer and fail fast: each attempt is decided anew. A [`NotReady`] is a temporary fault of this side, so a
+//! buffer holds its call and a retry does not repeat it. Over arms that [return](Select::returned) a request that never left, nothing is copied, and a retry
+//! above gets the call back if neither arm takes it. Above a breaker per arm, which makes a failing arm not ready; without one every call finds out for itself.
+//! An arm that reserves capacity in `poll_ready`, as a concurrency limit does, holds it until the unused service is dropped: acquire capacity in `call`
+//! instead.
 //!
-//! **Readiness.** Ready when an arm is that some rule of the policy may use. A policy that uses one arm only has that arm's readiness, exactly; with two, a call whose own
-//! arm is not ready waits in its future, as above. An error of an arm's readiness is a failure of the call that needs that arm, and never leaves `poll_ready`. While an arm is not ready one task, for both, waits for a clone of it, so
-//! nobody else polls it and its return is noticed without a call; the last of the services ends the task (a handle does not keep it), and if it dies with its runtime, calls look for themselves.
+//! **Readiness.** Ready when any arm is that some rule of the policy may use. With a policy of one arm this is exactly that arm's readiness. With two, a call
+//! whose own arm is not ready waits in its future, as above. A readiness error fails the call that needs that arm, and never leaves `poll_ready`. While an arm
+//! is not ready, one task for both waits for a clone of it. So nothing else polls the arm, and its return is noticed without a call. The task ends with the
+//! last service (a handle does not keep it). If it dies with its runtime, calls poll the arms themselves.
 //!
-//! **Cancel safety.** Dropping a future drops its attempt or its wait, and what is kept of the request. The task is no call's.
+//! **Cancel safety.** Dropping a future drops its attempt or its wait, and the kept request. The task belongs to no call.
 //!
-//! **Sticky keys.** See [`Canary`]: an extension, a metadata header, the channel's own key, or, for a call that has none of them, the call itself.
+//! **Sticky keys.** See [`Canary`]: an extension, a metadata header, the channel's own key, or, for a call without any of them, the call itself.
 //!
-//! **Cost.** A fixed choice: no lock, no box but for the response's extension, two looks at the clock, three with a deadline; where there are thousands of calls a second only some of them are timed, one in
-//! sixteen at least, and all are counted. A choice that may fall back, over arms that do not return a call, keeps the request until its
-//! answer begins: a copy of its head, a box for that and one for the body, no copy of the message; an uncontended lock per frame of a request that is a stream. An adaptive rule compares the arms ten times a second, in
-//! one of the calls. A rule's measurements take 16 KiB, a canary's 48 KiB. `benches/select.rs` measures each beside the bare arm.
+//! **Cost.** A fixed choice: no lock, no box but for the response's extension, two clock reads, three with a deadline. With thousands of calls a second only
+//! some are timed, at least one in sixteen; all are counted. A choice that may fall back, over arms that do not return a call, keeps the request until its
+//! answer begins: a copy of its head, a box for that and one for the body, no copy of the message; an uncontended lock per frame of a streaming request. An
+//! adaptive rule compares the arms ten times a second, in one of the calls. A rule's measurements take 16 KiB, a canary's 48 KiB. `benches/select.rs` measures
+//! each beside the bare arm.
 //!
-//! **Metrics** (feature `metrics`): `tower_iroh_select_decisions_total` by `arm` and `reason`; `tower_iroh_select_fallbacks_total` by `from`, `to` and `reason` (`not_ready`,
-//! `returning`, `failed_unsent`); `tower_iroh_select_not_ready_total` by `arm`, calls that failed for want of it; `tower_iroh_select_switches_total` by `to` and `reason` (`latency`,
-//! `preferred`, `failing`, `not_ready`), of adaptive rules; gauge `tower_iroh_select_canary_share` by `canary`.
+//! **Metrics** (feature `metrics`): `tower_iroh_select_decisions_total` by `arm` and `reason`; `tower_iroh_select_fallbacks_total` by `from`, `to` and `reason`
+//! (`not_ready`, `returning`, `failed_unsent`); `tower_iroh_select_not_ready_total` by `arm`, the calls that failed because it was not ready;
+//! `tower_iroh_select_switches_total` by `to` and `reason` (`latency`, `preferred`, `failing`, `not_ready`), of adaptive rules; gauge
+//! `tower_iroh_select_canary_share` by `canary`.
 
 mod adaptive;
 mod arm;
@@ -134,5 +140,5 @@ pub use reason::{SELECTED, SelectReason, Selected};
 pub use service::Select;
 pub use window::ArmStatistics;
 
-/// The body of a [`Select`]'s response: its end is the attempt's.
+/// The body of a [`Select`]'s response. Its end is the end of the attempt.
 pub type SelectBody<B> = crate::classify::TrackedBody<B, Sample>;

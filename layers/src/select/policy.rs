@@ -5,15 +5,15 @@ use http::Request;
 use super::{Adaptive, Arm, Canary};
 use crate::{ConfigError, Methods, Urgency};
 
-/// What a policy says of a group of calls.
+/// A policy's choice for a group of calls.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Choice {
     /// This arm or none: a call waits for it for [`wait`](super::SelectConfigBuilder::wait) and then fails.
     Fixed(Arm),
-    /// This arm; the other one when it is not ready, or failed before anything was sent.
+    /// This arm; the other one when this one is not ready, or failed before anything was sent.
     Prefer(Arm),
-    /// A share of the calls goes to one arm, the rest to the other. Calls that are in fall back to the other arm as with `Prefer`. Those that are
-    /// not never go to the arm that is tried out.
+    /// A share of the calls goes to one arm, the rest to the other. Calls in the canary fall back to the other arm as with `Prefer`. Calls outside it never
+    /// go to the arm that is tried out.
     Canary(Canary),
     /// The arm that answers sooner; the other one when it is not ready, or failed before anything was sent.
     Adaptive(Adaptive),
@@ -38,9 +38,9 @@ impl Choice {
     }
 }
 
-/// Which calls go over which arm. One is in force at a time, as a whole: see [`SelectHandle::swap`](super::SelectHandle::swap).
+/// Which calls go over which arm. One policy is in force at a time, as a whole: see [`SelectHandle::swap`](super::SelectHandle::swap).
 ///
-/// A rule for a call's method outranks one for its service, that outranks one for its class, and that outranks the default.
+/// A rule for a call's method outranks one for its service, which outranks one for its class, which outranks the default.
 ///
 /// ```
 /// use tower_iroh_layers::{MethodConfig, Methods, Urgency, select::{Arm, Canary, Choice, SelectPolicy}};
@@ -86,7 +86,7 @@ pub(super) enum Kind {
 }
 
 impl SelectPolicy {
-    /// Begins with what holds for calls that no rule is for.
+    /// Begins with the choice for calls without a rule.
     pub fn builder(default: Choice) -> SelectPolicyBuilder {
         SelectPolicyBuilder {
             default,
@@ -95,7 +95,7 @@ impl SelectPolicy {
         }
     }
 
-    /// What it says of a call.
+    /// The choice for a call.
     pub fn choice(&self, path: &str, urgency: Urgency) -> &Choice {
         let rule = match self.rule_of_entry[self.methods.number(path)] {
             0 => self.class(urgency),
@@ -104,7 +104,7 @@ impl SelectPolicy {
         &self.rules[rule].choice
     }
 
-    /// Whether the table of methods that it was built with chooses an arm for any of them.
+    /// Whether its table of methods chooses an arm for any method.
     pub fn has_method_rules(&self) -> bool {
         self.rule_of_entry.iter().any(|rule| *rule != 0)
     }
@@ -238,13 +238,14 @@ pub struct SelectPolicyBuilder {
 }
 
 impl SelectPolicyBuilder {
-    /// The table of methods with their [choices](crate::MethodConfig::transport). Methods with equal choices are one rule: their calls are measured together.
+    /// Sets the table of methods with their [choices](crate::MethodConfig::transport). Methods with equal choices are one rule: their calls are measured
+    /// together.
     pub fn methods(mut self, methods: &Methods) -> Self {
         self.methods = methods.clone();
         self
     }
 
-    /// What holds for calls of this urgency: `..=Urgency::CONTROL`, for example.
+    /// Sets the choice for calls of this urgency: `..=Urgency::CONTROL`, for example.
     pub fn urgency(mut self, range: impl RangeBounds<Urgency>, choice: Choice) -> Self {
         let range = (range.start_bound().cloned(), range.end_bound().cloned());
         self.classes.push((range, choice));

@@ -4,11 +4,11 @@ use http::HeaderValue;
 
 use super::Arm;
 
-/// Why a call went over the arm that it went over.
+/// Why a call went over its arm.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum SelectReason {
-    /// The policy's default choice knows no other.
+    /// The policy's default choice is fixed to it.
     Fixed,
     /// The policy's default choice prefers it.
     Preferred,
@@ -18,17 +18,17 @@ pub enum SelectReason {
     Class,
     /// The call is in the canary.
     CanaryIn,
-    /// It is not.
+    /// The call is not in the canary.
     CanaryOut,
-    /// It is the better one by what was measured.
+    /// The arm is the better one by measurement.
     Adaptive,
-    /// A look at the arm that is not in use, or has just come back.
+    /// A probe of the arm that is not in use, or has just come back.
     Probe,
-    /// The arm that comes first is ready again, but not for long enough yet.
+    /// The first choice is ready again, but not for long enough yet.
     Returning,
-    /// The arm that comes first was not ready.
+    /// The first choice was not ready.
     NotReady,
-    /// The arm that comes first failed before anything was sent.
+    /// The first choice failed before anything was sent.
     FailedUnsent,
 }
 
@@ -65,7 +65,7 @@ impl SelectReason {
         }
     }
 
-    /// Whether the policy would have had the call on the other arm.
+    /// Whether the policy would have chosen the other arm.
     pub const fn is_fallback(self) -> bool {
         matches!(self, Self::Returning | Self::NotReady | Self::FailedUnsent)
     }
@@ -81,14 +81,14 @@ impl fmt::Display for SelectReason {
     }
 }
 
-/// Which arm a call went over, and why: in the extensions of each response.
+/// Which arm carried a call, and why: in the extensions of each response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Selected {
     /// The arm that answered.
     pub arm: Arm,
     /// The arm's name.
     pub name: &'static str,
-    /// Why it was asked.
+    /// Why the arm was chosen.
     pub reason: SelectReason,
 }
 

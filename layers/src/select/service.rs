@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{BoxError, clock, unsent::Unsent};
 
-/// The service over two others that lead to one peer. Clones share everything; a clone carries no readiness.
+/// The service over two services that lead to one peer. Clones share everything; a clone carries no readiness.
 pub struct Select<I, T> {
     first: ArmSlot<I>,
     second: ArmSlot<T>,
@@ -40,7 +40,7 @@ pub struct Select<I, T> {
 }
 
 impl<I: Clone, T: Clone> Select<I, T> {
-    /// Puts the choice that `handle` has before two services.
+    /// Puts the selection of `handle` before two services.
     pub fn new(first: I, second: T, handle: SelectHandle) -> Self {
         let shared = handle.shared;
         Self {
@@ -56,7 +56,7 @@ impl<I: Clone, T: Clone> Select<I, T> {
     }
 
     /// Says that both services return the request of a call that never left, in an [`Unsent`](crate::unsent::Unsent) error. Then nothing is copied
-    /// beforehand: a call goes over the other arm if it comes back.
+    /// beforehand: a call that comes back goes over the other arm.
     pub fn returned(mut self) -> Self {
         self.returned = true;
         self
@@ -232,7 +232,7 @@ where
     type Error = BoxError;
     type Future = SelectFuture<I, T>;
 
-    /// Ready when an arm is that the policy may use. Never an error: one of an arm's is the next call's that needs it.
+    /// Ready when an arm is that the policy may use. Never an error: an arm's readiness error goes to the next call that needs the arm.
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
         loop {
             // Before the look at what the policy uses: if that changes meanwhile, the wait is over at once.

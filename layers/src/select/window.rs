@@ -35,18 +35,18 @@ struct Slot {
     latencies: [AtomicU32; BUCKETS],
 }
 
-/// What a window holds.
+/// The results in a window.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ArmStatistics {
-    /// How many calls ended in a way that says something of the arm. Who cancelled, or was rejected on this side, does not count.
+    /// How many calls ended in a way that says something about the arm. Cancelled calls, and calls that this side rejected, do not count.
     pub calls: u64,
     /// How many of these failed: by [`Outcome::verdict`](crate::classify::Outcome::verdict) a failure, of the link too, or an overload; and what
     /// was refused.
     pub failures: u64,
-    /// How many calls should have gone here and went over the other arm, since this one was not ready.
+    /// How many calls should have gone over this arm and went over the other, since this one was not ready.
     pub diverted: u64,
-    /// How long it took to the response's head, of calls that were answered.
+    /// The times to the response's head, of calls that were answered.
     pub latencies: Latencies,
 }
 
@@ -60,7 +60,7 @@ impl ArmStatistics {
         }
     }
 
-    /// The share of the calls that failed or found the arm not ready; 0 where there were none.
+    /// The share of the calls that failed or found the arm not ready; 0 without calls.
     pub fn error_rate(&self) -> f64 {
         let all = self.calls + self.diverted;
         match all {

@@ -14,8 +14,8 @@ use crate::headers::first;
 
 /// The header that has the ids.
 pub const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
-/// The header that has what vendors add. It is passed on, its lines as one; of more than 512 bytes the members above 128 are left
-/// out, and then the last ones, as the specification asks.
+/// The header with the vendors' additions. It is passed on, its lines as one. If it is longer than 512 bytes, the members above 128 bytes
+/// are dropped, and then the last ones, as the specification asks.
 pub const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 
 tokio::task_local! {
@@ -24,8 +24,8 @@ tokio::task_local! {
 
 /// Which trace a call belongs to, and which span of it is the caller.
 ///
-/// On a server it is in the request's extensions; while a handler or its response's body is polled it is also the task's, so that clients
-/// with a [`TraceLayer`](super::TraceLayer) pass it on by themselves. What a handler spawns is another task:
+/// On a server it is in the request's extensions. While a handler or its response's body is polled it is also the task's, so that clients
+/// with a [`TraceLayer`](super::TraceLayer) pass it on by themselves. A handler's spawned task has none of its own:
 /// ```
 /// # use tower_iroh_layers::trace::TraceContext;
 /// # async fn work() {}
@@ -49,7 +49,7 @@ impl TraceContext {
     /// The trace's id is random (level 2 of the specification).
     pub const RANDOM: u8 = 0b10;
 
-    /// A context; `None` where an id is zero, which is no id. Flags that this version does not know are cleared.
+    /// A context; `None` if an id is zero, which is not valid. Clears flags that this version does not know.
     pub fn new(trace_id: u128, span_id: u64, flags: u8) -> Option<Self> {
         Some(Self {
             trace_id: NonZeroU128::new(trace_id)?,
@@ -77,7 +77,7 @@ impl TraceContext {
         }
     }
 
-    /// Takes over what vendors added, if `other` is of the same trace.
+    /// Takes over the vendors' additions, if `other` is of the same trace.
     pub(super) fn with_state_of(mut self, other: &Self) -> Self {
         if self.trace_id == other.trace_id {
             self.tracestate = other.tracestate.clone();
@@ -100,17 +100,17 @@ impl TraceContext {
         self.flags
     }
 
-    /// What vendors added, at most 512 bytes of it.
+    /// The vendors' additions, at most 512 bytes.
     pub fn tracestate(&self) -> Option<&HeaderValue> {
         self.tracestate.as_ref()
     }
 
-    /// The context of the task that runs.
+    /// The context of the running task.
     pub fn current() -> Option<Self> {
         CURRENT.try_with(Self::clone).ok()
     }
 
-    /// The context of a request: that in its extensions, else that in its headers.
+    /// The context of a request: from its extensions, else from its headers.
     pub fn of<B>(request: &Request<B>) -> Option<Self> {
         match request.extensions().get::<Self>() {
             Some(context) => Some(context.clone()),
@@ -127,7 +127,7 @@ impl TraceContext {
         CURRENT.sync_scope(self.clone(), f)
     }
 
-    /// Reads the headers. What is malformed counts as absent, as does a `traceparent` that is there twice: it must not fail a call.
+    /// Reads the headers. A malformed or repeated `traceparent` counts as absent: it must not fail a call.
     pub fn from_headers(headers: &HeaderMap) -> Option<Self> {
         // Most requests have none, and that is quickly seen.
         first(headers, &TRACEPARENT)?;
@@ -141,7 +141,7 @@ impl TraceContext {
         Some(context)
     }
 
-    /// Writes the headers, over those that are there.
+    /// Writes the headers, replacing existing ones.
     pub fn write(&self, headers: &mut HeaderMap) {
         let mut text = [0; LEN];
         self.format(&mut text);
@@ -173,17 +173,17 @@ fn hex(mut value: u128, text: &mut [u8]) {
     }
 }
 
-/// Why a `traceparent` is none.
+/// Why a `traceparent` is not valid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum TraceParentError {
-    /// Not as long as its version has it.
+    /// Not the length of its version.
     #[error("a traceparent of version 00 has 55 characters, a later one at least as many")]
     Length,
-    /// A separator is not where it belongs, or something is not a lower-case hexadecimal digit.
+    /// A separator is in the wrong place, or a character is not a lower-case hexadecimal digit.
     #[error("a traceparent is made of lower-case hexadecimal digits and dashes")]
     Syntax,
-    /// Version ff, which is none.
+    /// Version ff, which is invalid.
     #[error("ff is no version of traceparent")]
     Version,
     /// An id is zero.
@@ -194,7 +194,7 @@ pub enum TraceParentError {
 impl FromStr for TraceContext {
     type Err = TraceParentError;
 
-    /// Reads a `traceparent`. Of a version later than 00 it reads what 00 has, as the specification asks; it is written as 00.
+    /// Reads a `traceparent`. A version later than 00 is read as 00, as the specification asks, and written as 00.
     fn from_str(text: &str) -> Result<Self, TraceParentError> {
         let text = text.as_bytes();
         if text.len() < LEN {

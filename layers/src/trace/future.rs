@@ -60,7 +60,7 @@ impl Observe for SpanEnd {
     }
 }
 
-/// Who is told how a call ends: what records it, then the span.
+/// The observers of a call's end: the recorder, then the span.
 pub(super) type CallObservers<O> = (O, Option<SpanEnd>);
 
 pin_project! {
@@ -100,7 +100,7 @@ where
 }
 
 pin_project! {
-    /// The response's body of a [`Trace`](super::Trace). Its size and its end are the inner one's.
+    /// The response's body of a [`Trace`](super::Trace). Its size and its end are the inner body's.
     pub struct TracedBody<B, O = ()>
     where
         O: Observe,

@@ -12,7 +12,7 @@ pub struct TraceLayer<M = ()> {
 
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Config {
-    /// `None` opens no span and carries nothing.
+    /// `None` opens no span and carries no trace.
     pub(super) side: Option<Side>,
     pub(super) propagator: Option<&'static dyn Propagator>,
 }
@@ -34,7 +34,7 @@ impl TraceLayer {
         Self::of(Some(Side::Server))
     }
 
-    /// Opens no span and carries no trace, in the place of one that would.
+    /// Opens no span and carries no trace; takes the place of a layer that would.
     pub fn disabled() -> Self {
         Self::of(None)
     }
@@ -58,7 +58,7 @@ impl<M> TraceLayer<M> {
         self
     }
 
-    /// Has `recorder` record each call too, as a layer below would. Each call is followed once for both of them, which costs less.
+    /// Lets `recorder` record each call too, as a layer below would. Each call is followed once for both, which costs less.
     pub fn recording<R: Recorder>(self, recorder: R) -> TraceLayer<R> {
         TraceLayer {
             config: self.config,

@@ -1,16 +1,14 @@
-//! A span per call, and its trace carried in metadata.
+//! A span per call, and its trace context in metadata.
 //!
-//! The trace travels in the headers `traceparent` and `tracestate` of [W3C Trace
-//! Context](https://www.w3.org/TR/trace-context/). The server's layer reads them, makes the call a child, and gives the
-//! handler a [`TraceContext`]: in the request's extensions, and as the task's while the handler and its response's body are
-//! polled. The client's layer takes the context from the request's extensions, else from headers that are there already, else
-//! from the task, and writes the headers; so a service that calls another passes its trace on without a line of code.
+//! The trace travels in the headers `traceparent` and `tracestate` of [W3C Trace Context](https://www.w3.org/TR/trace-context/). The server's layer reads them,
+//! makes the call a child, and gives the handler a [`TraceContext`]: in the request's extensions, and as the task's context while the handler and its
+//! response's body are polled. The client's layer takes the context from the request's extensions, else from existing headers, else from the task, and writes
+//! the headers. So a service that calls another passes its trace on without a line of code.
 //!
-//! The span, `rpc` with the target `tower_iroh::rpc` and level INFO, lasts to the end of the stream. Where no subscriber
-//! wants it, the layer is not part of the trace: the client then passes on the ids that it was given, or none, and starts no
-//! trace. Either way a `traceparent` is written as version 00, with the flags that this version knows, and of a `tracestate`
-//! of more than 512 bytes the members above 128 are left out and then the last ones. A header that cannot be read counts as
-//! absent.
+//! The span, `rpc` with the target `tower_iroh::rpc` and level INFO, lasts to the end of the stream. If no subscriber wants it, the layer is not part of the
+//! trace: the client passes on the ids that it was given, or none, and starts no trace. Either way `traceparent` is written as version 00, with the flags that
+//! this version knows. A `tracestate` of more than 512 bytes loses its members above 128 bytes first, and then the last ones. A header that cannot be read
+//! counts as absent.
 //!
 //! | field | value |
 //! |---|---|
@@ -19,13 +17,12 @@
 //! | `rpc.response.status_code` | `OK`, `UNAVAILABLE`, ...: recorded at the end |
 //! | `trace_id`, `span_id`, `parent_id` | hexadecimal; no `parent_id` in a trace that begins here, or if a [`Propagator`] has the parent from `tracing` |
 //! | `otel.kind`, `otel.name` | `client` or `server`; the method |
-//! | `otel.status_code` | `ERROR`, recorded at the end of a call that failed: on a server only where that is the server's doing |
-//! | `tower_iroh.arm`, `tower_iroh.select.reason` | which transport the call went over and why, where the layer `select` stands below |
+//! | `otel.status_code` | `ERROR`, recorded at the end of a call that failed: on a server only for the server's own failures |
+//! | `tower_iroh.arm`, `tower_iroh.select.reason` | the transport that carried the call and why, if the layer `select` stands below |
 //!
-//! OpenTelemetry's conventions have more: `server.address` is not here, since what is below chooses the peer and the way to
-//! it; and `rpc.method` is what was called, without the look at a list of methods that would make an unknown one `_OTHER`. On
-//! a server that may be any text of a stranger's, and its first 200 bytes are kept: where only methods that are there should
-//! have spans, put an `AuthorizeLayer` outside of this layer.
+//! OpenTelemetry's conventions have more. `server.address` is missing, since the layers below choose the peer and the path to it. `rpc.method` is the called
+//! path; it is not compared with a list of methods, which would make an unknown one `_OTHER`. On a server it may be any text of a stranger, and its first 200
+//! bytes are kept. If only existing methods should have spans, put an `AuthorizeLayer` outside of this layer.
 //!
 //! ```
 //! use tower::ServiceBuilder;
@@ -40,11 +37,10 @@
 //! # }
 //! ```
 //!
-//! **Why not tower-http's `trace`.** It carries no context, and takes the head of a response for its end.
+//! **Why not tower-http's `trace`.** It carries no context, and takes a response's head for its end.
 //!
-//! **tracing-opentelemetry** makes ids of its own, so its spans of two processes join only if the wire has its ids. A [`Propagator`] tells
-//! the layer of them; `otel.kind`, `otel.name` and `otel.status_code` are the fields that it reads. This one is for
-//! tracing-opentelemetry 0.34:
+//! **tracing-opentelemetry** makes its own ids, so its spans of two processes join only if the wire has its ids. A [`Propagator`] gives them to the layer.
+//! tracing-opentelemetry reads the fields `otel.kind`, `otel.name` and `otel.status_code`. This one is for tracing-opentelemetry 0.34:
 //!
 //! ```
 //! use opentelemetry::trace::{SpanContext, TraceContextExt, TraceFlags, TraceState};
@@ -76,10 +72,10 @@
 //! let server = TraceLayer::server().propagator(&OpenTelemetry);
 //! ```
 //!
-//! **Composition.** Outermost on a client, above a retry, so that one call is one span and all attempts carry its ids;
-//! outermost on a server. [`TraceLayer::recording`] takes the place of a metrics layer right below: each call is followed once for both. **Readiness** is the inner service's. **Cancel safety:** a drop ends the span, as CANCELLED. What a
-//! handler spawns is another task: [`TraceContext::scope`] carries the context there. **Cost:** without a subscriber and a
-//! context, a look at the headers and the task; with a span, what the subscriber takes.
+//! **Composition.** Outermost on a client, above a retry, so that one call is one span and all attempts carry its ids; outermost on a server.
+//! [`TraceLayer::recording`] replaces a metrics layer right below: each call is followed once for both. **Readiness** is the inner service's. **Cancel
+//! safety:** a drop ends the span, as CANCELLED. A handler's spawned task has no context: [`TraceContext::scope`] carries it there. **Cost:** without a
+//! subscriber and a context, a lookup in the headers and the task; with a span, the subscriber's cost.
 
 mod context;
 mod future;

@@ -28,7 +28,7 @@ pub struct Trace<S, M = ()> {
     recorder: M,
 }
 
-/// So much of an incoming call's path goes into its span.
+/// At most this much of an incoming call's path goes into its span.
 const METHOD_MAX: usize = 200;
 
 impl<S, M> Trace<S, M> {
@@ -42,7 +42,7 @@ impl<S, M> Trace<S, M> {
 }
 
 impl Config {
-    /// The call's span and trace; where nobody listens to the span, the trace is the caller's.
+    /// The call's span and trace; if no subscriber wants the span, the trace is the caller's.
     fn within<B>(&self, request: &Request<B>) -> Option<Arc<Within>> {
         let side = self.side?;
         let method = request.uri().path();

@@ -4,7 +4,7 @@ use http::{HeaderMap, HeaderValue};
 
 use super::TRACESTATE;
 
-/// What of a `tracestate` is passed on: the least that the specification asks for.
+/// How much of a `tracestate` is passed on: the least that the specification asks for.
 pub(super) const MAX: usize = 512;
 
 /// A member above this goes first where there is too much.

@@ -19,9 +19,9 @@ use crate::{
 };
 
 pin_project! {
-    /// A response's body, until the call's deadline: then it yields an error, and the inner body is dropped, which resets the stream.
+    /// A response's body, until the call's deadline. Then it yields an error, and the inner body is dropped, which resets the stream.
     ///
-    /// A body that nobody polls is not watched: it keeps its stream until it is polled again or dropped.
+    /// A body that is not polled is not watched: it keeps its stream until it is polled again or dropped.
     #[derive(Debug)]
     pub struct ClientDeadlineBody<R> {
         #[pin]
@@ -54,7 +54,7 @@ where
         let next = ready!(inner.poll_next(cx, Duration::ZERO, |inner, cx| inner.poll_frame(cx)));
         let over = match (next, budget) {
             (Next::Over(budget), _) => budget,
-            // The peer's clock ended it, which is our deadline too.
+            // The peer's clock ended it, at our deadline too.
             (Next::Frame(Some(Ok(frame))), Some(budget))
                 if frame.trailers_ref().is_some_and(header::is_cancelled)
                     && budget.deadline.left() <= header::SLACK =>

@@ -22,9 +22,9 @@ use crate::{
 };
 
 pin_project! {
-    /// A call on its way: waits for the inner service, then for the response, under one deadline.
+    /// An outgoing call: waits for the inner service, then for the response, under one deadline.
     ///
-    /// Dropping it drops whichever it waits for, which takes the call back or resets its stream.
+    /// Dropping it drops what it waits for, which takes the call back or resets its stream.
     #[must_use = "futures do nothing unless polled"]
     pub struct ClientDeadlineFuture<S, B>
     where
@@ -83,7 +83,8 @@ where
                         Poll::Ready(Err(error)) => return Poll::Ready(Err(error.into())),
                         Poll::Pending => break Stage::Waiting,
                     }
-                    // Before the call and not by the timer: what is over must not be sent, and a timer needs a tick to say so.
+                    // Before the call and not by the timer: an expired call must not be sent, and a timer needs a tick to
+                    // report it.
                     if this.clock.over().is_some() {
                         break Stage::Waiting;
                     }
@@ -106,7 +107,7 @@ where
             }
         };
         let budget = ready!(this.clock.poll_over(cx, Duration::ZERO));
-        // Before the caller learns of it, so that what the call held is free by then.
+        // Before the caller learns of it, so that everything the call held is free by then.
         this.call.set(Call::Over);
         Poll::Ready(Err(Box::new(Elapsed::new(stage, Some(budget.limit)))))
     }

@@ -5,7 +5,7 @@ use tower::Layer;
 use super::{ClientDeadline, Stamp, StampLayer};
 use crate::{ConfigError, Methods};
 
-/// Gives each outgoing call one clock: see the [module](crate::deadline).
+/// Gives each outgoing call one deadline: see the [module](crate::deadline).
 #[derive(Clone, Debug, Default)]
 pub struct DeadlineLayer {
     default_timeout: Option<Duration>,
@@ -13,7 +13,7 @@ pub struct DeadlineLayer {
 }
 
 impl DeadlineLayer {
-    /// A layer that enforces the deadlines which calls have, and gives none to those without.
+    /// A layer that enforces existing deadlines, and gives none to calls without.
     pub fn new() -> Self {
         Self::default()
     }
@@ -23,7 +23,7 @@ impl DeadlineLayer {
         ClientDeadline::new(inner, self.default_timeout, self.methods.clone())
     }
 
-    /// What has a setting.
+    /// Builds a layer with settings.
     pub fn builder() -> DeadlineBuilder {
         DeadlineBuilder::default()
     }
@@ -37,16 +37,16 @@ pub struct DeadlineBuilder {
 }
 
 impl DeadlineBuilder {
-    /// The most that a call may take, from when it is made to the end of its response, whatever it says itself; none by default.
+    /// The most time that a call may take, from its start to the end of its response, whatever its own deadline; none by default.
     ///
-    /// As in gRPC's service configuration, the shorter one of this and the caller's wins. A stream that should last for days has no place
-    /// under such a layer.
+    /// As in gRPC's service configuration, the shorter one of this and the caller's wins. A stream that should last for days does not
+    /// belong under such a layer.
     pub fn default_timeout(mut self, limit: Duration) -> Self {
         self.default_timeout = Some(limit);
         self
     }
 
-    /// Takes what the table says of each method: its timeout, in place of the default one.
+    /// Takes each method's timeout from the table, in place of the default one.
     pub fn methods(mut self, methods: Methods) -> Self {
         self.methods = methods;
         self

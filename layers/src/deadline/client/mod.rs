@@ -1,4 +1,4 @@
-//! For outgoing calls.
+//! The deadline layer for outgoing calls.
 
 mod body;
 mod future;

@@ -15,9 +15,9 @@ use crate::{
 
 /// The service that [`DeadlineLayer`](super::DeadlineLayer) makes.
 ///
-/// It is always ready. A generated client waits for readiness before it has a request, so a wait there would be under no deadline;
-/// here each call takes a clone of the inner service and waits for that one in its own future. The clone is made ready for this
-/// one call, so no readiness is shared or carried from clone to clone.
+/// It is always ready. A generated client waits for readiness before it has a request, so no deadline could cover that wait. Here
+/// each call clones the inner service and waits for the clone in its own future. The clone is made ready for this one call, so no
+/// readiness is shared or carried from clone to clone.
 #[derive(Clone, Debug)]
 pub struct ClientDeadline<S> {
     inner: S,
@@ -34,7 +34,7 @@ impl<S> ClientDeadline<S> {
         }
     }
 
-    /// The earliest of what bounds a call.
+    /// The earliest of the limits of a call.
     fn budget<B>(&self, request: &Request<B>) -> Option<Budget> {
         let until = [
             request.extensions().get::<Deadline>().copied(),

@@ -5,12 +5,12 @@ use tower::{Layer, Service};
 
 use crate::{Deadline, clock, deadline::header};
 
-/// Writes what is left of a call's [`Deadline`] into `grpc-timeout` when the call leaves.
+/// Writes the time left of a call's [`Deadline`] into `grpc-timeout` when the call leaves.
 ///
-/// Put it innermost, below all layers that hold a call back in its future: a breaker, a selection, a retry, a buffer. The peer is then told the
-/// same, however long the call waited and wherever. A [`DeadlineLayer`](super::DeadlineLayer) by itself has one beneath it already.
+/// Put it innermost, below all layers that hold a call back in its future: a breaker, a selection, a retry, a buffer. The header then excludes
+/// all time that the call waited. A [`DeadlineLayer`](super::DeadlineLayer) by itself has one beneath it already.
 ///
-/// A call without a `Deadline` in its extensions keeps the header that it has. Readiness and cancellation are the inner service's.
+/// A call without a `Deadline` in its extensions keeps its header. Readiness and cancellation are the inner service's.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct StampLayer;
 
@@ -23,7 +23,7 @@ impl<S> Layer<S> for StampLayer {
 }
 
 impl<S> Stamp<S> {
-    /// Writes nothing, over a service that does it itself.
+    /// Writes nothing, over a service that stamps calls itself.
     pub fn off(inner: S) -> Self {
         Self { inner, on: false }
     }

@@ -18,7 +18,7 @@ use crate::{
 };
 
 pin_project! {
-    /// A response's body, until the call's deadline: then it ends with trailers that say DEADLINE_EXCEEDED, and the inner body is dropped.
+    /// A response's body, until the call's deadline. Then it ends with DEADLINE_EXCEEDED in the trailers, and the inner body is dropped.
     #[derive(Debug)]
     pub struct ServerDeadlineBody<R> {
         #[pin]

@@ -21,7 +21,7 @@ pin_project! {
     /// A handler, until its call's deadline. Dropping it drops the handler.
     #[must_use = "futures do nothing unless polled"]
     pub struct ServerDeadlineFuture<F> {
-        // `None` where there was no time to begin.
+        // `None` if there was no time to begin.
         #[pin]
         handler: Option<F>,
         clock: Clock,

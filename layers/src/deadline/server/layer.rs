@@ -5,19 +5,19 @@ use tower::Layer;
 use super::ServerDeadline;
 use crate::ConfigError;
 
-/// Gives each incoming call one clock: see the [module](crate::deadline).
+/// Gives each incoming call one deadline: see the [module](crate::deadline).
 #[derive(Clone, Copy, Debug, Default)]
 pub struct ServerDeadlineLayer {
     limits: ServerDeadlineBuilder,
 }
 
 impl ServerDeadlineLayer {
-    /// A layer that keeps the deadlines which calls come with, and gives none to those without.
+    /// A layer that enforces the deadlines of calls, and gives none to those without.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// What has settings.
+    /// Builds a layer with settings.
     pub fn builder() -> ServerDeadlineBuilder {
         ServerDeadlineBuilder::default()
     }
@@ -31,14 +31,14 @@ pub struct ServerDeadlineBuilder {
 }
 
 impl ServerDeadlineBuilder {
-    /// What a call has that comes without a deadline; none by default.
+    /// The time of a call without a deadline; none by default.
     pub fn default_timeout(mut self, limit: Duration) -> Self {
         self.default_timeout = Some(limit);
         self
     }
 
-    /// The most that any call has, with a deadline or without; none by default. It does not reach a response whose caller does not read
-    /// it, until the caller does or its connection closes: the server does not poll that meanwhile.
+    /// The most time that any call has, with a deadline or without; none by default. It does not end a response whose caller does not
+    /// read, until the caller reads on or its connection closes: meanwhile the server does not poll the response.
     pub fn max_timeout(mut self, limit: Duration) -> Self {
         self.max_timeout = Some(limit);
         self

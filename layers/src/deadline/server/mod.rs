@@ -1,4 +1,4 @@
-//! For incoming calls.
+//! The deadline layer for incoming calls.
 
 mod body;
 mod future;

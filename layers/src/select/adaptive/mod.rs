@@ -1,4 +1,4 @@
-//! Which arm is the better one, by what was measured.
+//! Which arm is better, by measurements.
 
 mod controller;
 mod core;
@@ -15,13 +15,14 @@ pub(super) use controller::Controller;
 
 /// Calls go over the arm that answers sooner.
 ///
-/// Measured is the time to the response's head, of real calls, in a sliding window per arm, and how many fail. The arm that is not in use is probed
-/// with a small share of the calls. There is one that is [preferred](AdaptiveBuilder::prefer): calls leave it when the other one's
-/// [quantile](AdaptiveBuilder::quantile) is better by both minimum gains, and come back when it is not worse by half of them any more. With a [threshold](AdaptiveBuilder::latency_threshold) they
-/// leave it only while its quantile is at least that, and come back when it is below by the minimum gain. An arm that is not ready, or of whose calls
-/// too many fail, loses. If a minute of probes does not tell enough of the preferred arm, because there are few calls, they come back as well. Whatever the reason, there is at most one switch per [dwell](AdaptiveBuilder::dwell).
+/// The time to the response's head and the failures of real calls are measured, in a sliding window per arm. A small share of the calls probes the arm that is
+/// not in use. One arm is [preferred](AdaptiveBuilder::prefer). Calls leave it when the other arm's [quantile](AdaptiveBuilder::quantile) is better by both
+/// minimum gains. They return when the other arm is no longer better by half of them. With a [threshold](AdaptiveBuilder::latency_threshold) they leave only
+/// while the preferred arm's quantile is at least the threshold, and return when it is below by the minimum gain. An arm that is not ready, or of whose calls
+/// too many fail, loses. If, with few calls, a minute of probes does not tell enough of the preferred arm, calls return to it too. In all cases there is at
+/// most one switch per [dwell](AdaptiveBuilder::dwell).
 ///
-/// The arms are compared by the calls of one rule of the policy: put calls that take long by their nature under a rule of their own.
+/// The arms are compared by the calls of one rule of the policy: give naturally slow calls a rule of their own.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Adaptive {
     prefer: Arm,
@@ -72,69 +73,69 @@ impl Adaptive {
 pub struct AdaptiveBuilder(Adaptive);
 
 impl AdaptiveBuilder {
-    /// The arm to begin with, and to return to: iroh.
+    /// The arm to begin with, and to return to: the first.
     pub fn prefer(mut self, arm: Arm) -> Self {
         self.0.prefer = arm;
         self
     }
 
-    /// What of the latencies is compared: 0.9, so what nine of ten calls do not exceed.
+    /// The quantile of the latencies that is compared: 0.9, which nine of ten calls do not exceed.
     pub fn quantile(mut self, quantile: f64) -> Self {
         self.0.quantile = quantile;
         self
     }
 
-    /// For how long a sample counts: 10 s; 1 s to an hour.
+    /// How long a sample counts: 10 s; 1 s to an hour.
     pub fn window(mut self, window: Duration) -> Self {
         self.0.window = window;
         self
     }
 
-    /// How many samples an arm needs within the window to be judged: 5.
+    /// How many samples within the window an arm needs to be judged: 5.
     pub fn min_samples(mut self, samples: u64) -> Self {
         self.0.min_samples = samples;
         self
     }
 
-    /// By how much the other arm has to be better, for one: 1 ms.
+    /// The absolute gain that the other arm needs: 1 ms.
     pub fn min_gain(mut self, gain: Duration) -> Self {
         self.0.min_gain = gain;
         self
     }
 
-    /// By how much, for the other, as a share: 0.2, so a fifth less.
+    /// The relative gain that it needs too, as a share: 0.2, so a fifth less.
     pub fn min_gain_ratio(mut self, share: f64) -> Self {
         self.0.min_gain_ratio = share;
         self
     }
 
-    /// How long there is no further switch after one: 5 s.
+    /// The shortest time between two switches: 5 s.
     pub fn dwell(mut self, dwell: Duration) -> Self {
         self.0.dwell = dwell;
         self
     }
 
-    /// How much of the traffic probes the arm that is not in use, in basis points: 100, one call in a hundred. 0 leaves it to
+    /// The share of the traffic that probes the arm that is not in use, in basis points: 100, one call in a hundred. 0 leaves probing to
     /// [`probe_every`](Self::probe_every).
     pub fn probe_share(mut self, basis_points: u32) -> Self {
         self.0.probe_share = basis_points;
         self
     }
 
-    /// After this long without a probe, one of the next calls is one: 1 s. While calls come steadily there is one within twice this time. With few calls about one in five is
-    /// a probe.
+    /// After this long without a probe, one of the next calls is a probe: 1 s. While calls come steadily there is a probe within twice this time. With few
+    /// calls about one in five is a probe.
     pub fn probe_every(mut self, time: Duration) -> Self {
         self.0.probe_every = time;
         self
     }
 
-    /// An arm of whose calls this share or more fails loses: 0.25.
+    /// An arm loses if at least this share of its calls fails: 0.25.
     pub fn max_failures(mut self, share: f64) -> Self {
         self.0.max_failures = share;
         self
     }
 
-    /// Calls stay on the preferred arm while its quantile is below this, however much better the other is: none.
+    /// Calls stay on the preferred arm while its quantile is below this, however much better the other is. No threshold unless set.
     pub fn latency_threshold(mut self, threshold: Duration) -> Self {
         self.0.threshold = Some(threshold);
         self
@@ -143,8 +144,8 @@ impl AdaptiveBuilder {
     /// Checks the settings.
     ///
     /// # Errors
-    /// When the quantile or a share is not within 0 to 1, the window is not within 1 s to 1 h, another time is longer than an hour, or a number is zero that must
-    /// not be.
+    /// When the quantile or a share is not within 0 to 1, the window is not within 1 s to 1 h, another time is longer than an hour, or a number that must not
+    /// be is zero.
     pub fn build(self) -> Result<Adaptive, ConfigError> {
         const LONGEST: Duration = Duration::from_secs(3600);
         let built = self.0;
