@@ -50,7 +50,8 @@ pub(super) async fn attempt<L: Carries>(
         }
         let ready = http2.ready().map_err(|error| http2.explain(error))?;
         let body = Peeked::single(message);
-        let (response, sent) = arm::send(ready, head, body, permit, &http2).await?;
+        // A body that is whole needs no task.
+        let (response, sent, _) = arm::send(ready, head, body, permit, &http2)?;
         match response.await {
             Ok(response) => Ok((response, sent)),
             Err(error) => Err(sent.explain(error)),

@@ -94,6 +94,16 @@ impl<D: Dialer> Pool<D> {
         &self.shared.dialer
     }
 
+    /// What [`get`](Self::get) returns, if that is known at once. If not, a dial is under way, or the connection is silent.
+    pub(crate) fn get_now(&self, id: EndpointId) -> Option<Result<Use<D::Connection>, Error>> {
+        let entry = self.shared.entry(id);
+        match self.shared.find(id, &entry) {
+            Ok(Found::Connection(used)) => Some(Ok(used)),
+            Ok(Found::Dial(_) | Found::Silent(..)) => None,
+            Err(error) => Some(Err(error)),
+        }
+    }
+
     /// The connection to a peer, dialled where there is none. Cancel safe: the dial goes on.
     pub(crate) async fn get(&self, id: EndpointId) -> Result<Use<D::Connection>, Error> {
         let entry = self.shared.entry(id);
