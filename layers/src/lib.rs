@@ -84,5 +84,5 @@ pub use idempotent::Idempotent;
 pub use methods::{MethodConfig, MethodEntry, MethodSet, Methods, MethodsBuilder};
 pub use urgency::Urgency;
 
-/// The error of every layer here. A [`tonic::Status`] is always in its source chain, so its code survives any further box.
+/// The error of every layer here. An error that a layer makes has a [`tonic::Status`] in its source chain, so its code survives any further box; an inner service's error passes as it is.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;

@@ -27,7 +27,7 @@
 //! ```
 //!
 //! **Buckets.** Durations have bounds from 100 µs to 60 s: OpenTelemetry's, and finer ones below for a local network. Batches have powers of
-//! two up to 4,096 items. [`builder`] exposes the exporter's other settings, other buckets among them.
+//! two up to 1,024 items, and 4,096. [`builder`] exposes the exporter's other settings, other buckets among them.
 //!
 //! **Upkeep.** A task empties the recorder's queues every five seconds. [`Prometheus`] owns the task: dropping that value ends it, and from
 //! then on only rendering frees memory. The task also ends with its runtime.

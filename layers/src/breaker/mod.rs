@@ -14,9 +14,10 @@
 //!
 //! **An application error blocks no other call.** INTERNAL, UNKNOWN and DATA_LOSS in a gRPC answer show that the peer is there, as OK does;
 //! [`application_errors`](BreakerConfigBuilder::application_errors) counts them as failures for the methods that it lists. RESOURCE_EXHAUSTED is the limit of
-//! one caller or one call, and opens nothing. If a peer sends `grpc-retry-pushback-ms`, a circuit that opens for other reasons stays open for at least that
+//! one caller or one call, and opens no closed circuit; a probe that gets it with a pushback reopens an open one. If a peer sends `grpc-retry-pushback-ms`, a circuit that opens for other reasons stays open for at least that
 //! long (at most ten recovery times). What this side did does not count either: a stream that our own limits reset, or a proxy's answer about this caller (HTTP
-//! 4xx). A neutral end counts nowhere. A probe with a neutral end gives its permit to the next call at once, or closes the circuit if the end was an answer.
+//! 4xx). A neutral end counts nowhere. A probe with a neutral end gives its permit to the next call at once, or closes the circuit if the end was an answer other than
+//! CANCELLED, within the call's deadline.
 //!
 //! A probe is a user's call, and may be a stream that lasts for days. So a probe closes the circuit once its head is no failure and no failure follows within
 //! [`first_wait`](BreakerConfigBuilder::first_wait). If a probe has no answer after a [`recovery`](BreakerConfigBuilder::recovery) time, another one may try.

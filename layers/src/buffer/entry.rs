@@ -16,7 +16,7 @@ pub(super) struct Limits {
     pub(super) overflow: Overflow,
 }
 
-/// Which call is dropped when an arriving call has to wait and there is no capacity. It is always a waiting call: calls in flight stay.
+/// Which call is dropped when an arriving call has to wait and there is no capacity. Calls in flight stay.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Overflow {

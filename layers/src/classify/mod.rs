@@ -10,7 +10,7 @@
 //! | INVALID_ARGUMENT, NOT_FOUND, ALREADY_EXISTS, FAILED_PRECONDITION, OUT_OF_RANGE, UNIMPLEMENTED, UNAUTHENTICATED, PERMISSION_DENIED, ABORTED | `Success`: the peer answered |
 //! | INTERNAL, DATA_LOSS, UNKNOWN in the head or the trailers | [`Application`](Verdict::Application): the peer is there, and its application failed this call |
 //! | UNAVAILABLE; INTERNAL, DATA_LOSS, UNKNOWN without an answer, as after a reset; no status at the end; not gRPC; HTTP 5xx and other unexpected ones | [`Failure`](Verdict::Failure) |
-//! | DEADLINE_EXCEEDED or CANCELLED in an answer, an error or a drop after the deadline has passed, before any message | `Failure` if the attempt had at least max(1 s, 4 x RTT), else [`Neutral`](Verdict::Neutral) |
+//! | DEADLINE_EXCEEDED or CANCELLED in an answer, an error or a drop after the deadline has passed, before any message; DEADLINE_EXCEEDED as an error at any time, of a call with a deadline | `Failure` if the attempt had at least max(1 s, 4 x RTT), else [`Neutral`](Verdict::Neutral) |
 //! | the same after a message | `Neutral`: a stream may be longer than its deadline |
 //! | DEADLINE_EXCEEDED in an answer before the deadline, or without one | `Neutral`: the handler's own |
 //! | CANCELLED otherwise; the future, or a body without a message, dropped | `Neutral` |

@@ -31,7 +31,7 @@
 //! ```
 //!
 //! **Composition.** Above whatever is `Pending` while the peer is away: a breaker, with its `Circuit::why` as the reason, a selector, a pool that dials. Below
-//! a buffer or a retry, which handle the UNAVAILABLE. It is a [`Fault`](crate::Fault) of [`Origin::Ours`](crate::Origin::Ours), so it may be sent again and
+//! a retry, which handles the UNAVAILABLE. Beside a buffer it is only for the calls that pass by. The error is a [`Fault`](crate::Fault) of [`Origin::Ours`](crate::Origin::Ours), so it may be sent again and
 //! counts against no peer. The wait starts anew after each recovery. Over a breaker the task sees half-open as ready, and the next call is the probe; if the
 //! probe fails, callers wait once more. The layer cannot tell an absent peer from a busy one; if a full queue is `Pending` for seconds, put the queue above
 //! this layer. It needs nothing from requests, so it works for any [`Service`](tower::Service).

@@ -13,8 +13,8 @@
 //!   other head commits the call to its attempt: trailers or a lost connection after it go to the caller.
 //! - **Backoff:** 100 ms, doubled up to 1 s, with 20 % jitter. A server's `grpc-retry-pushback-ms` replaces the wait and restarts the backoff. A negative or
 //!   unreadable value ends the retries, and so does one above 60 s: no call sleeps for days on a peer's request.
-//! - **Deadline:** a wait that would pass the call's deadline does not begin; the caller gets the last answer at once. Each attempt's `grpc-timeout` has the
-//!   time left.
+//! - **Deadline:** a wait that would pass the call's deadline does not begin; the caller gets the last answer at once. The `grpc-timeout` of each
+//!   further attempt has the time left.
 //! - **`grpc-previous-rpc-attempts`** tells the peer how many attempts it may have seen before.
 //! - **Budget:** [`RetryBudget`], per channel and for all methods. An attempt that the peer has not begun is neither charged nor withheld.
 //! - **Body:** what was sent is kept, up to 256 KiB, until the call is committed. A unary request is one piece that all attempts share. A streaming request is

@@ -11,8 +11,8 @@ use crate::{ConfigError, select::ArmStatistics};
 /// rollout holds. Chance explains three standard deviations of an error rate and two and a half of a p99: two equally good arms are rolled back in fewer than
 /// one stage in a hundred.
 ///
-/// A new arm that clearly fails more than half of its calls is rolled back whatever the old arm's results. One call in ten is enough if fewer than twenty calls
-/// over the old arm are known.
+/// A new arm that clearly fails more than half of its calls is rolled back whatever the old arm's results. One call in ten is enough if fewer
+/// than twenty calls over the old arm are known, or fewer than the minimum of samples, if that is lower.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Gates {
     max_error_difference: f64,
@@ -141,7 +141,7 @@ const CLEAR_P99: f64 = 2.5;
 const FEWEST: u64 = 20;
 /// No arm may fail more of its calls than this, whatever the other one is like.
 const CEILING: f64 = 0.5;
-/// The same where nothing is known of the old arm.
+/// The same where too little is known of the old arm.
 const CEILING_ALONE: f64 = 0.1;
 
 /// How many calls there were of which something is known, and how many of them failed. A stream that has been answered counts before its end.

@@ -19,7 +19,7 @@
 //! |---|---|
 //! | the arm is not ready: an open breaker, a dial under way | the other one at once, if it is ready; after the [head start](SelectConfigBuilder::head_start), if one is set |
 //! | it failed, and the peer provably has not begun the call: the link is down (UNAVAILABLE), or the peer refused the call ([`Fault`](crate::Fault)) | the other one, once |
-//! | a full lane or pool (RESOURCE_EXHAUSTED, [`Origin::Ours`](crate::Origin::Ours)), a peer that admits nobody (PERMISSION_DENIED) | nothing: the other arm leads to the same peer |
+//! | a full lane or pool (RESOURCE_EXHAUSTED, [`Origin::Ours`](crate::Origin::Ours)), a peer that has no room (RESOURCE_EXHAUSTED), a peer that admits nobody (PERMISSION_DENIED) | nothing: the other arm leads to the same peer |
 //! | any failure after something may have been sent; any answer | nothing: a retry decides |
 //! | neither is ready, or the one permitted arm is not | the call waits until an arm has been not ready for the limit (2 s), then UNAVAILABLE with the reason: [`NotReady`] |
 //!

@@ -41,8 +41,8 @@ struct Slot {
 pub struct ArmStatistics {
     /// How many calls ended in a way that says something about the arm. Cancelled calls, and calls that this side rejected, do not count.
     pub calls: u64,
-    /// How many of these failed: by [`Outcome::verdict`](crate::classify::Outcome::verdict) a failure, of the link too, or an overload; and what
-    /// was refused.
+    /// How many of these failed: all whose [`Outcome::verdict`](crate::classify::Outcome::verdict) is neither a success nor neutral, those that were
+    /// refused, and those that a proxy answered with an HTTP status.
     pub failures: u64,
     /// How many calls should have gone over this arm and went over the other, since this one was not ready.
     pub diverted: u64,

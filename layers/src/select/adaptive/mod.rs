@@ -17,8 +17,9 @@ pub(super) use controller::Controller;
 ///
 /// The time to the response's head and the failures of real calls are measured, in a sliding window per arm. A small share of the calls probes the arm that is
 /// not in use. One arm is [preferred](AdaptiveBuilder::prefer). Calls leave it when the other arm's [quantile](AdaptiveBuilder::quantile) is better by both
-/// minimum gains. They return when the other arm is no longer better by half of them. With a [threshold](AdaptiveBuilder::latency_threshold) they leave only
-/// while the preferred arm's quantile is at least the threshold, and return when it is below by the minimum gain. An arm that is not ready, or of whose calls
+/// minimum gains. They return when the other arm is no longer better by half of them. With a [threshold](AdaptiveBuilder::latency_threshold) they leave
+/// while the preferred arm's quantile is at least the threshold and the other arm's is lower or unknown. They return when it is below the threshold by the minimum
+/// gain ratio, or when the other arm is worse by both minimum gains. An arm that is not ready, or of whose calls
 /// too many fail, loses. If, with few calls, a minute of probes does not tell enough of the preferred arm, calls return to it too. In all cases there is at
 /// most one switch per [dwell](AdaptiveBuilder::dwell).
 ///
