@@ -143,4 +143,62 @@ mod tests {
         catch_unwind(|| frozen(|| panic!("on purpose"))).expect_err("it panics");
         assert!(matches!(FROZEN.get(), Frozen::No));
     }
+
+    /// Span, call metrics, deadline, attempt metrics, breaker and `grpc-timeout`, in the order of a stack.
+    #[cfg(all(
+        feature = "breaker",
+        feature = "deadline",
+        feature = "metrics",
+        feature = "trace"
+    ))]
+    #[tokio::test]
+    async fn a_unary_call_reads_the_clock_once_per_poll() {
+        use std::{convert::Infallible, future::ready, task::Waker};
+
+        use bytes::Bytes;
+        use http::{HeaderMap, Request, Response};
+        use http_body_util::StreamBody;
+        use tower::{Layer as _, Service as _, service_fn};
+
+        use crate::{
+            breaker::{BreakerLayer, Circuit},
+            deadline::{DeadlineLayer, StampLayer},
+            metrics::MetricsLayer,
+            trace::TraceLayer,
+        };
+
+        let answers = service_fn(|_: Request<()>| {
+            let mut trailers = HeaderMap::new();
+            trailers.insert("grpc-status", 0.into());
+            let frames = [
+                Frame::data(Bytes::from_static(b"x")),
+                Frame::trailers(trailers),
+            ];
+            let frames = tokio_stream::iter(frames.map(Ok::<_, Infallible>));
+            ready(Ok::<_, Infallible>(Response::new(StreamBody::new(frames))))
+        });
+        let attempts = BreakerLayer::new(Circuit::new(Default::default()))
+            .recording(MetricsLayer::attempt("any").recorder())
+            .layer(StampLayer.layer(answers));
+        let trace = TraceLayer::client().recording(MetricsLayer::client().recorder());
+        let timed = DeadlineLayer::builder().default_timeout(Duration::from_secs(5));
+        for (deadline, reads) in [
+            (DeadlineLayer::new(), 3),
+            (timed.build().expect("valid"), 4),
+        ] {
+            let mut service = trace.clone().layer(deadline.above(attempts.clone()));
+            let mut cx = Context::from_waker(Waker::noop());
+            LOOKS.set(0);
+            assert!(service.poll_ready(&mut cx).is_ready());
+            let mut call = Box::pin(frozen(|| service.call(Request::new(()))));
+            let Poll::Ready(Ok(response)) = frozen(|| call.as_mut().poll(&mut cx)) else {
+                panic!("it answers at once");
+            };
+            let mut body = Box::pin(FrozenBody::new(response.into_body()));
+            while let Poll::Ready(Some(frame)) = body.as_mut().poll_frame(&mut cx) {
+                frame.expect("a frame");
+            }
+            assert_eq!(LOOKS.get(), reads);
+        }
+    }
 }

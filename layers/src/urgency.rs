@@ -38,7 +38,7 @@ impl Urgency {
     pub const HIGHEST: Self = Self(0);
     /// Small messages that steer others: heartbeats, elections, cancellations. 1.
     pub const CONTROL: Self = Self(1);
-    /// A call that somebody waits for, and the default of a request without an urgency. 3.
+    /// 3: calls that a caller waits for. The default for requests without an urgency.
     pub const INTERACTIVE: Self = Self(3);
     /// Large transfers that nobody waits for byte by byte. 6.
     pub const BULK: Self = Self(6);

@@ -47,7 +47,7 @@ pub struct ChannelBuilder {
     /// A setting that the channel's links cannot take, and why.
     contradiction: Option<(&'static str, Why)>,
     select: Option<SelectHandle>,
-    /// Whether the selection's policy stays as it is, because whoever made it has applied the table of methods already.
+    /// Whether the selection's policy includes the table of methods already, so that `build` does not apply it again.
     keeps_policy: bool,
     /// The lanes of links over TCP that `build` makes.
     lanes: Option<Lanes>,

@@ -395,7 +395,7 @@ impl Core {
         self.told.changes()
     }
 
-    /// Whether forgetting the circuit would lose nothing, as far as it knows.
+    /// Whether the circuit holds nothing that a new one would not: as far as it knows, it may be forgotten.
     pub(super) fn is_idle(&self, now: Instant) -> bool {
         match self.word().phase() {
             Phase::Closed | Phase::Free => true,

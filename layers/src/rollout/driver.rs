@@ -231,7 +231,7 @@ impl Shared {
                 inside.ordered = None;
             }
             next.state.unsaved = inside.machine.state.unsaved.take();
-            // Also if somebody else has changed the share: this corrects it.
+            // Even if the state is the same: this sets the share again if another handle has changed it.
             self.put(&mut inside, next);
         }
         self.tell(step);

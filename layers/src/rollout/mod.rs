@@ -7,7 +7,7 @@
 //! |---|---|
 //! | passed, with enough calls, and the stage has lasted its dwell (5 min) | goes to the next stage; after the last it is complete |
 //! | too few calls, or a difference that may be chance | holds, and says why |
-//! | the new arm's error rate or p99 is clearly worse than its limit allows | rolls back: the share is 0 until somebody resumes it |
+//! | the new arm's error rate or p99 is clearly worse than its limit allows | rolls back: the share is 0 until an operator resumes the rollout |
 //! | the new arm clearly fails more than half of its calls, or one in ten where too little is known of the old arm | rolls back, whatever the old arm is like |
 //!
 //! It changes only the share, so growing only adds keys. When the old arm has too few calls, as at 100 %, the new arm is compared with the old arm's results

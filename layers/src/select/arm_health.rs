@@ -7,7 +7,7 @@ use tokio::time::Instant;
 /// The state of an arm.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ArmState {
-    /// Ready, as far as is known.
+    /// Ready, or not yet found to be away.
     Ready,
     /// Not ready.
     Away {

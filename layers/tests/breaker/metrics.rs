@@ -8,6 +8,7 @@ use std::{
 
 use http::{Request, Response};
 use metrics_util::debugging::{DebugValue, DebuggingRecorder, Snapshotter};
+use tokio::runtime::Runtime;
 use tower::{Layer as _, Service as _, service_fn};
 use tower_iroh_layers::{
     BoxError,
@@ -29,16 +30,18 @@ fn change(snapshotter: &Snapshotter, gauge: &str) -> f64 {
         .sum()
 }
 
+fn paused() -> Runtime {
+    let mut builder = tokio::runtime::Builder::new_current_thread();
+    let builder = builder.enable_time().start_paused(true);
+    builder.build().expect("a runtime")
+}
+
 #[test]
 fn each_opening_is_counted_by_its_rule_and_the_gauge_comes_back_to_zero() {
     let recorder = DebuggingRecorder::new();
     let snapshotter = recorder.snapshotter();
     let gauge = || change(&snapshotter, "tower_iroh_breaker_not_closed");
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_time()
-        .start_paused(true)
-        .build()
-        .expect("a runtime");
+    let runtime = paused();
     metrics::with_local_recorder(&recorder, || {
         runtime.block_on(async {
             let peer = Peer::new(vec![FAIL; 6]);
@@ -99,11 +102,7 @@ fn what_is_recorded_beside_the_circuit_is_each_attempt_however_it_ends() {
     let recorder = DebuggingRecorder::new();
     let snapshotter = recorder.snapshotter();
     let in_flight = || change(&snapshotter, "tower_iroh_client_attempts_in_flight");
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_time()
-        .start_paused(true)
-        .build()
-        .expect("a runtime");
+    let runtime = paused();
     let _entered = runtime.enter();
     metrics::with_local_recorder(&recorder, || {
         let circuit = Circuit::new(Default::default());

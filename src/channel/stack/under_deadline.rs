@@ -18,6 +18,7 @@ use tower_iroh_layers::{
 };
 
 /// Priority and retry, over the attempts that go through the buffer or fail fast.
+#[derive(Clone)]
 pub struct UnderDeadline<A: Served>(Arc<Layers<A>>);
 
 struct Layers<A: Served> {
@@ -48,12 +49,6 @@ impl<A: Served> UnderDeadline<A> {
     }
 }
 
-impl<A: Served> Clone for UnderDeadline<A> {
-    fn clone(&self) -> Self {
-        Self(self.0.clone())
-    }
-}
-
 impl<A, R> Service<Request<Body>> for UnderDeadline<A>
 where
     A: Served<Body = R>,
@@ -76,13 +71,8 @@ where
 }
 
 /// What makes a call's attempts.
+#[derive(Clone)]
 pub struct MakeAttempt<A: Served>(Arc<Layers<A>>);
-
-impl<A: Served> Clone for MakeAttempt<A> {
-    fn clone(&self) -> Self {
-        Self(self.0.clone())
-    }
-}
 
 impl<A, R> Service<Request<Body>> for MakeAttempt<A>
 where
