@@ -36,7 +36,7 @@ async fn demo_keeps_its_promises_and_prints_plain_text_in_a_pipe() {
         "tonic's Channel",
         "path and RTT",
         "breaker open",
-        "so this call was not sent: the circuit breaker",
+        "not sent: the circuit breaker",
         "6 notes",
         "server started again",
         "the server saw, each once",
