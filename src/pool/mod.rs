@@ -94,14 +94,10 @@ impl<D: Dialer> Pool<D> {
         &self.shared.dialer
     }
 
-    /// What [`get`](Self::get) returns, if that is known at once. If not, a dial is under way, or the connection is silent.
-    pub(crate) fn get_now(&self, id: EndpointId) -> Option<Result<Use<D::Connection>, Error>> {
-        let entry = self.shared.entry(id);
-        match self.shared.find(id, &entry) {
-            Ok(Found::Connection(used)) => Some(Ok(used)),
-            Ok(Found::Dial(_) | Found::Silent(..)) => None,
-            Err(error) => Some(Err(error)),
-        }
+    /// The connection that [`get`](Self::get) returns, if there is one that answers. It dials nothing: the caller that begins a dial is to learn how
+    /// that dial ended, and the dial could end before the caller asks again.
+    pub(crate) fn get_now(&self, id: EndpointId) -> Option<Use<D::Connection>> {
+        self.shared.connected(&*self.shared.known(id)?)
     }
 
     /// The connection to a peer, dialled where there is none. Cancel safe: the dial goes on.

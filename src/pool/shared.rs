@@ -73,6 +73,14 @@ impl<D: Dialer> Shared<D> {
         entry
     }
 
+    /// The connection that answers, if there is one.
+    pub(super) fn connected(&self, entry: &Entry<D::Connection>) -> Option<Use<D::Connection>> {
+        if self.is_shut_down.load(Ordering::SeqCst) || *entry.state.borrow() == State::Silent {
+            return None;
+        }
+        entry.using(&mut entry.lock())
+    }
+
     /// The peer's connection, or the dial to it: the one under way, or another where that is due.
     pub(super) fn find(
         self: &Arc<Self>,

@@ -200,6 +200,19 @@ async fn all_who_ask_at_once_share_one_dial() {
     assert_eq!((connection.uses.open(), connection.uses.total()), (0, 1000));
 }
 
+/// Who looks for a connection and then asks for one is to be told how its own dial ended, also if that took no time.
+#[tokio::test(start_paused = true)]
+async fn looking_for_a_connection_dials_nothing() {
+    let pool = pool_that_takes(10, Plan::Fail, Duration::ZERO);
+    assert!(pool.get_now(id(1)).is_none());
+    sleep(Duration::from_millis(1)).await;
+    assert_eq!(pool.dials(), 0);
+    let error = pool.get(id(1)).await.expect_err("as planned");
+    assert_eq!(error.kind(), ErrorKind::DialFailed);
+    assert!(pool.get_now(id(1)).is_none());
+    assert_eq!(pool.dials(), 1);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_thousand_calls_to_a_dead_peer_make_two_dials_at_most_in_100_ms() {
     let pool = pool(10, Plan::Fail);

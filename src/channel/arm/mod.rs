@@ -339,7 +339,7 @@ impl<D: Dialer<Connection: Carries>> Inner<D> {
         let mut offers = OFFERS;
         while offers > 0 {
             let link = match self.links.get_now(self.peer) {
-                Some(link) => link.map_err(|error| error.at(self.peer))?,
+                Some(link) => link,
                 // Boxed, to keep the future of calls that find a connection small.
                 None => {
                     let mut getting = Box::pin(self.get());
