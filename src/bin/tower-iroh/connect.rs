@@ -1,0 +1,188 @@
+//! A service that calls a target, over iroh or over TCP.
+
+use std::{path::PathBuf, time::Duration};
+
+use clap::{Args, ValueEnum};
+use http::{Request, Response};
+use iroh::Endpoint;
+use tonic::{
+    body::Body,
+    transport::{Certificate, ClientTlsConfig, Endpoint as TcpEndpoint, Identity},
+};
+use tower::{ServiceExt, util::BoxCloneSyncService};
+use tower_iroh::{Channel, ExactCodesLayer, Peer, Urgency, layers::BoxError};
+
+use crate::{
+    endpoint::EndpointOptions,
+    failure::Failure,
+    target::{Names, Target},
+};
+
+/// What carries calls to a target, whatever the target is.
+pub(crate) type Service = BoxCloneSyncService<Request<Body>, Response<Body>, BoxError>;
+
+/// How a verb reaches its target.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Connection")]
+pub(crate) struct ConnectOptions {
+    #[command(flatten)]
+    pub(crate) names: Names,
+    #[command(flatten)]
+    pub(crate) endpoint: EndpointOptions,
+    /// The transport to a peer whose ticket has a TCP address too.
+    #[arg(long, value_enum, default_value = "iroh")]
+    pub(crate) transport: Over,
+    /// Seconds that connecting may take.
+    #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = seconds)]
+    pub(crate) connect_timeout: Duration,
+    /// The name that the server is asked for, in `:authority`.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) authority: Option<String>,
+    /// Speak HTTP/2 without TLS to a `tcp://` target.
+    #[arg(long)]
+    pub(crate) plaintext: bool,
+    /// The certificate authorities to trust for a `tcp://` target, in PEM; without it Mozilla's.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) cacert: Option<PathBuf>,
+    /// Our certificate for a `tcp://` target, in PEM.
+    #[arg(long, value_name = "FILE", requires = "key")]
+    pub(crate) cert: Option<PathBuf>,
+    /// The private key of our certificate, in PEM.
+    #[arg(long, value_name = "FILE", requires = "cert")]
+    pub(crate) key: Option<PathBuf>,
+    /// The name that the certificate of a `tcp://` target must have.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) servername: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Over {
+    Iroh,
+    Tcp,
+}
+
+/// Reads a number of seconds above 0.
+pub(crate) fn seconds(text: &str) -> Result<Duration, String> {
+    let wrong = || format!("`{text}` is not a number of seconds above 0");
+    let seconds: f64 = text.parse().map_err(|_| wrong())?;
+    match Duration::try_from_secs_f64(seconds) {
+        Ok(time) if !time.is_zero() => Ok(time),
+        _ => Err(wrong()),
+    }
+}
+
+/// A service for a target, and what is under it.
+pub(crate) struct Connection {
+    pub(crate) service: Service,
+    pub(crate) channel: Option<Channel>,
+    endpoint: Option<Endpoint>,
+}
+
+impl Connection {
+    /// Prepares the service. `configure` sets what the verb wants of a channel to a peer. The first call connects.
+    pub(crate) async fn new(
+        target: &str,
+        options: &ConnectOptions,
+        urgency: Option<Urgency>,
+    ) -> Result<Self, Failure> {
+        let names = options.names.load()?;
+        match Target::read(target, names.as_deref())? {
+            Target::Peer(peer) => Self::to_peer(peer, options, urgency).await,
+            Target::Tcp(address) => Self::to_tcp(&address, options),
+        }
+    }
+
+    async fn to_peer(
+        peer: Peer,
+        options: &ConnectOptions,
+        urgency: Option<Urgency>,
+    ) -> Result<Self, Failure> {
+        let timeout = options.connect_timeout;
+        let (endpoint, mut builder) = match options.transport {
+            Over::Iroh => {
+                let endpoint = options.endpoint.bind().await?;
+                let builder = Channel::builder(endpoint.clone());
+                (
+                    Some(endpoint),
+                    builder.links(|links| links.dial_timeout(timeout)),
+                )
+            }
+            Over::Tcp => {
+                let builder = Channel::tcp(options.endpoint.key()?);
+                (None, builder.tcp_links(|links| links.dial_timeout(timeout)))
+            }
+        };
+        if let Some(urgency) = urgency {
+            builder = builder.urgency(urgency);
+        }
+        if let Some(authority) = &options.authority {
+            builder = builder.origin(origin(authority)?);
+        }
+        let channel = builder.peer(peer).build().map_err(Failure::usage)?;
+        let service = channel.clone().map_err(BoxError::from);
+        Ok(Self {
+            service: Service::new(service),
+            channel: Some(channel),
+            endpoint,
+        })
+    }
+
+    fn to_tcp(address: &str, options: &ConnectOptions) -> Result<Self, Failure> {
+        let scheme = if options.plaintext { "http" } else { "https" };
+        let endpoint = TcpEndpoint::from_shared(format!("{scheme}://{address}"));
+        let mut endpoint = endpoint
+            .map_err(|error| Failure::usage(format!("`tcp://{address}`: {error}")))?
+            .connect_timeout(options.connect_timeout);
+        if let Some(authority) = &options.authority {
+            endpoint = endpoint.origin(origin(authority)?);
+        }
+        if !options.plaintext {
+            let tls = options.tls()?;
+            endpoint = endpoint.tls_config(tls).map_err(Failure::failed)?;
+        }
+        let service = tower::ServiceBuilder::new()
+            .layer(ExactCodesLayer)
+            .service(endpoint.connect_lazy());
+        Ok(Self {
+            service: Service::new(service.map_err(BoxError::from)),
+            channel: None,
+            endpoint: None,
+        })
+    }
+
+    /// Says goodbye to the peer.
+    pub(crate) async fn close(self) {
+        if let Some(endpoint) = self.endpoint {
+            endpoint.close().await;
+        }
+    }
+}
+
+fn origin(authority: &str) -> Result<http::Uri, Failure> {
+    http::Uri::builder()
+        .scheme("http")
+        .authority(authority)
+        .path_and_query("/")
+        .build()
+        .map_err(|error| Failure::usage(format!("`--authority {authority}`: {error}")))
+}
+
+impl ConnectOptions {
+    fn tls(&self) -> Result<ClientTlsConfig, Failure> {
+        let read = |path: &PathBuf| {
+            std::fs::read(path)
+                .map_err(|error| Failure::failed(format!("{}: {error}", path.display())))
+        };
+        let mut tls = match &self.cacert {
+            Some(path) => ClientTlsConfig::new().ca_certificate(Certificate::from_pem(read(path)?)),
+            None => ClientTlsConfig::new().with_webpki_roots(),
+        };
+        if let (Some(cert), Some(key)) = (&self.cert, &self.key) {
+            tls = tls.identity(Identity::from_pem(read(cert)?, read(key)?));
+        }
+        if let Some(name) = &self.servername {
+            tls = tls.domain_name(name);
+        }
+        Ok(tls)
+    }
+}

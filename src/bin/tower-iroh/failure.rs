@@ -1,0 +1,115 @@
+//! Why a verb ended without its result, and the exit code that says so.
+
+use std::{fmt, process::ExitCode};
+
+use serde_json::{Value, json};
+use tonic::{Code, Status};
+
+/// Why a verb failed. The exit codes are grpcurl's.
+#[derive(Debug)]
+pub(crate) enum Failure {
+    /// The command line is wrong: exit code 2.
+    Usage(String),
+    /// Something other than a call failed: exit code 1.
+    Failed(String),
+    /// A call ended with this status: exit code 64 + the gRPC code.
+    Status {
+        status: Box<Status>,
+        /// The status' details as JSON, as far as their types are known.
+        details: Vec<Value>,
+    },
+}
+
+impl Failure {
+    pub(crate) fn usage(message: impl fmt::Display) -> Self {
+        Self::Usage(message.to_string())
+    }
+
+    pub(crate) fn failed(message: impl fmt::Display) -> Self {
+        Self::Failed(message.to_string())
+    }
+
+    fn exit_code(&self) -> u8 {
+        match self {
+            Self::Usage(_) => 2,
+            Self::Failed(_) => 1,
+            // The codes are 0 to 16.
+            Self::Status { status, .. } => 64 + status.code() as u8,
+        }
+    }
+
+    /// The failure as `google.rpc.Status` in JSON; one that no call had is INVALID_ARGUMENT or UNKNOWN.
+    pub(crate) fn json(&self) -> Value {
+        let (code, message, details): (_, _, &[Value]) = match self {
+            Self::Usage(message) => (Code::InvalidArgument, message.as_str(), &[]),
+            Self::Failed(message) => (Code::Unknown, message.as_str(), &[]),
+            Self::Status { status, details } => (status.code(), status.message(), details),
+        };
+        json!({ "code": code as i32, "message": message, "details": details })
+    }
+
+    /// Prints the failure on standard error, and returns the program's exit code.
+    pub(crate) fn report(self, json: bool) -> ExitCode {
+        match json {
+            true => eprintln!("{}", self.json()),
+            false => eprintln!("{self}"),
+        }
+        ExitCode::from(self.exit_code())
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Usage(message) | Self::Failed(message) => write!(f, "error: {message}"),
+            Self::Status { status, details } => {
+                // grpcurl's form, for whoever reads its output by program.
+                write!(
+                    f,
+                    "ERROR:\n  Code: {:?}\n  Message: {}",
+                    status.code(),
+                    status.message()
+                )?;
+                if !details.is_empty() {
+                    f.write_str("\n  Details:")?;
+                }
+                for (number, detail) in details.iter().enumerate() {
+                    write!(f, "\n  {})\t{detail:#}", number + 1)?;
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+impl From<Status> for Failure {
+    fn from(status: Status) -> Self {
+        Self::Status {
+            status: Box::new(status),
+            details: Vec::new(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_exit_code_is_64_and_the_code() {
+        assert_eq!(Failure::from(Status::not_found("no")).exit_code(), 69);
+        assert_eq!(Failure::usage("no").exit_code(), 2);
+        assert_eq!(Failure::failed("no").exit_code(), 1);
+    }
+
+    #[test]
+    fn the_text_is_grpcurls() {
+        let mut failure = Failure::from(Status::not_found("no such key"));
+        if let Failure::Status { details, .. } = &mut failure {
+            details.push(json!({ "@type": "type.googleapis.com/a.B" }));
+        }
+        let text = "ERROR:\n  Code: NotFound\n  Message: no such key\n  Details:\n  1)\t{\n  \"@type\": \"type.googleapis.com/a.B\"\n}";
+        assert_eq!(failure.to_string(), text);
+        assert_eq!(failure.json()["code"], 5);
+    }
+}

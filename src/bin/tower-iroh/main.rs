@@ -1,0 +1,78 @@
+//! `tower-iroh`: gRPC over iroh for programs in any language, and for people at a terminal. One file per verb.
+
+mod connect;
+mod endpoint;
+mod failure;
+mod flags;
+mod id;
+mod target;
+mod ticket;
+
+use std::process::ExitCode;
+
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+
+use failure::Failure;
+
+/// gRPC over iroh: any server and any client, in any language, by key.
+#[derive(Debug, Parser)]
+#[command(name = "tower-iroh", version, max_term_width = 100)]
+struct Program {
+    #[command(subcommand)]
+    verb: Verb,
+    /// Print results as JSON on standard output, and errors as JSON on standard error.
+    #[arg(long, global = true)]
+    json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    Id(id::Options),
+    Ticket(ticket::Options),
+}
+
+fn main() -> ExitCode {
+    let mut command = Program::command();
+    let args = flags::with_two_dashes(&mut command, std::env::args_os());
+    let program = match command
+        .try_get_matches_from_mut(args)
+        .and_then(|matches| Program::from_arg_matches(&matches))
+    {
+        Ok(program) => program,
+        // clap prints help to standard output with code 0, and mistakes to standard error with code 2.
+        Err(error) => error.exit(),
+    };
+    let runtime = match tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+    {
+        Ok(runtime) => runtime,
+        Err(error) => return Failure::failed(format!("no threads: {error}")).report(program.json),
+    };
+    let json = program.json;
+    let ended = runtime.block_on(run(program));
+    // Reading standard input cannot be ended, and the program is not to wait for it.
+    runtime.shutdown_background();
+    match ended {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.report(json),
+    }
+}
+
+async fn run(program: Program) -> Result<(), Failure> {
+    let json = program.json;
+    match program.verb {
+        Verb::Id(options) => id::run(options, json),
+        Verb::Ticket(options) => ticket::run(options, json).await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Program::command().debug_assert();
+    }
+}

@@ -1,0 +1,8 @@
+//! The program `tower-iroh`, run as users run it.
+
+mod call;
+mod foreign;
+mod identity;
+mod proxies;
+mod support;
+mod tools;
