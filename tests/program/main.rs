@@ -4,5 +4,6 @@ mod call;
 mod foreign;
 mod identity;
 mod proxies;
+mod running;
 mod support;
 mod tools;

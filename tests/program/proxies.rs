@@ -1,1 +1,792 @@
-//!
+//! `expose` and `gateway`: a real server and real clients that know nothing of iroh, and the two programs between them.
+
+use std::{net::SocketAddr, time::Duration};
+
+use http::{HeaderMap, Request};
+use http_body_util::BodyExt;
+use hyper_util::rt::TokioIo;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+    sync::{mpsc, oneshot},
+    task::JoinHandle,
+    time::timeout,
+};
+use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
+use tonic::{
+    Code,
+    body::Body,
+    transport::{Channel, Endpoint, Server},
+};
+use tower::service_fn;
+use tower_iroh_proto::{
+    EchoService,
+    echo::{EchoRequest, StreamRequest, echo_client::EchoClient, echo_server::EchoServer},
+};
+
+use crate::{
+    running::{Running, Seen},
+    support::{PATIENCE, run},
+};
+
+/// A gRPC server over TCP in clear text.
+struct Backend {
+    addr: SocketAddr,
+    /// The head of the last request.
+    head: Seen<HeaderMap>,
+    stop: oneshot::Sender<()>,
+    serving: JoinHandle<()>,
+}
+
+impl Backend {
+    async fn start() -> Self {
+        Self::at("127.0.0.1:0".parse().expect("an address")).await
+    }
+
+    async fn at(addr: SocketAddr) -> Self {
+        let listener = TcpListener::bind(addr).await.expect("bound");
+        let addr = listener.local_addr().expect("an address");
+        let head = Seen::default();
+        let seen = head.clone();
+        let remembering = tower::layer::layer_fn(move |inner| {
+            let seen = seen.clone();
+            tower::util::MapRequest::new(inner, move |request: Request<Body>| {
+                *seen.lock().expect("no panic") = request.headers().clone();
+                request
+            })
+        });
+        let (health, service) = tonic_health::server::health_reporter();
+        health.set_serving::<EchoServer<EchoService>>().await;
+        let (stop, stopped) = oneshot::channel::<()>();
+        let serving = tokio::spawn(async move {
+            let served = Server::builder()
+                .layer(remembering)
+                .add_service(EchoServer::new(EchoService))
+                .add_service(service)
+                .serve_with_incoming_shutdown(TcpListenerStream::new(listener), async {
+                    let _ = stopped.await;
+                })
+                .await;
+            served.expect("served");
+        });
+        Self {
+            addr,
+            head,
+            stop,
+            serving,
+        }
+    }
+
+    fn address(&self) -> String {
+        self.addr.to_string()
+    }
+
+    /// Closes the listener and the connections.
+    async fn stop(self) {
+        let _ = self.stop.send(());
+        let stopped = timeout(PATIENCE, self.serving).await;
+        stopped.expect("in time").expect("no panic");
+    }
+
+    fn header(&self, name: &str) -> Option<String> {
+        let head = self.head.lock().expect("no panic");
+        let value = head.get(name)?;
+        Some(value.to_str().expect("text").to_owned())
+    }
+}
+
+fn client(address: &str) -> EchoClient<Channel> {
+    let endpoint = Endpoint::from_shared(format!("http://{address}")).expect("a URI");
+    EchoClient::new(endpoint.connect_lazy())
+}
+
+fn request(payload: &'static [u8]) -> tonic::Request<EchoRequest> {
+    let mut request = tonic::Request::new(EchoRequest {
+        payload: payload.into(),
+    });
+    request.set_timeout(PATIENCE);
+    request
+}
+
+fn to_peer(payload: &'static [u8], peer: &str) -> tonic::Request<EchoRequest> {
+    let mut request = request(payload);
+    let peer = peer.parse().expect("metadata");
+    request.metadata_mut().insert("x-iroh-peer", peer);
+    request
+}
+
+/// A server, what exposes it, and a gateway to it.
+async fn way() -> (Backend, Running, Running, String) {
+    let backend = Backend::start().await;
+    let (exposed, ticket) = Running::expose(&[&backend.address(), "--allow-all"]).await;
+    let (gateway, address) = Running::gateway(&[&ticket]).await;
+    (backend, exposed, gateway, address)
+}
+
+#[tokio::test]
+async fn each_kind_of_call_goes_through() {
+    let (backend, _exposed, mut gateway, address) = way().await;
+    let mut client = client(&address);
+    let mut first = request(b"hello");
+    first
+        .metadata_mut()
+        .insert("x-iroh-peer-id", "forged".parse().expect("metadata"));
+    let answer = client.echo(first).await.expect("answered").into_inner();
+    assert_eq!(answer.payload, &b"hello"[..]);
+    let id = backend.header("x-iroh-peer-id").expect("the caller's id");
+    gateway.says(&format!("the gateway calls as {id}")).await;
+    assert_eq!(backend.header("x-iroh-peer"), None);
+
+    let asked = StreamRequest {
+        count: 1000,
+        size: 10,
+        interval_ms: 0,
+    };
+    let mut stream = client
+        .server_stream(asked)
+        .await
+        .expect("begun")
+        .into_inner();
+    let mut count = 0;
+    while stream.message().await.expect("a message").is_some() {
+        count += 1;
+    }
+    assert_eq!(count, 1000);
+
+    let messages = tokio_stream::iter((0..1000).map(|_| EchoRequest {
+        payload: vec![7; 100].into(),
+    }));
+    let summary = client
+        .client_stream(messages)
+        .await
+        .expect("answered")
+        .into_inner();
+    assert_eq!((summary.count, summary.bytes), (1000, 100_000));
+
+    // Each side waits for the other.
+    let (say, said) = mpsc::channel(1);
+    let mut answers = client
+        .bidi_stream(ReceiverStream::new(said))
+        .await
+        .expect("begun")
+        .into_inner();
+    for round in 0..100u8 {
+        say.send(EchoRequest {
+            payload: vec![round].into(),
+        })
+        .await
+        .expect("taken");
+        let answer = timeout(PATIENCE, answers.message()).await.expect("in time");
+        assert_eq!(
+            answer.expect("a message").expect("not the end").payload,
+            vec![round]
+        );
+    }
+    drop(say);
+    assert!(answers.message().await.expect("the end").is_none());
+}
+
+#[tokio::test]
+async fn nothing_is_exposed_by_accident() {
+    let refused = run(["expose", "127.0.0.1:1"]).await;
+    assert_eq!(refused.code, Some(2), "{refused:?}");
+    for way in ["--allow ID", "--policy FILE", "--allow-all"] {
+        assert!(refused.stderr.contains(way), "{refused:?}");
+    }
+    assert_eq!(refused.stdout, "", "no ticket");
+
+    let somebody = iroh::SecretKey::from_bytes(&[7; 32]).public().to_string();
+    let backend = Backend::start().await;
+    let (_exposed, ticket) = Running::expose(&[&backend.address(), "--allow", &somebody]).await;
+    let (_gateway, address) = Running::gateway(&[&ticket]).await;
+    let status = client(&address)
+        .echo(request(b"no"))
+        .await
+        .expect_err("refused");
+    assert_eq!(status.code(), Code::PermissionDenied, "{status:?}");
+    assert!(
+        status.metadata().get("x-iroh-error-from").is_none(),
+        "the peer says it"
+    );
+    assert_eq!(
+        backend.header("x-iroh-peer-id"),
+        None,
+        "the backend was not called"
+    );
+}
+
+#[tokio::test]
+async fn a_policy_file_is_followed() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("policy.toml");
+    let permits = "[roles.all]\nmethods = [\"*\"]\n[authenticated]\nroles = [\"all\"]\n";
+    std::fs::write(&file, permits).expect("written");
+    let backend = Backend::start().await;
+    let file_name = file.to_str().expect("text");
+    let (mut exposed, ticket) = Running::expose(&[&backend.address(), "--policy", file_name]).await;
+    let (_gateway, address) = Running::gateway(&[&ticket]).await;
+    let mut client = client(&address);
+    client.echo(request(b"yes")).await.expect("permitted");
+
+    std::fs::write(&file, "[roles.all]\nmethods = 7\n").expect("written");
+    let said = exposed.says("the policy before stays in force").await;
+    assert!(
+        said.contains("policy.toml: line 2"),
+        "{said}"
+    );
+    client.echo(request(b"yes")).await.expect("still permitted");
+    std::fs::write(&file, "").expect("written");
+    exposed.says("is in force\n").await;
+    let status = client.echo(request(b"no")).await.expect_err("not any more");
+    assert_eq!(status.code(), Code::PermissionDenied);
+
+    let wrong = run(["expose", "127.0.0.1:1", "--policy", "/no/such/file"]).await;
+    assert_eq!(wrong.code, Some(2), "{wrong:?}");
+    assert!(wrong.stderr.contains("/no/such/file"), "{wrong:?}");
+}
+
+#[tokio::test]
+async fn a_backend_that_was_away_is_called_again() {
+    let (backend, _exposed, _gateway, address) = way().await;
+    let mut client = client(&address);
+    client.echo(request(b"first")).await.expect("answered");
+    let addr = backend.addr;
+    backend.stop().await;
+    let status = client.echo(request(b"away")).await.expect_err("away");
+    assert_eq!(status.code(), Code::Unavailable, "{status:?}");
+    assert!(
+        status.message().contains(&addr.to_string()),
+        "it names the backend: {status:?}"
+    );
+    let from = status
+        .metadata()
+        .get("x-iroh-error-from")
+        .expect("who says it");
+    assert_eq!(from, "expose");
+
+    let _again = Backend::at(addr).await;
+    let answered = async {
+        while client.echo(request(b"again")).await.is_err() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    timeout(PATIENCE, answered)
+        .await
+        .expect("the backend is found again");
+}
+
+#[tokio::test]
+async fn a_stream_whose_peer_is_killed_ends_as_unavailable() {
+    let (_backend, mut exposed, _gateway, address) = way().await;
+    let asked = StreamRequest {
+        count: 1_000_000,
+        size: 10,
+        interval_ms: 1,
+    };
+    let mut stream = client(&address)
+        .server_stream(asked)
+        .await
+        .expect("begun")
+        .into_inner();
+    stream.message().await.expect("a message");
+    exposed.kill().await;
+    let ended = async {
+        loop {
+            match stream.message().await {
+                Ok(Some(_)) => {}
+                Ok(None) => panic!("it did not come to its end"),
+                Err(status) => return status,
+            }
+        }
+    };
+    let status = timeout(PATIENCE, ended).await.expect("in time");
+    assert_eq!(status.code(), Code::Unavailable, "{status:?}");
+}
+
+#[tokio::test]
+async fn a_call_names_its_peer() {
+    let (a, b) = (Backend::start().await, Backend::start().await);
+    let (_exposed_a, ticket_a) = Running::expose(&[&a.address(), "--allow-all"]).await;
+    let (_exposed_b, ticket_b) = Running::expose(&[&b.address(), "--allow-all"]).await;
+    let (alias_a, alias_b) = (format!("a={ticket_a}"), format!("b={ticket_b}"));
+    let (_gateway, address) = Running::gateway(&["--peer", &alias_a, "--peer", &alias_b]).await;
+    let called = |backend: &Backend| backend.header("x-case");
+    let mut by_metadata = to_peer(b"1", "a");
+    by_metadata
+        .metadata_mut()
+        .insert("x-case", "metadata".parse().expect("metadata"));
+    client(&address).echo(by_metadata).await.expect("answered");
+    assert_eq!(
+        (called(&a).as_deref(), called(&b)),
+        (Some("metadata"), None)
+    );
+
+    let b_id = ticket_b.parse::<tower_iroh::Peer>().expect("a ticket").id();
+    for authority in [
+        "b".to_owned(),
+        "b.iroh:443".to_owned(),
+        format!("{}.iroh", b_id.to_z32()),
+        b_id.to_string(),
+    ] {
+        let endpoint = Endpoint::from_shared(format!("http://{address}")).expect("a URI");
+        let origin = format!("http://{authority}").parse().expect("a URI");
+        let mut client = EchoClient::new(endpoint.origin(origin).connect_lazy());
+        let mut by_authority = request(b"2");
+        by_authority
+            .metadata_mut()
+            .insert("x-case", authority.parse().expect("metadata"));
+        client.echo(by_authority).await.expect(&authority);
+        assert_eq!(called(&b), Some(authority));
+    }
+
+    let unknown = client(&address)
+        .echo(to_peer(b"3", "c"))
+        .await
+        .expect_err("unknown");
+    assert_eq!(unknown.code(), Code::Unavailable);
+    assert!(
+        unknown.message().contains("`c`") && unknown.message().contains("a, b"),
+        "{unknown:?}"
+    );
+    assert_eq!(
+        unknown
+            .metadata()
+            .get("x-iroh-error-from")
+            .expect("who says it"),
+        "gateway"
+    );
+    let nobody = client(&address)
+        .echo(request(b"4"))
+        .await
+        .expect_err("no peer");
+    assert_eq!(nobody.code(), Code::InvalidArgument, "{nobody:?}");
+}
+
+#[tokio::test]
+async fn a_listener_can_have_its_peer() {
+    let (a, b) = (Backend::start().await, Backend::start().await);
+    let (_exposed_a, ticket_a) = Running::expose(&[&a.address(), "--allow-all"]).await;
+    let (_exposed_b, ticket_b) = Running::expose(&[&b.address(), "--allow-all"]).await;
+    let (alias_a, alias_b) = (format!("a={ticket_a}"), format!("b={ticket_b}"));
+    let mut args = vec!["--peer", &alias_a, "--peer", &alias_b];
+    args.extend(["--listen=127.0.0.1:0=a", "--listen=127.0.0.1:0=b"]);
+    let (mut gateway, first) = Running::gateway(&args).await;
+    let second = gateway.line().await;
+    // What the call says does not count there.
+    client(&first)
+        .echo(to_peer(b"1", "b"))
+        .await
+        .expect("answered");
+    assert!(a.header("x-iroh-peer-id").is_some() && b.header("x-iroh-peer-id").is_none());
+    client(&second).echo(request(b"2")).await.expect("answered");
+    assert!(b.header("x-iroh-peer-id").is_some());
+}
+
+#[tokio::test]
+async fn a_tunnel_leads_to_the_peer_that_connect_names() {
+    let backend = Backend::start().await;
+    let (_exposed, ticket) = Running::expose(&[&backend.address(), "--allow-all"]).await;
+    let (db, other) = (format!("db={ticket}"), format!("other={ticket}"));
+    let (_gateway, address) = Running::gateway(&["--peer", &db, "--peer", &other]).await;
+    let tunnel = move |host: &'static str| {
+        let address = address.clone();
+        async move {
+            let mut io = TcpStream::connect(&address).await?;
+            let head = format!("CONNECT {host}:443 HTTP/1.1\r\nHost: {host}:443\r\n\r\n");
+            io.write_all(head.as_bytes()).await?;
+            let mut answer = Vec::new();
+            while !answer.ends_with(b"\r\n\r\n") {
+                answer.push(io.read_u8().await?);
+            }
+            Ok::<_, std::io::Error>((io, String::from_utf8(answer).expect("text")))
+        }
+    };
+    let (_, refused) = tunnel("nobody.iroh").await.expect("answered");
+    assert!(refused.starts_with("HTTP/1.1 404"), "{refused}");
+
+    let inside = Endpoint::from_static("http://db.iroh:443").connect_with_connector_lazy(
+        service_fn(move |_| {
+            let tunnel = tunnel("db.iroh");
+            async move {
+                let (io, answer) = tunnel.await?;
+                assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+                Ok::<_, std::io::Error>(TokioIo::new(io))
+            }
+        }),
+    );
+    let answer = EchoClient::new(inside)
+        .echo(request(b"inside"))
+        .await
+        .expect("answered");
+    assert_eq!(answer.into_inner().payload, &b"inside"[..]);
+}
+
+/// A request over HTTP/1.1, as a browser sends it.
+async fn http1(
+    address: &str,
+    request: Request<http_body_util::Full<bytes::Bytes>>,
+) -> http::Response<bytes::Bytes> {
+    let io = TokioIo::new(TcpStream::connect(address).await.expect("connected"));
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(io)
+        .await
+        .expect("HTTP/1.1");
+    let connection = tokio::spawn(connection);
+    let sent = timeout(PATIENCE, sender.send_request(request))
+        .await
+        .expect("in time");
+    let (head, body) = sent.expect("answered").into_parts();
+    let body = timeout(PATIENCE, body.collect())
+        .await
+        .expect("in time")
+        .expect("a body");
+    connection.abort();
+    http::Response::from_parts(head, body.to_bytes())
+}
+
+#[tokio::test]
+async fn a_web_page_calls_where_its_origin_may() {
+    let backend = Backend::start().await;
+    let (_exposed, ticket) = Running::expose(&[&backend.address(), "--allow-all"]).await;
+    let (_gateway, address) =
+        Running::gateway(&[&ticket, "--cors-origin", "https://app.example"]).await;
+    let call = |origin: &str| {
+        // The message `payload = "hi"`.
+        let message: &[u8] = &[0, 0, 0, 0, 4, 0x0a, 2, b'h', b'i'];
+        Request::post("/tower_iroh.echo.v1.Echo/Echo")
+            .header("host", "localhost")
+            .header("origin", origin)
+            .header("content-type", "application/grpc-web+proto")
+            .header("x-grpc-web", "1")
+            .body(bytes::Bytes::from_static(message).into())
+            .expect("a request")
+    };
+    let answer = http1(&address, call("https://app.example")).await;
+    assert_eq!(
+        answer.headers()["access-control-allow-origin"],
+        "https://app.example"
+    );
+    assert!(
+        answer.headers()["access-control-expose-headers"]
+            .to_str()
+            .expect("text")
+            .contains("grpc-status")
+    );
+    let body = answer.body();
+    assert_eq!(body[..9], [0, 0, 0, 0, 4, 0x0a, 2, b'h', b'i']);
+    assert_eq!(body[9], 0x80, "trailers");
+    assert!(
+        String::from_utf8_lossy(body).contains("grpc-status:0"),
+        "{body:?}"
+    );
+
+    let other = http1(&address, call("https://evil.example")).await;
+    assert!(other.headers().get("access-control-allow-origin").is_none());
+    let asked = Request::options("/tower_iroh.echo.v1.Echo/Echo")
+        .header("host", "localhost")
+        .header("origin", "https://app.example")
+        .header("access-control-request-method", "POST")
+        .header("access-control-request-headers", "content-type,x-grpc-web")
+        .body(Default::default())
+        .expect("a request");
+    let allowed = http1(&address, asked).await;
+    assert_eq!(
+        allowed.headers()["access-control-allow-headers"],
+        "content-type,x-grpc-web"
+    );
+}
+
+#[tokio::test]
+async fn the_gateway_answers_for_itself() {
+    let backend = Backend::start().await;
+    let (_exposed, ticket) = Running::expose(&[&backend.address(), "--allow-all"]).await;
+    let (db, cache) = (format!("db={ticket}"), format!("cache={ticket}"));
+    let (_gateway, address) = Running::gateway(&["--peer", &db, "--peer", &cache]).await;
+    client(&address)
+        .echo(to_peer(b"hello", "db"))
+        .await
+        .expect("answered");
+    let get = |path: &str| {
+        let request = Request::get(path).header("host", "localhost");
+        http1(
+            &address,
+            request.body(Default::default()).expect("a request"),
+        )
+    };
+    for path in ["/healthz", "/readyz"] {
+        assert_eq!(get(path).await.status(), 200, "{path}");
+    }
+    let metrics = get("/metrics").await.into_body();
+    let metrics = String::from_utf8_lossy(&metrics);
+    assert!(
+        metrics.contains("rpc_client_call_duration_bucket{"),
+        "{metrics}"
+    );
+    assert_eq!(get("/else").await.status(), 415);
+
+    let channel = Endpoint::from_shared(format!("http://{address}"))
+        .expect("a URI")
+        .connect_lazy();
+    let mut health = tonic_health::pb::health_client::HealthClient::new(channel);
+    let mut check = async |service: &str| {
+        let asked = tonic_health::pb::HealthCheckRequest {
+            service: service.to_owned(),
+        };
+        health
+            .check(asked)
+            .await
+            .map(|answer| answer.into_inner().status)
+    };
+    assert_eq!(check("").await.expect("the gateway"), 1);
+    assert_eq!(
+        check("nobody").await.expect_err("unknown").code(),
+        Code::NotFound
+    );
+    let known = async {
+        while !matches!(check("db").await, Ok(1)) {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    timeout(PATIENCE, known).await.expect("its peers are known");
+}
+
+#[tokio::test]
+async fn strangers_show_a_token_or_do_not_reach_it() {
+    let open = run(["gateway", "--bind", "127.0.0.1:0", "--listen", "0.0.0.0:0"]).await;
+    assert_eq!(open.code, Some(2), "{open:?}");
+    assert!(
+        open.stderr.contains("--token-file") && open.stderr.contains("key"),
+        "{open:?}"
+    );
+
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("token");
+    std::fs::write(&file, "0123456789abcdef\n").expect("written");
+    let backend = Backend::start().await;
+    let (_exposed, ticket) = Running::expose(&[&backend.address(), "--allow-all"]).await;
+    let token_file = file.to_str().expect("text");
+    let (_gateway, address) =
+        Running::gateway(&[&ticket, "--listen", "0.0.0.0:0", "--token-file", token_file]).await;
+    let address = address.replace("0.0.0.0", "127.0.0.1");
+    let status = client(&address)
+        .echo(request(b"no"))
+        .await
+        .expect_err("no token");
+    assert_eq!(status.code(), Code::Unauthenticated, "{status:?}");
+    let mut shown = request(b"yes");
+    let value = "Bearer 0123456789abcdef".parse().expect("metadata");
+    shown.metadata_mut().insert("proxy-authorization", value);
+    client(&address).echo(shown).await.expect("answered");
+    assert_eq!(
+        backend.header("proxy-authorization"),
+        None,
+        "the peer does not see it"
+    );
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn unix_sockets_on_both_sides() {
+    use std::os::unix::fs::PermissionsExt;
+
+    let folder = tempfile::tempdir().expect("a folder");
+    let server = folder.path().join("server.sock");
+    let local = folder.path().join("gateway.sock");
+    let listener = tokio::net::UnixListener::bind(&server).expect("bound");
+    let serving = tokio::spawn(
+        Server::builder()
+            .add_service(EchoServer::new(EchoService))
+            .serve_with_incoming(tokio_stream::wrappers::UnixListenerStream::new(listener)),
+    );
+    let backend = format!("unix:{}", server.display());
+    let (_exposed, ticket) = Running::expose(&[&backend, "--allow-all"]).await;
+    let listen = format!("unix:{}", local.display());
+    let (mut gateway, address) = Running::gateway(&[&ticket, "--listen", &listen]).await;
+    assert_eq!(address, listen);
+    let mode = std::fs::metadata(&local)
+        .expect("the socket")
+        .permissions()
+        .mode();
+    assert_eq!(mode & 0o777, 0o600);
+    let path = local.clone();
+    let channel = Endpoint::from_static("http://localhost").connect_with_connector_lazy(
+        service_fn(move |_| {
+            let path = path.clone();
+            async move {
+                tokio::net::UnixStream::connect(path)
+                    .await
+                    .map(TokioIo::new)
+            }
+        }),
+    );
+    EchoClient::new(channel)
+        .echo(request(b"local"))
+        .await
+        .expect("answered");
+    gateway.signal("TERM").await;
+    assert!(gateway.ended().await.success());
+    assert!(!local.exists(), "the socket's file is gone");
+    serving.abort();
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn a_stop_lets_calls_in_flight_finish() {
+    let (_backend, mut exposed, mut gateway, address) = way().await;
+    let mut client = client(&address);
+    for stopped in [&mut gateway, &mut exposed] {
+        let (say, said) = mpsc::channel(1);
+        let mut answers = client
+            .bidi_stream(ReceiverStream::new(said))
+            .await
+            .expect("begun")
+            .into_inner();
+        say.send(EchoRequest::default()).await.expect("taken");
+        answers.message().await.expect("an answer");
+        stopped.signal("TERM").await;
+        // It goes on in both directions, and the program waits for it.
+        for _ in 0..10 {
+            say.send(EchoRequest::default()).await.expect("taken");
+            assert!(answers.message().await.expect("an answer").is_some());
+        }
+        drop(say);
+        assert!(answers.message().await.expect("the end").is_none());
+        assert!(stopped.ended().await.success());
+        break;
+    }
+}
+
+#[tokio::test]
+async fn the_access_log_has_the_code_of_the_trailers() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("calls.log");
+    let backend = Backend::start().await;
+    let (_exposed, ticket) = Running::expose(&[&backend.address(), "--allow-all"]).await;
+    let name = file.to_str().expect("text");
+    let (_gateway, address) = Running::gateway(&[&ticket, "--access-log", name]).await;
+    let mut client = client(&address);
+    client.echo(request(b"hello")).await.expect("answered");
+    let too_large = StreamRequest {
+        count: 1,
+        size: u32::MAX,
+        interval_ms: 0,
+    };
+    client.server_stream(too_large).await.expect_err("refused");
+    let written = async {
+        loop {
+            let text = std::fs::read_to_string(&file).expect("the log");
+            let lines: Vec<serde_json::Value> = text
+                .lines()
+                .filter_map(|line| serde_json::from_str(line).ok())
+                .collect();
+            if lines.len() == 2 {
+                return lines;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let lines = timeout(PATIENCE, written).await.expect("two lines");
+    assert_eq!(lines[0]["method"], "/tower_iroh.echo.v1.Echo/Echo");
+    assert_eq!(
+        (&lines[0]["code"], &lines[0]["from"]),
+        (&0.into(), &"peer".into())
+    );
+    assert_eq!(lines[1]["code"], 3, "{lines:?}");
+    assert!(lines[0]["ms"].as_f64().expect("a number") > 0.0);
+}
+
+#[tokio::test]
+async fn mistakes_are_told_and_nothing_is_half_started() {
+    let ticket = tower_iroh::Peer::new(iroh::SecretKey::from_bytes(&[7; 32]).public()).ticket();
+    let alias = format!("db={ticket}");
+    let taken = TcpListener::bind("127.0.0.1:0").await.expect("bound");
+    let taken = taken
+        .local_addr()
+        .map(|addr| (taken, addr.to_string()))
+        .expect("bound");
+    let cases: [(&[&str], i32, &[&str]); 8] = [
+        (
+            &["gateway", "--peer", &alias, "--peer", &alias],
+            2,
+            &["two peers are called `db`"],
+        ),
+        (
+            &["gateway", &ticket, "--listen", &taken.1],
+            1,
+            &[&taken.1, "in use"],
+        ),
+        (&["gateway", "db"], 2, &["db", "ticket"]),
+        (&["gateway", "--peer", "db"], 2, &["NAME=PEER"]),
+        (
+            &["gateway", "--peer", &alias, "--listen", "127.0.0.1:0=cache"],
+            2,
+            &["`cache`", "--peer cache=TICKET"],
+        ),
+        (&["gateway", "tcp://127.0.0.1:1"], 2, &["without a gateway"]),
+        (&["expose", "50051", "--allow-all"], 2, &["host:port"]),
+        (
+            &["expose", "127.0.0.1:1", "--allow", "nobody"],
+            2,
+            &["nobody"],
+        ),
+    ];
+    for (args, code, texts) in cases {
+        let ended = run(args).await;
+        assert_eq!(ended.code, Some(code), "{args:?}: {ended:?}");
+        assert_eq!(ended.stdout, "", "{args:?}");
+        for text in texts {
+            assert!(ended.stderr.contains(text), "{args:?}: {ended:?}");
+        }
+    }
+}
+
+/// What accepts connections and then does something else than HTTP/2.
+async fn odd_backend(answer: Option<&'static [u8]>) -> (SocketAddr, JoinHandle<()>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
+    let addr = listener.local_addr().expect("an address");
+    let serving = tokio::spawn(async move {
+        let mut kept = Vec::new();
+        while let Ok((mut io, _)) = listener.accept().await {
+            if let Some(answer) = answer {
+                let _ = io.read(&mut [0; 1024]).await;
+                let _ = io.write_all(answer).await;
+            }
+            kept.push(io);
+        }
+    });
+    (addr, serving)
+}
+
+#[tokio::test]
+async fn a_backend_that_speaks_something_else_is_named() {
+    let http1 = b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n";
+    let (addr, serving) = odd_backend(Some(http1)).await;
+    let (_exposed, ticket) = Running::expose(&[&addr.to_string(), "--allow-all"]).await;
+    let (_gateway, address) = Running::gateway(&[&ticket]).await;
+    let status = client(&address)
+        .echo(request(b"hello"))
+        .await
+        .expect_err("no HTTP/2");
+    assert!(
+        status.message().contains(&format!("the backend {addr}")),
+        "{status:?}"
+    );
+    serving.abort();
+}
+
+#[tokio::test]
+async fn a_silent_backend_holds_a_call_no_longer_than_its_deadline() {
+    let (addr, serving) = odd_backend(None).await;
+    let (_exposed, ticket) = Running::expose(&[&addr.to_string(), "--allow-all"]).await;
+    let (_gateway, address) = Running::gateway(&[&ticket]).await;
+    let mut asked = request(b"hello");
+    asked.set_timeout(Duration::from_millis(300));
+    let status = timeout(PATIENCE, client(&address).echo(asked))
+        .await
+        .expect("in time");
+    let status = status.expect_err("no answer");
+    assert!(
+        matches!(status.code(), Code::DeadlineExceeded | Code::Cancelled),
+        "{status:?}"
+    );
+    serving.abort();
+}

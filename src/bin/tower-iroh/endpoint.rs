@@ -3,7 +3,11 @@
 use std::{net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
 
 use clap::Args;
-use iroh::{Endpoint, RelayMode, RelayUrl, SecretKey, endpoint::PortmapperConfig};
+use iroh::{
+    Endpoint, RelayMode, RelayUrl, SecretKey,
+    endpoint::{Builder, PortmapperConfig, presets},
+};
+use tokio::time::timeout;
 use tower_iroh::{Tuning, identity};
 
 use crate::failure::Failure;
@@ -15,15 +19,10 @@ pub(crate) struct EndpointOptions {
     /// The file with the secret key, which is created if it is missing. Without a key each start has a new identity.
     #[arg(long, value_name = "FILE", env = "TOWER_IROH_KEY")]
     pub(crate) key_file: Option<PathBuf>,
-    /// The relay that helps where no direct path is found yet: `default` (those of n0), `disabled`, or a URL.
-    /// With `disabled` an endpoint id alone cannot be looked up either.
-    #[arg(
-        long,
-        value_name = "RELAY",
-        default_value = "default",
-        env = "TOWER_IROH_RELAY"
-    )]
-    pub(crate) relay: Relay,
+    /// The relay that helps where no direct path is found yet: `default` (those of n0), `disabled`, or a URL. Without this option it is what the
+    /// configuration says, or `default` where there is no configuration. With `disabled` an endpoint id alone cannot be looked up either.
+    #[arg(long, value_name = "RELAY", env = "TOWER_IROH_RELAY")]
+    pub(crate) relay: Option<Relay>,
     /// The UDP address to bind; without it a free port on all interfaces.
     #[arg(long, value_name = "ADDR")]
     pub(crate) bind: Option<SocketAddr>,
@@ -75,36 +74,48 @@ impl EndpointOptions {
         }
     }
 
-    /// Binds the endpoint.
-    pub(crate) async fn bind(&self) -> Result<Endpoint, Failure> {
-        let key = self.key()?;
+    /// Whether a key was given, be it by the environment or by a file.
+    pub(crate) fn has_key(&self) -> bool {
+        self.key_file.is_some() || std::env::var_os(SECRET).is_some()
+    }
+
+    /// Puts the options on an endpoint's builder, except for the key.
+    pub(crate) fn apply(&self, builder: Builder) -> Builder {
         let builder = match &self.relay {
-            Relay::Default => Endpoint::builder(iroh::endpoint::presets::N0),
-            Relay::Disabled => Endpoint::builder(iroh::endpoint::presets::Minimal)
+            None => builder,
+            Some(Relay::Default) => builder.preset(presets::N0),
+            Some(Relay::Disabled) => builder
+                .clear_address_lookup()
                 .relay_mode(RelayMode::Disabled)
                 .portmapper_config(PortmapperConfig::Disabled),
-            Relay::Url(url) => Endpoint::builder(iroh::endpoint::presets::N0)
+            Some(Relay::Url(url)) => builder
+                .preset(presets::N0)
                 .relay_mode(RelayMode::custom([url.clone()])),
         };
-        let mut builder = builder.preset(Tuning::auto()).secret_key(key);
-        if let Some(addr) = self.bind {
-            builder = builder
-                .clear_ip_transports()
-                .bind_addr(addr)
-                .map_err(|error| Failure::usage(format!("`--bind {addr}`: {error}")))?;
+        match self.bind {
+            None => builder,
+            // The only address that is refused is a second one.
+            Some(addr) => match builder.clear_ip_transports().bind_addr(addr) {
+                Ok(builder) => builder,
+                Err(error) => unreachable!("{addr} was refused: {error}"),
+            },
         }
+    }
+
+    /// Binds the endpoint of a program without a configuration.
+    pub(crate) async fn bind(&self) -> Result<Endpoint, Failure> {
+        let builder = Endpoint::builder(presets::N0).preset(Tuning::auto());
+        let builder = self.apply(builder).secret_key(self.key()?);
         let bound = builder.bind().await;
         bound.map_err(|error| Failure::failed(format!("the UDP address cannot be bound: {error}")))
     }
 
-    /// Waits until the endpoint knows its relay, so that its ticket names it. An endpoint without internet goes on after a while.
+    /// Waits until the endpoint knows its relay, so that its ticket names it. Returns whether it does; an endpoint without internet goes on without.
     pub(crate) async fn online(&self, endpoint: &Endpoint) -> bool {
         const PATIENCE: Duration = Duration::from_secs(5);
         match self.relay {
-            Relay::Disabled => true,
-            _ => tokio::time::timeout(PATIENCE, endpoint.online())
-                .await
-                .is_ok(),
+            Some(Relay::Disabled) => true,
+            _ => timeout(PATIENCE, endpoint.online()).await.is_ok(),
         }
     }
 }

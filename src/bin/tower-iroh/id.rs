@@ -3,7 +3,7 @@
 use clap::Args;
 use serde_json::json;
 
-use crate::{endpoint::EndpointOptions, failure::Failure};
+use crate::{endpoint::EndpointOptions, failure::Failure, print};
 
 /// Make an identity, or show the one that there is. The secret key is never printed.
 #[derive(Debug, Args)]
@@ -15,14 +15,9 @@ pub(crate) struct Options {
 
 pub(crate) fn run(options: Options, json: bool) -> Result<(), Failure> {
     let id = options.endpoint.key()?.public();
-    if !json {
-        println!("{id}");
-        return Ok(());
-    }
     let file = &options.endpoint.key_file;
-    println!(
-        "{}",
-        json!({ "id": id.to_string(), "z32": id.to_z32(), "key_file": file })
-    );
-    Ok(())
+    match json {
+        true => print::line(json!({ "id": id.to_string(), "z32": id.to_z32(), "key_file": file })),
+        false => print::line(id),
+    }
 }

@@ -1,10 +1,16 @@
 //! `tower-iroh`: gRPC over iroh for programs in any language, and for people at a terminal. One file per verb.
 
+mod backend;
 mod connect;
 mod endpoint;
+mod expose;
 mod failure;
 mod flags;
+mod forward;
+mod gateway;
 mod id;
+mod print;
+mod signal;
 mod target;
 mod ticket;
 
@@ -27,6 +33,8 @@ struct Program {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
+    Expose(expose::Options),
+    Gateway(gateway::Options),
     Id(id::Options),
     Ticket(ticket::Options),
 }
@@ -62,6 +70,8 @@ fn main() -> ExitCode {
 async fn run(program: Program) -> Result<(), Failure> {
     let json = program.json;
     match program.verb {
+        Verb::Expose(options) => expose::run(options, json).await,
+        Verb::Gateway(options) => gateway::run(options, json).await,
         Verb::Id(options) => id::run(options, json),
         Verb::Ticket(options) => ticket::run(options, json).await,
     }

@@ -7,6 +7,7 @@ use tower_iroh::Peer;
 
 use crate::{
     failure::Failure,
+    print,
     target::{Names, Target},
 };
 
@@ -36,32 +37,30 @@ pub(crate) async fn run(options: Options, json: bool) -> Result<(), Failure> {
     };
     if options.short {
         let relays = peer.addr().addrs.iter().filter(|addr| addr.is_relay());
-        let short = Peer::from(EndpointAddr::from_parts(peer.id(), relays.cloned()));
-        match json {
-            true => println!("{}", json!({ "ticket": short.ticket() })),
-            false => println!("{}", short.ticket()),
-        }
-        return Ok(());
+        let short = Peer::from(EndpointAddr::from_parts(peer.id(), relays.cloned())).ticket();
+        return match json {
+            true => print::line(json!({ "ticket": short })),
+            false => print::line(short),
+        };
     }
     let addrs = || peer.addr().addrs.iter();
     let ips: Vec<_> = addrs().filter_map(ip).collect();
     let relays: Vec<_> = addrs().filter_map(relay).collect();
     let tcp = peer.tcp().map(ToString::to_string);
+    let id = peer.id();
     if json {
-        let id = peer.id();
-        let parts = json!({ "id": id.to_string(), "z32": id.to_z32(), "addresses": ips, "relays": relays, "tcp": tcp, "ticket": peer.ticket() });
-        println!("{parts}");
-        return Ok(());
+        let parts = json!({
+            "id": id.to_string(), "z32": id.to_z32(), "addresses": ips, "relays": relays, "tcp": tcp, "ticket": peer.ticket(),
+        });
+        return print::line(parts);
     }
-    println!("id       {}", peer.id());
-    for addr in ips {
-        println!("address  {addr}");
-    }
-    for url in relays {
-        println!("relay    {url}");
-    }
-    if let Some(tcp) = tcp {
-        println!("tcp      {tcp}");
+    let named = |name, values: Vec<String>| values.into_iter().map(move |value| (name, value));
+    let lines = named("id", vec![id.to_string()])
+        .chain(named("address", ips))
+        .chain(named("relay", relays))
+        .chain(named("tcp", tcp.into_iter().collect()));
+    for (name, value) in lines {
+        print::line(format_args!("{name:<8} {value}"))?;
     }
     Ok(())
 }

@@ -1,0 +1,180 @@
+//! `tower-iroh expose`: an iroh endpoint in front of a gRPC server in any language.
+
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+use clap::Args;
+use http::{HeaderName, HeaderValue, Request, Response};
+use iroh::EndpointId;
+use serde_json::json;
+use tonic::{body::Body, transport::Server as Tonic};
+use tower::service_fn;
+use tower_iroh::{
+    PeerInfo, Server, authorize,
+    layers::authorize::{AccessPolicy, PolicyHandle},
+    peer_name,
+};
+
+use crate::{
+    backend::Backend,
+    connect::{Service, seconds},
+    endpoint::EndpointOptions,
+    failure::Failure,
+    forward::forward,
+    print,
+    signal::interrupted,
+};
+
+/// The id that the caller has proved, for the backend. One from outside never reaches it.
+const PEER_ID: HeaderName = HeaderName::from_static("x-iroh-peer-id");
+
+/// Put a gRPC server in any language behind a key: prints the ticket that clients need.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  tower-iroh expose 127.0.0.1:50051 --allow 2da7301c...   # one caller
+  tower-iroh expose unix:/run/db.sock --policy policy.toml
+  tower-iroh expose 127.0.0.1:50051 --allow-all           # everybody who has the ticket or the id
+
+The backend finds the caller's id, which the handshake has proved, in the header `x-iroh-peer-id`.")]
+pub(crate) struct Options {
+    /// The server: `host:port`, `https://host:port` or `unix:/path`.
+    backend: Backend,
+    /// An endpoint id that may call every method; can be given more than once.
+    #[arg(long, value_name = "ID", conflicts_with_all = ["allow_all", "policy"])]
+    allow: Vec<EndpointId>,
+    /// Let everybody call every method.
+    #[arg(long, conflicts_with = "policy")]
+    allow_all: bool,
+    /// A file that says who may call what, in TOML; it is read again when it changes.
+    #[arg(long, value_name = "FILE")]
+    policy: Option<PathBuf>,
+    /// Listen on this TCP address too, with TLS in which both sides prove the same keys.
+    #[arg(long, value_name = "ADDR")]
+    tcp: Option<SocketAddr>,
+    /// Seconds that calls in flight have to finish after Ctrl-C or SIGTERM.
+    #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = seconds)]
+    drain: Duration,
+    #[command(flatten)]
+    endpoint: EndpointOptions,
+}
+
+pub(crate) async fn run(options: Options, json: bool) -> Result<(), Failure> {
+    let policy = options.policy()?;
+    let backend = &options.backend;
+    let unusable = |error| Failure::usage(format!("the backend {backend}: {error}"));
+    let service = backend.service().map_err(unusable)?;
+
+    let endpoint = options.endpoint.bind().await?;
+    let mut server = Server::builder()
+        .endpoint(endpoint.clone())
+        .drain_timeout(options.drain);
+    if let Some(addr) = options.tcp {
+        server = server.tcp(addr).key(options.endpoint.key()?);
+    }
+    let server = server.bind().await.map_err(Failure::failed)?;
+    if !options.endpoint.online(&endpoint).await {
+        eprintln!("no relay answers: the ticket has the local addresses alone");
+    }
+    let peer = server.addresses().map_err(Failure::failed)?;
+    match json {
+        true => print::line(
+            json!({ "ticket": peer.ticket(), "id": peer.id().to_string(), "backend": backend.to_string() }),
+        )?,
+        false => print::line(peer.ticket())?,
+    }
+    eprintln!("exposing {backend} as {}; Ctrl-C stops", peer.id());
+
+    let _reloading = options
+        .policy
+        .map(|path| Reloading::start(path, policy.clone()));
+    let forwarding = service_fn(move |request| {
+        let service = service.clone();
+        async move { Ok::<_, std::convert::Infallible>(to_backend(service, request).await) }
+    });
+    server
+        .serve_with_shutdown(interrupted(), |incoming, stopped| {
+            Tonic::builder()
+                .layer(authorize(&policy))
+                .serve_with_incoming_shutdown(forwarding, incoming, stopped)
+        })
+        .await
+        .map_err(Failure::failed)
+}
+
+async fn to_backend(service: Service, mut request: Request<Body>) -> Response<Body> {
+    let caller = request
+        .extensions()
+        .get::<PeerInfo>()
+        .and_then(PeerInfo::id);
+    request.headers_mut().remove(PEER_ID);
+    // An id is a header's value.
+    if let Some(Ok(id)) = caller.map(|id| HeaderValue::try_from(id.to_string())) {
+        request.headers_mut().insert(PEER_ID, id);
+    }
+    forward(service, request, "expose", |_| {}).await
+}
+
+impl Options {
+    fn policy(&self) -> Result<PolicyHandle, Failure> {
+        if let Some(path) = &self.policy {
+            return read(path).map(PolicyHandle::new).map_err(Failure::usage);
+        }
+        let mut policy = AccessPolicy::builder().role("caller", ["*"]);
+        if self.allow_all {
+            policy = policy.authenticated(["caller"]);
+        } else if self.allow.is_empty() {
+            return Err(Failure::usage(
+                "nothing says who may call; use `--allow ID`, `--policy FILE`, or `--allow-all` for everybody",
+            ));
+        }
+        for id in &self.allow {
+            policy = policy.peer(id.to_string(), ["caller"]);
+        }
+        policy
+            .build()
+            .map(PolicyHandle::new)
+            .map_err(Failure::usage)
+    }
+}
+
+fn read(path: &PathBuf) -> Result<AccessPolicy, String> {
+    let text =
+        std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
+    AccessPolicy::from_toml_with(&text, peer_name)
+        .map_err(|error| format!("{}: {error}", path.display()))
+}
+
+/// Puts a policy file in force again when it has changed.
+struct Reloading(tokio::task::JoinHandle<()>);
+
+impl Reloading {
+    const INTERVAL: Duration = Duration::from_secs(1);
+
+    fn start(path: PathBuf, policy: PolicyHandle) -> Self {
+        Self(tokio::spawn(async move {
+            let stamp = |path: &PathBuf| std::fs::metadata(path).and_then(|it| it.modified()).ok();
+            let mut seen = stamp(&path);
+            loop {
+                tokio::time::sleep(Self::INTERVAL).await;
+                let now = stamp(&path);
+                if now == seen {
+                    continue;
+                }
+                seen = now;
+                match read(&path) {
+                    Ok(new) => {
+                        policy.reload(new);
+                        eprintln!("the policy {} is in force", path.display());
+                    }
+                    Err(error) => eprintln!("{error}; the policy before stays in force"),
+                }
+            }
+        }))
+    }
+}
+
+impl Drop for Reloading {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}

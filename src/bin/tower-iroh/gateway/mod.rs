@@ -1,0 +1,167 @@
+//! `tower-iroh gateway`: local clients in any language, and peers behind it.
+
+mod access_log;
+mod connection;
+mod listener;
+mod own;
+mod routes;
+mod token;
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use clap::Args;
+use http::HeaderValue;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tower_iroh::{
+    Transport,
+    config::{Config, Mode},
+    layers::prometheus::Prometheus,
+};
+
+use self::{
+    access_log::AccessLog, connection::Gateway, listener::Listener, own::Own, routes::Routes,
+    token::Token,
+};
+use crate::{
+    connect::seconds,
+    endpoint::{EndpointOptions, Relay},
+    failure::Failure,
+    print,
+    signal::interrupted,
+    target::Names,
+};
+
+/// Give local clients in any language an address for a peer: gRPC (HTTP/2 in clear text), gRPC-Web, and CONNECT for `grpc_proxy`.
+///
+/// The gateway calls its peers with its own key. Whoever reaches its port acts as that key.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  tower-iroh gateway TICKET --listen 127.0.0.1:7001          # one peer
+  tower-iroh gateway --peer db=TICKET --peer cache=TICKET --listen 127.0.0.1:7001=db --listen 127.0.0.1:7002=cache
+  tower-iroh gateway --config peers.toml --listen 127.0.0.1:8080
+      grpc_proxy=http://127.0.0.1:8080 python client.py      # whose target is dns:///db.iroh:443
+
+Which peer a call goes to: the listener's, else that of the CONNECT tunnel, else the one in the metadata `x-iroh-peer`, else the one in
+`:authority`. A name is an alias, or an endpoint id (in z-base-32 where it must be a host name), with or without `.iroh` after it.")]
+pub(crate) struct Options {
+    /// The peer of every call: a ticket, an endpoint id, or a name. Without it each call names its peer.
+    peer: Option<String>,
+    /// A name for a peer; can be given more than once.
+    #[arg(long = "peer", value_name = "NAME=PEER", value_parser = routes::alias)]
+    peers: Vec<(String, String)>,
+    /// Where to listen: `host:port` or `unix:/path`, with `=NAME` after it for the peer of all calls there; can be given more than once.
+    #[arg(long, value_name = "ADDR[=NAME]", default_value = "127.0.0.1:50051")]
+    listen: Vec<listener::Place>,
+    /// An origin whose web pages may call, or `*`; can be given more than once.
+    #[arg(long, value_name = "ORIGIN")]
+    cors_origin: Vec<HeaderValue>,
+    /// A file with a token that callers must show in `proxy-authorization`. It is required for an address that other machines reach.
+    #[arg(long, value_name = "FILE")]
+    token_file: Option<PathBuf>,
+    /// Log each call as a line of JSON to this file; `-` is standard error.
+    #[arg(long, value_name = "FILE")]
+    access_log: Option<PathBuf>,
+    /// How many local connections may be open.
+    #[arg(long, value_name = "COUNT", default_value = "1024")]
+    max_connections: usize,
+    /// Seconds that calls in flight have to finish after Ctrl-C or SIGTERM.
+    #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = seconds)]
+    drain: Duration,
+    #[command(flatten)]
+    names: Names,
+    #[command(flatten)]
+    endpoint: EndpointOptions,
+}
+
+pub(crate) async fn run(options: Options, json: bool) -> Result<(), Failure> {
+    let token = options.token_file.as_deref().map(Token::read).transpose()?;
+    for place in &options.listen {
+        if token.is_none() && !place.is_private() {
+            return Err(Failure::usage(format!(
+                "`--listen {place}` can be reached from other machines, and whoever reaches it acts with the gateway's key; \
+                 give `--token-file FILE`, or listen on 127.0.0.1 or a unix socket"
+            )));
+        }
+    }
+    let log = options
+        .access_log
+        .as_deref()
+        .map(AccessLog::open)
+        .transpose()?;
+    let prometheus = Prometheus::install().map_err(Failure::failed)?;
+    let transport = options.transport().await?;
+    // A name that no peer has is found out before anything listens.
+    let routes = Routes::new(&transport, &options)?;
+    let mut listeners = Vec::new();
+    for place in &options.listen {
+        listeners.push(Listener::bind(place).await?);
+    }
+    let watch = match &options.names.config {
+        Some(path) => Some(
+            transport
+                .follow(path, Config::reader())
+                .map_err(Failure::failed)?,
+        ),
+        None => None,
+    };
+
+    let stop = CancellationToken::new();
+    let gateway = Arc::new(Gateway {
+        own: Own::new(routes.peers().clone(), prometheus, stop.clone()),
+        routes,
+        token,
+        log: log.map(Arc::new),
+        cors: connection::cors(&options.cors_origin)?,
+        slots: tokio::sync::Semaphore::new(options.max_connections),
+        tunnels: tokio_util::task::TaskTracker::new(),
+        stop: stop.clone(),
+    });
+    let mut serving = JoinSet::new();
+    for listener in listeners {
+        match json {
+            true => print::line(serde_json::json!({ "listen": listener.address() }))?,
+            false => print::line(listener.address())?,
+        }
+        serving.spawn(listener.serve(gateway.clone()));
+    }
+    eprintln!("the gateway calls as {}; Ctrl-C stops", transport.id());
+
+    interrupted().await;
+    stop.cancel();
+    let drained = async {
+        while serving.join_next().await.is_some() {}
+        gateway.tunnels.close();
+        gateway.tunnels.wait().await;
+    };
+    if tokio::time::timeout(options.drain, drained).await.is_err() {
+        eprintln!(
+            "calls were still in flight after {:?}, and are cut",
+            options.drain
+        );
+    }
+    drop(watch);
+    transport.close().await;
+    Ok(())
+}
+
+impl Options {
+    async fn transport(&self) -> Result<Transport, Failure> {
+        let mut endpoint = self.endpoint.clone();
+        let config = match self.names.load()? {
+            Some(config) => config,
+            None => {
+                endpoint.relay.get_or_insert(Relay::Default);
+                let config = Config::builder().mode(Mode::Iroh).build();
+                Arc::new(config.map_err(Failure::failed)?)
+            }
+        };
+        let mut builder = Transport::builder(config.clone());
+        if endpoint.has_key() || config.identity_file().is_none() {
+            builder = builder.key(endpoint.key()?);
+        }
+        let builder = builder.endpoint(move |builder| endpoint.apply(builder));
+        builder.connect().await.map_err(Failure::failed)
+    }
+}
