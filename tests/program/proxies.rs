@@ -30,7 +30,7 @@ use crate::{
 };
 
 /// A gRPC server over TCP in clear text.
-struct Backend {
+pub struct Backend {
     addr: SocketAddr,
     /// The head of the last request.
     head: Seen<HeaderMap>,
@@ -39,7 +39,7 @@ struct Backend {
 }
 
 impl Backend {
-    async fn start() -> Self {
+    pub async fn start() -> Self {
         Self::at("127.0.0.1:0".parse().expect("an address")).await
     }
 
@@ -77,12 +77,12 @@ impl Backend {
         }
     }
 
-    fn address(&self) -> String {
+    pub fn address(&self) -> String {
         self.addr.to_string()
     }
 
     /// Closes the listener and the connections.
-    async fn stop(self) {
+    pub async fn stop(self) {
         let _ = self.stop.send(());
         let stopped = timeout(PATIENCE, self.serving).await;
         stopped.expect("in time").expect("no panic");
@@ -230,10 +230,7 @@ async fn a_policy_file_is_followed() {
 
     std::fs::write(&file, "[roles.all]\nmethods = 7\n").expect("written");
     let said = exposed.says("the policy before stays in force").await;
-    assert!(
-        said.contains("policy.toml: line 2"),
-        "{said}"
-    );
+    assert!(said.contains("policy.toml: line 2"), "{said}");
     client.echo(request(b"yes")).await.expect("still permitted");
     std::fs::write(&file, "").expect("written");
     exposed.says("is in force\n").await;
@@ -275,9 +272,24 @@ async fn a_backend_that_was_away_is_called_again() {
         .expect("the backend is found again");
 }
 
+/// The configuration of a gateway whose peers have these names, and which notices soon that a peer is gone.
+fn config(peers: &[(&str, &str)]) -> String {
+    let head = "[transport]\nmode = \"iroh\"\n[cluster.peer]\nhealth_check_interval_secs = 1\n";
+    let peers = peers
+        .iter()
+        .map(|(name, ticket)| format!("[peers.{name}]\nticket = \"{ticket}\"\n"));
+    head.to_owned() + &peers.collect::<String>()
+}
+
 #[tokio::test]
 async fn a_stream_whose_peer_is_killed_ends_as_unavailable() {
-    let (_backend, mut exposed, _gateway, address) = way().await;
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("gateway.toml");
+    let backend = Backend::start().await;
+    let (mut exposed, ticket) = Running::expose(&[&backend.address(), "--allow-all"]).await;
+    std::fs::write(&file, config(&[("db", &ticket)])).expect("written");
+    let name = file.to_str().expect("text");
+    let (_gateway, address) = Running::gateway(&["--config", name, "db"]).await;
     let asked = StreamRequest {
         count: 1_000_000,
         size: 10,
@@ -360,6 +372,49 @@ async fn a_call_names_its_peer() {
         .await
         .expect_err("no peer");
     assert_eq!(nobody.code(), Code::InvalidArgument, "{nobody:?}");
+}
+
+#[tokio::test]
+async fn names_follow_the_configuration() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("gateway.toml");
+    let backend = Backend::start().await;
+    let (_exposed, ticket) = Running::expose(&[&backend.address(), "--allow-all"]).await;
+    std::fs::write(&file, config(&[("db", &ticket)])).expect("written");
+    let name = file.to_str().expect("text");
+    let (_gateway, address) = Running::gateway(&["--config", name]).await;
+    let mut client = client(&address);
+    client.echo(to_peer(b"1", "db")).await.expect("answered");
+    client
+        .echo(to_peer(b"2", "store"))
+        .await
+        .expect_err("unknown");
+    std::fs::write(&file, config(&[("store", &ticket)])).expect("written");
+    let reloaded = async {
+        while client.echo(to_peer(b"3", "store")).await.is_err() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    timeout(PATIENCE, reloaded).await.expect("reloaded");
+    client.echo(to_peer(b"4", "db")).await.expect_err("gone");
+
+    let twice = format!("db={ticket}");
+    std::fs::write(&file, config(&[("db", &ticket)])).expect("written");
+    let args = [
+        "gateway",
+        "--bind",
+        "127.0.0.1:0",
+        "--config",
+        name,
+        "--peer",
+        &twice,
+    ];
+    let refused = run(args).await;
+    assert_eq!(refused.code, Some(2), "{refused:?}");
+    assert!(
+        refused.stderr.contains("two peers are called `db`"),
+        "{refused:?}"
+    );
 }
 
 #[tokio::test]

@@ -2,6 +2,7 @@
 
 mod backend;
 mod connect;
+mod doctor;
 mod endpoint;
 mod expose;
 mod failure;
@@ -9,7 +10,9 @@ mod flags;
 mod forward;
 mod gateway;
 mod id;
+mod ping;
 mod print;
+mod shell;
 mod signal;
 mod target;
 mod ticket;
@@ -33,9 +36,13 @@ struct Program {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
+    Completions(shell::Completions),
+    Doctor(doctor::Options),
     Expose(expose::Options),
     Gateway(gateway::Options),
     Id(id::Options),
+    Man(shell::Man),
+    Ping(ping::Options),
     Ticket(ticket::Options),
 }
 
@@ -70,9 +77,13 @@ fn main() -> ExitCode {
 async fn run(program: Program) -> Result<(), Failure> {
     let json = program.json;
     match program.verb {
+        Verb::Completions(options) => shell::completions(options, Program::command()),
+        Verb::Doctor(options) => doctor::run(options, json).await,
         Verb::Expose(options) => expose::run(options, json).await,
         Verb::Gateway(options) => gateway::run(options, json).await,
         Verb::Id(options) => id::run(options, json),
+        Verb::Man(_) => shell::man(Program::command()),
+        Verb::Ping(options) => ping::run(options, json).await,
         Verb::Ticket(options) => ticket::run(options, json).await,
     }
 }

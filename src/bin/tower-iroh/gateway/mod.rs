@@ -32,6 +32,10 @@ use crate::{
     target::Names,
 };
 
+/// How often a connection to a peer is pinged. A client of the gateway may have an open stream and nothing else, and over TCP it would be told at once that
+/// the server's program has ended.
+const HEALTH_INTERVAL: Duration = Duration::from_secs(5);
+
 /// Give local clients in any language an address for a peer: gRPC (HTTP/2 in clear text), gRPC-Web, and CONNECT for `grpc_proxy`.
 ///
 /// The gateway calls its peers with its own key. Whoever reaches its port acts as that key.
@@ -153,7 +157,10 @@ impl Options {
             Some(config) => config,
             None => {
                 endpoint.relay.get_or_insert(Relay::Default);
-                let config = Config::builder().mode(Mode::Iroh).build();
+                let config = Config::builder()
+                    .mode(Mode::Iroh)
+                    .health_check_interval(HEALTH_INTERVAL)
+                    .build();
                 Arc::new(config.map_err(Failure::failed)?)
             }
         };
