@@ -1,7 +1,7 @@
 //! What issue 2 wants ("Speed to reach"), each with what was measured.
 
 use crate::{
-    arms::{Arm, CHANNEL, CONNECTOR, RAW, TLS, TONIC_IROH_TRANSPORT as TIT},
+    arms::{Arm, CHANNEL, CONNECTOR, GATEWAY, PROXIES, RAW, TLS, TONIC_IROH_TRANSPORT as TIT},
     metric::Metric,
     run::Record,
     stats::Interval,
@@ -35,7 +35,7 @@ const fn target(workload: &'static str, metric: Metric, arm: Arm, to: Arm, bound
     }
 }
 
-const TARGETS: [Target; 9] = [
+const TARGETS: [Target; 11] = [
     target("unary-64B-x1", Metric::P50, CHANNEL, TLS, 1.25),
     target("unary-64B-x1", Metric::P50, CHANNEL, TIT, 0.95),
     target("unary-64B-x8", Metric::Rate, CHANNEL, TIT, 1.1),
@@ -45,6 +45,8 @@ const TARGETS: [Target; 9] = [
     target("unary-1MiB-x4", Metric::Throughput, CHANNEL, RAW, 0.95),
     target("unary-64B-x8", Metric::Rate, CONNECTOR, TLS, 0.9),
     target("unary-64B-x64", Metric::Rate, CONNECTOR, TLS, 0.9),
+    target("unary-64B-x1", Metric::P50, GATEWAY, PROXIES, 1.2),
+    target("unary-64B-x64", Metric::Rate, GATEWAY, PROXIES, 0.9),
 ];
 
 /// Every target whose workload and arms were asked for.

@@ -6,6 +6,7 @@ use crate::shared::process;
 
 mod cipher;
 mod ours;
+mod proxies;
 mod raw;
 mod tcp;
 mod tls;
@@ -58,8 +59,19 @@ pub const RAW_UNTUNED: Arm = Arm {
     ..arm("raw-untuned", "raw iroh streams, untuned")
 };
 
+/// A client and a server over TCP, with `tower-iroh gateway` and `tower-iroh expose` between them; only when asked for, with the feature `cli`.
+pub const GATEWAY: Arm = Arm {
+    usual: false,
+    ..arm("gateway", "gateway and expose")
+};
+/// The same with two plain HTTP/2 proxies over TCP and TLS; only when asked for.
+pub const PROXIES: Arm = Arm {
+    usual: false,
+    ..arm("proxies", "two plain proxies, TCP+TLS 1.3")
+};
+
 /// Every arm, in the order of the tables.
-pub const ALL: [Arm; 8] = [
+pub const ALL: [Arm; 10] = [
     TCP,
     TLS,
     RAW,
@@ -68,6 +80,8 @@ pub const ALL: [Arm; 8] = [
     CHANNEL,
     CHANNEL_BARE,
     TONIC_IROH_TRANSPORT,
+    PROXIES,
+    GATEWAY,
 ];
 
 /// The arm of that name.
@@ -83,6 +97,10 @@ pub fn be(name: &str) -> ExitCode {
         "connector" => process::run(ours::connector()),
         "channel" => process::run(ours::channel()),
         "channel-bare" => process::run(ours::bare_channel()),
+        "gateway" => process::run(proxies::ours()),
+        "proxies" => process::run(proxies::plain()),
+        "near-proxy" => proxies::be(false),
+        "far-proxy" => proxies::be(true),
         "raw" => process::run(raw::start(raw::Tuned::AsOurs)),
         "raw-untuned" => process::run(raw::start(raw::Tuned::Not)),
         _ => {
