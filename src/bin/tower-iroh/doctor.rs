@@ -18,7 +18,9 @@ use crate::{
     target::{Names, Target},
 };
 
-/// Say what is wrong between here and a peer, and what to do about it. Without a peer it looks at this machine alone.
+/// Say what is wrong between here and a peer, and what to do about it
+///
+/// Without a peer it looks at this machine alone.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  tower-iroh doctor\n  tower-iroh doctor TICKET")]
 pub(crate) struct Options {

@@ -27,7 +27,9 @@ use crate::{
 /// The id that the caller has proved, for the backend. One from outside never reaches it.
 const PEER_ID: HeaderName = HeaderName::from_static("x-iroh-peer-id");
 
-/// Put a gRPC server in any language behind a key: prints the ticket that clients need.
+/// Put a gRPC server behind a key, and print the ticket that clients need
+///
+/// The server may be in any language; calls pass through undecoded.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:

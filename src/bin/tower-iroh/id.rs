@@ -5,7 +5,9 @@ use serde_json::json;
 
 use crate::{endpoint::EndpointOptions, failure::Failure, print};
 
-/// Make an identity, or show the one that there is. The secret key is never printed.
+/// Make an identity, or show the one that there is
+///
+/// The secret key is never printed.
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  tower-iroh id --key-file ./identity")]
 pub(crate) struct Options {

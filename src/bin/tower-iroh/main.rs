@@ -22,6 +22,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use failure::Failure;
+use tracing_subscriber::EnvFilter;
 
 /// gRPC over iroh: any server and any client, in any language, by key.
 #[derive(Debug, Parser)]
@@ -36,14 +37,14 @@ struct Program {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
-    Completions(shell::Completions),
-    Doctor(doctor::Options),
     Expose(expose::Options),
     Gateway(gateway::Options),
-    Id(id::Options),
-    Man(shell::Man),
     Ping(ping::Options),
+    Doctor(doctor::Options),
+    Id(id::Options),
     Ticket(ticket::Options),
+    Completions(shell::Completions),
+    Man(shell::Man),
 }
 
 fn main() -> ExitCode {
@@ -57,6 +58,7 @@ fn main() -> ExitCode {
         // clap prints help to standard output with code 0, and mistakes to standard error with code 2.
         Err(error) => error.exit(),
     };
+    log(&program.verb);
     let runtime = match tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
@@ -72,6 +74,20 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => failure.report(json),
     }
+}
+
+/// Writes the library's events to standard error, as `RUST_LOG` says. Without it a server says what an operator should know, and any other verb nothing: it
+/// reports its own errors.
+fn log(verb: &Verb) {
+    let default = match verb {
+        Verb::Expose(_) | Verb::Gateway(_) => "error,tower_iroh=warn,tower_iroh_layers=warn",
+        _ => "off",
+    };
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .init();
 }
 
 async fn run(program: Program) -> Result<(), Failure> {

@@ -15,7 +15,7 @@ use crate::{
     print,
 };
 
-/// Show which way a peer is reached, and how long the network and the peer's program take.
+/// Show which way a peer is reached, and how long the network and its program take
 ///
 /// The program is asked by `grpc.health.v1`. A program without that service answers too, with UNIMPLEMENTED.
 #[derive(Debug, Args)]

@@ -7,7 +7,7 @@ use clap_complete::Shell;
 
 use crate::failure::Failure;
 
-/// Print completions for a shell.
+/// Print completions for a shell
 #[derive(Debug, Args)]
 #[command(
     after_help = "Example:\n  tower-iroh completions bash > ~/.local/share/bash-completion/completions/tower-iroh"
@@ -16,7 +16,7 @@ pub(crate) struct Completions {
     shell: Shell,
 }
 
-/// Print the manual page.
+/// Print the manual page
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  tower-iroh man | man -l -")]
 pub(crate) struct Man {}

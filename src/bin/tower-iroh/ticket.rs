@@ -11,7 +11,7 @@ use crate::{
     target::{Names, Target},
 };
 
-/// Read a ticket, and make a shorter one of it.
+/// Read a ticket, or make a shorter one of it
 #[derive(Debug, Args)]
 #[command(
     after_help = "Examples:\n  tower-iroh ticket TICKET\n  tower-iroh ticket --short TICKET   # the id and the relay, without addresses that change"

@@ -36,7 +36,9 @@ use crate::{
 /// the server's program has ended.
 const HEALTH_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Give local clients in any language an address for a peer: gRPC (HTTP/2 in clear text), gRPC-Web, and CONNECT for `grpc_proxy`.
+/// Give local clients in any language an address for a peer
+///
+/// It speaks gRPC over HTTP/2 in clear text, gRPC-Web, and CONNECT for clients with `grpc_proxy`.
 ///
 /// The gateway calls its peers with its own key. Whoever reaches its port acts as that key.
 #[derive(Debug, Args)]
