@@ -1,10 +1,15 @@
 //! `tower-iroh`: gRPC over iroh for programs in any language, and for people at a terminal. One file per verb.
 
+mod call;
 mod connect;
+mod describe;
 mod endpoint;
 mod failure;
 mod flags;
+mod health;
 mod id;
+mod interrupt;
+mod list;
 mod target;
 mod ticket;
 
@@ -27,6 +32,10 @@ struct Program {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
+    Call(Box<call::Options>),
+    List(Box<list::Options>),
+    Describe(Box<describe::Options>),
+    Health(Box<health::Options>),
     Id(id::Options),
     Ticket(ticket::Options),
 }
@@ -62,6 +71,10 @@ fn main() -> ExitCode {
 async fn run(program: Program) -> Result<(), Failure> {
     let json = program.json;
     match program.verb {
+        Verb::Call(options) => call::run(*options, json).await,
+        Verb::List(options) => list::run(*options, json).await,
+        Verb::Describe(options) => describe::run(*options, json).await,
+        Verb::Health(options) => health::run(*options, json).await,
         Verb::Id(options) => id::run(options, json),
         Verb::Ticket(options) => ticket::run(options, json).await,
     }
