@@ -95,6 +95,13 @@ pub(crate) struct Wants {
     pub(crate) user_agent: Option<String>,
 }
 
+/// Services of which every method changes nothing.
+const LOOKS: [&str; 3] = [
+    "grpc.health.v1.Health",
+    "grpc.reflection.v1.ServerReflection",
+    "grpc.reflection.v1alpha.ServerReflection",
+];
+
 impl Wants {
     fn configure(&self, mut stack: StackBuilder) -> Result<StackBuilder, Failure> {
         let mut every = MethodConfig::new();
@@ -110,7 +117,12 @@ impl Wants {
                 .build();
             stack = stack.retry(policy.map_err(Failure::usage)?);
         }
-        let methods = Methods::builder().method("*", every).build();
+        // What only looks may be asked again, whatever the verb says of its own calls.
+        let looks = MethodConfig::new().idempotent(true);
+        let methods = Methods::builder()
+            .method("*", every)
+            .methods(LOOKS, looks)
+            .build();
         stack = stack.methods(methods.map_err(Failure::usage)?);
         Ok(match self.urgency {
             Some(urgency) => stack.urgency(urgency),

@@ -13,8 +13,8 @@ use prost_reflect::DescriptorPool;
 use tonic::{Code, Request, Status, client::Grpc, metadata::MetadataMap};
 use tonic_prost::ProstCodec;
 use tonic_reflection::pb::v1::{
-    ServerReflectionRequest, ServerReflectionResponse, server_reflection_request::MessageRequest,
-    server_reflection_response::MessageResponse,
+    ErrorResponse, ServerReflectionRequest, ServerReflectionResponse,
+    server_reflection_request::MessageRequest, server_reflection_response::MessageResponse,
 };
 
 use super::{deadline::Deadline, files::set_of, session::Client};
@@ -195,6 +195,13 @@ impl Reflection {
                     )));
                 }
             };
+            // Some servers say with the call's status what others say in an answer.
+            if status.code() == Code::NotFound {
+                return Ok(MessageResponse::ErrorResponse(ErrorResponse {
+                    error_code: Code::NotFound as i32,
+                    error_message: status.message().to_owned(),
+                }));
+            }
             if status.code() != Code::Unimplemented {
                 let message = format!("the server's schema cannot be had: {}", status.message());
                 return Err(Status::new(status.code(), message).into());
@@ -233,7 +240,7 @@ impl Reflection {
     }
 }
 
-fn refused(error: &tonic_reflection::pb::v1::ErrorResponse) -> Failure {
+fn refused(error: &ErrorResponse) -> Failure {
     Failure::failed(format!(
         "the server's reflection refuses to answer: {:?}: {}",
         Code::from_i32(error.error_code),
