@@ -216,6 +216,14 @@ impl World {
         }
     }
 
+    /// The server's ticket; `None` where the client knows no key.
+    pub fn ticket(&self) -> Option<String> {
+        match &self.reach {
+            Reach::Tcp(_) => None,
+            Reach::Tls { peer, .. } | Reach::Iroh { peer, .. } => Some(peer.ticket()),
+        }
+    }
+
     /// The id that the client's endpoint proves; `None` where the transport proves nothing.
     pub fn client_id(&self) -> Option<String> {
         match &self.reach {

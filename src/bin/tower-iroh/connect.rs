@@ -1,6 +1,13 @@
 //! A service that calls a target, over iroh or over TCP.
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
 
 use clap::{Args, ValueEnum};
 use http::{Request, Response};
@@ -9,8 +16,14 @@ use tonic::{
     body::Body,
     transport::{Certificate, ClientTlsConfig, Endpoint as TcpEndpoint, Identity},
 };
-use tower::{ServiceExt, util::BoxCloneSyncService};
-use tower_iroh::{Channel, ExactCodesLayer, Peer, Urgency, layers::BoxError};
+use tower::{
+    ServiceExt,
+    util::{BoxCloneSyncService, MapRequestLayer},
+};
+use tower_iroh::{
+    Channel, ExactCodesLayer, Peer, Stack, StackBuilder, Urgency,
+    layers::{BoxError, MethodConfig, Methods, retry::RetryPolicy},
+};
 
 use crate::{
     endpoint::EndpointOptions,
@@ -71,32 +84,90 @@ pub(crate) fn seconds(text: &str) -> Result<Duration, String> {
     }
 }
 
+/// What a verb wants of its calls, over any transport.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Wants {
+    pub(crate) urgency: Option<Urgency>,
+    /// Calls wait for the peer for so long.
+    pub(crate) wait_for_ready: Option<Duration>,
+    /// Calls may be executed twice: how often one may reach the peer.
+    pub(crate) attempts: Option<u32>,
+    pub(crate) user_agent: Option<String>,
+}
+
+/// Services of which every method changes nothing.
+const LOOKS: [&str; 3] = [
+    "grpc.health.v1.Health",
+    "grpc.reflection.v1.ServerReflection",
+    "grpc.reflection.v1alpha.ServerReflection",
+];
+
+impl Wants {
+    fn configure(&self, mut stack: StackBuilder) -> Result<StackBuilder, Failure> {
+        let mut every = MethodConfig::new();
+        if let Some(patience) = self.wait_for_ready {
+            every = every.wait_for_ready(true).buffer_ttl(patience);
+        }
+        if let Some(attempts) = self.attempts {
+            every = every.idempotent(true);
+            let policy = RetryPolicy::builder()
+                .max_attempts(attempts)
+                // One call has the budget for itself, and half of it must be left for the last retry.
+                .max_tokens(attempts.saturating_mul(2).saturating_add(2).min(1000))
+                .build();
+            stack = stack.retry(policy.map_err(Failure::usage)?);
+        }
+        // What only looks may be asked again, whatever the verb says of its own calls.
+        let looks = MethodConfig::new().idempotent(true);
+        let methods = Methods::builder()
+            .method("*", every)
+            .methods(LOOKS, looks)
+            .build();
+        stack = stack.methods(methods.map_err(Failure::usage)?);
+        Ok(match self.urgency {
+            Some(urgency) => stack.urgency(urgency),
+            None => stack,
+        })
+    }
+}
+
 /// A service for a target, and what is under it.
+#[derive(Clone)]
 pub(crate) struct Connection {
     pub(crate) service: Service,
     pub(crate) channel: Option<Channel>,
     endpoint: Option<Endpoint>,
+    attempts: Arc<AtomicU32>,
 }
 
 impl Connection {
-    /// Prepares the service. `configure` sets what the verb wants of a channel to a peer. The first call connects.
+    /// Prepares the service. The first call connects.
     pub(crate) async fn new(
         target: &str,
         options: &ConnectOptions,
         urgency: Option<Urgency>,
     ) -> Result<Self, Failure> {
+        let wants = Wants {
+            urgency,
+            ..Wants::default()
+        };
+        Self::with(target, options, wants).await
+    }
+
+    /// Prepares the service for a verb that wants more than urgency.
+    pub(crate) async fn with(
+        target: &str,
+        options: &ConnectOptions,
+        wants: Wants,
+    ) -> Result<Self, Failure> {
         let names = options.names.load()?;
         match Target::read(target, names.as_deref())? {
-            Target::Peer(peer) => Self::to_peer(peer, options, urgency).await,
-            Target::Tcp(address) => Self::to_tcp(&address, options),
+            Target::Peer(peer) => Self::to_peer(peer, options, &wants).await,
+            Target::Tcp(address) => Self::to_tcp(&address, options, &wants),
         }
     }
 
-    async fn to_peer(
-        peer: Peer,
-        options: &ConnectOptions,
-        urgency: Option<Urgency>,
-    ) -> Result<Self, Failure> {
+    async fn to_peer(peer: Peer, options: &ConnectOptions, wants: &Wants) -> Result<Self, Failure> {
         let timeout = options.connect_timeout;
         let (endpoint, mut builder) = match options.transport {
             Over::Iroh => {
@@ -112,22 +183,30 @@ impl Connection {
                 (None, builder.tcp_links(|links| links.dial_timeout(timeout)))
             }
         };
-        if let Some(urgency) = urgency {
-            builder = builder.urgency(urgency);
+        let stack = wants.configure(Stack::builder())?;
+        builder = builder.stack(|_| stack);
+        if let Some(name) = &wants.user_agent {
+            builder = builder.user_agent(name);
         }
         if let Some(authority) = &options.authority {
             builder = builder.origin(origin(authority)?);
         }
-        let channel = builder.peer(peer).build().map_err(Failure::usage)?;
+        let attempts = Arc::default();
+        let channel = builder
+            .peer(peer)
+            .around_attempts(MapRequestLayer::new(counted(&attempts)))
+            .build()
+            .map_err(Failure::usage)?;
         let service = channel.clone().map_err(BoxError::from);
         Ok(Self {
             service: Service::new(service),
             channel: Some(channel),
             endpoint,
+            attempts,
         })
     }
 
-    fn to_tcp(address: &str, options: &ConnectOptions) -> Result<Self, Failure> {
+    fn to_tcp(address: &str, options: &ConnectOptions, wants: &Wants) -> Result<Self, Failure> {
         let scheme = if options.plaintext { "http" } else { "https" };
         let endpoint = TcpEndpoint::from_shared(format!("{scheme}://{address}"));
         let mut endpoint = endpoint
@@ -140,21 +219,50 @@ impl Connection {
             let tls = options.tls()?;
             endpoint = endpoint.tls_config(tls).map_err(Failure::failed)?;
         }
+        if let Some(name) = &wants.user_agent {
+            endpoint = endpoint
+                .user_agent(name)
+                .map_err(|error| Failure::usage(format!("`--user-agent {name}`: {error}")))?;
+        }
+        let attempts = Arc::default();
+        let stack = wants.configure(Stack::builder().transport("tcp"))?;
         let service = tower::ServiceBuilder::new()
+            .map_response(|response: Response<_>| response.map(Body::new))
+            .layer(stack.build().map_err(Failure::usage)?)
+            .layer(MapRequestLayer::new(counted(&attempts)))
             .layer(ExactCodesLayer)
             .service(endpoint.connect_lazy());
         Ok(Self {
             service: Service::new(service.map_err(BoxError::from)),
             channel: None,
             endpoint: None,
+            attempts,
         })
+    }
+
+    /// How often calls were begun so far, retries included.
+    pub(crate) fn attempts(&self) -> u32 {
+        self.attempts.load(Ordering::Relaxed)
     }
 
     /// Says goodbye to the peer.
     pub(crate) async fn close(self) {
+        // A peer that is gone does not confirm it, and a person waits.
+        const PATIENCE: Duration = Duration::from_secs(2);
         if let Some(endpoint) = self.endpoint {
-            endpoint.close().await;
+            let _ = tokio::time::timeout(PATIENCE, endpoint.close()).await;
         }
+    }
+}
+
+/// Counts what passes.
+fn counted(
+    attempts: &Arc<AtomicU32>,
+) -> impl Fn(Request<Body>) -> Request<Body> + Clone + Send + Sync + 'static {
+    let attempts = attempts.clone();
+    move |request| {
+        attempts.fetch_add(1, Ordering::Relaxed);
+        request
     }
 }
 

@@ -18,6 +18,8 @@ pub(crate) enum Failure {
         /// The status' details as JSON, as far as their types are known.
         details: Vec<Value>,
     },
+    /// The verb has said all itself; this is the exit code.
+    Told(u8),
 }
 
 impl Failure {
@@ -29,8 +31,9 @@ impl Failure {
         Self::Failed(message.to_string())
     }
 
-    fn exit_code(&self) -> u8 {
+    pub(crate) fn exit_code(&self) -> u8 {
         match self {
+            Self::Told(code) => *code,
             Self::Usage(_) => 2,
             Self::Failed(_) => 1,
             // The codes are 0 to 16.
@@ -44,6 +47,7 @@ impl Failure {
             Self::Usage(message) => (Code::InvalidArgument, message.as_str(), &[]),
             Self::Failed(message) => (Code::Unknown, message.as_str(), &[]),
             Self::Status { status, details } => (status.code(), status.message(), details),
+            Self::Told(_) => (Code::Unknown, "", &[]),
         };
         json!({ "code": code as i32, "message": message, "details": details })
     }
@@ -51,6 +55,7 @@ impl Failure {
     /// Prints the failure on standard error, and returns the program's exit code.
     pub(crate) fn report(self, json: bool) -> ExitCode {
         match json {
+            _ if matches!(self, Self::Told(_)) => {}
             true => eprintln!("{}", self.json()),
             false => eprintln!("{self}"),
         }
@@ -74,10 +79,14 @@ impl fmt::Display for Failure {
                     f.write_str("\n  Details:")?;
                 }
                 for (number, detail) in details.iter().enumerate() {
-                    write!(f, "\n  {})\t{detail:#}", number + 1)?;
+                    let number = format!("  {})", number + 1);
+                    let margin = format!("\n{}\t", " ".repeat(number.len()));
+                    let detail = format!("{detail:#}").replace('\n', &margin);
+                    write!(f, "\n{number}\t{detail}")?;
                 }
                 Ok(())
             }
+            Self::Told(_) => Ok(()),
         }
     }
 }
@@ -108,7 +117,7 @@ mod tests {
         if let Failure::Status { details, .. } = &mut failure {
             details.push(json!({ "@type": "type.googleapis.com/a.B" }));
         }
-        let text = "ERROR:\n  Code: NotFound\n  Message: no such key\n  Details:\n  1)\t{\n  \"@type\": \"type.googleapis.com/a.B\"\n}";
+        let text = "ERROR:\n  Code: NotFound\n  Message: no such key\n  Details:\n  1)\t{\n    \t  \"@type\": \"type.googleapis.com/a.B\"\n    \t}";
         assert_eq!(failure.to_string(), text);
         assert_eq!(failure.json()["code"], 5);
     }

@@ -1,7 +1,10 @@
 //! `tower-iroh`: gRPC over iroh for programs in any language, and for people at a terminal. One file per verb.
 
+
 mod backend;
+mod call;
 mod connect;
+mod describe;
 mod doctor;
 mod endpoint;
 mod expose;
@@ -9,7 +12,10 @@ mod failure;
 mod flags;
 mod forward;
 mod gateway;
+mod health;
 mod id;
+mod interrupt;
+mod list;
 mod ping;
 mod print;
 mod shell;
@@ -37,6 +43,10 @@ struct Program {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
+    Call(Box<call::Options>),
+    List(Box<list::Options>),
+    Describe(Box<describe::Options>),
+    Health(Box<health::Options>),
     Expose(expose::Options),
     Gateway(gateway::Options),
     Ping(ping::Options),
@@ -93,6 +103,10 @@ fn log(verb: &Verb) {
 async fn run(program: Program) -> Result<(), Failure> {
     let json = program.json;
     match program.verb {
+        Verb::Call(options) => call::run(*options, json).await,
+        Verb::List(options) => list::run(*options, json).await,
+        Verb::Describe(options) => describe::run(*options, json).await,
+        Verb::Health(options) => health::run(*options, json).await,
         Verb::Completions(options) => shell::completions(options, Program::command()),
         Verb::Doctor(options) => doctor::run(options, json).await,
         Verb::Expose(options) => expose::run(options, json).await,

@@ -1,0 +1,210 @@
+//! One call, of any of the four kinds.
+
+use std::{
+    pin::pin,
+    sync::atomic::{AtomicU64, Ordering},
+    time::{Duration, Instant},
+};
+
+use futures_util::{Stream, StreamExt as _, stream, stream::BoxStream};
+use http::uri::PathAndQuery;
+use prost_reflect::{DynamicMessage, MethodDescriptor};
+use tokio::sync::mpsc;
+use tonic::{Request, Status, client::Grpc, metadata::MetadataMap};
+
+use super::{
+    codec::DynamicCodec, input::Input, message_json::Anys, metadata::printed, output::Output,
+    schema::Schema, session::Session, status,
+};
+use crate::failure::Failure;
+
+/// What a call is made of.
+pub(crate) struct Call<'a> {
+    pub(crate) session: &'a Session,
+    pub(crate) method: &'a MethodDescriptor,
+    pub(crate) headers: MetadataMap,
+    pub(crate) max_message_size: usize,
+}
+
+/// What is known of a call that has ended.
+#[derive(Debug, Default)]
+pub(crate) struct Ended {
+    pub(crate) sent: u64,
+    /// From the start of the call to the head of its response.
+    pub(crate) first_byte: Option<Duration>,
+    /// From the start of the call to its status.
+    pub(crate) last_byte: Duration,
+    pub(crate) attempts: u32,
+}
+
+impl Call<'_> {
+    /// Makes the call, and prints what comes. The call's own failure is in the second place.
+    pub(crate) async fn run(
+        self,
+        mut input: Input,
+        output: &mut Output,
+        schema: &mut Schema,
+    ) -> Result<(Ended, Result<(), Failure>), Failure> {
+        let (requests, pump) = self.requests(&mut input).await?;
+        let sent = AtomicU64::new(u64::from(pump.is_none()));
+        let mut first_byte = None;
+        let before = self.session.connection.attempts();
+        let begun = Instant::now();
+        let ended = {
+            let pump = async {
+                match pump {
+                    Some(sender) => forward(&mut input, sender, &sent).await,
+                    None => Ok(()),
+                }
+            };
+            let receive = self.receive(requests, output, schema, &mut first_byte, begun);
+            let (mut pump, mut receive) = (pin!(pump), pin!(receive));
+            let mut pumping = true;
+            loop {
+                tokio::select! {
+                    // What has come is printed before a mistake in the next request ends the call.
+                    biased;
+                    ended = &mut receive => break ended?,
+                    pumped = &mut pump, if pumping => {
+                        pumped?;
+                        pumping = false;
+                    }
+                }
+            }
+        };
+        let ended_call = Ended {
+            sent: sent.load(Ordering::Relaxed),
+            first_byte,
+            last_byte: begun.elapsed(),
+            attempts: self.session.connection.attempts() - before,
+        };
+        let failed = match ended {
+            Ok(()) => Ok(()),
+            Err(status) => Err(status::failure(status, schema).await),
+        };
+        Ok((ended_call, failed))
+    }
+
+    /// The requests, and for a stream of them where the next ones are to be put.
+    async fn requests(
+        &self,
+        input: &mut Input,
+    ) -> Result<
+        (
+            BoxStream<'static, DynamicMessage>,
+            Option<mpsc::Sender<DynamicMessage>>,
+        ),
+        Failure,
+    > {
+        if self.method.is_client_streaming() {
+            let (sender, receiver) = mpsc::channel(1);
+            return Ok((from_channel(receiver).boxed(), Some(sender)));
+        }
+        let first = input.next().await?;
+        if first.is_some() && input.next().await?.is_some() {
+            return Err(Failure::failed(format!(
+                "{} takes one request, and there are more",
+                self.method.full_name()
+            )));
+        }
+        let first = first.unwrap_or_else(|| DynamicMessage::new(self.method.input()));
+        Ok((stream::iter([first]).boxed(), None))
+    }
+
+    /// The response. `Err` is a failure of this side, the inner one the call's status.
+    async fn receive(
+        &self,
+        requests: BoxStream<'static, DynamicMessage>,
+        output: &mut Output,
+        schema: &mut Schema,
+        first_byte: &mut Option<Duration>,
+        begun: Instant,
+    ) -> Result<Result<(), Status>, Failure> {
+        let mut request = Request::new(requests);
+        *request.metadata_mut() = self.headers.clone();
+        if let Some(left) = self.session.deadline.left() {
+            request.set_timeout(left);
+        }
+        let service = self.method.parent_service();
+        let path = format!("/{}/{}", service.full_name(), self.method.name());
+        let path: PathAndQuery = path
+            .parse()
+            .map_err(|error| Failure::failed(format!("`{path}` cannot be called: {error}")))?;
+        let mut client = Grpc::new(self.session.client())
+            .max_decoding_message_size(self.max_message_size)
+            .accept_compressed(tonic::codec::CompressionEncoding::Gzip);
+        if let Err(status) = client.ready().await {
+            return Ok(Err(status));
+        }
+        let codec = DynamicCodec(self.method.output());
+        let response = match client.streaming(request, path, codec).await {
+            Ok(response) => response,
+            Err(status) => {
+                trailers(output, status.metadata())?;
+                return Ok(Err(status));
+            }
+        };
+        *first_byte = Some(begun.elapsed());
+        let head = printed(response.metadata());
+        output.note(&format!("\nResponse headers received:\n{head}"))?;
+        let mut body = response.into_inner();
+        loop {
+            match body.message().await {
+                Ok(Some(message)) => {
+                    if output.printed() > 0 && !self.method.is_server_streaming() {
+                        let message = "the server sent more than one response";
+                        return Ok(Err(Status::internal(message)));
+                    }
+                    let anys = Anys::of(&message, std::slice::from_ref(schema.pool()));
+                    schema.learn_all(anys.unknown).await;
+                    output.response(&message, schema.pool())?;
+                }
+                Ok(None) => break,
+                Err(status) => {
+                    trailers(output, status.metadata())?;
+                    return Ok(Err(status));
+                }
+            }
+        }
+        match body.trailers().await {
+            Ok(found) => trailers(output, &found.unwrap_or_default())?,
+            Err(status) => return Ok(Err(status)),
+        }
+        if output.printed() == 0 && !self.method.is_server_streaming() {
+            return Ok(Err(Status::internal("the server sent no response")));
+        }
+        Ok(Ok(()))
+    }
+}
+
+fn trailers(output: &Output, metadata: &MetadataMap) -> Result<(), Failure> {
+    output.note(&format!(
+        "\nResponse trailers received:\n{}",
+        printed(metadata)
+    ))
+}
+
+fn from_channel(
+    receiver: mpsc::Receiver<DynamicMessage>,
+) -> impl Stream<Item = DynamicMessage> + Send + 'static {
+    stream::unfold(receiver, |mut receiver| async {
+        let message = receiver.recv().await?;
+        Some((message, receiver))
+    })
+}
+
+/// Sends each request as soon as it is complete.
+async fn forward(
+    input: &mut Input,
+    sender: mpsc::Sender<DynamicMessage>,
+    sent: &AtomicU64,
+) -> Result<(), Failure> {
+    while let Some(message) = input.next().await? {
+        // A call that has ended takes no more; its status says why.
+        if sender.send(message).await.is_err() {
+            break;
+        }
+        sent.fetch_add(1, Ordering::Relaxed);
+    }
+    Ok(())
+}

@@ -1,0 +1,147 @@
+//! JSON that keeps the order of its fields.
+
+use std::fmt;
+
+use serde_json::Value;
+
+/// A JSON value. `serde_json`'s own sorts fields by name, and a message is read in the order of its `.proto` file.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Json {
+    /// A number, a string, `true`, `false` or `null`, as it is written.
+    Leaf(String),
+    List(Vec<Json>),
+    Object(Vec<(String, Json)>),
+}
+
+impl Json {
+    pub(crate) fn string(text: &str) -> Self {
+        Self::Leaf(quoted(text))
+    }
+
+    pub(crate) fn null() -> Self {
+        Self::Leaf("null".to_owned())
+    }
+
+    /// The value without the order.
+    pub(crate) fn to_value(&self) -> Value {
+        serde_json::from_str(&self.to_string())
+            .unwrap_or_else(|error| Value::String(error.to_string()))
+    }
+
+    fn write(&self, to: &mut String, margin: Option<usize>) {
+        let inner = margin.map(|margin| margin + 2);
+        match self {
+            Self::Leaf(text) => to.push_str(text),
+            Self::List(values) => between(to, ['[', ']'], margin, values, |to, value| {
+                value.write(to, inner);
+            }),
+            Self::Object(fields) => between(to, ['{', '}'], margin, fields, |to, (name, value)| {
+                to.push_str(&quoted(name));
+                to.push_str(if inner.is_some() { ": " } else { ":" });
+                value.write(to, inner);
+            }),
+        }
+    }
+}
+
+fn between<T>(
+    to: &mut String,
+    brackets: [char; 2],
+    margin: Option<usize>,
+    items: &[T],
+    write: impl Fn(&mut String, &T),
+) {
+    let line = |to: &mut String, more: usize| {
+        if let Some(margin) = margin.filter(|_| !items.is_empty()) {
+            to.push('\n');
+            to.extend(std::iter::repeat_n(' ', margin + more));
+        }
+    };
+    to.push(brackets[0]);
+    for (number, item) in items.iter().enumerate() {
+        if number > 0 {
+            to.push(',');
+        }
+        line(to, 2);
+        write(to, item);
+    }
+    line(to, 0);
+    to.push(brackets[1]);
+}
+
+fn quoted(text: &str) -> String {
+    Value::from(text).to_string()
+}
+
+impl From<Value> for Json {
+    fn from(value: Value) -> Self {
+        match value {
+            Value::Array(values) => Self::List(values.into_iter().map(Self::from).collect()),
+            Value::Object(fields) => {
+                let fields = fields.into_iter();
+                Self::Object(fields.map(|(name, value)| (name, value.into())).collect())
+            }
+            leaf => Self::Leaf(leaf.to_string()),
+        }
+    }
+}
+
+/// `{}` is one line, `{:#}` is indented by two.
+impl fmt::Display for Json {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut text = String::new();
+        self.write(&mut text, f.alternate().then_some(0));
+        f.write_str(&text)
+    }
+}
+
+/// Standard base64 with padding.
+pub(crate) fn base64(bytes: &[u8]) -> String {
+    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
+    for chunk in bytes.chunks(3) {
+        let byte = |at: usize| u32::from(chunk.get(at).copied().unwrap_or(0));
+        let bits = byte(0) << 16 | byte(1) << 8 | byte(2);
+        for at in 0..4 {
+            match at <= chunk.len() {
+                true => text.push(DIGITS[(bits >> (18 - 6 * at)) as usize & 63].into()),
+                false => text.push('='),
+            }
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn base64_pads() {
+        for (bytes, text) in [
+            ("", ""),
+            ("f", "Zg=="),
+            ("fo", "Zm8="),
+            ("foo", "Zm9v"),
+            ("foob", "Zm9vYg=="),
+        ] {
+            assert_eq!(base64(bytes.as_bytes()), text);
+        }
+    }
+
+    #[test]
+    fn the_order_stays() {
+        let json = Json::Object(vec![
+            (
+                "z".into(),
+                Json::List(vec![Json::string("a\n"), Json::null()]),
+            ),
+            ("a".into(), Json::Object(vec![])),
+        ]);
+        assert_eq!(json.to_string(), r#"{"z":["a\n",null],"a":{}}"#);
+        let pretty = "{\n  \"z\": [\n    \"a\\n\",\n    null\n  ],\n  \"a\": {}\n}";
+        assert_eq!(format!("{json:#}"), pretty);
+        assert_eq!(json.to_value()["z"][0], "a\n");
+        assert_eq!(Json::from(json.to_value()).to_value(), json.to_value());
+    }
+}

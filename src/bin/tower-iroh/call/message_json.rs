@@ -1,0 +1,385 @@
+//! A message as JSON, by protobuf's JSON mapping, in the order of its `.proto` file.
+
+use prost_reflect::{
+    DescriptorPool, DynamicMessage, FieldDescriptor, Kind, MapKey, MessageDescriptor,
+    ReflectMessage, Value,
+};
+
+use super::json::{Json, base64};
+
+/// How deep one `Any` may lie in another. A message of 4 MiB has room for 80,000, and each costs stack.
+const MAX_ANYS: usize = 32;
+
+/// How messages are written.
+#[derive(Clone, Debug)]
+pub(crate) struct ToJson {
+    /// Where the types of `Any`s are found; the first that knows a type counts.
+    pub(crate) types: Vec<DescriptorPool>,
+    pub(crate) emit_defaults: bool,
+}
+
+impl ToJson {
+    pub(crate) fn message(&self, message: &DynamicMessage) -> Json {
+        self.at_depth(message, 0)
+    }
+
+    fn at_depth(&self, message: &DynamicMessage, anys: usize) -> Json {
+        let descriptor = message.descriptor();
+        let name = descriptor.full_name();
+        if name == ANY {
+            return self.any(message, anys);
+        }
+        if is_special(name) {
+            let value = message.serialize_with_options(
+                serde_json::value::Serializer,
+                &prost_reflect::SerializeOptions::new(),
+            );
+            return match value {
+                Ok(value) => value.into(),
+                // Such as a time in the year 20000: the rest of the message can be read all the same.
+                Err(error) => Json::string(&format!("<{name}: {error}>")),
+            };
+        }
+        let mut fields: Vec<_> = descriptor.fields().collect();
+        fields.sort_by_key(|field| field.path().last().copied());
+        let own = fields.iter().filter_map(|field| {
+            let value = self.field(message, field, anys)?;
+            Some((field.json_name().to_owned(), value))
+        });
+        let extensions = message.extensions().map(|(extension, value)| {
+            let value = self.value(value, &extension.kind(), anys);
+            (extension.json_name().to_owned(), value)
+        });
+        Json::Object(own.chain(extensions).collect())
+    }
+
+    fn field(
+        &self,
+        message: &DynamicMessage,
+        field: &FieldDescriptor,
+        anys: usize,
+    ) -> Option<Json> {
+        if message.has_field(field) {
+            return Some(self.value(&message.get_field(field), &field.kind(), anys));
+        }
+        if !self.emit_defaults || field.containing_oneof().is_some() {
+            return None;
+        }
+        Some(match field.supports_presence() {
+            true => Json::null(),
+            false => self.value(&Value::default_value_for_field(field), &field.kind(), anys),
+        })
+    }
+
+    fn value(&self, value: &Value, kind: &Kind, anys: usize) -> Json {
+        match (value, kind) {
+            (Value::Bool(value), _) => Json::Leaf(value.to_string()),
+            (Value::I32(value), _) => Json::Leaf(value.to_string()),
+            (Value::U32(value), _) => Json::Leaf(value.to_string()),
+            // JavaScript's numbers are exact up to 2^53 only.
+            (Value::I64(value), _) => Json::string(&value.to_string()),
+            (Value::U64(value), _) => Json::string(&value.to_string()),
+            (Value::F32(value), _) => number(*value, f64::from(*value)),
+            (Value::F64(value), _) => number(*value, *value),
+            (Value::String(value), _) => Json::string(value),
+            (Value::Bytes(value), _) => Json::string(&base64(value)),
+            (Value::EnumNumber(_), Kind::Enum(kind))
+                if kind.full_name() == "google.protobuf.NullValue" =>
+            {
+                Json::null()
+            }
+            (Value::EnumNumber(value), Kind::Enum(kind)) => match kind.get_value(*value) {
+                Some(value) => Json::string(value.name()),
+                None => Json::Leaf(value.to_string()),
+            },
+            (Value::EnumNumber(value), _) => Json::Leaf(value.to_string()),
+            (Value::Message(message), _) => self.at_depth(message, anys),
+            (Value::List(values), kind) => {
+                let values = values.iter().map(|value| self.value(value, kind, anys));
+                Json::List(values.collect())
+            }
+            (Value::Map(values), kind) => {
+                let kind = match kind {
+                    Kind::Message(entry) if entry.is_map_entry() => {
+                        entry.map_entry_value_field().kind()
+                    }
+                    other => other.clone(),
+                };
+                let mut values: Vec<_> = values.iter().collect();
+                values.sort_by(|one, other| one.0.cmp(other.0));
+                let values = values
+                    .into_iter()
+                    .map(|(key, value)| (key_text(key), self.value(value, &kind, anys)));
+                Json::Object(values.collect())
+            }
+        }
+    }
+
+    fn any(&self, any: &DynamicMessage, anys: usize) -> Json {
+        let (url, bytes) = any_parts(any);
+        self.any_of(&url, &bytes, anys)
+    }
+
+    /// The message in an `Any`. What cannot be read is given as base64, with the reason.
+    pub(crate) fn any_of(&self, url: &str, bytes: &[u8], anys: usize) -> Json {
+        if url.is_empty() && bytes.is_empty() {
+            return Json::Object(Vec::new());
+        }
+        let mut fields = vec![("@type".to_owned(), Json::string(url))];
+        let name = type_name(url);
+        let problem = if anys >= MAX_ANYS {
+            format!("more than {MAX_ANYS} messages of google.protobuf.Any lie in each other")
+        } else {
+            match find_type(&self.types, name) {
+                None => format!("{name} is not recognized; see @value for the message's bytes"),
+                Some(descriptor) => match DynamicMessage::decode(descriptor, bytes) {
+                    Err(error) => format!("this is not a {name}: {error}"),
+                    Ok(message) => {
+                        match self.at_depth(&message, anys + 1) {
+                            Json::Object(inner) if !has_own_form(name) => fields.extend(inner),
+                            value => fields.push(("value".to_owned(), value)),
+                        }
+                        return Json::Object(fields);
+                    }
+                },
+            }
+        };
+        fields.push(("@error".to_owned(), Json::string(&problem)));
+        fields.push(("@value".to_owned(), Json::string(&base64(bytes))));
+        Json::Object(fields)
+    }
+}
+
+pub(crate) const ANY: &str = "google.protobuf.Any";
+
+/// The type's URL and the bytes of an `Any`; empty for a server's own type of that name with other fields.
+pub(crate) fn any_parts(any: &DynamicMessage) -> (String, Vec<u8>) {
+    let url = any.get_field_by_number(1);
+    let value = any.get_field_by_number(2);
+    let url = url.as_deref().and_then(Value::as_str).unwrap_or_default();
+    let value = value.as_deref().and_then(Value::as_bytes);
+    (
+        url.to_owned(),
+        value.map(|bytes| bytes.to_vec()).unwrap_or_default(),
+    )
+}
+
+/// The name in `type.googleapis.com/pkg.Name`.
+pub(crate) fn type_name(url: &str) -> &str {
+    url.rsplit('/').next().unwrap_or(url)
+}
+
+fn find_type(types: &[DescriptorPool], name: &str) -> Option<MessageDescriptor> {
+    types.iter().find_map(|pool| pool.get_message_by_name(name))
+}
+
+/// What lies in the `Any`s of a message.
+#[derive(Debug, Default, PartialEq)]
+pub(crate) struct Anys {
+    /// The types that are not known, at most so many as a message may sensibly have.
+    pub(crate) unknown: Vec<String>,
+    /// Whether they lie in each other more deeply than is read.
+    pub(crate) too_deep: bool,
+}
+
+impl Anys {
+    pub(crate) fn of(message: &DynamicMessage, types: &[DescriptorPool]) -> Self {
+        let mut anys = Self::default();
+        anys.look_in(message, types, 0);
+        anys
+    }
+
+    fn look(&mut self, value: &Value, types: &[DescriptorPool], depth: usize) {
+        match value {
+            Value::List(values) => values.iter().for_each(|it| self.look(it, types, depth)),
+            Value::Map(values) => values.values().for_each(|it| self.look(it, types, depth)),
+            Value::Message(message) => self.look_in(message, types, depth),
+            _ => {}
+        }
+    }
+
+    fn look_in(&mut self, message: &DynamicMessage, types: &[DescriptorPool], depth: usize) {
+        const MOST: usize = 64;
+        if message.descriptor().full_name() != ANY {
+            for (_, value) in message.fields() {
+                self.look(value, types, depth);
+            }
+            return;
+        }
+        if depth >= MAX_ANYS {
+            self.too_deep = true;
+            return;
+        }
+        let (url, bytes) = any_parts(message);
+        let name = type_name(&url);
+        match find_type(types, name) {
+            Some(descriptor) => {
+                if let Ok(inner) = DynamicMessage::decode(descriptor, bytes.as_slice()) {
+                    self.look_in(&inner, types, depth + 1);
+                }
+            }
+            None if name.is_empty() || self.unknown.len() >= MOST => {}
+            None if self.unknown.iter().any(|it| it == name) => {}
+            None => self.unknown.push(name.to_owned()),
+        }
+    }
+}
+
+fn key_text(key: &MapKey) -> String {
+    match key {
+        MapKey::Bool(key) => key.to_string(),
+        MapKey::I32(key) => key.to_string(),
+        MapKey::I64(key) => key.to_string(),
+        MapKey::U32(key) => key.to_string(),
+        MapKey::U64(key) => key.to_string(),
+        MapKey::String(key) => key.clone(),
+    }
+}
+
+/// The shortest text that reads back as the same number. `shown` has the value's own precision.
+fn number(shown: impl std::fmt::Display + std::fmt::LowerExp, value: f64) -> Json {
+    let size = value.abs();
+    if value.is_nan() {
+        Json::string("NaN")
+    } else if value.is_infinite() {
+        Json::string(if value > 0.0 { "Infinity" } else { "-Infinity" })
+    } else if size != 0.0 && !(1e-6..1e21).contains(&size) {
+        Json::Leaf(format!("{shown:e}"))
+    } else {
+        Json::Leaf(shown.to_string())
+    }
+}
+
+/// Whether the JSON mapping has its own form for the type, which has no `Any` in it.
+fn is_special(name: &str) -> bool {
+    has_own_form(name) && name != ANY
+}
+
+/// Whether a message of this type in an `Any` is the `Any`'s `value`.
+fn has_own_form(name: &str) -> bool {
+    let Some(name) = name.strip_prefix("google.protobuf.") else {
+        return false;
+    };
+    matches!(
+        name,
+        "Any"
+            | "Timestamp"
+            | "Duration"
+            | "Struct"
+            | "Value"
+            | "ListValue"
+            | "FieldMask"
+            | "Empty"
+            | "DoubleValue"
+            | "FloatValue"
+            | "Int32Value"
+            | "Int64Value"
+            | "UInt32Value"
+            | "UInt64Value"
+            | "BoolValue"
+            | "StringValue"
+            | "BytesValue"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use prost::Message;
+
+    use super::*;
+    use crate::call::files::compiled;
+
+    const PROTO: &str = r#"
+        syntax = "proto3";
+        package a;
+        import "google/protobuf/any.proto";
+        import "google/protobuf/timestamp.proto";
+        message M {
+            string z_last = 9;
+            int64 big = 1;
+            float f = 2;
+            bytes b = 3;
+            map<int32, string> m = 4;
+            google.protobuf.Any any = 5;
+            google.protobuf.Timestamp at = 6;
+            E e = 7;
+            repeated M more = 8;
+            oneof o { string left = 10; string right = 11; }
+            optional int32 maybe = 12;
+        }
+        enum E { ZERO = 0; ONE = 1; }
+    "#;
+
+    fn to_json(emit_defaults: bool) -> ToJson {
+        let types = compiled("a.proto", PROTO).expect("valid");
+        ToJson {
+            types: vec![types],
+            emit_defaults,
+        }
+    }
+
+    fn message(to: &ToJson, text: &str) -> DynamicMessage {
+        let descriptor = to.types[0].get_message_by_name("a.M").expect("there");
+        DynamicMessage::parse_text_format(descriptor, text).expect("valid")
+    }
+
+    #[test]
+    fn the_mapping_is_protobufs_and_the_order_is_the_files() {
+        let to = to_json(false);
+        let text = r#"big: -5 z_last: "x" f: 0.1 b: "\001\002" m { key: 9 value: "n" } m { key: -1 value: "o" } e: ONE more { right: "r" } at { seconds: 1 } any { type_url: "t/a.M" value: "\010\001" }"#;
+        let json = to.message(&message(&to, text));
+        assert_eq!(
+            json.to_string(),
+            r#"{"zLast":"x","big":"-5","f":0.1,"b":"AQI=","m":{"-1":"o","9":"n"},"any":{"@type":"t/a.M","big":"1"},"at":"1970-01-01T00:00:01Z","e":"ONE","more":[{"right":"r"}]}"#
+        );
+    }
+
+    #[test]
+    fn defaults_are_written_where_they_are_wanted() {
+        let to = to_json(true);
+        let json = to.message(&message(&to, "")).to_string();
+        assert_eq!(
+            json,
+            r#"{"zLast":"","big":"0","f":0,"b":"","m":{},"any":null,"at":null,"e":"ZERO","more":[]}"#
+        );
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_told_in_its_place() {
+        let to = to_json(false);
+        let text = r#"any { type_url: "t/no.Such" value: "\001" } at { seconds: 999999999999999 } e: ONE f: inf"#;
+        let json = to.message(&message(&to, text)).to_value();
+        assert_eq!(json["any"]["@value"], "AQ==");
+        let error = json["any"]["@error"].as_str().expect("a sentence");
+        assert!(error.contains("no.Such is not recognized"), "{error}");
+        assert!(json["at"].as_str().expect("text").contains("out of range"));
+        assert_eq!(
+            (&json["e"], &json["f"]),
+            (&"ONE".into(), &"Infinity".into())
+        );
+        let anys = Anys::of(&message(&to, text), &to.types);
+        assert_eq!(
+            (anys.unknown.as_slice(), anys.too_deep),
+            (&["no.Such".to_owned()][..], false)
+        );
+    }
+
+    #[test]
+    fn anys_in_anys_do_not_end_the_stack() {
+        let to = to_json(false);
+        let mut any = prost_types::Any::default();
+        for _ in 0..2000 {
+            any = prost_types::Any {
+                type_url: "t/google.protobuf.Any".to_owned(),
+                value: any.encode_to_vec(),
+            };
+        }
+        let descriptor = to.types[0].get_message_by_name(ANY).expect("there");
+        let any = DynamicMessage::decode(descriptor, any.encode_to_vec().as_slice());
+        let any = any.expect("valid");
+        assert!(to.message(&any).to_string().contains("lie in each other"));
+        assert!(Anys::of(&any, &to.types).too_deep);
+        let number = number(1e300, 1e300).to_string();
+        assert_eq!(number, "1e300");
+    }
+}

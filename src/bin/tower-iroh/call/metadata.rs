@@ -1,0 +1,151 @@
+//! Request headers as `-H` gives them, and metadata as it is printed.
+
+use http::{HeaderMap, HeaderName, HeaderValue};
+use tonic::metadata::{BinaryMetadataValue, KeyAndValueRef, MetadataMap, MetadataValue};
+
+use super::json::base64;
+use crate::failure::Failure;
+
+/// Reads headers of the form `name: value`. A `-bin` value is base64; anything else under such a name is sent as it is, encoded.
+pub(crate) fn read<'a>(
+    headers: impl IntoIterator<Item = &'a String>,
+    expand: bool,
+) -> Result<MetadataMap, Failure> {
+    let mut map = HeaderMap::new();
+    for header in headers {
+        let (name, value) = header.split_once(':').ok_or_else(|| {
+            Failure::usage(format!(
+                "`-H {header}` has no colon; write `-H 'name: value'`"
+            ))
+        })?;
+        let value = match expand {
+            true => expanded(value.trim(), |name| std::env::var(name).ok())?,
+            false => value.trim().to_owned(),
+        };
+        let name: HeaderName = name.trim().to_lowercase().parse().map_err(|_| {
+            Failure::usage(format!(
+                "`{}` is not a header's name; use letters, digits, `-`, `_` and `.`",
+                name.trim()
+            ))
+        })?;
+        map.append(name.clone(), header_value(&name, &value)?);
+    }
+    Ok(MetadataMap::from_headers(map))
+}
+
+fn header_value(name: &HeaderName, value: &str) -> Result<HeaderValue, Failure> {
+    let refused = || {
+        Failure::usage(format!(
+            "the value of the header `{name}` has characters that headers cannot have; bytes go in a header whose name ends in -bin"
+        ))
+    };
+    let text = HeaderValue::from_str(value).ok();
+    if !name.as_str().ends_with("-bin") {
+        let is_ascii = value.chars().all(|c| matches!(c, ' '..='~'));
+        return text.filter(|_| is_ascii).ok_or_else(refused);
+    }
+    let mut map = HeaderMap::new();
+    if let Some(text) = text {
+        map.insert(name.clone(), text.clone());
+        let map = MetadataMap::from_headers(map);
+        if map
+            .get_bin(name.as_str())
+            .is_some_and(|value| value.to_bytes().is_ok())
+        {
+            return Ok(text);
+        }
+    }
+    let encoded: BinaryMetadataValue = MetadataValue::from_bytes(value.as_bytes());
+    HeaderValue::from_bytes(encoded.as_encoded_bytes()).map_err(|_| refused())
+}
+
+/// Puts the environment's values in the place of `${NAME}`.
+fn expanded(value: &str, env: impl Fn(&str) -> Option<String>) -> Result<String, Failure> {
+    let mut rest = value;
+    let mut done = String::new();
+    while let Some((before, after)) = rest.split_once("${") {
+        let Some((name, after)) = after.split_once('}') else {
+            break;
+        };
+        done.push_str(before);
+        done.push_str(&env(name).ok_or_else(|| {
+            Failure::usage(format!(
+                "the environment has no `{name}`, which a header refers to"
+            ))
+        })?);
+        rest = after;
+    }
+    done.push_str(rest);
+    Ok(done)
+}
+
+/// Metadata in grpcurl's form: sorted lines, bytes as base64.
+pub(crate) fn printed(metadata: &MetadataMap) -> String {
+    let mut lines: Vec<_> = metadata
+        .iter()
+        .map(|entry| match entry {
+            KeyAndValueRef::Ascii(name, value) => {
+                let value = String::from_utf8_lossy(value.as_encoded_bytes());
+                format!("{name}: {value}")
+            }
+            KeyAndValueRef::Binary(name, value) => match value.to_bytes() {
+                Ok(bytes) => format!("{name}: {}", base64(&bytes)),
+                Err(_) => format!("{name}: {value:?}"),
+            },
+        })
+        .collect();
+    lines.sort();
+    match lines.is_empty() {
+        true => "(empty)".to_owned(),
+        false => lines.join("\n"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read_all(headers: &[&str]) -> Result<MetadataMap, Failure> {
+        let headers: Vec<_> = headers.iter().map(ToString::to_string).collect();
+        read(&headers, false)
+    }
+
+    #[test]
+    fn headers_are_read_as_grpcurl_reads_them() {
+        let map = read_all(&[
+            "X-One:  a:b ",
+            "x-one: c",
+            "x-two-bin: AQI=",
+            "x-raw-bin: \u{fc}!",
+        ])
+        .expect("valid");
+        let printed = printed(&map);
+        assert_eq!(
+            printed,
+            "x-one: a:b\nx-one: c\nx-raw-bin: w7wh\nx-two-bin: AQI="
+        );
+    }
+
+    #[test]
+    fn mistakes_are_named() {
+        for (header, says) in [
+            ("nothing", "has no colon"),
+            ("a b: c", "not a header's name"),
+            ("x-a: \u{fc}", "-bin"),
+        ] {
+            let error = read_all(&[header]).expect_err(header).to_string();
+            assert!(error.contains(says), "{error}");
+        }
+        assert_eq!(super::printed(&MetadataMap::new()), "(empty)");
+    }
+
+    #[test]
+    fn the_environment_is_filled_in() {
+        let env = |name: &str| (name == "TOKEN").then(|| "secret".to_owned());
+        let bearer = expanded("Bearer ${TOKEN}!", env).expect("known");
+        assert_eq!(bearer, "Bearer secret!");
+        assert_eq!(expanded("${TOKEN", env).expect("no name"), "${TOKEN");
+        let error = expanded("${TOKNE}", env).expect_err("unknown").to_string();
+        assert!(error.contains("`TOKNE`"), "{error}");
+    }
+}

@@ -1,0 +1,100 @@
+//! What a call prints: responses, and with `-v` what grpcurl prints beside them.
+
+use std::io::{self, Write};
+
+use prost_reflect::{DescriptorPool, DynamicMessage, text_format::FormatOptions};
+
+use super::{
+    format::Format,
+    input::SEPARATOR,
+    message_json::{Anys, ToJson},
+};
+use crate::failure::Failure;
+
+/// Prints to standard output, message by message.
+#[derive(Debug)]
+pub(crate) struct Output {
+    pub(crate) format: Format,
+    pub(crate) emit_defaults: bool,
+    /// One line for each response, and nothing else on standard output.
+    pub(crate) compact: bool,
+    pub(crate) verbosity: u8,
+    printed: u64,
+}
+
+impl Output {
+    pub(crate) fn new(format: Format, emit_defaults: bool, compact: bool, verbosity: u8) -> Self {
+        Self {
+            format,
+            emit_defaults,
+            compact,
+            verbosity,
+            printed: 0,
+        }
+    }
+
+    /// How many responses were printed.
+    pub(crate) fn printed(&self) -> u64 {
+        self.printed
+    }
+
+    /// Prints a response at once: whoever reads a pipe may wait for it before the next request.
+    pub(crate) fn response(
+        &mut self,
+        message: &DynamicMessage,
+        types: &DescriptorPool,
+    ) -> Result<(), Failure> {
+        if self.verbosity > 1 {
+            let size = prost::Message::encoded_len(message);
+            self.note(&format!("\nEstimated response size: {size} bytes"))?;
+        }
+        self.note("\nResponse contents:")?;
+        let text = self.text(message, types);
+        self.printed += 1;
+        print_line(&text)
+    }
+
+    fn text(&self, message: &DynamicMessage, types: &DescriptorPool) -> String {
+        if self.format == Format::Json {
+            let to_json = ToJson {
+                types: vec![types.clone()],
+                emit_defaults: self.emit_defaults,
+            };
+            let json = to_json.message(message);
+            return match self.compact {
+                true => json.to_string(),
+                false => format!("{json:#}"),
+            };
+        }
+        let too_deep = Anys::of(message, std::slice::from_ref(types)).too_deep;
+        let options = FormatOptions::new()
+            .pretty(!self.compact)
+            .skip_default_fields(!self.emit_defaults)
+            .expand_any(!too_deep);
+        let text = message.to_text_format_with_options(&options);
+        match self.printed > 0 && self.verbosity == 0 {
+            true => format!("{}{text}", SEPARATOR as char),
+            false => text,
+        }
+    }
+
+    /// Prints what only `-v` shows.
+    pub(crate) fn note(&self, text: &str) -> Result<(), Failure> {
+        match (self.verbosity, self.compact) {
+            (0, _) => Ok(()),
+            (_, false) => print_line(text),
+            (_, true) => {
+                eprintln!("{text}");
+                Ok(())
+            }
+        }
+    }
+}
+
+/// Prints a line, and says so if whoever reads has gone.
+pub(crate) fn print_line(text: &str) -> Result<(), Failure> {
+    let mut stdout = io::stdout().lock();
+    writeln!(stdout, "{text}")
+        .and_then(|()| stdout.flush())
+        .map_err(|error| Failure::failed(format!("standard output cannot be written: {error}")))
+}

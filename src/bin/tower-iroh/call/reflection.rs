@@ -1,0 +1,253 @@
+//! Asks a server for its schema: reflection v1, and v1alpha where the server has no v1.
+
+use std::{
+    collections::BTreeMap,
+    sync::atomic::{AtomicUsize, Ordering},
+    time::Duration,
+};
+
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use http::uri::PathAndQuery;
+use prost::Message;
+use prost_reflect::DescriptorPool;
+use tonic::{Code, Request, Status, client::Grpc, metadata::MetadataMap};
+use tonic_prost::ProstCodec;
+use tonic_reflection::pb::v1::{
+    ErrorResponse, ServerReflectionRequest, ServerReflectionResponse,
+    server_reflection_request::MessageRequest, server_reflection_response::MessageResponse,
+};
+
+use super::{deadline::Deadline, files::set_of, session::Client};
+use crate::failure::Failure;
+
+/// Both versions have the same messages.
+const VERSIONS: [&str; 2] = [
+    "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
+    "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
+];
+/// How long one answer may take. The first one has the dial in it.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// What a schema may have. A server that sends more is not believed.
+const MAX_FILES: usize = 2000;
+const MAX_BYTES: usize = 64 << 20;
+/// How many imports are asked for at the same time.
+const AT_ONCE: usize = 8;
+
+/// What the sentence about a server without a usable schema says to do.
+const INSTEAD: &str = "give the schema with -proto or -protoset";
+
+/// The schema of a server, as far as it was asked for.
+pub(crate) struct Reflection {
+    client: Grpc<Client>,
+    headers: MetadataMap,
+    deadline: Deadline,
+    /// Which of the versions the server speaks, as far as is known.
+    version: AtomicUsize,
+    files: BTreeMap<String, Vec<u8>>,
+    bytes: usize,
+    pool: DescriptorPool,
+}
+
+/// The few fields of a file's descriptor that say what else is needed.
+#[derive(Clone, PartialEq, Message)]
+struct FileHead {
+    #[prost(string, tag = "1")]
+    name: String,
+    #[prost(string, repeated, tag = "3")]
+    imports: Vec<String>,
+}
+
+impl Reflection {
+    pub(crate) fn new(
+        client: Client,
+        headers: MetadataMap,
+        deadline: Deadline,
+        max_message_size: usize,
+    ) -> Self {
+        Self {
+            client: Grpc::new(client).max_decoding_message_size(max_message_size),
+            headers,
+            deadline,
+            version: AtomicUsize::new(0),
+            files: BTreeMap::new(),
+            bytes: 0,
+            pool: DescriptorPool::new(),
+        }
+    }
+
+    pub(crate) fn pool(&self) -> &DescriptorPool {
+        &self.pool
+    }
+
+    /// The names of the server's services, sorted.
+    pub(crate) async fn services(&self) -> Result<Vec<String>, Failure> {
+        match self
+            .ask(MessageRequest::ListServices(String::new()))
+            .await?
+        {
+            MessageResponse::ListServicesResponse(list) => {
+                let mut names: Vec<_> = list.service.into_iter().map(|it| it.name).collect();
+                names.sort();
+                names.dedup();
+                Ok(names)
+            }
+            MessageResponse::ErrorResponse(error) => Err(refused(&error)),
+            _ => Err(nonsense("an answer to another question")),
+        }
+    }
+
+    /// Learns the file with the symbol and all that it imports; whether the server has it.
+    pub(crate) async fn learn(&mut self, symbol: &str) -> Result<bool, Failure> {
+        let question = MessageRequest::FileContainingSymbol(symbol.to_owned());
+        let Some(files) = self.ask_for_files(question).await? else {
+            return Ok(false);
+        };
+        let mut missing = self.keep(files)?;
+        while !missing.is_empty() {
+            let answers: Vec<_> = stream::iter(std::mem::take(&mut missing))
+                .map(|name| self.import(name))
+                .buffer_unordered(AT_ONCE)
+                .try_collect()
+                .await?;
+            missing = self.keep(answers.into_iter().flatten())?;
+        }
+        let mut pool = DescriptorPool::new();
+        pool.decode_file_descriptor_set(set_of(self.files.values()).as_slice())
+            .map_err(|error| nonsense(&format!("descriptors that do not fit together: {error}")))?;
+        self.pool = pool;
+        Ok(true)
+    }
+
+    /// Keeps files, and returns which imports are not there yet.
+    fn keep(&mut self, files: impl IntoIterator<Item = Vec<u8>>) -> Result<Vec<String>, Failure> {
+        let mut wanted = Vec::new();
+        for file in files {
+            let head = FileHead::decode(file.as_slice())
+                .map_err(|error| nonsense(&format!("what is not a file's descriptor: {error}")))?;
+            wanted.extend(head.imports);
+            if self.files.contains_key(&head.name) {
+                continue;
+            }
+            self.bytes += file.len();
+            self.files.insert(head.name, file);
+        }
+        wanted.retain(|name| !self.files.contains_key(name));
+        wanted.sort();
+        wanted.dedup();
+        if self.files.len() + wanted.len() > MAX_FILES || self.bytes > MAX_BYTES {
+            let most = format!(
+                "a schema without an end: more than {MAX_FILES} files or {} MiB",
+                MAX_BYTES >> 20
+            );
+            return Err(nonsense(&most));
+        }
+        Ok(wanted)
+    }
+
+    /// The file of an import, and what else the server sends with it.
+    async fn import(&self, name: String) -> Result<Vec<Vec<u8>>, Failure> {
+        let question = MessageRequest::FileByFilename(name.clone());
+        let files = self.ask_for_files(question).await?.unwrap_or_default();
+        let has_it =
+            |file: &Vec<u8>| FileHead::decode(file.as_slice()).is_ok_and(|head| head.name == name);
+        if files.iter().any(has_it) {
+            return Ok(files);
+        }
+        // Some servers leave out Google's own files.
+        match DescriptorPool::global().get_file_by_name(&name) {
+            Some(file) => Ok(vec![file.encode_to_vec()]),
+            None => Err(nonsense(&format!(
+                "a file that imports `{name}`, which it does not send"
+            ))),
+        }
+    }
+
+    async fn ask_for_files(
+        &self,
+        question: MessageRequest,
+    ) -> Result<Option<Vec<Vec<u8>>>, Failure> {
+        match self.ask(question).await? {
+            MessageResponse::FileDescriptorResponse(files) => Ok(Some(files.file_descriptor_proto)),
+            MessageResponse::ErrorResponse(error) if error.error_code == Code::NotFound as i32 => {
+                Ok(None)
+            }
+            MessageResponse::ErrorResponse(error) => Err(refused(&error)),
+            _ => Err(nonsense("an answer to another question")),
+        }
+    }
+
+    async fn ask(&self, question: MessageRequest) -> Result<MessageResponse, Failure> {
+        loop {
+            let version = self.version.load(Ordering::Relaxed);
+            let limit = self
+                .deadline
+                .left()
+                .map_or(PATIENCE, |left| left.min(PATIENCE));
+            let asked = self.ask_version(VERSIONS[version], question.clone());
+            let status = match tokio::time::timeout(limit, asked).await {
+                Ok(Ok(Some(answer))) => return Ok(answer),
+                Ok(Ok(None)) => return Err(nonsense("no answer, and ended")),
+                Ok(Err(status)) => status,
+                Err(_) if self.deadline.is_over() => return Err(self.deadline.missed()),
+                Err(_) => {
+                    return Err(Failure::failed(format!(
+                        "the server's reflection gave no answer in {limit:?}; {INSTEAD}"
+                    )));
+                }
+            };
+            // Some servers say with the call's status what others say in an answer.
+            if status.code() == Code::NotFound {
+                return Ok(MessageResponse::ErrorResponse(ErrorResponse {
+                    error_code: Code::NotFound as i32,
+                    error_message: status.message().to_owned(),
+                }));
+            }
+            if status.code() != Code::Unimplemented {
+                let message = format!("the server's schema cannot be had: {}", status.message());
+                return Err(Status::new(status.code(), message).into());
+            }
+            if version + 1 == VERSIONS.len() {
+                return Err(Failure::failed(format!(
+                    "the server has no reflection; {INSTEAD}"
+                )));
+            }
+            self.version.store(version + 1, Ordering::Relaxed);
+        }
+    }
+
+    /// One question has one stream: a stream that stays open confuses proxies.
+    async fn ask_version(
+        &self,
+        path: &'static str,
+        question: MessageRequest,
+    ) -> Result<Option<MessageResponse>, Status> {
+        let question = ServerReflectionRequest {
+            host: String::new(),
+            message_request: Some(question),
+        };
+        let mut request = Request::new(stream::iter([question]));
+        *request.metadata_mut() = self.headers.clone();
+        if let Some(left) = self.deadline.left() {
+            request.set_timeout(left);
+        }
+        let mut client = self.client.clone();
+        client.ready().await?;
+        let codec = ProstCodec::<ServerReflectionRequest, ServerReflectionResponse>::default();
+        let path = PathAndQuery::from_static(path);
+        let mut answers = client.streaming(request, path, codec).await?.into_inner();
+        let answer = answers.message().await?;
+        Ok(answer.and_then(|answer| answer.message_response))
+    }
+}
+
+fn refused(error: &ErrorResponse) -> Failure {
+    Failure::failed(format!(
+        "the server's reflection refuses to answer: {:?}: {}",
+        Code::from_i32(error.error_code),
+        error.error_message
+    ))
+}
+
+fn nonsense(what: &str) -> Failure {
+    Failure::failed(format!("the server's reflection sent {what}; {INSTEAD}"))
+}

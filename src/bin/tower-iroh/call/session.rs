@@ -1,0 +1,130 @@
+//! A peer, the time that a verb may take with it, and its schema.
+
+use std::time::{Duration, Instant};
+
+use clap::{ArgAction, Args};
+use http::{Request, Response};
+use tonic::{Status, body::Body, metadata::MetadataMap};
+use tower::{ServiceExt as _, util::BoxCloneSyncService};
+
+use super::{
+    deadline::Deadline,
+    metadata,
+    reflection::Reflection,
+    schema::{Schema, SchemaOptions},
+};
+use crate::{
+    connect::{ConnectOptions, Connection, Wants, seconds},
+    failure::Failure,
+};
+
+/// What is said of all calls of a verb, reflection's too.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Requests")]
+pub(crate) struct RequestOptions {
+    /// A header for all calls, reflection's too; may be repeated.
+    #[arg(short = 'H', long, value_name = "NAME: VALUE", action = ArgAction::Append)]
+    pub(crate) header: Vec<String>,
+    /// A header for the calls that ask for the schema; may be repeated.
+    #[arg(long, value_name = "NAME: VALUE", action = ArgAction::Append)]
+    pub(crate) reflect_header: Vec<String>,
+    /// Put the environment's values in the place of `${NAME}` in headers.
+    #[arg(long)]
+    pub(crate) expand_headers: bool,
+    /// Seconds that the verb may take; then it ends with DEADLINE_EXCEEDED, exit code 68.
+    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    pub(crate) max_time: Option<Duration>,
+    /// The largest response that is accepted, in bytes.
+    #[arg(long, value_name = "BYTES", default_value_t = 4 << 20)]
+    pub(crate) max_msg_sz: usize,
+    /// The name of this program for the server.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) user_agent: Option<String>,
+    /// Wait for the peer until it is there, instead of failing when it is not.
+    #[arg(long)]
+    pub(crate) wait_for_ready: bool,
+}
+
+impl RequestOptions {
+    /// What these options want of the connection. Without `-max-time` a call waits for a day.
+    pub(crate) fn wants(&self) -> Wants {
+        const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+        Wants {
+            wait_for_ready: self.wait_for_ready.then(|| self.max_time.unwrap_or(DAY)),
+            user_agent: self.user_agent.clone(),
+            ..Wants::default()
+        }
+    }
+
+    /// Headers for all calls and the given ones.
+    pub(crate) fn headers(&self, more: &[String]) -> Result<MetadataMap, Failure> {
+        metadata::read(self.header.iter().chain(more), self.expand_headers)
+    }
+}
+
+/// The connection's service, with the status that is in its errors.
+pub(crate) type Client = BoxCloneSyncService<Request<Body>, Response<Body>, Status>;
+
+/// A peer that a verb calls.
+pub(crate) struct Session {
+    pub(crate) connection: Connection,
+    pub(crate) deadline: Deadline,
+    /// How long connecting took, where that is known.
+    pub(crate) dial: Option<Duration>,
+    request: RequestOptions,
+}
+
+impl Session {
+    /// Prepares the way to the peer. The options of the peer are checked; nothing is dialled.
+    pub(crate) async fn new(
+        peer: &str,
+        connect: &ConnectOptions,
+        request: &RequestOptions,
+        wants: Wants,
+    ) -> Result<Self, Failure> {
+        Ok(Self {
+            deadline: Deadline::begin(request.max_time),
+            connection: Connection::with(peer, connect, wants).await?,
+            dial: None,
+            request: request.clone(),
+        })
+    }
+
+    /// What calls go through.
+    pub(crate) fn client(&self) -> Client {
+        let service = self.connection.service.clone();
+        Client::new(service.map_err(Status::from_error))
+    }
+
+    /// Connects, so that a failure is told as one of the connection, after the time that `-connect-timeout` gives.
+    pub(crate) async fn dial(&mut self) -> Result<(), Failure> {
+        let Some(channel) = &self.connection.channel else {
+            return Ok(());
+        };
+        if self.request.wait_for_ready {
+            return Ok(());
+        }
+        let begun = Instant::now();
+        let dialled = async {
+            let connected = channel.connect().await;
+            connected.map_err(|error| Failure::from(Status::from_error(error.into())))
+        };
+        self.deadline.bound(dialled).await?;
+        self.dial = Some(begun.elapsed());
+        Ok(())
+    }
+
+    /// The schema: of the files that the options name, else the server's.
+    pub(crate) fn schema(&self, options: &SchemaOptions) -> Result<Schema, Failure> {
+        if options.is_local() {
+            return options.local();
+        }
+        let headers = self.request.headers(&self.request.reflect_header)?;
+        Ok(Schema::Server(Box::new(Reflection::new(
+            self.client(),
+            headers,
+            self.deadline,
+            self.request.max_msg_sz,
+        ))))
+    }
+}

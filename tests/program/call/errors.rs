@@ -1,0 +1,224 @@
+//! Calls that fail: exit codes, sentences, details, deadlines, Ctrl-C.
+
+use std::{process::Stdio, time::Instant};
+
+use serde_json::{Value, json};
+use tokio::{process::Command, time::timeout};
+
+use super::{Place, SERVICE, harness::Arm, values};
+use crate::support::{Ended, PATIENCE, program};
+
+/// `google.rpc.Status` with an `ErrorInfo` that says `FULL`, and with a message that nobody knows.
+const DETAILS: &str = "CAgSBGZ1bGwaMgoodHlwZS5nb29nbGVhcGlzLmNvbS9nb29nbGUucnBjLkVycm9ySW5mbxIGCgRGVUxMGg4KCXQvbm8uU3VjaBIBAQ==";
+
+fn failing() -> String {
+    json!({ "responseStatus": { "code": 8, "message": "full", "details": DETAILS } }).to_string()
+}
+
+#[tokio::test]
+async fn the_exit_code_is_64_and_the_code_and_details_are_decoded() {
+    for place in Place::both().await {
+        let failed = place.call("UnaryCall", &["-d", &failing()]).await;
+        assert_eq!((failed.code, failed.stdout.as_str()), (Some(72), ""));
+        let expected = "ERROR:\n  Code: ResourceExhausted\n  Message: full\n  Details:\n  1)\t{\n    \t  \"@type\": \"type.googleapis.com/google.rpc.ErrorInfo\",\n    \t  \"reason\": \"FULL\"\n    \t}\n  2)\t{";
+        assert!(failed.stderr.starts_with(expected), "{}", failed.stderr);
+        assert!(
+            failed.stderr.contains("no.Such is not recognized"),
+            "{failed:?}"
+        );
+        // Partial answers come first.
+        let request =
+            json!({ "responses": [{}], "responseStatus": { "code": 5, "message": "no" } });
+        let request = request.to_string();
+        let failed = place.call("StreamingOutputCall", &["-d", &request]).await;
+        assert_eq!(failed.code, Some(69));
+        assert_eq!(values(&failed.stdout).len(), 1);
+    }
+}
+
+#[tokio::test]
+async fn errors_are_json_where_json_is_said() {
+    let place = Place::new(Arm::Channel).await;
+    for flags in [
+        &["-format", "json"][..],
+        &["--json"],
+        &["-format-error"],
+        &["-format-error", "-format", "json"],
+    ] {
+        let data = failing();
+        let args: Vec<_> = ["-d", &data]
+            .into_iter()
+            .chain(flags.iter().copied())
+            .collect();
+        let failed = place.call("UnaryCall", &args).await;
+        assert_eq!(failed.code, Some(72));
+        let error: Value = serde_json::from_str(&failed.stderr).expect("JSON");
+        assert_eq!(error["code"], 8, "{flags:?}");
+        assert_eq!(error["details"][0]["reason"], "FULL");
+        assert_eq!(error["details"][1]["@value"], "AQ==");
+    }
+    let data = "response_status { code: 8 message: \"full\" }";
+    let text = place
+        .call(
+            "UnaryCall",
+            &["-d", data, "-format", "text", "-format-error"],
+        )
+        .await;
+    assert_eq!(
+        (text.code, text.stderr.as_str()),
+        (Some(72), "code: 8\nmessage: \"full\"\n")
+    );
+    // What is no call's error has its JSON form too.
+    let wrong = place
+        .call("UnaryCall", &["-d", "{", "-format", "json"])
+        .await;
+    let error: Value = serde_json::from_str(&wrong.stderr).expect("JSON");
+    assert_eq!((wrong.code, &error["code"]), (Some(1), &json!(2)));
+}
+
+#[tokio::test]
+async fn mistakes_in_the_request_have_their_place_and_a_suggestion() {
+    let place = Place::new(Arm::Tcp).await;
+    for (method, data, says) in [
+        (
+            "UnaryCall",
+            "{\n  \"responseSze\": 1}",
+            "-d: request 1 cannot be read: line 2, column 15: unrecognized field name 'responseSze'; tower_iroh.testing.v1.SimpleRequest has no field `responseSze`; did you mean `responseSize`?",
+        ),
+        (
+            "UnaryCall",
+            "{\"responseSize\": }",
+            "line 1, column 18: expected value",
+        ),
+        (
+            "UnaryCall",
+            "{\"responseSize\": 1",
+            "line 1, column 18: EOF",
+        ),
+        (
+            "UnaryCall",
+            "{\"responseSize\": \"many\"}",
+            "line 1, column ",
+        ),
+        (
+            "StreamingInputCall",
+            "{} {} [1]",
+            "request 3 cannot be read: line 1, column 7",
+        ),
+    ] {
+        let failed = place.call(method, &["-d", data]).await;
+        assert_eq!(failed.code, Some(1), "{failed:?}");
+        assert!(failed.stderr.contains(says), "{}", failed.stderr);
+    }
+    let unknown = ["-d", "{\"responseSze\": 1}", "-allow-unknown-fields"];
+    assert_eq!(place.call("UnaryCall", &unknown).await.code, Some(0));
+}
+
+#[tokio::test]
+async fn unknown_names_are_told_with_the_nearest() {
+    for place in Place::both().await {
+        for (method, says) in [
+            (
+                format!("{SERVICE}/UnaryCal"),
+                "has no method `UnaryCal`; did you mean `UnaryCall`?",
+            ),
+            (
+                "tower_iroh.testing.v1.TestServce/UnaryCall".to_owned(),
+                "no service `tower_iroh.testing.v1.TestServce`; did you mean `tower_iroh.testing.v1.TestService`?",
+            ),
+            (
+                "tower_iroh.testing.v1.Empty/UnaryCall".to_owned(),
+                "is a message, and not a service",
+            ),
+        ] {
+            let failed = place.run("call", &[&method]).await;
+            assert_eq!(failed.code, Some(1), "{failed:?}");
+            assert!(failed.stderr.contains(says), "{}", failed.stderr);
+        }
+        let failed = place.run("call", &["NoMethod"]).await;
+        assert_eq!(failed.code, Some(2));
+        assert!(
+            failed.stderr.contains("`pkg.Service/Method`"),
+            "{}",
+            failed.stderr
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_deadline_goes_to_the_server_and_ends_the_call_here() {
+    for place in Place::both().await {
+        let data = "{\"sleepMs\": 60000}";
+        let begun = Instant::now();
+        let late = place
+            .call("UnaryCall", &["-d", data, "-max-time", "1"])
+            .await;
+        assert_eq!(late.code, Some(68), "{late:?}");
+        assert!(late.stderr.contains("Code: DeadlineExceeded"), "{late:?}");
+        assert!(begun.elapsed() < PATIENCE);
+        let request = place.world.backstage.take_request();
+        assert!(request.metadata().get("grpc-timeout").is_some());
+        place
+            .world
+            .backstage
+            .wait("the end", |it| it.cancelled == 1)
+            .await;
+    }
+}
+
+#[tokio::test]
+async fn ctrl_c_cancels_the_call_at_the_server() {
+    for place in Place::both().await {
+        let method = format!("{SERVICE}/UnaryCall");
+        let args = place.args("call", &[&method, "-d", "{\"sleepMs\": 60000}"]);
+        let child = program(args)
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("started");
+        place
+            .world
+            .backstage
+            .wait("the call", |it| it.begun == 1)
+            .await;
+        let id = child.id().expect("running").to_string();
+        let sent = Command::new("kill").args(["-INT", &id]).status().await;
+        assert!(sent.expect("started").success());
+        let output = timeout(PATIENCE, child.wait_with_output())
+            .await
+            .expect("in time");
+        let ended = Ended::from(output.expect("started"));
+        assert_eq!((ended.code, ended.stderr.as_str()), (Some(130), ""));
+        place
+            .world
+            .backstage
+            .wait("the end", |it| it.cancelled == 1)
+            .await;
+    }
+}
+
+/// Nothing listens: the sentence is the dial's, and the code UNAVAILABLE's.
+#[tokio::test]
+async fn a_peer_that_is_not_there() {
+    let free = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let addr = free.local_addr().expect("bound");
+    drop(free);
+    let tcp = format!("tcp://{addr}");
+    let nobody = iroh::EndpointAddr::new(iroh::SecretKey::from_bytes(&[7; 32]).public());
+    let udp = std::net::UdpSocket::bind("127.0.0.1:0").expect("a free port");
+    let nobody = nobody.with_ip_addr(udp.local_addr().expect("bound"));
+    let ticket = tower_iroh::Peer::from(nobody).ticket();
+    for target in [
+        &[tcp.as_str(), "-plaintext"][..],
+        &[&ticket, "-connect-timeout", "0.5"],
+    ] {
+        for verb in [&["call", "a.B/C"][..], &["list"], &["health"]] {
+            let args = [verb[0]]
+                .into_iter()
+                .chain(target.iter().copied())
+                .chain(verb[1..].iter().copied());
+            let failed = crate::support::run(args).await;
+            assert_eq!(failed.code, Some(64 + 14), "{verb:?} {failed:?}");
+            assert!(failed.stderr.contains("Code: Unavailable"), "{failed:?}");
+        }
+    }
+}

@@ -1,0 +1,181 @@
+//! Flags of `call`: headers, sizes, urgency, retries, and what `-v` shows.
+
+use super::{ECHO, Place, SERVICE, assert_ok, harness::Arm, values};
+use crate::support::{PATIENCE, program};
+
+#[tokio::test]
+async fn headers_reach_the_calls_that_they_are_for() {
+    let place = Place::new(Arm::Channel).await;
+    let method = format!("{SERVICE}/EmptyCall");
+    let args = place.args(
+        "call",
+        &[
+            &method,
+            "-H",
+            "x-all: a",
+            "-rpc-header",
+            "x-bytes-bin: AQI=",
+            "-reflect-header",
+            "x-reflection: no",
+            "-expand-headers",
+            "-H",
+            "authorization: Bearer ${TOKEN_OF_TEST}",
+            "-user-agent",
+            "tester/1",
+            "-authority",
+            "db.example",
+            "-urgency",
+            "control",
+        ],
+    );
+    let output = program(&args).env("TOKEN_OF_TEST", "t0").output().await;
+    assert_eq!(output.expect("started").status.code(), Some(0));
+    let request = place.world.backstage.take_request();
+    let header = |name: &str| {
+        let value = request.metadata().get(name)?.to_str();
+        Some(value.expect("ASCII").to_owned())
+    };
+    assert_eq!(header("x-all").as_deref(), Some("a"));
+    assert_eq!(header("authorization").as_deref(), Some("Bearer t0"));
+    assert_eq!(header("x-reflection"), None);
+    assert_eq!(header("priority").as_deref(), Some("u=1"));
+    assert!(header("user-agent").expect("one").starts_with("tester/1"));
+    let bytes = request.metadata().get_bin("x-bytes-bin").expect("there");
+    assert_eq!(bytes.to_bytes().expect("base64").as_ref(), [1, 2]);
+
+    let missing = crate::support::run(args).await;
+    assert_eq!(missing.code, Some(2));
+    assert!(missing.stderr.contains("no `TOKEN_OF_TEST`"), "{missing:?}");
+}
+
+#[tokio::test]
+async fn a_response_above_the_limit_is_refused_and_a_larger_limit_takes_it() {
+    let place = Place::new(Arm::Channel).await;
+    let method = format!("{ECHO}/ServerStream");
+    let data = "{\"count\": 1, \"size\": 5000000}";
+    let refused = place.run("call", &[&method, "-d", data]).await;
+    assert!(matches!(refused.code, Some(72 | 75)), "{}", refused.stderr);
+    let taken = place
+        .run("call", &[&method, "-d", data, "-max-msg-sz", "6000000"])
+        .await;
+    assert_eq!((taken.code, taken.stderr.as_str()), (Some(0), ""));
+    assert!(taken.stdout.len() > 6_000_000);
+}
+
+#[tokio::test]
+async fn verbose_shows_what_grpcurl_shows_and_the_path_on_standard_error() {
+    for place in Place::both().await {
+        let ended = place
+            .call("UnaryCall", &["-v", "-H", "x-a: b", "-d", "{}"])
+            .await;
+        assert_eq!(ended.code, Some(0), "{ended:?}");
+        for part in [
+            "\nResolved method descriptor:\n",
+            "rpc UnaryCall ( .tower_iroh.testing.v1.SimpleRequest ) returns ( .tower_iroh.testing.v1.SimpleResponse );\n\nRequest metadata to send:\nx-a: b\n\nResponse headers received:\ncontent-type: application/grpc\n",
+            "\nResponse contents:\n{\n",
+            "\nResponse trailers received:\n",
+            "\nSent 1 request and received 1 response\n",
+        ] {
+            assert!(ended.stdout.contains(part), "{part:?} in {}", ended.stdout);
+        }
+        for part in ["attempts   1", "first byte ", "last byte  ", "schema     "] {
+            assert!(ended.stderr.contains(part), "{part:?} in {}", ended.stderr);
+        }
+        if place.world.ticket().is_some() {
+            for part in [
+                "transport  iroh",
+                "path       direct 127.0.0.1:",
+                "rtt        ",
+                "dial       ",
+            ] {
+                assert!(ended.stderr.contains(part), "{part:?} in {}", ended.stderr);
+            }
+        }
+        let twice = place
+            .call("UnaryCall", &["-vv", "-d", "{\"responseSize\": 3}"])
+            .await;
+        assert!(
+            twice.stdout.contains("\nEstimated response size: "),
+            "{twice:?}"
+        );
+        // With --json nothing but answers is on standard output.
+        let json = place.call("UnaryCall", &["-v", "--json", "-d", "{}"]).await;
+        assert_eq!(json.stdout.lines().count(), 1);
+        assert_eq!(values(&json.stdout).len(), 1);
+        let extras = json.stderr.lines().last().expect("extras");
+        assert_eq!(values(extras)[0]["attempts"], "1");
+        let failed = place.call("UnimplementedCall", &["-v"]).await;
+        assert_eq!(failed.code, Some(76));
+        assert!(
+            failed
+                .stdout
+                .contains("Sent 1 request and received 0 responses"),
+            "{failed:?}"
+        );
+    }
+}
+
+/// The peer is started only after the program has tried to reach it.
+#[tokio::test]
+async fn a_call_that_waits_for_ready_waits() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0")
+        .await
+        .expect("a free port");
+    let addr = listener.local_addr().expect("bound");
+    let method = format!("{SERVICE}/EmptyCall");
+    let target = format!("tcp://{addr}");
+    let args = [
+        "call",
+        &target,
+        "-plaintext",
+        &method,
+        "-wait-for-ready",
+        "-v",
+    ];
+    let child = program(args)
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .expect("started");
+    // A server that hangs up is none; the program has been here when this returns.
+    drop(listener.accept().await.expect("the program dials"));
+    drop(listener);
+    let place = Place::new(Arm::Tcp).await;
+    let server = place.world.server_addr().expect("on TCP");
+    let listener = tokio::net::TcpListener::bind(addr)
+        .await
+        .expect("free again");
+    let forward = tokio::spawn(async move {
+        loop {
+            let (mut from, _) = listener.accept().await.expect("the program dials again");
+            let mut to = tokio::net::TcpStream::connect(server)
+                .await
+                .expect("it serves");
+            tokio::spawn(async move { tokio::io::copy_bidirectional(&mut from, &mut to).await });
+        }
+    });
+    let output = tokio::time::timeout(PATIENCE, child.wait_with_output()).await;
+    let output = output.expect("in time").expect("started");
+    assert_eq!(output.status.code(), Some(0));
+    forward.abort();
+}
+
+#[tokio::test]
+async fn wrong_flags_are_usage_errors() {
+    for (flags, says) in [
+        (&["-urgency", "8"][..], "a number from 0 to 7"),
+        (&["-max-time", "0"], "not a number of seconds above 0"),
+        (&["-format", "xml"], "json, text"),
+        (&["-H", "no colon"], "write `-H 'name: value'`"),
+        (&["-import-path", "x"], "--proto"),
+    ] {
+        let args = ["call", "tcp://127.0.0.1:1", "a.B/C", "-plaintext"];
+        let ended = crate::support::run(args.iter().chain(flags)).await;
+        assert_eq!(ended.code, Some(2), "{flags:?} {ended:?}");
+        assert!(ended.stderr.contains(says), "{}", ended.stderr);
+    }
+    for verb in ["call", "list", "describe", "health"] {
+        let help = crate::support::run([verb, "--help"]).await;
+        assert_ok(&help);
+        assert!(help.stdout.contains("Examples:\n  tower-iroh"), "{verb}");
+    }
+}
