@@ -188,3 +188,20 @@ async fn each_verb_has_an_example() {
         );
     }
 }
+
+#[tokio::test]
+async fn the_demo_shows_what_it_says() {
+    let ended = run(["demo"]).await;
+    assert_eq!((ended.code, ended.stderr.as_str()), (Some(0), ""), "{ended:?}");
+    for text in [
+        "$ tower-iroh expose 127.0.0.1:",
+        "demo.v1.Greeter\n",
+        "\"text\": \"Hello, peer!\"",
+        "$ tower-iroh gateway endpoint",
+        "\"left\": 1",
+        "gateway and expose",
+        "With your own server:",
+    ] {
+        assert!(ended.stdout.contains(text), "no {text:?} in {}", ended.stdout);
+    }
+}

@@ -1,6 +1,6 @@
 //! `tower-iroh expose`: an iroh endpoint in front of a gRPC server in any language.
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{convert::Infallible, net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::Args;
 use http::{HeaderName, HeaderValue, Request, Response};
@@ -9,7 +9,7 @@ use serde_json::json;
 use tonic::{body::Body, transport::Server as Tonic};
 use tower::service_fn;
 use tower_iroh::{
-    PeerInfo, Server, authorize,
+    Peer, PeerInfo, Server, authorize,
     layers::authorize::{AccessPolicy, PolicyHandle},
     peer_name,
 };
@@ -57,50 +57,78 @@ pub(crate) struct Options {
     #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = seconds)]
     drain: Duration,
     #[command(flatten)]
-    endpoint: EndpointOptions,
+    pub(crate) endpoint: EndpointOptions,
 }
 
 pub(crate) async fn run(options: Options, json: bool) -> Result<(), Failure> {
-    let policy = options.policy()?;
-    let backend = &options.backend;
-    let unusable = |error| Failure::usage(format!("the backend {backend}: {error}"));
-    let service = backend.service().map_err(unusable)?;
-
-    let endpoint = options.endpoint.bind().await?;
-    let mut server = Server::builder()
-        .endpoint(endpoint.clone())
-        .drain_timeout(options.drain);
-    if let Some(addr) = options.tcp {
-        server = server.tcp(addr).key(options.endpoint.key()?);
-    }
-    let server = server.bind().await.map_err(Failure::failed)?;
-    if !options.endpoint.online(&endpoint).await {
-        eprintln!("no relay answers: the ticket has the local addresses alone");
-    }
-    let peer = server.addresses().map_err(Failure::failed)?;
+    let backend = options.backend.clone();
+    let exposed = Exposed::start(options).await?;
+    let (ticket, id) = (exposed.peer.ticket(), exposed.peer.id().to_string());
     match json {
-        true => print::line(
-            json!({ "ticket": peer.ticket(), "id": peer.id().to_string(), "backend": backend.to_string() }),
-        )?,
-        false => print::line(peer.ticket())?,
+        true => print::line(json!({ "ticket": ticket, "id": id, "backend": backend.to_string() }))?,
+        false => print::line(ticket)?,
     }
-    eprintln!("exposing {backend} as {}; Ctrl-C stops", peer.id());
+    eprintln!("exposing {backend} as {id}; Ctrl-C stops");
+    exposed.serve(interrupted()).await
+}
 
-    let _reloading = options
-        .policy
-        .map(|path| Reloading::start(path, policy.clone()));
-    let forwarding = service_fn(move |request| {
-        let service = service.clone();
-        async move { Ok::<_, std::convert::Infallible>(to_backend(service, request).await) }
-    });
-    server
-        .serve_with_shutdown(interrupted(), |incoming, stopped| {
-            Tonic::builder()
-                .layer(authorize(&policy))
-                .serve_with_incoming_shutdown(forwarding, incoming, stopped)
+/// A server behind a key.
+pub(crate) struct Exposed {
+    /// What clients dial.
+    pub(crate) peer: Peer,
+    server: Server,
+    service: Service,
+    policy: PolicyHandle,
+    _reloading: Option<Reloading>,
+}
+
+impl Exposed {
+    /// Binds the endpoint. Calls are taken when it is [served](Self::serve).
+    pub(crate) async fn start(options: Options) -> Result<Self, Failure> {
+        let policy = options.policy()?;
+        let backend = &options.backend;
+        let unusable = |error| Failure::usage(format!("the backend {backend}: {error}"));
+        let service = backend.service().map_err(unusable)?;
+        let endpoint = options.endpoint.bind().await?;
+        let mut server = Server::builder()
+            .endpoint(endpoint.clone())
+            .drain_timeout(options.drain);
+        if let Some(addr) = options.tcp {
+            server = server.tcp(addr).key(endpoint.secret_key().clone());
+        }
+        let server = server.bind().await.map_err(Failure::failed)?;
+        if !options.endpoint.online(&endpoint).await {
+            eprintln!("no relay answers: the ticket has the local addresses alone");
+        }
+        Ok(Self {
+            peer: server.addresses().map_err(Failure::failed)?,
+            server,
+            service,
+            _reloading: options
+                .policy
+                .map(|path| Reloading::start(path, policy.clone())),
+            policy,
         })
-        .await
-        .map_err(Failure::failed)
+    }
+
+    /// Serves until `stop`, and lets the calls in flight finish.
+    pub(crate) async fn serve(
+        self,
+        stop: impl Future<Output = ()> + Send + 'static,
+    ) -> Result<(), Failure> {
+        let service = self.service;
+        let forwarding = service_fn(move |request| {
+            let service = service.clone();
+            async move { Ok::<_, Infallible>(to_backend(service, request).await) }
+        });
+        let layer = authorize(&self.policy);
+        let served = self.server.serve_with_shutdown(stop, |incoming, stopped| {
+            Tonic::builder()
+                .layer(layer)
+                .serve_with_incoming_shutdown(forwarding, incoming, stopped)
+        });
+        served.await.map_err(Failure::failed)
+    }
 }
 
 async fn to_backend(service: Service, mut request: Request<Body>) -> Response<Body> {

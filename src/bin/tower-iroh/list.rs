@@ -19,7 +19,7 @@ use crate::{
 )]
 pub(crate) struct Options {
     #[command(flatten)]
-    what: What,
+    pub(crate) what: What,
 }
 
 /// A peer and a symbol of its schema.
@@ -34,7 +34,7 @@ pub(crate) struct What {
     #[command(flatten)]
     pub(crate) schema: SchemaOptions,
     #[command(flatten)]
-    connect: ConnectOptions,
+    pub(crate) connect: ConnectOptions,
 }
 
 impl What {

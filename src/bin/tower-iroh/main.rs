@@ -1,9 +1,9 @@
 //! `tower-iroh`: gRPC over iroh for programs in any language, and for people at a terminal. One file per verb.
 
-
 mod backend;
 mod call;
 mod connect;
+mod demo;
 mod describe;
 mod doctor;
 mod endpoint;
@@ -47,6 +47,7 @@ enum Verb {
     List(Box<list::Options>),
     Describe(Box<describe::Options>),
     Health(Box<health::Options>),
+    Demo(demo::Options),
     Expose(expose::Options),
     Gateway(gateway::Options),
     Ping(ping::Options),
@@ -107,6 +108,7 @@ async fn run(program: Program) -> Result<(), Failure> {
         Verb::List(options) => list::run(*options, json).await,
         Verb::Describe(options) => describe::run(*options, json).await,
         Verb::Health(options) => health::run(*options, json).await,
+        Verb::Demo(_) => demo::run().await,
         Verb::Completions(options) => shell::completions(options, Program::command()),
         Verb::Doctor(options) => doctor::run(options, json).await,
         Verb::Expose(options) => expose::run(options, json).await,

@@ -98,7 +98,7 @@ pub(crate) struct Options {
     #[command(flatten)]
     schema: SchemaOptions,
     #[command(flatten)]
-    connect: ConnectOptions,
+    pub(crate) connect: ConnectOptions,
 }
 
 /// Reads an urgency by name or number.

@@ -11,11 +11,11 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use clap::Args;
 use http::HeaderValue;
-use tokio::task::JoinSet;
-use tokio_util::sync::CancellationToken;
+use tokio::{sync::Semaphore, task::JoinSet, time::timeout};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower_iroh::{
     Transport,
-    config::{Config, Mode},
+    config::{Config, ConfigWatch, Mode},
     layers::prometheus::Prometheus,
 };
 
@@ -78,78 +78,104 @@ pub(crate) struct Options {
     #[command(flatten)]
     names: Names,
     #[command(flatten)]
-    endpoint: EndpointOptions,
+    pub(crate) endpoint: EndpointOptions,
 }
 
 pub(crate) async fn run(options: Options, json: bool) -> Result<(), Failure> {
-    let token = options.token_file.as_deref().map(Token::read).transpose()?;
-    for place in &options.listen {
-        if token.is_none() && !place.is_private() {
-            return Err(Failure::usage(format!(
-                "`--listen {place}` can be reached from other machines, and whoever reaches it acts with the gateway's key; \
-                 give `--token-file FILE`, or listen on 127.0.0.1 or a unix socket"
-            )));
-        }
-    }
-    let log = options
-        .access_log
-        .as_deref()
-        .map(AccessLog::open)
-        .transpose()?;
-    let prometheus = Prometheus::install().map_err(Failure::failed)?;
-    let transport = options.transport().await?;
-    // A name that no peer has is found out before anything listens.
-    let routes = Routes::new(&transport, &options)?;
-    let mut listeners = Vec::new();
-    for place in &options.listen {
-        listeners.push(Listener::bind(place).await?);
-    }
-    let watch = match &options.names.config {
-        Some(path) => Some(
-            transport
-                .follow(path, Config::reader())
-                .map_err(Failure::failed)?,
-        ),
-        None => None,
-    };
-
-    let stop = CancellationToken::new();
-    let gateway = Arc::new(Gateway {
-        own: Own::new(routes.peers().clone(), prometheus, stop.clone()),
-        routes,
-        token,
-        log: log.map(Arc::new),
-        cors: connection::cors(&options.cors_origin)?,
-        slots: tokio::sync::Semaphore::new(options.max_connections),
-        tunnels: tokio_util::task::TaskTracker::new(),
-        stop: stop.clone(),
-    });
-    let mut serving = JoinSet::new();
-    for listener in listeners {
+    let gateway = Serving::start(options).await?;
+    for address in &gateway.addresses {
         match json {
-            true => print::line(serde_json::json!({ "listen": listener.address() }))?,
-            false => print::line(listener.address())?,
+            true => print::line(serde_json::json!({ "listen": address }))?,
+            false => print::line(address)?,
         }
-        serving.spawn(listener.serve(gateway.clone()));
     }
-    eprintln!("the gateway calls as {}; Ctrl-C stops", transport.id());
-
-    interrupted().await;
-    stop.cancel();
-    let drained = async {
-        while serving.join_next().await.is_some() {}
-        gateway.tunnels.close();
-        gateway.tunnels.wait().await;
-    };
-    if tokio::time::timeout(options.drain, drained).await.is_err() {
-        eprintln!(
-            "calls were still in flight after {:?}, and are cut",
-            options.drain
-        );
-    }
-    drop(watch);
-    transport.close().await;
+    eprintln!(
+        "the gateway calls as {}; Ctrl-C stops",
+        gateway.transport.id()
+    );
+    gateway.until(interrupted()).await;
     Ok(())
+}
+
+/// A gateway that serves. Dropping it cuts its connections.
+pub(crate) struct Serving {
+    /// Where it listens.
+    pub(crate) addresses: Vec<String>,
+    gateway: Arc<Gateway>,
+    transport: Transport,
+    listening: JoinSet<()>,
+    drain: Duration,
+    _watch: Option<ConfigWatch>,
+}
+
+impl Serving {
+    pub(crate) async fn start(options: Options) -> Result<Self, Failure> {
+        let token = options.token_file.as_deref().map(Token::read).transpose()?;
+        for place in &options.listen {
+            if token.is_none() && !place.is_private() {
+                return Err(Failure::usage(format!(
+                    "`--listen {place}` can be reached from other machines, and whoever reaches it acts with the gateway's key; \
+                     give `--token-file FILE`, or listen on 127.0.0.1 or a unix socket"
+                )));
+            }
+        }
+        let cors = connection::cors(&options.cors_origin)?;
+        let log = options
+            .access_log
+            .as_deref()
+            .map(AccessLog::open)
+            .transpose()?;
+        let prometheus = Prometheus::install().map_err(Failure::failed)?;
+        let transport = options.transport().await?;
+        // A name that no peer has is found out before anything listens.
+        let routes = Routes::new(&transport, &options)?;
+        let mut listeners = Vec::new();
+        for place in &options.listen {
+            listeners.push(Listener::bind(place).await?);
+        }
+        let follow = |path| transport.follow(path, Config::reader());
+        let watch = options.names.config.as_ref().map(follow).transpose();
+
+        let stop = CancellationToken::new();
+        let gateway = Arc::new(Gateway {
+            own: Own::new(routes.peers().clone(), prometheus, stop.clone()),
+            routes,
+            token,
+            log: log.map(Arc::new),
+            cors,
+            slots: Semaphore::new(options.max_connections),
+            tunnels: TaskTracker::new(),
+            stop,
+        });
+        let addresses = listeners.iter().map(Listener::address).collect();
+        let serve = |listener: Listener| listener.serve(gateway.clone());
+        Ok(Self {
+            addresses,
+            listening: listeners.into_iter().map(serve).collect(),
+            gateway,
+            transport,
+            drain: options.drain,
+            _watch: watch.map_err(Failure::failed)?,
+        })
+    }
+
+    /// Serves until `stop`, and lets the calls in flight finish.
+    pub(crate) async fn until(mut self, stop: impl Future<Output = ()>) {
+        stop.await;
+        self.gateway.stop.cancel();
+        let drained = async {
+            while self.listening.join_next().await.is_some() {}
+            self.gateway.tunnels.close();
+            self.gateway.tunnels.wait().await;
+        };
+        if timeout(self.drain, drained).await.is_err() {
+            eprintln!(
+                "calls were still in flight after {:?}, and are cut",
+                self.drain
+            );
+        }
+        self.transport.close().await;
+    }
 }
 
 impl Options {
