@@ -44,6 +44,25 @@ fn commands_exist() {
             }
             (["cargo", "test", "--workspace"], ..) => ci.contains(line),
             ([".ci/run"], ..) => true,
+            (["cargo", "install", ..], ..) => ci.contains(line),
+            // tests/program runs each verb.
+            (["tower-iroh", verb, ..], ..)
+            | (
+                [
+                    "cargo",
+                    "run",
+                    "--features",
+                    "cli",
+                    "--bin",
+                    "tower-iroh",
+                    "--",
+                    verb,
+                ],
+                ..,
+            ) => {
+                exists(&format!("src/bin/tower-iroh/{verb}.rs"))
+                    || exists(&format!("src/bin/tower-iroh/{verb}/mod.rs"))
+            }
             _ => false,
         };
         assert!(proven, "nothing proves `{line}`");

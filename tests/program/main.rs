@@ -1,6 +1,7 @@
 //! The program `tower-iroh`, run as users run it.
 
 mod call;
+mod documented;
 mod foreign;
 mod identity;
 mod proxies;

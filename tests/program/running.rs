@@ -58,13 +58,24 @@ impl Running {
 
     /// The next line of standard output.
     pub async fn line(&mut self) -> String {
-        let line = timeout(PATIENCE, self.stdout.next_line())
-            .await
-            .expect("in time");
-        match line.expect("text") {
+        match self.first_line().await {
             Some(line) => line,
             None => panic!("it has ended: {}", *self.stderr.borrow()),
         }
+    }
+
+    /// The first line of standard output; `None` if the program ended without one.
+    pub async fn first_line(&mut self) -> Option<String> {
+        let line = timeout(PATIENCE, self.stdout.next_line()).await;
+        line.expect("in time").expect("text")
+    }
+
+    /// All of standard error, once the program has ended.
+    pub async fn all_it_said(&mut self) -> String {
+        self.ended().await;
+        let closed = async { while self.stderr.changed().await.is_ok() {} };
+        timeout(PATIENCE, closed).await.expect("in time");
+        self.stderr.borrow().clone()
     }
 
     /// Waits until standard error has this text, and returns all of standard error.

@@ -171,8 +171,10 @@ async fn the_shell_and_man_know_the_verbs() {
 async fn each_verb_has_an_example() {
     let help = run(["--help"]).await.stdout;
     let commands = help.split("Commands:").nth(1).expect("the verbs");
-    let verbs = commands.lines().skip(1).take_while(|line| !line.is_empty());
-    let verbs: Vec<_> = verbs
+    let lines = commands.lines().skip(1).take_while(|line| !line.is_empty());
+    // What a verb does may take more than one line, which is indented further.
+    let named = lines.filter_map(|line| line.strip_prefix("  ").filter(|it| !it.starts_with(' ')));
+    let verbs: Vec<_> = named
         .filter_map(|line| line.split_whitespace().next())
         .collect();
     assert!(
@@ -192,7 +194,11 @@ async fn each_verb_has_an_example() {
 #[tokio::test]
 async fn the_demo_shows_what_it_says() {
     let ended = run(["demo"]).await;
-    assert_eq!((ended.code, ended.stderr.as_str()), (Some(0), ""), "{ended:?}");
+    assert_eq!(
+        (ended.code, ended.stderr.as_str()),
+        (Some(0), ""),
+        "{ended:?}"
+    );
     for text in [
         "$ tower-iroh expose 127.0.0.1:",
         "demo.v1.Greeter\n",
@@ -202,6 +208,10 @@ async fn the_demo_shows_what_it_says() {
         "gateway and expose",
         "With your own server:",
     ] {
-        assert!(ended.stdout.contains(text), "no {text:?} in {}", ended.stdout);
+        assert!(
+            ended.stdout.contains(text),
+            "no {text:?} in {}",
+            ended.stdout
+        );
     }
 }

@@ -151,7 +151,7 @@ async fn the_peer(
         let remedy = "Use a whole ticket, or let the address be looked up with `--relay default`.";
         return report.wrong("ticket", "it has an id and no address".to_owned(), remedy);
     }
-    report.well("ticket", format!("{} with {addrs} addresses", peer.id()))?;
+    report.well("ticket", format!("{}, known addresses: {addrs}", peer.id()))?;
     let channel = Channel::builder(endpoint.clone())
         .peer(peer)
         .links(|links| links.dial_timeout(options.connect_timeout))
