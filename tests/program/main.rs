@@ -1,7 +1,6 @@
 //! The program `tower-iroh`, run as users run it.
 
 mod call;
-mod foreign;
 mod identity;
 mod proxies;
 mod running;

@@ -6,9 +6,10 @@ use crate::enter;
 
 /// One test in the lab.
 pub struct Case {
-    name: &'static str,
+    name: String,
     needs_lab: bool,
     needs: Vec<&'static str>,
+    missing: Option<String>,
     run: Box<dyn FnOnce() -> Result<(), Failed> + Send>,
 }
 
@@ -17,17 +18,21 @@ pub type Outcome = Result<(), Box<dyn std::error::Error + Send + Sync>>;
 
 impl Case {
     /// A case that makes hosts. Where hosts cannot be made, the case is ignored.
-    pub fn new(name: &'static str, run: fn() -> Outcome) -> Self {
+    pub fn new(name: impl Into<String>, run: impl FnOnce() -> Outcome + Send + 'static) -> Self {
         Self {
-            name,
+            name: name.into(),
             needs_lab: true,
             needs: Vec::new(),
+            missing: None,
             run: Box::new(move || run().map_err(|error| Failed::from(with_causes(&*error)))),
         }
     }
 
     /// A case that needs no privilege.
-    pub fn anywhere(name: &'static str, run: fn() -> Outcome) -> Self {
+    pub fn anywhere(
+        name: impl Into<String>,
+        run: impl FnOnce() -> Outcome + Send + 'static,
+    ) -> Self {
         Self {
             needs_lab: false,
             ..Self::new(name, run)
@@ -41,10 +46,20 @@ impl Case {
         self
     }
 
+    /// The case needs something else, and this says why it is not there. With a reason the case is ignored.
+    #[must_use]
+    pub fn unless(mut self, missing: Option<String>) -> Self {
+        self.missing = missing;
+        self
+    }
+
     /// Why the case cannot run here.
     fn missing(&self, lab: Option<&str>) -> Option<String> {
         if let Some(why) = lab.filter(|_| self.needs_lab) {
             return Some(why.to_owned());
+        }
+        if self.missing.is_some() {
+            return self.missing.clone();
         }
         let program = self.needs.iter().find(|program| !is_in_path(program))?;
         Some(needs(program))
@@ -78,22 +93,36 @@ const SWITCH: &str = "TOWER_IROH_LAB";
 /// The process enters the lab first. Where that fails, or `TOWER_IROH_LAB=off` is in the environment, the cases that need the lab are
 /// ignored. Each ignored case is reported by name with the reason.
 pub fn suite(cases: impl IntoIterator<Item = Case>) -> ExitCode {
-    let mut arguments = Arguments::from_args();
-    arguments.test_threads = Some(1);
     let lab = match env::var(SWITCH) {
         Ok(switch) if switch == "off" => Some(format!("{SWITCH} is off")),
         _ => enter().err().map(|error| with_causes(&error)),
     };
+    let mut arguments = Arguments::from_args();
+    arguments.test_threads = Some(1);
+    run(&arguments, cases, lab.as_deref())
+}
+
+/// Runs cases that need no lab, several at a time, with the usual arguments of a test binary. Each ignored case is reported by name with the reason.
+pub fn side_by_side(cases: impl IntoIterator<Item = Case>) -> ExitCode {
+    let lab = "this program does not enter the lab";
+    run(&Arguments::from_args(), cases, Some(lab))
+}
+
+fn run(
+    arguments: &Arguments,
+    cases: impl IntoIterator<Item = Case>,
+    lab: Option<&str>,
+) -> ExitCode {
     // A test that decides while it runs gives a reason, but a list of the ignored tests (cargo-nextest asks for one) has only those with the flag.
     let flagged = arguments.list || arguments.ignored || arguments.include_ignored;
     let trials = cases
         .into_iter()
         .map(|case| {
-            let missing = case.missing(lab.as_deref());
+            let missing = case.missing(lab);
             case.trial(missing, flagged)
         })
         .collect();
-    libtest_mimic::run(&arguments, trials).exit_code()
+    libtest_mimic::run(arguments, trials).exit_code()
 }
 
 fn with_causes(error: &dyn std::error::Error) -> String {

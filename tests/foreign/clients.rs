@@ -1,0 +1,170 @@
+//! What is installed, and a client that runs.
+
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
+    process::Stdio,
+    time::Duration,
+};
+
+use serde_json::Value;
+use tokio::{
+    io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader, Lines},
+    process::{Child, ChildStdin, ChildStdout, Command},
+};
+use tower_iroh_proto::FILE_DESCRIPTOR_SET;
+
+use crate::route::Route;
+
+/// What no case may exceed. A call that hangs ends after 40 s, and the client says which.
+pub const PATIENCE: Duration = Duration::from_secs(120);
+
+/// A program that runs the cases by their names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Client {
+    Python,
+    JavaScript,
+}
+
+impl Client {
+    pub fn name(self) -> &'static str {
+        match self {
+            Client::Python => "python",
+            Client::JavaScript => "javascript",
+        }
+    }
+
+    /// Why the client cannot run here.
+    pub fn missing(self) -> Option<String> {
+        match self {
+            Client::Python => not_installed("grpcio", "requirements.txt"),
+            Client::JavaScript => not_installed("grpc-js", "package-lock.installed.json"),
+        }
+    }
+
+    /// Starts the client with one case.
+    pub fn start(self, route: &Route, case: &str) -> Run {
+        let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let scratch = tempfile::tempdir().expect("a folder");
+        let mut command = match self {
+            Client::Python => {
+                let descriptors = scratch.path().join("descriptors.bin");
+                fs::write(&descriptors, FILE_DESCRIPTOR_SET).expect("written");
+                let mut command = Command::new(folder().join("venv/bin/python"));
+                command.arg(here.join("tests/foreign/client.py"));
+                command.arg("--descriptors").arg(descriptors);
+                command
+            }
+            Client::JavaScript => {
+                let mut command = Command::new("node");
+                command.env("NODE_PATH", folder().join("node_modules"));
+                command.arg(here.join("tests/foreign/client.js"));
+                command.arg("--protos").arg(here.join("proto/proto"));
+                command
+            }
+        };
+        let seconds = env::var("TOWER_IROH_FOREIGN_SECONDS").unwrap_or("6".to_owned());
+        command
+            .args(["--target", &route.target, "--seconds", &seconds, case])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .kill_on_drop(true);
+        route.set_proxy(&mut command);
+        let mut child = command.spawn().expect("the client starts");
+        Run {
+            stdin: child.stdin.take().expect("piped"),
+            lines: BufReader::new(child.stdout.take().expect("piped")).lines(),
+            child,
+            _scratch: scratch,
+        }
+    }
+}
+
+/// A client that runs one case. It ends with the test.
+pub struct Run {
+    child: Child,
+    stdin: ChildStdin,
+    lines: Lines<BufReader<ChildStdout>>,
+    _scratch: tempfile::TempDir,
+}
+
+impl Run {
+    /// Waits until the client says that it is so far.
+    pub async fn event(&mut self, name: &str) {
+        let line = self.line().await;
+        assert_eq!(line["event"], name, "{line}");
+    }
+
+    pub async fn say(&mut self, word: &str) {
+        let line = format!("{word}\n");
+        let written = self.stdin.write_all(line.as_bytes()).await;
+        written.expect("the client listens");
+    }
+
+    /// The client's verdict; panics with its reason if the case failed.
+    pub async fn passed(mut self) -> String {
+        let line = self.line().await;
+        let detail = line["detail"].as_str().unwrap_or_default();
+        assert!(line["ok"] == true, "{line:#}");
+        let status = self.child.wait().await.expect("started");
+        assert!(status.success(), "{status}");
+        detail.to_owned()
+    }
+
+    async fn line(&mut self) -> Value {
+        let line = self.lines.next_line().await.expect("readable");
+        let line = line.expect("the client ended without a verdict");
+        serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line}"))
+    }
+}
+
+/// `buf`, if it is installed.
+pub fn buf() -> PathBuf {
+    folder().join("node_modules/.bin/buf")
+}
+
+/// Why `buf` cannot run here.
+pub fn buf_missing() -> Option<String> {
+    not_installed("buf", "package-lock.installed.json")
+}
+
+/// Chromium, if it is installed.
+pub fn chromium() -> Option<PathBuf> {
+    let path = env::var_os("PATH").unwrap_or_default();
+    let names = [
+        "chromium-headless-shell",
+        "chromium",
+        "chromium-browser",
+        "google-chrome",
+    ];
+    env::split_paths(&path)
+        .flat_map(|folder| names.map(|name| folder.join(name)))
+        .find(|program| program.is_file())
+}
+
+/// Why Chromium cannot run here.
+pub fn chromium_missing() -> Option<String> {
+    match chromium() {
+        Some(_) => None,
+        None => {
+            Some("needs Chromium, which is not in PATH; tests/foreign/install installs it".into())
+        }
+    }
+}
+
+/// tests/foreign/install leaves this file once the client is complete.
+fn not_installed(client: &str, mark: &str) -> Option<String> {
+    let folder = folder();
+    (!folder.join(mark).is_file()).then(|| {
+        let folder = folder.display();
+        format!("needs {client}, which is not in {folder}; tests/foreign/install installs it")
+    })
+}
+
+/// Where tests/foreign/install installs to.
+fn folder() -> PathBuf {
+    match env::var_os("TOWER_IROH_FOREIGN") {
+        Some(folder) => folder.into(),
+        None => Path::new(env!("CARGO_MANIFEST_DIR")).join("target/foreign"),
+    }
+}
