@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// What a client does by itself.
-const CASES: [&str; 14] = [
+pub const CASES: [&str; 14] = [
     "unary",
     "server_stream",
     "client_stream",
@@ -37,55 +37,51 @@ const THROUGH_A_PROXY: [&str; 5] = [
     "many_callers",
 ];
 
+/// What needs somebody who kills or stops a server.
+const LED: [&str; 3] = ["restart", "killed_server", "unanswered_pings"];
+
 pub fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
     for client in [Client::Python, Client::JavaScript] {
         for way in Way::ALL {
-            let mut add = |name: &str, run: Run| {
-                let name = format!("{}::{}::{name}", client.name(), way.name());
-                cases.push(case(name, client.missing(), move || run(client, way)));
-            };
-            for name in CASES {
-                if way != Way::Proxy || THROUGH_A_PROXY.contains(&name) {
-                    add(
-                        name,
-                        Box::new(move |client, way| Box::pin(alone(client, way, name))),
-                    );
-                }
-            }
-            if client == Client::JavaScript && way != Way::Proxy {
-                let run = |client, way| alone(client, way, "gzip_on_the_wire");
-                add(
-                    "gzip_on_the_wire",
-                    Box::new(move |client, way| Box::pin(run(client, way))),
-                );
-            }
-            add(
-                "restart",
-                Box::new(|client, way| Box::pin(restart(client, way))),
-            );
-            add(
-                "killed_server",
-                Box::new(|client, way| Box::pin(killed_server(client, way))),
-            );
-            if way != Way::Direct {
-                add(
-                    "killed_peer",
-                    Box::new(|client, way| Box::pin(killed_peer(client, way))),
-                );
+            for name in names(client, way) {
+                let full = format!("{}::{}::{name}", client.name(), way.name());
+                let run = move || run(client, way, name);
+                cases.push(case(full, client.missing(), run));
             }
         }
     }
+    let missing = Client::Python.missing().or(Client::JavaScript.missing());
+    let name = "both::gateway::killed_peer".to_owned();
+    cases.push(case(name, missing, killed_peer));
     cases
 }
 
-type Run = Box<dyn FnOnce(Client, Way) -> futures_util::future::BoxFuture<'static, ()> + Send>;
+fn names(client: Client, way: Way) -> Vec<&'static str> {
+    let mut names = match way {
+        Way::Proxy => return THROUGH_A_PROXY.into(),
+        Way::Direct | Way::Gateway => [&CASES[..], &LED].concat(),
+    };
+    if client == Client::JavaScript {
+        names.push("gzip_on_the_wire");
+    }
+    names
+}
+
+async fn run(client: Client, way: Way, name: &'static str) {
+    match name {
+        "restart" => restart(client, way).await,
+        "killed_server" => killed_server(client, way).await,
+        "unanswered_pings" => unanswered_pings(client, way).await,
+        name => alone(client, way, name).await,
+    }
+}
 
 /// A case that needs no other hand. The server says whether it saw what only a server sees.
 async fn alone(client: Client, way: Way, name: &str) {
     let world = World::start(Arm::Tcp, ServerOptions::default()).await;
     let route = Route::lay(way, world.server_addr().expect("TCP")).await;
-    client.start(&route, name).passed().await;
+    client.start(&route, &[name]).passed().await;
     if ["cancellation", "deadline"].contains(&name) {
         let ended = world.backstage.wait("a handler that was dropped", |it| {
             it.cancelled > 0 && it.begun == it.finished + it.cancelled
@@ -98,7 +94,7 @@ async fn alone(client: Client, way: Way, name: &str) {
 async fn restart(client: Client, way: Way) {
     let server = Server::start(0).await;
     let route = Route::lay(way, server.addr).await;
-    let mut run = client.start(&route, "restart");
+    let mut run = client.start(&route, &["restart"]);
     run.event("well").await;
     let port = server.kill().await;
     run.say("gone").await;
@@ -112,20 +108,40 @@ async fn restart(client: Client, way: Way) {
 async fn killed_server(client: Client, way: Way) {
     let server = Server::start(0).await;
     let route = Route::lay(way, server.addr).await;
-    let mut run = client.start(&route, "killed");
+    let mut run = client.start(&route, &["killed"]);
     run.event("streaming").await;
     server.kill().await;
     assert_eq!(run.passed().await, KILLED);
 }
 
-/// The peer between gateway and server is killed in the middle of a stream. The code is that of a server that is killed.
-async fn killed_peer(client: Client, way: Way) {
+/// Whoever answers the client's pings is stopped: the client finds out, so its pings are sent. Without this `keepalive` would prove nothing.
+async fn unanswered_pings(client: Client, way: Way) {
     let server = Server::start(0).await;
-    let mut route = Route::lay(way, server.addr).await;
-    let mut run = client.start(&route, "killed");
+    let route = Route::lay(way, server.addr).await;
+    let mut run = client.start(&route, &["unanswered_pings"]);
     run.event("streaming").await;
+    match way {
+        Way::Direct => server.stop(),
+        Way::Gateway | Way::Proxy => route.stop_gateway(),
+    }
+    run.passed().await;
+}
+
+/// The peer between gateway and server is killed in the middle of a stream. The code is that of a server that is killed.
+///
+/// Nobody says that the peer is gone, so the gateway knows after half a minute of silence. Both clients wait for that together.
+async fn killed_peer() {
+    let server = Server::start(0).await;
+    let mut route = Route::lay(Way::Gateway, server.addr).await;
+    let clients = [Client::Python, Client::JavaScript];
+    let mut runs = clients.map(|client| client.start(&route, &["killed"]));
+    for run in &mut runs {
+        run.event("streaming").await;
+    }
     route.kill_peer().await;
-    assert_eq!(run.passed().await, KILLED);
+    for run in runs {
+        assert_eq!(run.passed().await, KILLED);
+    }
 }
 
 /// How a stream ends whose server is killed: both clients say so of a direct call.

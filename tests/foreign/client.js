@@ -37,6 +37,8 @@ const files = ['tower_iroh/testing/v1/testing.proto', 'tower_iroh/echo/v1/echo.p
 const loaded = loader.loadSync(files, { includeDirs: [options.protos], keepCase: true, longs: Number, defaults: true });
 const { testing, echo } = grpc.loadPackageDefinition(loaded).tower_iroh;
 
+// A ping each second, and a second for its answer.
+const PINGS = { 'grpc.keepalive_time_ms': 1000, 'grpc.keepalive_timeout_ms': 1000 };
 // grpc-js compresses where the channel is told to, by this number.
 const GZIP = { 'grpc.default_compression_algorithm': 2 };
 
@@ -339,13 +341,13 @@ const cases = {
     });
   },
 
-  /** A ping each second, and a second for its answer, while a stream says nothing. */
+  /** Pings are answered while a stream says nothing. */
   async keepalive() {
     await withClient(async (client) => {
       const call = client.StreamingOutputCall(outputs([1, 2], {}, seconds * 500), within(seconds * 1000 + PATIENCE));
       assert.deepEqual((await all(call)).map((answer) => answer.payload.body.length), [1, 2]);
       await ask(client, 'UnaryCall', {});
-    }, { 'grpc.keepalive_time_ms': 1000, 'grpc.keepalive_timeout_ms': 1000 });
+    }, PINGS);
   },
 
   /** The server goes and comes back: UNAVAILABLE, then well again. */
@@ -388,10 +390,23 @@ const cases = {
       return grpc.status[error.code];
     });
   },
+
+  /** As `keepalive`, and whoever should answer the pings is stopped. */
+  async unanswered_pings() {
+    await withClient(async (client) => {
+      const call = client.FullDuplexCall(within());
+      const next = answers(call);
+      call.write(outputs([1]));
+      assert.equal((await next()).sequence, 0);
+      event('streaming');
+      const error = await fails(next());
+      assert.equal(error.code, grpc.status.UNAVAILABLE, error.message);
+    }, PINGS);
+  },
 };
 
-// These need somebody who kills a server for them.
-const LED = ['restart', 'killed'];
+// These need somebody who kills or stops a server for them.
+const LED = ['restart', 'killed', 'unanswered_pings'];
 
 async function main() {
   const names = positionals.length ? positionals : Object.keys(cases).filter((name) => !LED.includes(name));

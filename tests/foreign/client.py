@@ -31,9 +31,18 @@ PATIENCE = 40
 LIMIT = 4 << 20
 FITS = LIMIT - 5
 
+# A ping each second, and a second for its answer. Left alone grpcio also pings to measure the bandwidth: while such a ping is unanswered, for
+# which it allows a minute, it sends no other.
+PINGS = [
+    ("grpc.keepalive_time_ms", 1000),
+    ("grpc.keepalive_timeout_ms", 1000),
+    ("grpc.http2.max_pings_without_data", 0),
+    ("grpc.http2.bdp_probe", 0),
+]
+
 Code = grpc.StatusCode
 CASES = {}
-# These need somebody who kills a server for them.
+# These need somebody who kills or stops a server for them.
 LED = set()
 
 
@@ -304,9 +313,8 @@ def many_callers(client):
 
 @case
 def keepalive(client):
-    """A ping each second, and a second for its answer, while a stream says nothing."""
-    options = [("grpc.keepalive_time_ms", 1000), ("grpc.keepalive_timeout_ms", 1000), ("grpc.http2.max_pings_without_data", 0)]
-    with client.channel(*options) as channel:
+    """Pings are answered while a stream says nothing."""
+    with client.channel(*PINGS) as channel:
         call = client.method(channel, "StreamingOutputCall")(
             client.outputs(1, 2, interval_ms=client.seconds * 500), timeout=client.seconds + PATIENCE)
         same([len(answer.payload.body) for answer in call], [1, 2])
@@ -349,6 +357,19 @@ def killed(client):
         error = fails(lambda: next(duplex.call))
         duplex.done()
         return error.code().name
+
+
+@led
+def unanswered_pings(client):
+    """As `keepalive`, and whoever should answer the pings is stopped."""
+    with client.channel(*PINGS) as channel:
+        duplex = Duplex(client, channel)
+        duplex.send(client.outputs(1))
+        same(next(duplex.call).sequence, 0)
+        event("streaming")
+        error = fails(lambda: next(duplex.call))
+        duplex.done()
+        same(error.code(), Code.UNAVAILABLE, f"the code ({error.details()})")
 
 
 def main():

@@ -42,8 +42,8 @@ impl Client {
         }
     }
 
-    /// Starts the client with one case.
-    pub fn start(self, route: &Route, case: &str) -> Run {
+    /// Starts the client with these cases.
+    pub fn start(self, route: &Route, cases: &[&str]) -> Run {
         let here = Path::new(env!("CARGO_MANIFEST_DIR"));
         let scratch = tempfile::tempdir().expect("a folder");
         let mut command = match self {
@@ -65,7 +65,8 @@ impl Client {
         };
         let seconds = env::var("TOWER_IROH_FOREIGN_SECONDS").unwrap_or("6".to_owned());
         command
-            .args(["--target", &route.target, "--seconds", &seconds, case])
+            .args(["--target", &route.target, "--seconds", &seconds])
+            .args(cases)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .kill_on_drop(true);
@@ -75,13 +76,15 @@ impl Client {
             stdin: child.stdin.take().expect("piped"),
             lines: BufReader::new(child.stdout.take().expect("piped")).lines(),
             child,
+            cases: cases.len(),
             _scratch: scratch,
         }
     }
 }
 
-/// A client that runs one case. It ends with the test.
+/// A client that runs. It ends with the test.
 pub struct Run {
+    cases: usize,
     child: Child,
     stdin: ChildStdin,
     lines: Lines<BufReader<ChildStdout>>,
@@ -101,14 +104,17 @@ impl Run {
         written.expect("the client listens");
     }
 
-    /// The client's verdict; panics with its reason if the case failed.
+    /// What the client says of its last case; panics with the client's reason if a case failed.
     pub async fn passed(mut self) -> String {
-        let line = self.line().await;
-        let detail = line["detail"].as_str().unwrap_or_default();
-        assert!(line["ok"] == true, "{line:#}");
+        let mut detail = String::new();
+        for _ in 0..self.cases {
+            let line = self.line().await;
+            assert!(line["ok"] == true, "{line:#}");
+            detail = line["detail"].as_str().unwrap_or_default().to_owned();
+        }
         let status = self.child.wait().await.expect("started");
         assert!(status.success(), "{status}");
-        detail.to_owned()
+        detail
     }
 
     async fn line(&mut self) -> Value {

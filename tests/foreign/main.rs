@@ -7,6 +7,7 @@
 //! server       the server behind it all, in this process or as a child that can be killed
 //! route        from a client to the server: no one between, or the program twice
 //! calls        the cases of client.py and client.js
+//! distant      the same over a long way that loses packets
 //! curl         `buf curl`
 //! web          gRPC-Web from Chromium
 //! ```
@@ -21,6 +22,7 @@ use tower_iroh_lab::side_by_side;
 mod calls;
 mod clients;
 mod curl;
+mod distant;
 #[path = "../program/support.rs"]
 #[expect(dead_code, reason = "the program's own tests need more of it")]
 mod program;
@@ -34,7 +36,12 @@ fn main() -> ExitCode {
     if let Some(port) = server::asked_for() {
         return server::serve(port);
     }
-    let cases = [calls::cases(), curl::cases(), web::cases()];
+    let cases = [
+        calls::cases(),
+        distant::cases(),
+        curl::cases(),
+        web::cases(),
+    ];
     side_by_side(cases.into_iter().flatten())
 }
 
@@ -56,4 +63,13 @@ where
         Ok(runtime.block_on(timed)?)
     };
     tower_iroh_lab::Case::anywhere(name, run).unless(missing)
+}
+
+/// Sends a signal to a process, or with a minus before its id to its group.
+fn signal(name: &str, process: &str) {
+    let kill = format!("kill -{name} {process}");
+    let sent = std::process::Command::new("sh")
+        .args(["-c", &kill])
+        .status();
+    assert!(sent.is_ok_and(|status| status.success()), "{kill}");
 }

@@ -1,6 +1,9 @@
 //! From a client to the server.
 
-use std::{net::SocketAddr, process::Stdio};
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    process::Stdio,
+};
 
 use iroh::SecretKey;
 use tokio::{
@@ -9,6 +12,9 @@ use tokio::{
 };
 
 use crate::program::program;
+
+/// Where everything is that is on one machine.
+pub const LOCAL: Ipv4Addr = Ipv4Addr::LOCALHOST;
 
 /// How a client reaches the server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,36 +45,46 @@ pub struct Route {
     pub target: String,
     proxy: Option<SocketAddr>,
     // The fields below end with the route.
-    expose: Option<Child>,
-    _gateway: Option<Child>,
+    peer: Option<Exposed>,
+    gateway: Option<Child>,
 }
 
 impl Route {
     pub async fn lay(way: Way, server: SocketAddr) -> Self {
-        Self::lay_for_pages(way, server, None).await
-    }
-
-    /// The gateway answers to pages of this origin.
-    pub async fn lay_for_pages(way: Way, server: SocketAddr, origin: Option<&str>) -> Self {
         if way == Way::Direct {
             return Self {
                 target: server.to_string(),
                 proxy: None,
-                expose: None,
-                _gateway: None,
+                peer: None,
+                gateway: None,
             };
         }
-        let (expose, ticket) = expose(server).await;
-        let (gateway, addr) = gateway(way, &ticket, origin).await;
-        let proxy = (way == Way::Proxy).then_some(addr);
+        let peer = Exposed::start(server, LOCAL).await;
+        Self::gateway(way, peer, LOCAL, None).await
+    }
+
+    /// A gateway that calls the peer from this address. It answers to pages of this origin.
+    pub async fn gateway(way: Way, peer: Exposed, from: Ipv4Addr, origin: Option<&str>) -> Self {
+        let named = format!("db={}", peer.ticket);
+        let nobody = format!("nobody={}", SecretKey::generate().public());
+        let mut args = vec!["gateway", "--listen", "127.0.0.1:0", "--peer", &named];
+        if way == Way::Proxy {
+            // The only peer would be that of every call. A second one, which does not exist, makes the name count.
+            args.extend(["--peer", &nobody]);
+        }
+        if let Some(origin) = origin {
+            args.extend(["--cors-origin", origin]);
+        }
+        let (gateway, addr) = start(&args, from).await;
+        let proxy = (way == Way::Proxy).then(|| addr.parse().expect("an address"));
         Self {
-            target: match proxy {
-                Some(_) => "dns:///db.iroh:443".to_owned(),
-                None => addr.to_string(),
+            target: match way {
+                Way::Proxy => "dns:///db.iroh:443".to_owned(),
+                _ => addr,
             },
             proxy,
-            expose: Some(expose),
-            _gateway: Some(gateway),
+            peer: Some(peer),
+            gateway: Some(gateway),
         }
     }
 
@@ -88,39 +104,40 @@ impl Route {
         }
     }
 
+    /// Stops the gateway: its kernel still takes what comes, and nothing is answered.
+    pub fn stop_gateway(&self) {
+        let gateway = self.gateway.as_ref().and_then(Child::id);
+        let process = gateway.expect("a way with a gateway");
+        crate::signal("STOP", &process.to_string());
+    }
+
     /// Kills the peer that the gateway calls, as a crash would.
     pub async fn kill_peer(&mut self) {
-        let expose = self.expose.as_mut().expect("a way with a peer");
-        expose.kill().await.expect("it runs");
+        let peer = self.peer.as_mut().expect("a way with a peer");
+        peer.program.kill().await.expect("it runs");
     }
 }
 
-/// The program in front of the server, and its ticket.
-async fn expose(server: SocketAddr) -> (Child, String) {
-    start(&["expose", &server.to_string(), "--allow-all"]).await
+/// The program in front of the server.
+pub struct Exposed {
+    program: Child,
+    ticket: String,
 }
 
-/// The program in front of the client, and where it listens.
-async fn gateway(way: Way, ticket: &str, origin: Option<&str>) -> (Child, SocketAddr) {
-    let (peer, nobody) = (format!("db={ticket}"), SecretKey::generate().public());
-    let mut args = vec!["gateway", "--listen", "127.0.0.1:0"];
-    let nobody = format!("nobody={nobody}");
-    match way {
-        // The gateway's only peer is that of every call. A second one, which does not exist, makes the name count.
-        Way::Proxy => args.extend(["--peer", &peer, "--peer", &nobody]),
-        _ => args.extend(["--peer", &peer]),
+impl Exposed {
+    /// It listens on this address of its host.
+    pub async fn start(server: SocketAddr, at: Ipv4Addr) -> Self {
+        let args = ["expose", &server.to_string(), "--allow-all"];
+        let (program, ticket) = start(&args, at).await;
+        Self { program, ticket }
     }
-    if let Some(origin) = origin {
-        args.extend(["--cors-origin", origin]);
-    }
-    let (child, addr) = start(&args).await;
-    (child, addr.parse().expect("an address"))
 }
 
-/// The program on this machine alone, and the line that it prints once it is ready. Its standard error is the test's.
-async fn start(args: &[&str]) -> (Child, String) {
-    let local = ["--bind", "127.0.0.1:0", "--relay", "disabled"];
-    let mut child = program(args.iter().chain(&local))
+/// The program without relays, and the line that it prints once it is ready. Its standard error is the test's.
+async fn start(args: &[&str], at: Ipv4Addr) -> (Child, String) {
+    let bind = format!("{at}:0");
+    let network = ["--bind", &bind, "--relay", "disabled"];
+    let mut child = program(args.iter().chain(&network))
         .stdout(Stdio::piped())
         .spawn()
         .expect("the program starts");

@@ -56,6 +56,12 @@ impl Server {
         }
     }
 
+    /// Stops it: its kernel still takes what comes, and nothing is answered.
+    pub fn stop(&self) {
+        let process = self.child.id().expect("it runs");
+        crate::signal("STOP", &process.to_string());
+    }
+
     /// Kills it, as a crash would.
     pub async fn kill(mut self) -> u16 {
         self.child.kill().await.expect("it runs");

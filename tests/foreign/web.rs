@@ -16,7 +16,7 @@ use tower_iroh_proto::{EchoService, echo::echo_server::EchoServer};
 use crate::{
     case,
     clients::{chromium, chromium_missing},
-    route::{Route, Way},
+    route::{Exposed, LOCAL, Route, Way},
     support::{Arm, ServerOptions, World},
 };
 
@@ -38,7 +38,8 @@ async fn calls(way: Way) {
         Way::Direct => Route::lay(way, grpc_web(&ours.origin()).await).await,
         _ => {
             let server = world.server_addr().expect("TCP");
-            Route::lay_for_pages(way, server, Some(&ours.origin())).await
+            let peer = Exposed::start(server, LOCAL).await;
+            Route::gateway(way, peer, LOCAL, Some(&ours.origin())).await
         }
     };
     let base = format!("http://{}", route.target);
@@ -147,11 +148,7 @@ impl Browser {
 impl Drop for Browser {
     fn drop(&mut self) {
         if let Some(group) = self.0.id() {
-            let kill = format!("kill -9 -{group}");
-            let killed = std::process::Command::new("sh")
-                .args(["-c", &kill])
-                .status();
-            assert!(killed.is_ok_and(|it| it.success()), "Chromium was gone");
+            crate::signal("KILL", &format!("-{group}"));
         }
     }
 }

@@ -90,39 +90,38 @@ const SWITCH: &str = "TOWER_IROH_LAB";
 
 /// Runs the cases one after the other, with the usual arguments of a test binary. Two cases at once would disturb each other's times.
 ///
-/// The process enters the lab first. Where that fails, or `TOWER_IROH_LAB=off` is in the environment, the cases that need the lab are
-/// ignored. Each ignored case is reported by name with the reason.
+/// The process enters the lab first, if a case needs it. Where that fails, or `TOWER_IROH_LAB=off` is in the environment, the cases that need
+/// the lab are ignored. Each ignored case is reported by name with the reason.
 pub fn suite(cases: impl IntoIterator<Item = Case>) -> ExitCode {
+    run(cases, Some(1))
+}
+
+/// As [`suite`], and several cases at a time: for those that compare no times.
+pub fn side_by_side(cases: impl IntoIterator<Item = Case>) -> ExitCode {
+    run(cases, None)
+}
+
+fn run(cases: impl IntoIterator<Item = Case>, threads: Option<usize>) -> ExitCode {
+    let cases: Vec<_> = cases.into_iter().collect();
     let lab = match env::var(SWITCH) {
         Ok(switch) if switch == "off" => Some(format!("{SWITCH} is off")),
+        _ if !cases.iter().any(|case| case.needs_lab) => None,
         _ => enter().err().map(|error| with_causes(&error)),
     };
     let mut arguments = Arguments::from_args();
-    arguments.test_threads = Some(1);
-    run(&arguments, cases, lab.as_deref())
-}
-
-/// Runs cases that need no lab, several at a time, with the usual arguments of a test binary. Each ignored case is reported by name with the reason.
-pub fn side_by_side(cases: impl IntoIterator<Item = Case>) -> ExitCode {
-    let lab = "this program does not enter the lab";
-    run(&Arguments::from_args(), cases, Some(lab))
-}
-
-fn run(
-    arguments: &Arguments,
-    cases: impl IntoIterator<Item = Case>,
-    lab: Option<&str>,
-) -> ExitCode {
+    if threads.is_some() {
+        arguments.test_threads = threads;
+    }
     // A test that decides while it runs gives a reason, but a list of the ignored tests (cargo-nextest asks for one) has only those with the flag.
     let flagged = arguments.list || arguments.ignored || arguments.include_ignored;
     let trials = cases
         .into_iter()
         .map(|case| {
-            let missing = case.missing(lab);
+            let missing = case.missing(lab.as_deref());
             case.trial(missing, flagged)
         })
         .collect();
-    libtest_mimic::run(arguments, trials).exit_code()
+    libtest_mimic::run(&arguments, trials).exit_code()
 }
 
 fn with_causes(error: &dyn std::error::Error) -> String {
