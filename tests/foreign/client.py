@@ -31,11 +31,12 @@ PATIENCE = 40
 LIMIT = 4 << 20
 FITS = LIMIT - 5
 
-# A ping each second, and a second for its answer. Left alone grpcio also pings to measure the bandwidth: while such a ping is unanswered, for
-# which it allows a minute, it sends no other.
+# A ping each second, and a second for its answer: grpcio 1.85 ends a connection by the timeout of pings, not by that of keepalive. Left alone
+# it also pings to measure the bandwidth, and sends no other ping before that one is answered.
 PINGS = [
     ("grpc.keepalive_time_ms", 1000),
     ("grpc.keepalive_timeout_ms", 1000),
+    ("grpc.http2.ping_timeout_ms", 1000),
     ("grpc.http2.max_pings_without_data", 0),
     ("grpc.http2.bdp_probe", 0),
 ]
