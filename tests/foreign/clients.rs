@@ -38,7 +38,7 @@ impl Client {
     pub fn missing(self) -> Option<String> {
         match self {
             Client::Python => not_installed("grpcio", "requirements.txt"),
-            Client::JavaScript => not_installed("grpc-js", "package-lock.installed.json"),
+            Client::JavaScript => no_node().or_else(|| not_installed("grpc-js", NODE_MODULES)),
         }
     }
 
@@ -110,6 +110,7 @@ impl Run {
         for _ in 0..self.cases {
             let line = self.line().await;
             assert!(line["ok"] == true, "{line:#}");
+            eprintln!("{} after {} s", line["case"], line["seconds"]);
             detail = line["detail"].as_str().unwrap_or_default().to_owned();
         }
         let status = self.child.wait().await.expect("started");
@@ -131,32 +132,41 @@ pub fn buf() -> PathBuf {
 
 /// Why `buf` cannot run here.
 pub fn buf_missing() -> Option<String> {
-    not_installed("buf", "package-lock.installed.json")
+    no_node().or_else(|| not_installed("buf", NODE_MODULES))
 }
 
 /// Chromium, if it is installed.
 pub fn chromium() -> Option<PathBuf> {
-    let path = env::var_os("PATH").unwrap_or_default();
     let names = [
         "chromium-headless-shell",
         "chromium",
         "chromium-browser",
         "google-chrome",
     ];
-    env::split_paths(&path)
-        .flat_map(|folder| names.map(|name| folder.join(name)))
-        .find(|program| program.is_file())
+    names.into_iter().find_map(in_path)
 }
 
 /// Why Chromium cannot run here.
 pub fn chromium_missing() -> Option<String> {
-    match chromium() {
-        Some(_) => None,
-        None => {
-            Some("needs Chromium, which is not in PATH; tests/foreign/install installs it".into())
-        }
-    }
+    let why = "needs Chromium, which is not in PATH; tests/foreign/install installs it";
+    chromium().is_none().then(|| why.to_owned())
 }
+
+/// grpc-js is run by it, and so is buf's program.
+fn no_node() -> Option<String> {
+    let why = "needs node, which is not in PATH";
+    in_path("node").is_none().then(|| why.to_owned())
+}
+
+fn in_path(program: &str) -> Option<PathBuf> {
+    let path = env::var_os("PATH").unwrap_or_default();
+    env::split_paths(&path)
+        .map(|folder| folder.join(program))
+        .find(|program| program.is_file())
+}
+
+/// What tests/foreign/install leaves once `node_modules` is complete.
+const NODE_MODULES: &str = "package-lock.installed.json";
 
 /// tests/foreign/install leaves this file once the client is complete.
 fn not_installed(client: &str, mark: &str) -> Option<String> {

@@ -1,6 +1,5 @@
 //! `tower-iroh`: gRPC over iroh for programs in any language, and for people at a terminal. One file per verb.
 
-
 mod backend;
 mod call;
 mod connect;
