@@ -2,7 +2,6 @@
 
 mod call;
 mod documented;
-mod foreign;
 mod identity;
 mod proxies;
 mod running;

@@ -103,6 +103,8 @@ pub struct ServerOptions {
     pub server: Option<fn(Server) -> Server>,
     /// Leaves out `RemoteAddrLayer`.
     pub without_remote_addr: bool,
+    /// Where [`Arm::Tcp`] listens; 0 is any free port.
+    pub port: u16,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -154,8 +156,8 @@ impl World {
         let signal = signal.map(|_| ());
         let (reach, served) = match arm {
             Arm::Tcp => {
-                let any_port = SocketAddr::from(([127, 0, 0, 1], 0));
-                let incoming = TcpIncoming::bind(any_port).expect("a free port");
+                let addr = SocketAddr::from(([127, 0, 0, 1], options.port));
+                let incoming = TcpIncoming::bind(addr).expect("a free port");
                 let addr = incoming.local_addr().expect("bound");
                 let incoming = incoming.with_nodelay(Some(true));
                 (Reach::Tcp(addr), serve(routes, options, incoming, signal))

@@ -93,5 +93,5 @@ pub use internet::{Gateway, Internet, Site};
 pub use memory::Memory;
 pub use network::{Direction, Link, Network};
 pub use shaper::{Fate, Shaper};
-pub use suite::{Case, Outcome, suite};
+pub use suite::{Case, Outcome, side_by_side, suite};
 pub use wire::Counts;

@@ -6,9 +6,10 @@ use crate::enter;
 
 /// One test in the lab.
 pub struct Case {
-    name: &'static str,
+    name: String,
     needs_lab: bool,
     needs: Vec<&'static str>,
+    missing: Option<String>,
     run: Box<dyn FnOnce() -> Result<(), Failed> + Send>,
 }
 
@@ -17,17 +18,21 @@ pub type Outcome = Result<(), Box<dyn std::error::Error + Send + Sync>>;
 
 impl Case {
     /// A case that makes hosts. Where hosts cannot be made, the case is ignored.
-    pub fn new(name: &'static str, run: fn() -> Outcome) -> Self {
+    pub fn new(name: impl Into<String>, run: impl FnOnce() -> Outcome + Send + 'static) -> Self {
         Self {
-            name,
+            name: name.into(),
             needs_lab: true,
             needs: Vec::new(),
+            missing: None,
             run: Box::new(move || run().map_err(|error| Failed::from(with_causes(&*error)))),
         }
     }
 
     /// A case that needs no privilege.
-    pub fn anywhere(name: &'static str, run: fn() -> Outcome) -> Self {
+    pub fn anywhere(
+        name: impl Into<String>,
+        run: impl FnOnce() -> Outcome + Send + 'static,
+    ) -> Self {
         Self {
             needs_lab: false,
             ..Self::new(name, run)
@@ -41,10 +46,20 @@ impl Case {
         self
     }
 
+    /// The case needs something else, and this says why it is not there. With a reason the case is ignored.
+    #[must_use]
+    pub fn unless(mut self, missing: Option<String>) -> Self {
+        self.missing = missing;
+        self
+    }
+
     /// Why the case cannot run here.
     fn missing(&self, lab: Option<&str>) -> Option<String> {
         if let Some(why) = lab.filter(|_| self.needs_lab) {
             return Some(why.to_owned());
+        }
+        if self.missing.is_some() {
+            return self.missing.clone();
         }
         let program = self.needs.iter().find(|program| !is_in_path(program))?;
         Some(needs(program))
@@ -75,15 +90,28 @@ const SWITCH: &str = "TOWER_IROH_LAB";
 
 /// Runs the cases one after the other, with the usual arguments of a test binary. Two cases at once would disturb each other's times.
 ///
-/// The process enters the lab first. Where that fails, or `TOWER_IROH_LAB=off` is in the environment, the cases that need the lab are
-/// ignored. Each ignored case is reported by name with the reason.
+/// The process enters the lab first, if a case needs it. Where that fails, or `TOWER_IROH_LAB=off` is in the environment, the cases that need
+/// the lab are ignored. Each ignored case is reported by name with the reason.
 pub fn suite(cases: impl IntoIterator<Item = Case>) -> ExitCode {
-    let mut arguments = Arguments::from_args();
-    arguments.test_threads = Some(1);
+    run(cases, Some(1))
+}
+
+/// As [`suite`], and several cases at a time: for those that compare no times.
+pub fn side_by_side(cases: impl IntoIterator<Item = Case>) -> ExitCode {
+    run(cases, None)
+}
+
+fn run(cases: impl IntoIterator<Item = Case>, threads: Option<usize>) -> ExitCode {
+    let cases: Vec<_> = cases.into_iter().collect();
     let lab = match env::var(SWITCH) {
         Ok(switch) if switch == "off" => Some(format!("{SWITCH} is off")),
+        _ if !cases.iter().any(|case| case.needs_lab) => None,
         _ => enter().err().map(|error| with_causes(&error)),
     };
+    let mut arguments = Arguments::from_args();
+    if threads.is_some() {
+        arguments.test_threads = threads;
+    }
     // A test that decides while it runs gives a reason, but a list of the ignored tests (cargo-nextest asks for one) has only those with the flag.
     let flagged = arguments.list || arguments.ignored || arguments.include_ignored;
     let trials = cases
