@@ -105,8 +105,10 @@ const LOOKS: [&str; 3] = [
 impl Wants {
     fn configure(&self, mut stack: StackBuilder) -> Result<StackBuilder, Failure> {
         let mut every = MethodConfig::new();
-        if let Some(patience) = self.wait_for_ready {
-            every = every.wait_for_ready(true).buffer_ttl(patience);
+        match self.wait_for_ready {
+            Some(patience) => every = every.wait_for_ready(true).buffer_ttl(patience),
+            // A breaker guards a peer from many calls. Here it would hide why the only call failed.
+            None => stack = stack.without_breaker(),
         }
         if let Some(attempts) = self.attempts {
             every = every.idempotent(true);

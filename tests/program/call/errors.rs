@@ -3,7 +3,7 @@
 use std::{process::Stdio, time::Instant};
 
 use serde_json::{Value, json};
-use tokio::{process::Command, time::timeout};
+use tokio::{io::AsyncWriteExt as _, process::Command, time::timeout};
 
 use super::{Place, SERVICE, harness::Arm, values};
 use crate::support::{Ended, PATIENCE, program};
@@ -194,6 +194,40 @@ async fn ctrl_c_cancels_the_call_at_the_server() {
             .wait("the end", |it| it.cancelled == 1)
             .await;
     }
+}
+
+/// A server of HTTP/1.1, and one that is spoken to in the wrong way about TLS.
+#[tokio::test]
+async fn a_server_that_does_not_speak_grpc() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0")
+        .await
+        .expect("a free port");
+    let target = format!("tcp://{}", listener.local_addr().expect("bound"));
+    let served = tokio::spawn(async move {
+        loop {
+            let (mut stream, _) = listener.accept().await.expect("the program dials");
+            tokio::spawn(async move {
+                let _ = stream
+                    .write_all(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n")
+                    .await;
+                let _ = tokio::io::copy(&mut stream, &mut tokio::io::sink()).await;
+            });
+        }
+    });
+    let failed = crate::support::run(["list", &target, "-plaintext"]).await;
+    assert_eq!(failed.code, Some(78), "{failed:?}");
+    assert!(
+        failed.stderr.contains("may be no gRPC server"),
+        "{failed:?}"
+    );
+    served.abort();
+    let place = Place::new(Arm::Tcp).await;
+    let failed = crate::support::run(["list", &place.target[0]]).await;
+    assert_eq!(failed.code, Some(78), "{failed:?}");
+    assert!(
+        failed.stderr.contains("does not speak TLS; say -plaintext"),
+        "{failed:?}"
+    );
 }
 
 /// Nothing listens: the sentence is the dial's, and the code UNAVAILABLE's.

@@ -6,7 +6,7 @@ use std::{
 };
 
 use prost::Message;
-use prost_reflect::{DescriptorPool, FileDescriptor};
+use prost_reflect::{DescriptorPool, FileDescriptor, Kind, MessageDescriptor};
 use protox::file::{ChainFileResolver, File, FileResolver, GoogleFileResolver};
 
 use crate::failure::Failure;
@@ -48,6 +48,8 @@ pub(crate) fn from_protosets(files: &[PathBuf]) -> Result<DescriptorPool, Failur
         let bytes = std::fs::read(file)
             .map_err(|error| Failure::failed(format!("{}: {error}", file.display())))?;
         pool.decode_file_descriptor_set(bytes.as_slice())
+            .map_err(|error| error.to_string())
+            .and_then(|()| check(&pool))
             .map_err(|error| {
                 Failure::failed(format!(
                     "{} is not a set of descriptors: {error}; `protoc --include_imports --descriptor_set_out` and `-protoset-out` write one",
@@ -56,6 +58,26 @@ pub(crate) fn from_protosets(files: &[PathBuf]) -> Result<DescriptorPool, Failur
             })?;
     }
     Ok(pool)
+}
+
+/// Checks what prost-reflect takes for granted: that the entries of maps have a key and a value. Otherwise it panics when they are used.
+pub(crate) fn check(pool: &DescriptorPool) -> Result<(), String> {
+    for entry in pool.all_messages().filter(MessageDescriptor::is_map_entry) {
+        let is_key = entry.get_field(1).is_some_and(|key| {
+            let kind = key.kind();
+            !key.is_list()
+                && !matches!(
+                    kind,
+                    Kind::Message(_) | Kind::Enum(_) | Kind::Float | Kind::Double | Kind::Bytes
+                )
+        });
+        let is_value = entry.get_field(2).is_some_and(|value| !value.is_list());
+        if !is_key || !is_value {
+            let name = entry.full_name();
+            return Err(format!("`{name}` is no map's entry with a key and a value"));
+        }
+    }
+    Ok(())
 }
 
 /// Compiles one file of which the text is at hand.

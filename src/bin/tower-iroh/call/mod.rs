@@ -167,11 +167,19 @@ pub(crate) async fn ended<T>(
 
 async fn call(options: &Options, mut session: Session, json: bool) -> Result<(), Failure> {
     let headers = options.request.headers(&options.rpc_header)?;
+    let source = Input::open(Source::read(options.data.as_deref())).await?;
     let mut schema = session.schema(&options.schema)?;
-    session.dial().await?;
+    // With a schema of its own the program finds mistakes before it dials.
+    if !options.schema.is_local() {
+        session.dial().await?;
+    }
     let begun = Instant::now();
     let method = method::find(&mut schema, &options.method).await?;
     let schema_time = begun.elapsed();
+    options.schema.save([method.parent_file()])?;
+    if options.schema.is_local() {
+        session.dial().await?;
+    }
     let format = options.format.unwrap_or(Format::Json);
     let mut output = Output::new(format, options.emit_defaults, json, options.verbose);
     let text = proto_text(&Symbol::Method(method.clone()));
@@ -182,8 +190,7 @@ async fn call(options: &Options, mut session: Session, json: bool) -> Result<(),
         format,
         allow_unknown_fields: options.allow_unknown_fields,
     };
-    let source = Source::read(options.data.as_deref());
-    let input = Input::open(source, method.input(), reading).await?;
+    let input = Input::new(source, method.input(), reading);
     let call = Call {
         session: &session,
         method: &method,
@@ -218,6 +225,5 @@ async fn call(options: &Options, mut session: Session, json: bool) -> Result<(),
             false => eprintln!("\n{}", extras.text()),
         }
     }
-    options.schema.save([method.parent_file()])?;
     result
 }

@@ -9,7 +9,7 @@ use super::{
     input::SEPARATOR,
     message_json::{Anys, ToJson},
 };
-use crate::failure::Failure;
+use crate::failure::{Failure, printable};
 
 /// Prints to standard output, message by message.
 #[derive(Debug)]
@@ -51,7 +51,7 @@ impl Output {
         self.note("\nResponse contents:")?;
         let text = self.text(message, types);
         self.printed += 1;
-        print_line(&text)
+        write_line(&text)
     }
 
     fn text(&self, message: &DynamicMessage, types: &DescriptorPool) -> String {
@@ -84,15 +84,20 @@ impl Output {
             (0, _) => Ok(()),
             (_, false) => print_line(text),
             (_, true) => {
-                eprintln!("{text}");
+                eprintln!("{}", printable(text));
                 Ok(())
             }
         }
     }
 }
 
-/// Prints a line, and says so if whoever reads has gone.
+/// Prints a line of which parts come from the server.
 pub(crate) fn print_line(text: &str) -> Result<(), Failure> {
+    write_line(&printable(text))
+}
+
+/// Writes a line, and says so if whoever reads has gone.
+fn write_line(text: &str) -> Result<(), Failure> {
     let mut stdout = io::stdout().lock();
     writeln!(stdout, "{text}")
         .and_then(|()| stdout.flush())

@@ -17,7 +17,11 @@ use tonic_reflection::pb::v1::{
     server_reflection_request::MessageRequest, server_reflection_response::MessageResponse,
 };
 
-use super::{deadline::Deadline, files::set_of, session::Client};
+use super::{
+    deadline::Deadline,
+    files::{check, set_of},
+    session::Client,
+};
 use crate::failure::Failure;
 
 /// Both versions have the same messages.
@@ -25,7 +29,7 @@ const VERSIONS: [&str; 2] = [
     "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
     "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
 ];
-/// How long one answer may take. The first one has the dial in it.
+/// How long one answer may take, unless calls wait for the peer. The first one may have the dial in it.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// What a schema may have. A server that sends more is not believed.
 const MAX_FILES: usize = 2000;
@@ -41,6 +45,8 @@ pub(crate) struct Reflection {
     client: Grpc<Client>,
     headers: MetadataMap,
     deadline: Deadline,
+    /// How long one answer may take.
+    patience: Duration,
     /// Which of the versions the server speaks, as far as is known.
     version: AtomicUsize,
     files: BTreeMap<String, Vec<u8>>,
@@ -63,8 +69,10 @@ impl Reflection {
         headers: MetadataMap,
         deadline: Deadline,
         max_message_size: usize,
+        waits: bool,
     ) -> Self {
         Self {
+            patience: if waits { Duration::MAX } else { PATIENCE },
             client: Grpc::new(client).max_decoding_message_size(max_message_size),
             headers,
             deadline,
@@ -111,10 +119,7 @@ impl Reflection {
                 .await?;
             missing = self.keep(answers.into_iter().flatten())?;
         }
-        let mut pool = DescriptorPool::new();
-        pool.decode_file_descriptor_set(set_of(self.files.values()).as_slice())
-            .map_err(|error| nonsense(&format!("descriptors that do not fit together: {error}")))?;
-        self.pool = pool;
+        self.pool = pool_of(self.files.values())?;
         Ok(true)
     }
 
@@ -179,10 +184,8 @@ impl Reflection {
     async fn ask(&self, question: MessageRequest) -> Result<MessageResponse, Failure> {
         loop {
             let version = self.version.load(Ordering::Relaxed);
-            let limit = self
-                .deadline
-                .left()
-                .map_or(PATIENCE, |left| left.min(PATIENCE));
+            let limit = self.deadline.left().unwrap_or(Duration::MAX);
+            let limit = limit.min(self.patience);
             let asked = self.ask_version(VERSIONS[version], question.clone());
             let status = match tokio::time::timeout(limit, asked).await {
                 Ok(Ok(Some(answer))) => return Ok(answer),
@@ -201,6 +204,9 @@ impl Reflection {
                     error_code: Code::NotFound as i32,
                     error_message: status.message().to_owned(),
                 }));
+            }
+            if status.code() == Code::DeadlineExceeded && self.deadline.is_over() {
+                return Err(self.deadline.missed());
             }
             if status.code() != Code::Unimplemented {
                 let message = format!("the server's schema cannot be had: {}", status.message());
@@ -240,6 +246,18 @@ impl Reflection {
     }
 }
 
+/// The types of the files, if they fit together.
+fn pool_of<'a>(files: impl IntoIterator<Item = &'a Vec<u8>>) -> Result<DescriptorPool, Failure> {
+    let mut pool = DescriptorPool::new();
+    let misfit = |error: &dyn std::fmt::Display| {
+        nonsense(&format!("descriptors that do not fit together: {error}"))
+    };
+    pool.decode_file_descriptor_set(set_of(files).as_slice())
+        .map_err(|error| misfit(&error))?;
+    check(&pool).map_err(|error| misfit(&error))?;
+    Ok(pool)
+}
+
 fn refused(error: &ErrorResponse) -> Failure {
     Failure::failed(format!(
         "the server's reflection refuses to answer: {:?}: {}",
@@ -250,4 +268,84 @@ fn refused(error: &ErrorResponse) -> Failure {
 
 fn nonsense(what: &str) -> Failure {
     Failure::failed(format!("the server's reflection sent {what}; {INSTEAD}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use prost_reflect::DynamicMessage;
+
+    use super::*;
+    use crate::call::{
+        files::compiled, message_json::ToJson, proto_text::proto_text, symbol, template::template,
+    };
+
+    const PROTO: &str = r#"syntax = "proto2";
+package a;
+import "google/protobuf/any.proto";
+service S { rpc Go(M) returns (stream N) { option deprecated = true; } }
+message M {
+  optional int32 number = 1 [default = 5];
+  map<string, N> by_name = 2;
+  oneof choice { string left = 3; N right = 4; }
+  repeated E many = 5 [packed = true];
+  optional group G = 6 { optional bytes x = 1; }
+  extensions 100 to 200;
+  reserved 50, 60 to 70;
+}
+message N { optional M m = 1; optional google.protobuf.Any any = 2; }
+enum E { ZERO = 0; ONE = 1; }
+"#;
+
+    fn files() -> Vec<Vec<u8>> {
+        let pool = compiled("a.proto", PROTO).expect("valid");
+        pool.files().map(|file| file.encode_to_vec()).collect()
+    }
+
+    /// Does with a schema whatever the verbs do.
+    fn use_all(pool: &DescriptorPool, bytes: &[u8]) {
+        let to_json = ToJson {
+            types: vec![pool.clone()],
+            emit_defaults: true,
+        };
+        for name in symbol::names(pool) {
+            if let Some(symbol) = symbol::find(pool, &name) {
+                proto_text(&symbol);
+            }
+        }
+        for message in pool.all_messages() {
+            to_json.message(&template(&message));
+            for piece in [
+                "{}",
+                "{\"byName\": {\"a\": {}}, \"many\": [\"ONE\"], \"number\": 1}",
+            ] {
+                let _ = DynamicMessage::deserialize(
+                    message.clone(),
+                    &mut serde_json::Deserializer::from_str(piece),
+                );
+            }
+            if let Ok(message) = DynamicMessage::decode(message, bytes) {
+                to_json.message(&message);
+                message.to_text_format();
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_schema_that_was_tampered_with_ends_in_no_panic(
+            changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..6),
+            bytes in prop::collection::vec(any::<u8>(), 0..64),
+        ) {
+            let mut files = files();
+            let last = files.last_mut().expect("one");
+            for (at, byte) in changes {
+                let at = at.index(last.len());
+                last[at] = byte;
+            }
+            if let Ok(pool) = pool_of(&files) {
+                use_all(&pool, &bytes);
+            }
+        }
+    }
 }

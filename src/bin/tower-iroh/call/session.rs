@@ -72,6 +72,7 @@ pub(crate) struct Session {
     /// How long connecting took, where that is known.
     pub(crate) dial: Option<Duration>,
     request: RequestOptions,
+    plaintext: bool,
 }
 
 impl Session {
@@ -87,13 +88,22 @@ impl Session {
             connection: Connection::with(peer, connect, wants).await?,
             dial: None,
             request: request.clone(),
+            plaintext: connect.plaintext,
         })
     }
 
     /// What calls go through.
     pub(crate) fn client(&self) -> Client {
         let service = self.connection.service.clone();
-        Client::new(service.map_err(Status::from_error))
+        let is_tcp = self.connection.channel.is_none();
+        let plaintext = self.plaintext;
+        Client::new(service.map_err(move |error| {
+            let status = Status::from_error(error);
+            match is_tcp {
+                true => with_hint(status, tcp_hint(plaintext)),
+                false => status,
+            }
+        }))
     }
 
     /// Connects, so that a failure is told as one of the connection, after the time that `-connect-timeout` gives.
@@ -107,7 +117,9 @@ impl Session {
         let begun = Instant::now();
         let dialled = async {
             let connected = channel.connect().await;
-            connected.map_err(|error| Failure::from(Status::from_error(error.into())))
+            connected.map_err(|error| {
+                Failure::from(with_hint(Status::from_error(error.into()), peer_hint))
+            })
         };
         self.deadline.bound(dialled).await?;
         self.dial = Some(begun.elapsed());
@@ -125,6 +137,41 @@ impl Session {
             headers,
             self.deadline,
             self.request.max_msg_sz,
+            self.request.wait_for_ready,
         ))))
     }
+}
+
+/// The same status with what to try next, where its message has a known cause.
+fn with_hint(status: Status, hint: impl Fn(&str) -> Option<&'static str>) -> Status {
+    let Some(hint) = hint(status.message()) else {
+        return status;
+    };
+    let message = format!("{}; {hint}", status.message());
+    Status::with_details_and_metadata(
+        status.code(),
+        message,
+        status.details().to_vec().into(),
+        status.metadata().clone(),
+    )
+}
+
+fn tcp_hint(plaintext: bool) -> impl Fn(&str) -> Option<&'static str> {
+    move |message| {
+        let is_lost = message.contains("connection was lost");
+        let is_no_tls = message.contains("InvalidContentType");
+        match plaintext {
+            true if is_lost => {
+                Some("the server may speak TLS (leave out -plaintext), or may be no gRPC server")
+            }
+            false if is_no_tls => Some("the server does not speak TLS; say -plaintext"),
+            _ => None,
+        }
+    }
+}
+
+fn peer_hint(message: &str) -> Option<&'static str> {
+    message.contains("No addressing information").then_some(
+        "give a ticket, which has addresses, or `--relay default`, with which an id is looked up",
+    )
 }
