@@ -4,7 +4,6 @@ use std::{pin::Pin, sync::Arc};
 
 use futures_util::{Stream, StreamExt as _, stream};
 use prost::Message as _;
-use tokio_stream::wrappers::ReceiverStream;
 use tonic::{
     Request, Response, Status, Streaming,
     transport::{Server, server::TcpIncoming},

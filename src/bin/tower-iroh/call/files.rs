@@ -6,9 +6,10 @@ use std::{
 };
 
 use prost::Message;
-use prost_reflect::{DescriptorPool, FileDescriptor, Kind, MessageDescriptor};
+use prost_reflect::{DescriptorPool, FileDescriptor};
 use protox::file::{ChainFileResolver, File, FileResolver, GoogleFileResolver};
 
+use super::pool::{RawFiles, check};
 use crate::failure::Failure;
 
 /// Compiles `.proto` files. Without an import path, the working directory and the folder of each file are searched.
@@ -60,26 +61,6 @@ pub(crate) fn from_protosets(files: &[PathBuf]) -> Result<DescriptorPool, Failur
     Ok(pool)
 }
 
-/// Checks what prost-reflect takes for granted: that the entries of maps have a key and a value. Otherwise it panics when they are used.
-pub(crate) fn check(pool: &DescriptorPool) -> Result<(), String> {
-    for entry in pool.all_messages().filter(MessageDescriptor::is_map_entry) {
-        let is_key = entry.get_field(1).is_some_and(|key| {
-            let kind = key.kind();
-            !key.is_list()
-                && !matches!(
-                    kind,
-                    Kind::Message(_) | Kind::Enum(_) | Kind::Float | Kind::Double | Kind::Bytes
-                )
-        });
-        let is_value = entry.get_field(2).is_some_and(|value| !value.is_list());
-        if !is_key || !is_value {
-            let name = entry.full_name();
-            return Err(format!("`{name}` is no map's entry with a key and a value"));
-        }
-    }
-    Ok(())
-}
-
 /// Compiles one file of which the text is at hand.
 pub(crate) fn compiled(name: &str, source: &str) -> Result<DescriptorPool, protox::Error> {
     struct One(String, String);
@@ -102,12 +83,6 @@ pub(crate) fn compiled(name: &str, source: &str) -> Result<DescriptorPool, proto
     Ok(compiler.descriptor_pool())
 }
 
-#[derive(Clone, PartialEq, Message)]
-struct RawFiles {
-    #[prost(bytes = "vec", repeated, tag = "1")]
-    file: Vec<Vec<u8>>,
-}
-
 /// Encodes files with all that they import, imports first, as a `FileDescriptorSet`.
 pub(crate) fn protoset(files: impl IntoIterator<Item = FileDescriptor>) -> Vec<u8> {
     let mut done = HashSet::new();
@@ -124,12 +99,6 @@ pub(crate) fn protoset(files: impl IntoIterator<Item = FileDescriptor>) -> Vec<u
         }
     }
     raw.encode_to_vec()
-}
-
-/// A set from the encoded files, for a pool.
-pub(crate) fn set_of<'a>(files: impl IntoIterator<Item = &'a Vec<u8>>) -> Vec<u8> {
-    let file = files.into_iter().cloned().collect();
-    RawFiles { file }.encode_to_vec()
 }
 
 #[cfg(test)]

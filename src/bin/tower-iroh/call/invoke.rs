@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 use tonic::{Request, Status, client::Grpc, metadata::MetadataMap};
 
 use super::{
-    codec::DynamicCodec, input::Input, message_json::Anys, metadata::printed, output::Output,
+    any::Anys, codec::DynamicCodec, input::Input, metadata::printed, output::Output,
     schema::Schema, session::Session, status,
 };
 use crate::failure::Failure;

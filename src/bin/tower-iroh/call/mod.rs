@@ -1,5 +1,6 @@
 //! `tower-iroh call`: calls a method of a peer. `list`, `describe` and `health` share what is here.
 
+mod any;
 mod codec;
 mod deadline;
 mod extras;
@@ -14,6 +15,7 @@ mod method;
 mod nearest;
 mod output;
 mod parse;
+mod pool;
 mod proto_text;
 mod reflection;
 mod schema;

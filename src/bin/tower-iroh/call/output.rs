@@ -4,11 +4,7 @@ use std::io::{self, Write};
 
 use prost_reflect::{DescriptorPool, DynamicMessage, text_format::FormatOptions};
 
-use super::{
-    format::Format,
-    input::SEPARATOR,
-    message_json::{Anys, ToJson},
-};
+use super::{any::Anys, format::Format, input::SEPARATOR, message_json::ToJson};
 use crate::failure::{Failure, printable};
 
 /// Prints to standard output, message by message.

@@ -17,11 +17,7 @@ use tonic_reflection::pb::v1::{
     server_reflection_request::MessageRequest, server_reflection_response::MessageResponse,
 };
 
-use super::{
-    deadline::Deadline,
-    files::{check, set_of},
-    session::Client,
-};
+use super::{deadline::Deadline, pool::pool_of, session::Client};
 use crate::failure::Failure;
 
 /// Both versions have the same messages.
@@ -119,7 +115,8 @@ impl Reflection {
                 .await?;
             missing = self.keep(answers.into_iter().flatten())?;
         }
-        self.pool = pool_of(self.files.values())?;
+        self.pool = pool_of(self.files.values())
+            .map_err(|error| nonsense(&format!("descriptors that do not fit together: {error}")))?;
         Ok(true)
     }
 
@@ -246,18 +243,6 @@ impl Reflection {
     }
 }
 
-/// The types of the files, if they fit together.
-fn pool_of<'a>(files: impl IntoIterator<Item = &'a Vec<u8>>) -> Result<DescriptorPool, Failure> {
-    let mut pool = DescriptorPool::new();
-    let misfit = |error: &dyn std::fmt::Display| {
-        nonsense(&format!("descriptors that do not fit together: {error}"))
-    };
-    pool.decode_file_descriptor_set(set_of(files).as_slice())
-        .map_err(|error| misfit(&error))?;
-    check(&pool).map_err(|error| misfit(&error))?;
-    Ok(pool)
-}
-
 fn refused(error: &ErrorResponse) -> Failure {
     Failure::failed(format!(
         "the server's reflection refuses to answer: {:?}: {}",
@@ -268,84 +253,4 @@ fn refused(error: &ErrorResponse) -> Failure {
 
 fn nonsense(what: &str) -> Failure {
     Failure::failed(format!("the server's reflection sent {what}; {INSTEAD}"))
-}
-
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-    use prost_reflect::DynamicMessage;
-
-    use super::*;
-    use crate::call::{
-        files::compiled, message_json::ToJson, proto_text::proto_text, symbol, template::template,
-    };
-
-    const PROTO: &str = r#"syntax = "proto2";
-package a;
-import "google/protobuf/any.proto";
-service S { rpc Go(M) returns (stream N) { option deprecated = true; } }
-message M {
-  optional int32 number = 1 [default = 5];
-  map<string, N> by_name = 2;
-  oneof choice { string left = 3; N right = 4; }
-  repeated E many = 5 [packed = true];
-  optional group G = 6 { optional bytes x = 1; }
-  extensions 100 to 200;
-  reserved 50, 60 to 70;
-}
-message N { optional M m = 1; optional google.protobuf.Any any = 2; }
-enum E { ZERO = 0; ONE = 1; }
-"#;
-
-    fn files() -> Vec<Vec<u8>> {
-        let pool = compiled("a.proto", PROTO).expect("valid");
-        pool.files().map(|file| file.encode_to_vec()).collect()
-    }
-
-    /// Does with a schema whatever the verbs do.
-    fn use_all(pool: &DescriptorPool, bytes: &[u8]) {
-        let to_json = ToJson {
-            types: vec![pool.clone()],
-            emit_defaults: true,
-        };
-        for name in symbol::names(pool) {
-            if let Some(symbol) = symbol::find(pool, &name) {
-                proto_text(&symbol);
-            }
-        }
-        for message in pool.all_messages() {
-            to_json.message(&template(&message));
-            for piece in [
-                "{}",
-                "{\"byName\": {\"a\": {}}, \"many\": [\"ONE\"], \"number\": 1}",
-            ] {
-                let _ = DynamicMessage::deserialize(
-                    message.clone(),
-                    &mut serde_json::Deserializer::from_str(piece),
-                );
-            }
-            if let Ok(message) = DynamicMessage::decode(message, bytes) {
-                to_json.message(&message);
-                message.to_text_format();
-            }
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn a_schema_that_was_tampered_with_ends_in_no_panic(
-            changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..6),
-            bytes in prop::collection::vec(any::<u8>(), 0..64),
-        ) {
-            let mut files = files();
-            let last = files.last_mut().expect("one");
-            for (at, byte) in changes {
-                let at = at.index(last.len());
-                last[at] = byte;
-            }
-            if let Ok(pool) = pool_of(&files) {
-                use_all(&pool, &bytes);
-            }
-        }
-    }
 }
