@@ -93,6 +93,8 @@ pub(crate) struct Wants {
     /// Calls may be executed twice: how often one may reach the peer.
     pub(crate) attempts: Option<u32>,
     pub(crate) user_agent: Option<String>,
+    /// A breaker guards a peer from many calls. It would hide why the only call failed.
+    pub(crate) without_breaker: bool,
 }
 
 /// Services of which every method changes nothing.
@@ -105,10 +107,11 @@ const LOOKS: [&str; 3] = [
 impl Wants {
     fn configure(&self, mut stack: StackBuilder) -> Result<StackBuilder, Failure> {
         let mut every = MethodConfig::new();
-        match self.wait_for_ready {
-            Some(patience) => every = every.wait_for_ready(true).buffer_ttl(patience),
-            // A breaker guards a peer from many calls. Here it would hide why the only call failed.
-            None => stack = stack.without_breaker(),
+        if let Some(patience) = self.wait_for_ready {
+            every = every.wait_for_ready(true).buffer_ttl(patience);
+        }
+        if self.without_breaker {
+            stack = stack.without_breaker();
         }
         if let Some(attempts) = self.attempts {
             every = every.idempotent(true);

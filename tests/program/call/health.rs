@@ -54,7 +54,7 @@ async fn changes_are_watched() {
     }
     child.kill().await.expect("running");
     let late = place
-        .run("health", &[SERVICE, "-watch", "-max-time", "0.5"])
+        .run("health", &[SERVICE, "-watch", "-max-time", "3"])
         .await;
     assert_eq!((late.code, late.stdout.as_str()), (Some(68), "UNKNOWN\n"));
 }

@@ -1,7 +1,7 @@
 //! Asks a server for its schema: reflection v1, and v1alpha where the server has no v1.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashSet},
     sync::atomic::{AtomicUsize, Ordering},
     time::Duration,
 };
@@ -30,6 +30,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// What a schema may have. A server that sends more is not believed.
 const MAX_FILES: usize = 2000;
 const MAX_BYTES: usize = 64 << 20;
+/// How many types in `Any`s may turn out to be unknown.
+const MAX_UNKNOWN: usize = 1000;
 /// How many imports are asked for at the same time.
 const AT_ONCE: usize = 8;
 
@@ -48,6 +50,10 @@ pub(crate) struct Reflection {
     files: BTreeMap<String, Vec<u8>>,
     bytes: usize,
     pool: DescriptorPool,
+    /// Types in `Any`s that the server does not know.
+    unknown: HashSet<String>,
+    /// The server has answered no question about such a type.
+    is_silent: bool,
 }
 
 /// The few fields of a file's descriptor that say what else is needed.
@@ -76,6 +82,8 @@ impl Reflection {
             files: BTreeMap::new(),
             bytes: 0,
             pool: DescriptorPool::new(),
+            unknown: HashSet::new(),
+            is_silent: false,
         }
     }
 
@@ -118,6 +126,27 @@ impl Reflection {
         self.pool = pool_of(self.files.values())
             .map_err(|error| nonsense(&format!("descriptors that do not fit together: {error}")))?;
         Ok(true)
+    }
+
+    /// Learns the types of messages that came in an `Any`. A type that the server does not know, or does not tell, is not asked for again.
+    pub(crate) async fn learn_types(&mut self, names: Vec<String>) {
+        if self.is_silent {
+            return;
+        }
+        for name in names {
+            if self.unknown.len() >= MAX_UNKNOWN || self.unknown.contains(&name) {
+                continue;
+            }
+            match self.learn(&name).await {
+                Ok(true) if self.pool.get_message_by_name(&name).is_some() => {}
+                Ok(_) => drop(self.unknown.insert(name)),
+                // Each answer of a call would wait for it again.
+                Err(_) => {
+                    self.is_silent = true;
+                    return;
+                }
+            }
+        }
     }
 
     /// Keeps files, and returns which imports are not there yet.

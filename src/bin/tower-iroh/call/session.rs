@@ -1,6 +1,9 @@
 //! A peer, the time that a verb may take with it, and its schema.
 
-use std::time::{Duration, Instant};
+use std::{
+    io::IsTerminal as _,
+    time::{Duration, Instant},
+};
 
 use clap::{ArgAction, Args};
 use http::{Request, Response};
@@ -52,6 +55,8 @@ impl RequestOptions {
         Wants {
             wait_for_ready: self.wait_for_ready.then(|| self.max_time.unwrap_or(DAY)),
             user_agent: self.user_agent.clone(),
+            // A call that waits needs it: it says when the peer may be tried again.
+            without_breaker: !self.wait_for_ready,
             ..Wants::default()
         }
     }
@@ -121,7 +126,7 @@ impl Session {
                 Failure::from(with_hint(Status::from_error(error.into()), peer_hint))
             })
         };
-        self.deadline.bound(dialled).await?;
+        self.deadline.bound(with_notice(dialled)).await?;
         self.dial = Some(begun.elapsed());
         Ok(())
     }
@@ -140,6 +145,20 @@ impl Session {
             self.request.wait_for_ready,
         ))))
     }
+}
+
+/// Tells a person who waits for a dial what is waited for.
+async fn with_notice<T>(dialled: impl Future<Output = T>) -> T {
+    const SOON: Duration = Duration::from_secs(2);
+    let mut dialled = std::pin::pin!(dialled);
+    tokio::select! {
+        done = &mut dialled => return done,
+        () = tokio::time::sleep(SOON) => {}
+    }
+    if std::io::stderr().is_terminal() {
+        eprintln!("still connecting; -connect-timeout says for how long");
+    }
+    dialled.await
 }
 
 /// The same status with what to try next, where its message has a known cause.
