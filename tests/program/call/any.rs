@@ -101,7 +101,7 @@ async fn a_type_that_only_reflection_knows_is_learnt_for_answers_and_details() {
     let expected = json!({ "@type": "type.googleapis.com/a.Inside", "text": "hi" });
     let answered = run(["call", &target, "-plaintext", "a.Boxes/Open"]).await;
     assert_ok(&answered);
-    assert_eq!(values(&answered.stdout), [expected.clone()]);
+    assert_eq!(values(&answered.stdout)[0], expected);
     let failed = run([
         "call",
         &target,

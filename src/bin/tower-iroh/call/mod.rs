@@ -83,9 +83,6 @@ pub(crate) struct Options {
     /// Pass over fields in requests that the message does not have.
     #[arg(long)]
     allow_unknown_fields: bool,
-    /// Print the method, metadata, path and times too; twice, the size of responses as well.
-    #[arg(short = 'v', long, alias = "v", action = ArgAction::Count)]
-    verbose: u8,
     /// A header for the call alone; may be repeated.
     #[arg(long, value_name = "NAME: VALUE", action = ArgAction::Append)]
     rpc_header: Vec<String>,
@@ -183,7 +180,7 @@ async fn call(options: &Options, mut session: Session, json: bool) -> Result<(),
         session.dial().await?;
     }
     let format = options.format.unwrap_or(Format::Json);
-    let mut output = Output::new(format, options.emit_defaults, json, options.verbose);
+    let mut output = Output::new(format, options.emit_defaults, json, options.request.verbose);
     let text = proto_text(&Symbol::Method(method.clone()));
     output.note(&format!("\nResolved method descriptor:\n{text}"))?;
     let shown = metadata::printed(&headers);
@@ -209,23 +206,14 @@ async fn call(options: &Options, mut session: Session, json: bool) -> Result<(),
         count(ended.sent, "request"),
         count(output.printed(), "response")
     ))?;
-    if options.verbose > 0 {
+    if options.request.verbose > 0 {
         let extras = Extras {
-            peer: &options.peer,
-            stats: session
-                .connection
-                .channel
-                .as_ref()
-                .and_then(|it| it.stats()),
             urgency: options.urgency,
-            dial: session.dial,
-            schema: schema_time,
-            call: &ended,
+            schema: Some(schema_time),
+            call: Some(&ended),
+            ..session.extras()
         };
-        match json {
-            true => eprintln!("{}", extras.json()),
-            false => eprintln!("\n{}", extras.text()),
-        }
+        extras.print(json);
     }
     result
 }

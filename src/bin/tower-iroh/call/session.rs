@@ -9,9 +9,11 @@ use clap::{ArgAction, Args};
 use http::{Request, Response};
 use tonic::{Status, body::Body, metadata::MetadataMap};
 use tower::{ServiceExt as _, util::BoxCloneSyncService};
+use tower_iroh::Channel;
 
 use super::{
     deadline::Deadline,
+    extras::Extras,
     metadata,
     reflection::Reflection,
     schema::{Schema, SchemaOptions},
@@ -43,6 +45,9 @@ pub(crate) struct RequestOptions {
     /// The name of this program for the server.
     #[arg(long, value_name = "NAME")]
     pub(crate) user_agent: Option<String>,
+    /// Print the path to the peer and the times on standard error; `call` prints the method and all metadata too, and given twice the size of responses.
+    #[arg(short = 'v', long, alias = "v", action = ArgAction::Count)]
+    pub(crate) verbose: u8,
     /// Wait for the peer until it is there, instead of failing when it is not.
     #[arg(long)]
     pub(crate) wait_for_ready: bool,
@@ -76,6 +81,7 @@ pub(crate) struct Session {
     pub(crate) deadline: Deadline,
     /// How long connecting took, where that is known.
     pub(crate) dial: Option<Duration>,
+    peer: String,
     request: RequestOptions,
     plaintext: bool,
 }
@@ -92,6 +98,7 @@ impl Session {
             deadline: Deadline::begin(request.max_time),
             connection: Connection::with(peer, connect, wants).await?,
             dial: None,
+            peer: peer.to_owned(),
             request: request.clone(),
             plaintext: connect.plaintext,
         })
@@ -129,6 +136,25 @@ impl Session {
         self.deadline.bound(with_notice(dialled)).await?;
         self.dial = Some(begun.elapsed());
         Ok(())
+    }
+
+    /// What is known of the way to the peer.
+    pub(crate) fn extras(&self) -> Extras<'_> {
+        Extras {
+            peer: &self.peer,
+            stats: self.connection.channel.as_ref().and_then(Channel::stats),
+            urgency: None,
+            dial: self.dial,
+            schema: None,
+            call: None,
+        }
+    }
+
+    /// Shows what `-v` shows of a verb that only looks.
+    pub(crate) fn show(&self, json: bool) {
+        if self.request.verbose > 0 {
+            self.extras().print(json);
+        }
     }
 
     /// The schema: of the files that the options name, else the server's.
