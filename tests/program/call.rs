@@ -3,6 +3,7 @@
 #[path = "../support/mod.rs"]
 mod harness;
 
+mod any;
 mod errors;
 mod flags;
 mod health;

@@ -93,6 +93,8 @@ pub(crate) struct Wants {
     /// Calls may be executed twice: how often one may reach the peer.
     pub(crate) attempts: Option<u32>,
     pub(crate) user_agent: Option<String>,
+    /// A breaker guards a peer from many calls. It would hide why the only call failed.
+    pub(crate) without_breaker: bool,
 }
 
 /// Services of which every method changes nothing.
@@ -107,6 +109,9 @@ impl Wants {
         let mut every = MethodConfig::new();
         if let Some(patience) = self.wait_for_ready {
             every = every.wait_for_ready(true).buffer_ttl(patience);
+        }
+        if self.without_breaker {
+            stack = stack.without_breaker();
         }
         if let Some(attempts) = self.attempts {
             every = every.idempotent(true);

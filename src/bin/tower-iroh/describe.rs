@@ -56,7 +56,7 @@ pub(crate) async fn run(options: Options, json: bool) -> Result<(), Failure> {
             false => Ok(()),
         }
     };
-    options.what.with_schema(work).await
+    options.what.with_schema(json, work).await
 }
 
 /// An example, if the symbol is a message. Its values are sorted in JSON, and in their file's order in text.

@@ -1,6 +1,6 @@
 //! Why a verb ended without its result, and the exit code that says so.
 
-use std::{fmt, process::ExitCode};
+use std::{borrow::Cow, fmt, process::ExitCode};
 
 use serde_json::{Value, json};
 use tonic::{Code, Status};
@@ -66,14 +66,16 @@ impl Failure {
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Usage(message) | Self::Failed(message) => write!(f, "error: {message}"),
+            Self::Usage(message) | Self::Failed(message) => {
+                write!(f, "error: {}", printable(message))
+            }
             Self::Status { status, details } => {
                 // grpcurl's form, for whoever reads its output by program.
                 write!(
                     f,
                     "ERROR:\n  Code: {:?}\n  Message: {}",
                     status.code(),
-                    status.message()
+                    printable(status.message())
                 )?;
                 if !details.is_empty() {
                     f.write_str("\n  Details:")?;
@@ -89,6 +91,22 @@ impl fmt::Display for Failure {
             Self::Told(_) => Ok(()),
         }
     }
+}
+
+/// A text of a peer without what a terminal would obey, such as escape sequences.
+pub(crate) fn printable(text: &str) -> Cow<'_, str> {
+    let obeyed = |c: char| c.is_control() && !matches!(c, '\n' | '\t');
+    if !text.contains(obeyed) {
+        return text.into();
+    }
+    let mut shown = String::with_capacity(text.len());
+    for c in text.chars() {
+        match obeyed(c) {
+            true => shown.extend(c.escape_default()),
+            false => shown.push(c),
+        }
+    }
+    shown.into()
 }
 
 impl From<Status> for Failure {
@@ -109,6 +127,13 @@ mod tests {
         assert_eq!(Failure::from(Status::not_found("no")).exit_code(), 69);
         assert_eq!(Failure::usage("no").exit_code(), 2);
         assert_eq!(Failure::failed("no").exit_code(), 1);
+    }
+
+    #[test]
+    fn a_peers_text_does_not_move_the_cursor() {
+        let text = Failure::from(Status::aborted("\u{1b}[2J\n\u{9b}x")).to_string();
+        assert!(text.ends_with("Message: \\u{1b}[2J\n\\u{9b}x"), "{text}");
+        assert!(matches!(printable("a\tb"), Cow::Borrowed(_)));
     }
 
     #[test]

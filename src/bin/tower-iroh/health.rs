@@ -65,7 +65,9 @@ async fn ask(
     }
     if !options.watch {
         let response = client.check(request).await?.into_inner();
-        return match show(&service, &response, json)? {
+        let serves = show(&service, &response, json)?;
+        session.show(json);
+        return match serves {
             true => Ok(()),
             false => Err(Failure::Told(1)),
         };

@@ -14,11 +14,18 @@ pub(crate) async fn interruptible<T: Send + 'static>(
     let mut work = tokio::spawn(work);
     tokio::select! {
         ended = &mut work => ended.unwrap_or_else(|error| Err(Failure::failed(error))),
-        _ = tokio::signal::ctrl_c() => {
+        () = interrupted() => {
             // Dropping the call resets it at the peer.
             work.abort();
             let _ = tokio::time::timeout(Duration::from_secs(1), work).await;
             Err(Failure::Told(INTERRUPTED))
         }
+    }
+}
+
+/// Waits for Ctrl-C; for ever where the system has no such thing.
+async fn interrupted() {
+    if tokio::signal::ctrl_c().await.is_err() {
+        std::future::pending::<()>().await;
     }
 }

@@ -41,6 +41,7 @@ impl What {
     /// Opens the schema and does the work with it and the symbol, until Ctrl-C or `-max-time`.
     pub(crate) async fn with_schema<F>(
         self,
+        json: bool,
         work: impl FnOnce(Schema, Option<String>, SchemaOptions) -> F + Send + 'static,
     ) -> Result<(), Failure>
     where
@@ -69,7 +70,9 @@ impl What {
             let work = async {
                 let schema = session.schema(&options)?;
                 session.dial().await?;
-                work(schema, symbol, options).await
+                let worked = work(schema, symbol, options).await;
+                session.show(json);
+                worked
             };
             deadline.bound(work).await
         });
@@ -84,7 +87,7 @@ pub(crate) async fn run(options: Options, json: bool) -> Result<(), Failure> {
             None => services(&mut schema, &options, json).await,
         }
     };
-    options.what.with_schema(work).await
+    options.what.with_schema(json, work).await
 }
 
 async fn services(schema: &mut Schema, options: &SchemaOptions, json: bool) -> Result<(), Failure> {

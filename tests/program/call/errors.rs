@@ -3,7 +3,7 @@
 use std::{process::Stdio, time::Instant};
 
 use serde_json::{Value, json};
-use tokio::{process::Command, time::timeout};
+use tokio::{io::AsyncWriteExt as _, process::Command, time::timeout};
 
 use super::{Place, SERVICE, harness::Arm, values};
 use crate::support::{Ended, PATIENCE, program};
@@ -151,7 +151,7 @@ async fn a_deadline_goes_to_the_server_and_ends_the_call_here() {
         let data = "{\"sleepMs\": 60000}";
         let begun = Instant::now();
         let late = place
-            .call("UnaryCall", &["-d", data, "-max-time", "1"])
+            .call("UnaryCall", &["-d", data, "-max-time", "3"])
             .await;
         assert_eq!(late.code, Some(68), "{late:?}");
         assert!(late.stderr.contains("Code: DeadlineExceeded"), "{late:?}");
@@ -196,12 +196,80 @@ async fn ctrl_c_cancels_the_call_at_the_server() {
     }
 }
 
+/// The schema is another one than the server's.
+#[tokio::test]
+async fn a_response_that_is_something_else_is_told() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("other.proto");
+    let proto = "syntax = \"proto3\"; package tower_iroh.echo.v1; service Echo { rpc Echo(M) returns (N); } message M { bytes payload = 1; } message N { M m = 1; }";
+    std::fs::write(&file, proto).expect("written");
+    let file = file.to_str().expect("text");
+    let place = Place::new(Arm::Channel).await;
+    let data = ["-d", "{\"payload\": \"/////w==\"}"];
+    let failed = place
+        .run(
+            "call",
+            &[
+                "tower_iroh.echo.v1.Echo/Echo",
+                "-proto",
+                file,
+                data[0],
+                data[1],
+            ],
+        )
+        .await;
+    assert_eq!(failed.code, Some(64 + 13), "{failed:?}");
+    assert!(
+        failed
+            .stderr
+            .contains("the response is not a tower_iroh.echo.v1.N"),
+        "{failed:?}"
+    );
+}
+
+/// A server of HTTP/1.1, and one that is spoken to in the wrong way about TLS.
+#[tokio::test]
+async fn a_server_that_does_not_speak_grpc() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0")
+        .await
+        .expect("a free port");
+    let target = format!("tcp://{}", listener.local_addr().expect("bound"));
+    let served = tokio::spawn(async move {
+        loop {
+            let (mut stream, _) = listener.accept().await.expect("the program dials");
+            tokio::spawn(async move {
+                let _ = stream
+                    .write_all(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n")
+                    .await;
+                let _ = tokio::io::copy(&mut stream, &mut tokio::io::sink()).await;
+            });
+        }
+    });
+    let failed = crate::support::run(["list", &target, "-plaintext"]).await;
+    assert_eq!(failed.code, Some(78), "{failed:?}");
+    assert!(
+        failed.stderr.contains("may be no gRPC server"),
+        "{failed:?}"
+    );
+    served.abort();
+    let place = Place::new(Arm::Tcp).await;
+    let failed = crate::support::run(["list", &place.target[0]]).await;
+    assert_eq!(failed.code, Some(78), "{failed:?}");
+    assert!(
+        failed.stderr.contains("does not speak TLS; say -plaintext"),
+        "{failed:?}"
+    );
+}
+
 /// Nothing listens: the sentence is the dial's, and the code UNAVAILABLE's.
 #[tokio::test]
 async fn a_peer_that_is_not_there() {
-    let free = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
-    let addr = free.local_addr().expect("bound");
-    drop(free);
+    // The port is taken, and nothing listens.
+    let taken = tokio::net::TcpSocket::new_v4().expect("a socket");
+    taken
+        .bind("127.0.0.1:0".parse().expect("valid"))
+        .expect("a free port");
+    let addr = taken.local_addr().expect("bound");
     let tcp = format!("tcp://{addr}");
     let nobody = iroh::EndpointAddr::new(iroh::SecretKey::from_bytes(&[7; 32]).public());
     let udp = std::net::UdpSocket::bind("127.0.0.1:0").expect("a free port");

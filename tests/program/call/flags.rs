@@ -73,7 +73,7 @@ async fn verbose_shows_what_grpcurl_shows_and_the_path_on_standard_error() {
             "\nResolved method descriptor:\n",
             "rpc UnaryCall ( .tower_iroh.testing.v1.SimpleRequest ) returns ( .tower_iroh.testing.v1.SimpleResponse );\n\nRequest metadata to send:\nx-a: b\n\nResponse headers received:\ncontent-type: application/grpc\n",
             "\nResponse contents:\n{\n",
-            "\nResponse trailers received:\n",
+            "\nResponse trailers received:\n(empty)\n",
             "\nSent 1 request and received 1 response\n",
         ] {
             assert!(ended.stdout.contains(part), "{part:?} in {}", ended.stdout);
@@ -115,35 +115,22 @@ async fn verbose_shows_what_grpcurl_shows_and_the_path_on_standard_error() {
     }
 }
 
-/// The peer is started only after the program has tried to reach it.
+/// The first connection is hung up on; the next ones lead to a server.
 #[tokio::test]
 async fn a_call_that_waits_for_ready_waits() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0")
         .await
         .expect("a free port");
-    let addr = listener.local_addr().expect("bound");
+    let target = format!("tcp://{}", listener.local_addr().expect("bound"));
     let method = format!("{SERVICE}/EmptyCall");
-    let target = format!("tcp://{addr}");
-    let args = [
-        "call",
-        &target,
-        "-plaintext",
-        &method,
-        "-wait-for-ready",
-        "-v",
-    ];
+    let args = ["call", &target, "-plaintext", &method, "-wait-for-ready"];
     let child = program(args)
         .stdout(std::process::Stdio::piped())
         .spawn()
         .expect("started");
-    // A server that hangs up is none; the program has been here when this returns.
     drop(listener.accept().await.expect("the program dials"));
-    drop(listener);
     let place = Place::new(Arm::Tcp).await;
     let server = place.world.server_addr().expect("on TCP");
-    let listener = tokio::net::TcpListener::bind(addr)
-        .await
-        .expect("free again");
     let forward = tokio::spawn(async move {
         loop {
             let (mut from, _) = listener.accept().await.expect("the program dials again");
@@ -155,8 +142,89 @@ async fn a_call_that_waits_for_ready_waits() {
     });
     let output = tokio::time::timeout(PATIENCE, child.wait_with_output()).await;
     let output = output.expect("in time").expect("started");
-    assert_eq!(output.status.code(), Some(0));
+    assert_eq!(
+        (output.status.code(), output.stdout.as_slice()),
+        (Some(0), &b"{}\n"[..])
+    );
     forward.abort();
+}
+
+/// The same over iroh: the first dial is refused, a later one is served.
+#[tokio::test]
+async fn a_call_waits_for_a_peer_over_iroh() {
+    let endpoint = iroh::Endpoint::bind(tower_iroh::presets::Offline).await;
+    let endpoint = endpoint.expect("a free port");
+    let ticket = tower_iroh::Peer::of(&endpoint)
+        .expect("an address")
+        .ticket();
+    endpoint.set_alpns(vec![tower_iroh::ALPN.to_vec()]);
+    let args = ["health", &ticket, "-wait-for-ready"];
+    let child = program(args)
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .expect("started");
+    let first = endpoint.accept().await.expect("the program dials");
+    first.refuse();
+    let (acceptor, incoming) = tower_iroh::Acceptor::new();
+    let router = iroh::protocol::Router::builder(endpoint);
+    let router = router.accept(tower_iroh::ALPN, acceptor).spawn();
+    let reporter = tonic_health::server::HealthReporter::new();
+    let health = tonic_health::server::HealthService::from_health_reporter(reporter);
+    let health = tonic_health::pb::health_server::HealthServer::new(health);
+    let server = tonic::transport::Server::builder().add_service(health);
+    tokio::spawn(server.serve_with_incoming(incoming));
+    let output = tokio::time::timeout(PATIENCE, child.wait_with_output()).await;
+    let output = output.expect("in time").expect("started");
+    assert_eq!(output.stdout, b"SERVING\n");
+    router.shutdown().await.expect("it shuts down");
+}
+
+#[tokio::test]
+async fn a_method_that_may_be_done_twice_is_tried_again() {
+    for place in Place::both().await {
+        let data = "{\"responseStatus\": {\"code\": 14}}";
+        for (flags, attempts) in [(&[][..], 1), (&["-retry"], 3), (&["-retry=5"], 5)] {
+            let before = place.world.backstage.counts().begun;
+            let args: Vec<_> = ["-v", "-d", data]
+                .into_iter()
+                .chain(flags.iter().copied())
+                .collect();
+            let failed = place.call("UnaryCall", &args).await;
+            assert_eq!(failed.code, Some(78), "{failed:?}");
+            assert_eq!(place.world.backstage.counts().begun - before, attempts);
+            assert!(
+                failed.stderr.contains(&format!("attempts   {attempts}\n")),
+                "{failed:?}"
+            );
+        }
+    }
+}
+
+/// Whoever reads the answers has enough of them: the call ends, and with it the program.
+#[tokio::test]
+async fn a_reader_that_leaves_ends_the_call() {
+    let place = Place::new(Arm::Channel).await;
+    let method = format!("{SERVICE}/FullDuplexCall");
+    let data = "{\"responses\": [{\"size\": 1}, {\"intervalMs\": 1}, {\"intervalMs\": 1}, {\"intervalMs\": 60000}]}";
+    let args = place.args("call", &[&method, "-d", data, "--json"]);
+    let mut child = program(args)
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .expect("started");
+    drop(child.stdout.take());
+    let output = tokio::time::timeout(PATIENCE, child.wait_with_output()).await;
+    let ended = crate::support::Ended::from(output.expect("in time").expect("started"));
+    assert_eq!(ended.code, Some(1), "{ended:?}");
+    assert!(
+        ended.stderr.contains("standard output cannot be written"),
+        "{ended:?}"
+    );
+    place
+        .world
+        .backstage
+        .wait("the end", |it| it.cancelled == 1)
+        .await;
 }
 
 #[tokio::test]

@@ -29,6 +29,12 @@ async fn serving_alone_is_success() {
         let json = place.run("health", &[SERVICE, "--json"]).await;
         let expected = format!("{{\"service\":\"{SERVICE}\",\"status\":\"NOT_SERVING\"}}\n");
         assert_eq!((json.code, json.stdout), (Some(1), expected));
+        let verbose = place.run("health", &["-v"]).await;
+        assert_eq!(
+            (verbose.code, verbose.stdout.as_str()),
+            (Some(0), "SERVING\n")
+        );
+        assert!(verbose.stderr.contains("\ntransport  "), "{verbose:?}");
         let unknown = place.run("health", &["nobody"]).await;
         assert_eq!(unknown.code, Some(69), "NOT_FOUND");
     }
@@ -54,7 +60,7 @@ async fn changes_are_watched() {
     }
     child.kill().await.expect("running");
     let late = place
-        .run("health", &[SERVICE, "-watch", "-max-time", "0.5"])
+        .run("health", &[SERVICE, "-watch", "-max-time", "3"])
         .await;
     assert_eq!((late.code, late.stdout.as_str()), (Some(68), "UNKNOWN\n"));
 }

@@ -4,7 +4,6 @@ use std::{pin::Pin, sync::Arc};
 
 use futures_util::{Stream, StreamExt as _, stream};
 use prost::Message as _;
-use tokio_stream::wrappers::ReceiverStream;
 use tonic::{
     Request, Response, Status, Streaming,
     transport::{Server, server::TcpIncoming},
@@ -184,12 +183,12 @@ async fn imports_that_lead_nowhere_are_told() {
     }
 }
 
-/// A name that moves the cursor of a terminal.
+/// A name would move the cursor of a terminal.
 #[tokio::test]
-async fn a_long_list_of_services_is_printed_and_no_more() {
+async fn names_are_printed_without_what_a_terminal_obeys() {
     let many = |_| {
         let service = (0..10_000).map(|number| ServiceResponse {
-            name: format!("a.S{number:05}"),
+            name: format!("a.S{number:05}\u{1b}[2J"),
         });
         Some(MessageResponse::ListServicesResponse(ListServiceResponse {
             service: service.collect(),
@@ -198,4 +197,5 @@ async fn a_long_list_of_services_is_printed_and_no_more() {
     let listed = against(many, &["list"]).await;
     assert_eq!(listed.code, Some(0), "{}", listed.stderr);
     assert_eq!(listed.stdout.lines().count(), 10_000);
+    assert!(listed.stdout.starts_with("a.S00000\\u{1b}[2J\n"));
 }

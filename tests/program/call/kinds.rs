@@ -8,7 +8,7 @@ use tokio::{
     time::timeout,
 };
 
-use super::{ECHO, Place, assert_ok, values};
+use super::{ECHO, Place, SERVICE, assert_ok, values};
 use crate::support::{PATIENCE, program};
 
 #[tokio::test]
@@ -96,6 +96,23 @@ async fn ping_pong_through_a_pipe() {
         let ended = timeout(PATIENCE, child.wait()).await.expect("in time");
         assert_eq!(ended.expect("started").code(), Some(0));
         place.world.stop().await;
+    }
+}
+
+/// The server has said all, so the program does not wait for a person who says nothing.
+#[tokio::test]
+async fn a_call_that_the_server_ends_is_over_although_the_input_is_not() {
+    for place in Place::both().await {
+        let method = format!("{SERVICE}/FullDuplexCall");
+        let args = place.args("call", &[&method, "-d", "@", "-H", "x-test-at-once: 1"]);
+        let mut child = program(args)
+            .stdin(Stdio::piped())
+            .spawn()
+            .expect("started");
+        let stdin = child.stdin.take();
+        let ended = timeout(PATIENCE, child.wait()).await.expect("in time");
+        assert_eq!(ended.expect("started").code(), Some(0));
+        drop(stdin);
     }
 }
 

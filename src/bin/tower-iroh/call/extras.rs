@@ -13,8 +13,9 @@ pub(crate) struct Extras<'a> {
     pub(crate) stats: Option<PeerStats>,
     pub(crate) urgency: Option<Urgency>,
     pub(crate) dial: Option<Duration>,
-    pub(crate) schema: Duration,
-    pub(crate) call: &'a Ended,
+    pub(crate) schema: Option<Duration>,
+    /// `None` for a verb that only looks.
+    pub(crate) call: Option<&'a Ended>,
 }
 
 impl Extras<'_> {
@@ -32,16 +33,27 @@ impl Extras<'_> {
             ("path", path.map(ToString::to_string)),
             ("rtt", stats.and_then(|it| it.rtt).map(milliseconds)),
             ("urgency", self.urgency.map(|it| it.to_string())),
-            ("attempts", Some(self.call.attempts.to_string())),
+            ("attempts", self.call.map(|it| it.attempts.to_string())),
             ("dial", self.dial.map(milliseconds)),
-            ("schema", Some(milliseconds(self.schema))),
-            ("first byte", self.call.first_byte.map(milliseconds)),
-            ("last byte", Some(milliseconds(self.call.last_byte))),
+            ("schema", self.schema.map(milliseconds)),
+            (
+                "first byte",
+                self.call.and_then(|it| it.first_byte).map(milliseconds),
+            ),
+            ("last byte", self.call.map(|it| milliseconds(it.last_byte))),
         ]
     }
 
+    /// Prints it on standard error: it is not what a program asked for.
+    pub(crate) fn print(&self, json: bool) {
+        match json {
+            true => eprintln!("{}", self.json()),
+            false => eprintln!("\n{}", self.text()),
+        }
+    }
+
     /// One line for each value.
-    pub(crate) fn text(&self) -> String {
+    fn text(&self) -> String {
         let lines = self.values().into_iter().filter_map(|(name, value)| {
             let value = value?;
             Some(format!("{name:<11}{value}"))
@@ -50,7 +62,7 @@ impl Extras<'_> {
     }
 
     /// The same as one JSON object.
-    pub(crate) fn json(&self) -> Value {
+    fn json(&self) -> Value {
         let values = self.values().into_iter();
         let values =
             values.filter_map(|(name, value)| Some((name.replace(' ', "_"), json!(value?))));

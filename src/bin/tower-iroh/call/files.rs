@@ -9,6 +9,7 @@ use prost::Message;
 use prost_reflect::{DescriptorPool, FileDescriptor};
 use protox::file::{ChainFileResolver, File, FileResolver, GoogleFileResolver};
 
+use super::pool::{RawFiles, check};
 use crate::failure::Failure;
 
 /// Compiles `.proto` files. Without an import path, the working directory and the folder of each file are searched.
@@ -48,6 +49,8 @@ pub(crate) fn from_protosets(files: &[PathBuf]) -> Result<DescriptorPool, Failur
         let bytes = std::fs::read(file)
             .map_err(|error| Failure::failed(format!("{}: {error}", file.display())))?;
         pool.decode_file_descriptor_set(bytes.as_slice())
+            .map_err(|error| error.to_string())
+            .and_then(|()| check(&pool))
             .map_err(|error| {
                 Failure::failed(format!(
                     "{} is not a set of descriptors: {error}; `protoc --include_imports --descriptor_set_out` and `-protoset-out` write one",
@@ -80,12 +83,6 @@ pub(crate) fn compiled(name: &str, source: &str) -> Result<DescriptorPool, proto
     Ok(compiler.descriptor_pool())
 }
 
-#[derive(Clone, PartialEq, Message)]
-struct RawFiles {
-    #[prost(bytes = "vec", repeated, tag = "1")]
-    file: Vec<Vec<u8>>,
-}
-
 /// Encodes files with all that they import, imports first, as a `FileDescriptorSet`.
 pub(crate) fn protoset(files: impl IntoIterator<Item = FileDescriptor>) -> Vec<u8> {
     let mut done = HashSet::new();
@@ -102,12 +99,6 @@ pub(crate) fn protoset(files: impl IntoIterator<Item = FileDescriptor>) -> Vec<u
         }
     }
     raw.encode_to_vec()
-}
-
-/// A set from the encoded files, for a pool.
-pub(crate) fn set_of<'a>(files: impl IntoIterator<Item = &'a Vec<u8>>) -> Vec<u8> {
-    let file = files.into_iter().cloned().collect();
-    RawFiles { file }.encode_to_vec()
 }
 
 #[cfg(test)]

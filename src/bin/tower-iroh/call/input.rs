@@ -53,6 +53,12 @@ pub(crate) struct Reading {
     pub(crate) allow_unknown_fields: bool,
 }
 
+/// A source from which nothing is read yet.
+pub(crate) struct OpenSource {
+    source: Source,
+    reader: Box<dyn AsyncRead + Send + Unpin>,
+}
+
 /// The requests, in their order.
 pub(crate) struct Input {
     source: Source,
@@ -67,11 +73,8 @@ pub(crate) struct Input {
 }
 
 impl Input {
-    pub(crate) async fn open(
-        source: Source,
-        descriptor: MessageDescriptor,
-        reading: Reading,
-    ) -> Result<Self, Failure> {
+    /// Opens the source. The type of the requests may be known only later.
+    pub(crate) async fn open(source: Source) -> Result<OpenSource, Failure> {
         let reader: Box<dyn AsyncRead + Send + Unpin> = match &source {
             Source::Text(text) => Box::new(std::io::Cursor::new(text.clone().into_bytes())),
             Source::StandardInput => Box::new(tokio::io::stdin()),
@@ -81,7 +84,15 @@ impl Input {
                 })?)
             }
         };
-        Ok(Self {
+        Ok(OpenSource { source, reader })
+    }
+
+    pub(crate) fn new(
+        OpenSource { source, reader }: OpenSource,
+        descriptor: MessageDescriptor,
+        reading: Reading,
+    ) -> Self {
+        Self {
             source,
             reader,
             reading,
@@ -90,7 +101,7 @@ impl Input {
             text: Vec::new(),
             ended: false,
             given: 0,
-        })
+        }
     }
 
     /// The next request; `None` at the end of the input.
@@ -180,10 +191,8 @@ mod tests {
             format,
             allow_unknown_fields: false,
         };
-        let source = Source::read(Some(text));
-        Input::open(source, descriptor, reading)
-            .await
-            .expect("opened")
+        let source = Input::open(Source::read(Some(text))).await;
+        Input::new(source.expect("opened"), descriptor, reading)
     }
 
     #[test]

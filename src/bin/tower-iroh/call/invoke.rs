@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 use tonic::{Request, Status, client::Grpc, metadata::MetadataMap};
 
 use super::{
-    codec::DynamicCodec, input::Input, message_json::Anys, metadata::printed, output::Output,
+    any::Anys, codec::DynamicCodec, input::Input, metadata::printed, output::Output,
     schema::Schema, session::Session, status,
 };
 use crate::failure::Failure;
@@ -178,10 +178,14 @@ impl Call<'_> {
 }
 
 fn trailers(output: &Output, metadata: &MetadataMap) -> Result<(), Failure> {
-    output.note(&format!(
-        "\nResponse trailers received:\n{}",
-        printed(metadata)
-    ))
+    let mut metadata = metadata.clone();
+    // The status is told by itself.
+    for name in ["grpc-status", "grpc-message"] {
+        metadata.remove(name);
+    }
+    metadata.remove_bin("grpc-status-details-bin");
+    let shown = printed(&metadata);
+    output.note(&format!("\nResponse trailers received:\n{shown}"))
 }
 
 fn from_channel(

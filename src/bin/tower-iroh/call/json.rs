@@ -22,6 +22,20 @@ impl Json {
         Self::Leaf("null".to_owned())
     }
 
+    /// The shortest text that reads back as the same number. `shown` has the value's own precision.
+    pub(crate) fn number(shown: impl fmt::Display + fmt::LowerExp, value: f64) -> Self {
+        let size = value.abs();
+        if value.is_nan() {
+            Self::string("NaN")
+        } else if value.is_infinite() {
+            Self::string(if value > 0.0 { "Infinity" } else { "-Infinity" })
+        } else if size != 0.0 && !(1e-6..1e21).contains(&size) {
+            Self::Leaf(format!("{shown:e}"))
+        } else {
+            Self::Leaf(shown.to_string())
+        }
+    }
+
     /// The value without the order.
     pub(crate) fn to_value(&self) -> Value {
         serde_json::from_str(&self.to_string())
@@ -81,6 +95,10 @@ impl From<Value> for Json {
                 let fields = fields.into_iter();
                 Self::Object(fields.map(|(name, value)| (name, value.into())).collect())
             }
+            // A whole number is written as one, as Go and JavaScript do.
+            Value::Number(number) if number.is_f64() => number
+                .as_f64()
+                .map_or_else(Self::null, |value| Self::number(value, value)),
             leaf => Self::Leaf(leaf.to_string()),
         }
     }
@@ -127,6 +145,20 @@ mod tests {
         ] {
             assert_eq!(base64(bytes.as_bytes()), text);
         }
+    }
+
+    #[test]
+    fn numbers_are_short() {
+        for (value, text) in [
+            (1.0, "1"),
+            (-0.5, "-0.5"),
+            (1e300, "1e300"),
+            (1e-9, "1e-9"),
+            (f64::NEG_INFINITY, "\"-Infinity\""),
+        ] {
+            assert_eq!(Json::number(value, value).to_string(), text);
+        }
+        assert_eq!(Json::from(Value::from(2.0)).to_string(), "2");
     }
 
     #[test]

@@ -1,14 +1,13 @@
 //! A message as JSON, by protobuf's JSON mapping, in the order of its `.proto` file.
 
 use prost_reflect::{
-    DescriptorPool, DynamicMessage, FieldDescriptor, Kind, MapKey, MessageDescriptor,
-    ReflectMessage, Value,
+    DescriptorPool, DynamicMessage, FieldDescriptor, Kind, MapKey, ReflectMessage, Value,
 };
 
-use super::json::{Json, base64};
-
-/// How deep one `Any` may lie in another. A message of 4 MiB has room for 80,000, and each costs stack.
-const MAX_ANYS: usize = 32;
+use super::{
+    any::{ANY, MAX_ANYS, any_parts, find_type, type_name},
+    json::{Json, base64},
+};
 
 /// How messages are written.
 #[derive(Clone, Debug)]
@@ -79,8 +78,8 @@ impl ToJson {
             // JavaScript's numbers are exact up to 2^53 only.
             (Value::I64(value), _) => Json::string(&value.to_string()),
             (Value::U64(value), _) => Json::string(&value.to_string()),
-            (Value::F32(value), _) => number(*value, f64::from(*value)),
-            (Value::F64(value), _) => number(*value, *value),
+            (Value::F32(value), _) => Json::number(*value, f64::from(*value)),
+            (Value::F64(value), _) => Json::number(*value, *value),
             (Value::String(value), _) => Json::string(value),
             (Value::Bytes(value), _) => Json::string(&base64(value)),
             (Value::EnumNumber(_), Kind::Enum(kind))
@@ -150,81 +149,6 @@ impl ToJson {
     }
 }
 
-pub(crate) const ANY: &str = "google.protobuf.Any";
-
-/// The type's URL and the bytes of an `Any`; empty for a server's own type of that name with other fields.
-pub(crate) fn any_parts(any: &DynamicMessage) -> (String, Vec<u8>) {
-    let url = any.get_field_by_number(1);
-    let value = any.get_field_by_number(2);
-    let url = url.as_deref().and_then(Value::as_str).unwrap_or_default();
-    let value = value.as_deref().and_then(Value::as_bytes);
-    (
-        url.to_owned(),
-        value.map(|bytes| bytes.to_vec()).unwrap_or_default(),
-    )
-}
-
-/// The name in `type.googleapis.com/pkg.Name`.
-pub(crate) fn type_name(url: &str) -> &str {
-    url.rsplit('/').next().unwrap_or(url)
-}
-
-fn find_type(types: &[DescriptorPool], name: &str) -> Option<MessageDescriptor> {
-    types.iter().find_map(|pool| pool.get_message_by_name(name))
-}
-
-/// What lies in the `Any`s of a message.
-#[derive(Debug, Default, PartialEq)]
-pub(crate) struct Anys {
-    /// The types that are not known, at most so many as a message may sensibly have.
-    pub(crate) unknown: Vec<String>,
-    /// Whether they lie in each other more deeply than is read.
-    pub(crate) too_deep: bool,
-}
-
-impl Anys {
-    pub(crate) fn of(message: &DynamicMessage, types: &[DescriptorPool]) -> Self {
-        let mut anys = Self::default();
-        anys.look_in(message, types, 0);
-        anys
-    }
-
-    fn look(&mut self, value: &Value, types: &[DescriptorPool], depth: usize) {
-        match value {
-            Value::List(values) => values.iter().for_each(|it| self.look(it, types, depth)),
-            Value::Map(values) => values.values().for_each(|it| self.look(it, types, depth)),
-            Value::Message(message) => self.look_in(message, types, depth),
-            _ => {}
-        }
-    }
-
-    fn look_in(&mut self, message: &DynamicMessage, types: &[DescriptorPool], depth: usize) {
-        const MOST: usize = 64;
-        if message.descriptor().full_name() != ANY {
-            for (_, value) in message.fields() {
-                self.look(value, types, depth);
-            }
-            return;
-        }
-        if depth >= MAX_ANYS {
-            self.too_deep = true;
-            return;
-        }
-        let (url, bytes) = any_parts(message);
-        let name = type_name(&url);
-        match find_type(types, name) {
-            Some(descriptor) => {
-                if let Ok(inner) = DynamicMessage::decode(descriptor, bytes.as_slice()) {
-                    self.look_in(&inner, types, depth + 1);
-                }
-            }
-            None if name.is_empty() || self.unknown.len() >= MOST => {}
-            None if self.unknown.iter().any(|it| it == name) => {}
-            None => self.unknown.push(name.to_owned()),
-        }
-    }
-}
-
 fn key_text(key: &MapKey) -> String {
     match key {
         MapKey::Bool(key) => key.to_string(),
@@ -233,20 +157,6 @@ fn key_text(key: &MapKey) -> String {
         MapKey::U32(key) => key.to_string(),
         MapKey::U64(key) => key.to_string(),
         MapKey::String(key) => key.clone(),
-    }
-}
-
-/// The shortest text that reads back as the same number. `shown` has the value's own precision.
-fn number(shown: impl std::fmt::Display + std::fmt::LowerExp, value: f64) -> Json {
-    let size = value.abs();
-    if value.is_nan() {
-        Json::string("NaN")
-    } else if value.is_infinite() {
-        Json::string(if value > 0.0 { "Infinity" } else { "-Infinity" })
-    } else if size != 0.0 && !(1e-6..1e21).contains(&size) {
-        Json::Leaf(format!("{shown:e}"))
-    } else {
-        Json::Leaf(shown.to_string())
     }
 }
 
@@ -287,7 +197,7 @@ mod tests {
     use prost::Message;
 
     use super::*;
-    use crate::call::files::compiled;
+    use crate::call::{any::Anys, files::compiled};
 
     const PROTO: &str = r#"
         syntax = "proto3";
@@ -379,7 +289,5 @@ mod tests {
         let any = any.expect("valid");
         assert!(to.message(&any).to_string().contains("lie in each other"));
         assert!(Anys::of(&any, &to.types).too_deep);
-        let number = number(1e300, 1e300).to_string();
-        assert_eq!(number, "1e300");
     }
 }

@@ -1,5 +1,6 @@
 //! `tower-iroh call`: calls a method of a peer. `list`, `describe` and `health` share what is here.
 
+mod any;
 mod codec;
 mod deadline;
 mod extras;
@@ -14,6 +15,7 @@ mod method;
 mod nearest;
 mod output;
 mod parse;
+mod pool;
 mod proto_text;
 mod reflection;
 mod schema;
@@ -81,9 +83,6 @@ pub(crate) struct Options {
     /// Pass over fields in requests that the message does not have.
     #[arg(long)]
     allow_unknown_fields: bool,
-    /// Print the method, metadata, path and times too; twice, the size of responses as well.
-    #[arg(short = 'v', long, alias = "v", action = ArgAction::Count)]
-    verbose: u8,
     /// A header for the call alone; may be repeated.
     #[arg(long, value_name = "NAME: VALUE", action = ArgAction::Append)]
     rpc_header: Vec<String>,
@@ -167,13 +166,21 @@ pub(crate) async fn ended<T>(
 
 async fn call(options: &Options, mut session: Session, json: bool) -> Result<(), Failure> {
     let headers = options.request.headers(&options.rpc_header)?;
+    let source = Input::open(Source::read(options.data.as_deref())).await?;
     let mut schema = session.schema(&options.schema)?;
-    session.dial().await?;
+    // With a schema of its own the program finds mistakes before it dials.
+    if !options.schema.is_local() {
+        session.dial().await?;
+    }
     let begun = Instant::now();
     let method = method::find(&mut schema, &options.method).await?;
     let schema_time = begun.elapsed();
+    options.schema.save([method.parent_file()])?;
+    if options.schema.is_local() {
+        session.dial().await?;
+    }
     let format = options.format.unwrap_or(Format::Json);
-    let mut output = Output::new(format, options.emit_defaults, json, options.verbose);
+    let mut output = Output::new(format, options.emit_defaults, json, options.request.verbose);
     let text = proto_text(&Symbol::Method(method.clone()));
     output.note(&format!("\nResolved method descriptor:\n{text}"))?;
     let shown = metadata::printed(&headers);
@@ -182,8 +189,7 @@ async fn call(options: &Options, mut session: Session, json: bool) -> Result<(),
         format,
         allow_unknown_fields: options.allow_unknown_fields,
     };
-    let source = Source::read(options.data.as_deref());
-    let input = Input::open(source, method.input(), reading).await?;
+    let input = Input::new(source, method.input(), reading);
     let call = Call {
         session: &session,
         method: &method,
@@ -200,24 +206,14 @@ async fn call(options: &Options, mut session: Session, json: bool) -> Result<(),
         count(ended.sent, "request"),
         count(output.printed(), "response")
     ))?;
-    if options.verbose > 0 {
+    if options.request.verbose > 0 {
         let extras = Extras {
-            peer: &options.peer,
-            stats: session
-                .connection
-                .channel
-                .as_ref()
-                .and_then(|it| it.stats()),
             urgency: options.urgency,
-            dial: session.dial,
-            schema: schema_time,
-            call: &ended,
+            schema: Some(schema_time),
+            call: Some(&ended),
+            ..session.extras()
         };
-        match json {
-            true => eprintln!("{}", extras.json()),
-            false => eprintln!("\n{}", extras.text()),
-        }
+        extras.print(json);
     }
-    options.schema.save([method.parent_file()])?;
     result
 }

@@ -4,12 +4,8 @@ use std::io::{self, Write};
 
 use prost_reflect::{DescriptorPool, DynamicMessage, text_format::FormatOptions};
 
-use super::{
-    format::Format,
-    input::SEPARATOR,
-    message_json::{Anys, ToJson},
-};
-use crate::failure::Failure;
+use super::{any::Anys, format::Format, input::SEPARATOR, message_json::ToJson};
+use crate::failure::{Failure, printable};
 
 /// Prints to standard output, message by message.
 #[derive(Debug)]
@@ -51,7 +47,7 @@ impl Output {
         self.note("\nResponse contents:")?;
         let text = self.text(message, types);
         self.printed += 1;
-        print_line(&text)
+        write_line(&text)
     }
 
     fn text(&self, message: &DynamicMessage, types: &DescriptorPool) -> String {
@@ -84,15 +80,20 @@ impl Output {
             (0, _) => Ok(()),
             (_, false) => print_line(text),
             (_, true) => {
-                eprintln!("{text}");
+                eprintln!("{}", printable(text));
                 Ok(())
             }
         }
     }
 }
 
-/// Prints a line, and says so if whoever reads has gone.
+/// Prints a line of which parts come from the server.
 pub(crate) fn print_line(text: &str) -> Result<(), Failure> {
+    write_line(&printable(text))
+}
+
+/// Writes a line, and says so if whoever reads has gone.
+fn write_line(text: &str) -> Result<(), Failure> {
     let mut stdout = io::stdout().lock();
     writeln!(stdout, "{text}")
         .and_then(|()| stdout.flush())

@@ -91,12 +91,30 @@ fn unknown_within(value: &Value, field: &FieldDescriptor) -> Option<String> {
 pub(crate) fn text(descriptor: &MessageDescriptor, piece: &[u8]) -> Result<DynamicMessage, String> {
     let what = |error: &dyn std::fmt::Display| {
         format!(
-            "{error} (the text format of {} is expected)",
+            "{error} ({} is expected, in the text format)",
             descriptor.full_name()
         )
     };
     let text = std::str::from_utf8(piece).map_err(|error| what(&error))?;
-    DynamicMessage::parse_text_format(descriptor.clone(), text).map_err(|error| what(&error))
+    DynamicMessage::parse_text_format(descriptor.clone(), text).map_err(|error| {
+        let error = error.to_string();
+        let hint = lacking(&error)
+            .and_then(|(field, message)| {
+                let message = descriptor.parent_pool().get_message_by_name(message)?;
+                let names = message.fields().map(|it| it.name().to_owned());
+                Some(did_you_mean(field, names.collect::<Vec<_>>()))
+            })
+            .unwrap_or_default();
+        what(&format!("{error}{hint}"))
+    })
+}
+
+/// The field and the message in prost-reflect's sentence about an unknown field. Its error has them in no other way.
+fn lacking(error: &str) -> Option<(&str, &str)> {
+    let rest = error.strip_prefix("field '")?;
+    let (field, rest) = rest.split_once('\'')?;
+    let (_, rest) = rest.split_once('\'')?;
+    Some((field, rest.strip_suffix('\'')?))
 }
 
 #[cfg(test)]
@@ -134,6 +152,16 @@ mod tests {
             assert!(error.starts_with(place), "{text}: {error}");
             assert!(error.contains("a.Outer is expected"), "{error}");
         }
+    }
+
+    #[test]
+    fn the_nearest_field_is_named_in_the_text_format_too() {
+        let pool = compiled("a.proto", PROTO).expect("valid");
+        let outer = pool.get_message_by_name("a.Outer").expect("there");
+        let error = super::text(&outer, b"items { frist_name: \"\" }").expect_err("unknown");
+        assert!(error.contains("did you mean `first_name`?"), "{error}");
+        let error = super::text(&outer, &[0xff]).expect_err("no text");
+        assert!(error.contains("a.Outer is expected"), "{error}");
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Asks a server for its schema: reflection v1, and v1alpha where the server has no v1.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashSet},
     sync::atomic::{AtomicUsize, Ordering},
     time::Duration,
 };
@@ -17,7 +17,7 @@ use tonic_reflection::pb::v1::{
     server_reflection_request::MessageRequest, server_reflection_response::MessageResponse,
 };
 
-use super::{deadline::Deadline, files::set_of, session::Client};
+use super::{deadline::Deadline, pool::pool_of, session::Client};
 use crate::failure::Failure;
 
 /// Both versions have the same messages.
@@ -25,11 +25,13 @@ const VERSIONS: [&str; 2] = [
     "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
     "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
 ];
-/// How long one answer may take. The first one has the dial in it.
+/// How long one answer may take, unless calls wait for the peer. The first one may have the dial in it.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// What a schema may have. A server that sends more is not believed.
 const MAX_FILES: usize = 2000;
 const MAX_BYTES: usize = 64 << 20;
+/// How many types in `Any`s may turn out to be unknown.
+const MAX_UNKNOWN: usize = 1000;
 /// How many imports are asked for at the same time.
 const AT_ONCE: usize = 8;
 
@@ -41,11 +43,17 @@ pub(crate) struct Reflection {
     client: Grpc<Client>,
     headers: MetadataMap,
     deadline: Deadline,
+    /// How long one answer may take.
+    patience: Duration,
     /// Which of the versions the server speaks, as far as is known.
     version: AtomicUsize,
     files: BTreeMap<String, Vec<u8>>,
     bytes: usize,
     pool: DescriptorPool,
+    /// Types in `Any`s that the server does not know.
+    unknown: HashSet<String>,
+    /// The server has answered no question about such a type.
+    is_silent: bool,
 }
 
 /// The few fields of a file's descriptor that say what else is needed.
@@ -63,8 +71,10 @@ impl Reflection {
         headers: MetadataMap,
         deadline: Deadline,
         max_message_size: usize,
+        waits: bool,
     ) -> Self {
         Self {
+            patience: if waits { Duration::MAX } else { PATIENCE },
             client: Grpc::new(client).max_decoding_message_size(max_message_size),
             headers,
             deadline,
@@ -72,6 +82,8 @@ impl Reflection {
             files: BTreeMap::new(),
             bytes: 0,
             pool: DescriptorPool::new(),
+            unknown: HashSet::new(),
+            is_silent: false,
         }
     }
 
@@ -111,11 +123,30 @@ impl Reflection {
                 .await?;
             missing = self.keep(answers.into_iter().flatten())?;
         }
-        let mut pool = DescriptorPool::new();
-        pool.decode_file_descriptor_set(set_of(self.files.values()).as_slice())
+        self.pool = pool_of(self.files.values())
             .map_err(|error| nonsense(&format!("descriptors that do not fit together: {error}")))?;
-        self.pool = pool;
         Ok(true)
+    }
+
+    /// Learns the types of messages that came in an `Any`. A type that the server does not know, or does not tell, is not asked for again.
+    pub(crate) async fn learn_types(&mut self, names: Vec<String>) {
+        if self.is_silent {
+            return;
+        }
+        for name in names {
+            if self.unknown.len() >= MAX_UNKNOWN || self.unknown.contains(&name) {
+                continue;
+            }
+            match self.learn(&name).await {
+                Ok(true) if self.pool.get_message_by_name(&name).is_some() => {}
+                Ok(_) => drop(self.unknown.insert(name)),
+                // Each answer of a call would wait for it again.
+                Err(_) => {
+                    self.is_silent = true;
+                    return;
+                }
+            }
+        }
     }
 
     /// Keeps files, and returns which imports are not there yet.
@@ -179,10 +210,8 @@ impl Reflection {
     async fn ask(&self, question: MessageRequest) -> Result<MessageResponse, Failure> {
         loop {
             let version = self.version.load(Ordering::Relaxed);
-            let limit = self
-                .deadline
-                .left()
-                .map_or(PATIENCE, |left| left.min(PATIENCE));
+            let limit = self.deadline.left().unwrap_or(Duration::MAX);
+            let limit = limit.min(self.patience);
             let asked = self.ask_version(VERSIONS[version], question.clone());
             let status = match tokio::time::timeout(limit, asked).await {
                 Ok(Ok(Some(answer))) => return Ok(answer),
@@ -201,6 +230,9 @@ impl Reflection {
                     error_code: Code::NotFound as i32,
                     error_message: status.message().to_owned(),
                 }));
+            }
+            if status.code() == Code::DeadlineExceeded && self.deadline.is_over() {
+                return Err(self.deadline.missed());
             }
             if status.code() != Code::Unimplemented {
                 let message = format!("the server's schema cannot be had: {}", status.message());

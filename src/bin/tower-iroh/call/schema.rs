@@ -127,11 +127,7 @@ impl Schema {
     /// Learns the types of messages that came in an `Any`. What the server does not know, or does not tell, stays unknown.
     pub(crate) async fn learn_all(&mut self, names: Vec<String>) {
         if let Self::Server(reflection) = self {
-            for name in names {
-                if reflection.learn(&name).await.is_err() {
-                    return;
-                }
-            }
+            reflection.learn_types(names).await;
         }
     }
 }

@@ -1,14 +1,19 @@
 //! A peer, the time that a verb may take with it, and its schema.
 
-use std::time::{Duration, Instant};
+use std::{
+    io::IsTerminal as _,
+    time::{Duration, Instant},
+};
 
 use clap::{ArgAction, Args};
 use http::{Request, Response};
 use tonic::{Status, body::Body, metadata::MetadataMap};
 use tower::{ServiceExt as _, util::BoxCloneSyncService};
+use tower_iroh::Channel;
 
 use super::{
     deadline::Deadline,
+    extras::Extras,
     metadata,
     reflection::Reflection,
     schema::{Schema, SchemaOptions},
@@ -40,6 +45,9 @@ pub(crate) struct RequestOptions {
     /// The name of this program for the server.
     #[arg(long, value_name = "NAME")]
     pub(crate) user_agent: Option<String>,
+    /// Print the path to the peer and the times on standard error; `call` prints the method and all metadata too, and given twice the size of responses.
+    #[arg(short = 'v', long, alias = "v", action = ArgAction::Count)]
+    pub(crate) verbose: u8,
     /// Wait for the peer until it is there, instead of failing when it is not.
     #[arg(long)]
     pub(crate) wait_for_ready: bool,
@@ -52,6 +60,8 @@ impl RequestOptions {
         Wants {
             wait_for_ready: self.wait_for_ready.then(|| self.max_time.unwrap_or(DAY)),
             user_agent: self.user_agent.clone(),
+            // A call that waits needs it: it says when the peer may be tried again.
+            without_breaker: !self.wait_for_ready,
             ..Wants::default()
         }
     }
@@ -71,7 +81,9 @@ pub(crate) struct Session {
     pub(crate) deadline: Deadline,
     /// How long connecting took, where that is known.
     pub(crate) dial: Option<Duration>,
+    peer: String,
     request: RequestOptions,
+    plaintext: bool,
 }
 
 impl Session {
@@ -86,14 +98,24 @@ impl Session {
             deadline: Deadline::begin(request.max_time),
             connection: Connection::with(peer, connect, wants).await?,
             dial: None,
+            peer: peer.to_owned(),
             request: request.clone(),
+            plaintext: connect.plaintext,
         })
     }
 
     /// What calls go through.
     pub(crate) fn client(&self) -> Client {
         let service = self.connection.service.clone();
-        Client::new(service.map_err(Status::from_error))
+        let is_tcp = self.connection.channel.is_none();
+        let plaintext = self.plaintext;
+        Client::new(service.map_err(move |error| {
+            let status = Status::from_error(error);
+            match is_tcp {
+                true => with_hint(status, tcp_hint(plaintext)),
+                false => status,
+            }
+        }))
     }
 
     /// Connects, so that a failure is told as one of the connection, after the time that `-connect-timeout` gives.
@@ -107,11 +129,32 @@ impl Session {
         let begun = Instant::now();
         let dialled = async {
             let connected = channel.connect().await;
-            connected.map_err(|error| Failure::from(Status::from_error(error.into())))
+            connected.map_err(|error| {
+                Failure::from(with_hint(Status::from_error(error.into()), peer_hint))
+            })
         };
-        self.deadline.bound(dialled).await?;
+        self.deadline.bound(with_notice(dialled)).await?;
         self.dial = Some(begun.elapsed());
         Ok(())
+    }
+
+    /// What is known of the way to the peer.
+    pub(crate) fn extras(&self) -> Extras<'_> {
+        Extras {
+            peer: &self.peer,
+            stats: self.connection.channel.as_ref().and_then(Channel::stats),
+            urgency: None,
+            dial: self.dial,
+            schema: None,
+            call: None,
+        }
+    }
+
+    /// Shows what `-v` shows of a verb that only looks.
+    pub(crate) fn show(&self, json: bool) {
+        if self.request.verbose > 0 {
+            self.extras().print(json);
+        }
     }
 
     /// The schema: of the files that the options name, else the server's.
@@ -125,6 +168,55 @@ impl Session {
             headers,
             self.deadline,
             self.request.max_msg_sz,
+            self.request.wait_for_ready,
         ))))
     }
+}
+
+/// Tells a person who waits for a dial what is waited for.
+async fn with_notice<T>(dialled: impl Future<Output = T>) -> T {
+    const SOON: Duration = Duration::from_secs(2);
+    let mut dialled = std::pin::pin!(dialled);
+    tokio::select! {
+        done = &mut dialled => return done,
+        () = tokio::time::sleep(SOON) => {}
+    }
+    if std::io::stderr().is_terminal() {
+        eprintln!("still connecting; -connect-timeout says for how long");
+    }
+    dialled.await
+}
+
+/// The same status with what to try next, where its message has a known cause.
+fn with_hint(status: Status, hint: impl Fn(&str) -> Option<&'static str>) -> Status {
+    let Some(hint) = hint(status.message()) else {
+        return status;
+    };
+    let message = format!("{}; {hint}", status.message());
+    Status::with_details_and_metadata(
+        status.code(),
+        message,
+        status.details().to_vec().into(),
+        status.metadata().clone(),
+    )
+}
+
+fn tcp_hint(plaintext: bool) -> impl Fn(&str) -> Option<&'static str> {
+    move |message| {
+        let is_lost = message.contains("connection was lost");
+        let is_no_tls = message.contains("InvalidContentType");
+        match plaintext {
+            true if is_lost => {
+                Some("the server may speak TLS (leave out -plaintext), or may be no gRPC server")
+            }
+            false if is_no_tls => Some("the server does not speak TLS; say -plaintext"),
+            _ => None,
+        }
+    }
+}
+
+fn peer_hint(message: &str) -> Option<&'static str> {
+    message.contains("No addressing information").then_some(
+        "give a ticket, which has addresses, or `--relay default`, with which an id is looked up",
+    )
 }

@@ -5,10 +5,11 @@ use prost_reflect::{DescriptorPool, DynamicMessage, text_format::FormatOptions};
 use tonic::Status;
 
 use super::{
+    any::type_name,
     files::compiled,
     format::Format,
     json::{Json, base64},
-    message_json::{ToJson, type_name},
+    message_json::ToJson,
     schema::Schema,
 };
 use crate::failure::Failure;

@@ -1,11 +1,13 @@
 //! Descriptors as `.proto` text, laid out as grpcurl does: sorted, with full names and doc comments.
 
 use prost_reflect::{
-    Cardinality, DynamicMessage, EnumDescriptor, ExtensionDescriptor, FieldDescriptor,
-    FileDescriptor, Kind, MessageDescriptor, MethodDescriptor, OneofDescriptor, ServiceDescriptor,
-    Syntax, Value,
+    Cardinality, EnumDescriptor, ExtensionDescriptor, FieldDescriptor, FileDescriptor, Kind,
+    MessageDescriptor, MethodDescriptor, OneofDescriptor, ServiceDescriptor, Syntax,
 };
 
+mod options;
+
+use self::options::{bracketed, defaults, json_name, options, span};
 use super::symbol::Symbol;
 
 /// The symbol as it would stand in its `.proto` file.
@@ -262,17 +264,6 @@ impl Text {
     }
 }
 
-/// A range of numbers, as `reserved` has it.
-fn span<T: PartialEq + std::fmt::Display>(first: T, last: T, most: T) -> String {
-    if first == last {
-        first.to_string()
-    } else if last == most {
-        format!("{first} to max")
-    } else {
-        format!("{first} to {last}")
-    }
-}
-
 fn type_text(kind: &Kind) -> String {
     match kind {
         Kind::Message(message) => format!(".{}", message.full_name()),
@@ -295,145 +286,5 @@ fn type_text(kind: &Kind) -> String {
     }
 }
 
-fn defaults(value: &Option<String>, kind: &Kind) -> Vec<(String, String)> {
-    let Some(value) = value else {
-        return Vec::new();
-    };
-    let value = match kind {
-        Kind::String => format!("{value:?}"),
-        // It is escaped already.
-        Kind::Bytes => format!("\"{value}\""),
-        _ => value.clone(),
-    };
-    vec![("default".to_owned(), value)]
-}
-
-/// The options that are set, custom ones too, as names and values.
-fn options(options: &DynamicMessage) -> Vec<(String, String)> {
-    let own = options
-        .fields()
-        .filter(|(field, _)| field.name() != "uninterpreted_option")
-        .map(|(field, value)| (field.name().to_owned(), value, field.kind()));
-    let custom = options.extensions().map(|(extension, value)| {
-        let name = format!("(.{})", extension.full_name());
-        (name, value, extension.kind())
-    });
-    let all = own.chain(custom);
-    let all = all.flat_map(|(name, value, kind)| match value {
-        Value::List(values) => values
-            .iter()
-            .map(|value| (name.clone(), option_value(value, &kind)))
-            .collect(),
-        value => vec![(name, option_value(value, &kind))],
-    });
-    all.collect()
-}
-
-fn option_value(value: &Value, kind: &Kind) -> String {
-    match (value, kind) {
-        (Value::EnumNumber(number), Kind::Enum(it)) => match it.get_value(*number) {
-            Some(value) => value.name().to_owned(),
-            None => number.to_string(),
-        },
-        (Value::Message(message), _) => format!("{{ {} }}", message.to_text_format()),
-        (value, _) => value.to_string(),
-    }
-}
-
-fn bracketed(options: Vec<(String, String)>) -> String {
-    if options.is_empty() {
-        return String::new();
-    }
-    let options: Vec<_> = options
-        .into_iter()
-        .map(|(name, value)| format!("{name} = {value}"))
-        .collect();
-    format!(" [{}]", options.join(", "))
-}
-
-/// The name that a field has in JSON where its file says nothing.
-fn json_name(name: &str) -> String {
-    let mut json = String::new();
-    let mut upper = false;
-    for c in name.chars() {
-        match c {
-            '_' => upper = true,
-            c if upper => {
-                json.extend(c.to_uppercase());
-                upper = false;
-            }
-            c => json.push(c),
-        }
-    }
-    json
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::call::{files::compiled, symbol::find};
-
-    const PROTO: &str = r#"syntax = "proto3";
-package a;
-import "google/protobuf/descriptor.proto";
-extend google.protobuf.MethodOptions { string note = 50000; }
-// What it does.
-service S {
-  rpc Second(stream M) returns (M);
-  // Deprecated.
-  rpc First(M) returns (stream M) { option deprecated = true; option (note) = "x"; }
-}
-message M {
-  reserved 7, 20 to 22, 100 to max;
-  reserved "old";
-  repeated int32 many = 3 [packed = false];
-  // Its name.
-  string first_name = 1;
-  optional bool maybe = 4 [json_name = "other"];
-  map<string, E> by_name = 5;
-  oneof choice { string left = 2; M right = 6; }
-  message Inner {}
-}
-enum E { ZERO = 0; ONE = 1 [deprecated = true]; }
-"#;
-
-    fn described(name: &str) -> String {
-        let pool = compiled("a.proto", PROTO).expect("valid");
-        proto_text(&find(&pool, name).expect(name))
-    }
-
-    #[test]
-    fn a_service_is_sorted_and_has_its_comments() {
-        let expected = "// What it does.\nservice S {\n  // Deprecated.\n  rpc First ( .a.M ) returns ( stream .a.M ) {\n    option deprecated = true;\n    option (.a.note) = \"x\";\n  }\n  rpc Second ( stream .a.M ) returns ( .a.M );\n}";
-        assert_eq!(described("a.S"), expected);
-        assert_eq!(
-            described("a.S.Second"),
-            "rpc Second ( stream .a.M ) returns ( .a.M );"
-        );
-    }
-
-    #[test]
-    fn a_message_is_in_the_order_of_its_numbers() {
-        let expected = "message M {\n  // Its name.\n  string first_name = 1;\n  oneof choice {\n    string left = 2;\n    .a.M right = 6;\n  }\n  repeated int32 many = 3 [packed = false];\n  optional bool maybe = 4 [json_name = \"other\"];\n  map<string, .a.E> by_name = 5;\n  message Inner {\n  }\n  reserved 7, 20 to 22, 100 to max;\n  reserved \"old\";\n}";
-        assert_eq!(described("a.M"), expected);
-        assert_eq!(
-            described("a.M.maybe"),
-            "optional bool maybe = 4 [json_name = \"other\"];"
-        );
-        let expected = "enum E {\n  ZERO = 0;\n  ONE = 1 [deprecated = true];\n}";
-        assert_eq!(described("a.E"), expected);
-        assert_eq!(described("a.ONE"), "ONE = 1 [deprecated = true];");
-    }
-
-    #[test]
-    fn what_is_described_can_be_compiled_again() {
-        let source = "syntax = \"proto2\"; package b; message M { required int32 f = 1 [default = 5]; optional string s = 2 [default = \"a\\\"b\"]; \
-            optional group G = 3 { optional bytes x = 1; } extensions 100 to 200; } extend M { repeated M ext = 100; }";
-        let pool = compiled("b.proto", source).expect("valid");
-        let text = proto_text(&find(&pool, "b.M").expect("there"));
-        let extension = proto_text(&find(&pool, "b.ext").expect("there"));
-        let again = format!("syntax = \"proto2\"; package b;\n{text}\n{extension}");
-        let again = compiled("b.proto", &again).expect(&again);
-        assert_eq!(proto_text(&find(&again, "b.M").expect("there")), text);
-    }
-}
+mod tests;

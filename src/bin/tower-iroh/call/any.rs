@@ -1,0 +1,81 @@
+//! `google.protobuf.Any`: messages in messages, whose types a server chooses.
+
+use prost_reflect::{DescriptorPool, DynamicMessage, MessageDescriptor, ReflectMessage, Value};
+
+/// How deep one `Any` may lie in another. A message of 4 MiB has room for 80,000, and each costs stack.
+pub(crate) const MAX_ANYS: usize = 32;
+
+pub(crate) const ANY: &str = "google.protobuf.Any";
+
+/// The type's URL and the bytes of an `Any`; empty for a server's own type of that name with other fields.
+pub(crate) fn any_parts(any: &DynamicMessage) -> (String, Vec<u8>) {
+    let url = any.get_field_by_number(1);
+    let value = any.get_field_by_number(2);
+    let url = url.as_deref().and_then(Value::as_str).unwrap_or_default();
+    let value = value.as_deref().and_then(Value::as_bytes);
+    (
+        url.to_owned(),
+        value.map(|bytes| bytes.to_vec()).unwrap_or_default(),
+    )
+}
+
+/// The name in `type.googleapis.com/pkg.Name`.
+pub(crate) fn type_name(url: &str) -> &str {
+    url.rsplit('/').next().unwrap_or(url)
+}
+
+pub(crate) fn find_type(types: &[DescriptorPool], name: &str) -> Option<MessageDescriptor> {
+    types.iter().find_map(|pool| pool.get_message_by_name(name))
+}
+
+/// What lies in the `Any`s of a message.
+#[derive(Debug, Default, PartialEq)]
+pub(crate) struct Anys {
+    /// The types that are not known, at most so many as a message may sensibly have.
+    pub(crate) unknown: Vec<String>,
+    /// Whether they lie in each other more deeply than is read.
+    pub(crate) too_deep: bool,
+}
+
+impl Anys {
+    pub(crate) fn of(message: &DynamicMessage, types: &[DescriptorPool]) -> Self {
+        let mut anys = Self::default();
+        anys.look_in(message, types, 0);
+        anys
+    }
+
+    fn look(&mut self, value: &Value, types: &[DescriptorPool], depth: usize) {
+        match value {
+            Value::List(values) => values.iter().for_each(|it| self.look(it, types, depth)),
+            Value::Map(values) => values.values().for_each(|it| self.look(it, types, depth)),
+            Value::Message(message) => self.look_in(message, types, depth),
+            _ => {}
+        }
+    }
+
+    fn look_in(&mut self, message: &DynamicMessage, types: &[DescriptorPool], depth: usize) {
+        const MOST: usize = 64;
+        if message.descriptor().full_name() != ANY {
+            for (_, value) in message.fields() {
+                self.look(value, types, depth);
+            }
+            return;
+        }
+        if depth >= MAX_ANYS {
+            self.too_deep = true;
+            return;
+        }
+        let (url, bytes) = any_parts(message);
+        let name = type_name(&url);
+        match find_type(types, name) {
+            Some(descriptor) => {
+                if let Ok(inner) = DynamicMessage::decode(descriptor, bytes.as_slice()) {
+                    self.look_in(&inner, types, depth + 1);
+                }
+            }
+            None if name.is_empty() || self.unknown.len() >= MOST => {}
+            None if self.unknown.iter().any(|it| it == name) => {}
+            None => self.unknown.push(name.to_owned()),
+        }
+    }
+}
