@@ -4,9 +4,10 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use crate::{
-    call::{Schema, SchemaOptions, Symbol, ToJson, print_line, proto_text, template},
+    call::{Schema, SchemaOptions, Symbol, ToJson, proto_text, template},
     failure::Failure,
     list::What,
+    print,
 };
 
 /// Describe a service, a method, a message, or whatever else the schema has; without a symbol all services.
@@ -42,17 +43,17 @@ pub(crate) async fn run(options: Options, json: bool) -> Result<(), Failure> {
                 described.push(entry(symbol, text, example));
                 continue;
             }
-            print_line(&format!(
+            print::line(&format!(
                 "{} is {}:\n{text}",
                 symbol.full_name(),
                 symbol.kind()
             ))?;
             if let Some(example) = example {
-                print_line(&format!("\nMessage template:\n{example:#}"))?;
+                print::line(&format!("\nMessage template:\n{example:#}"))?;
             }
         }
         match json {
-            true => print_line(&json!({ "symbols": described }).to_string()),
+            true => print::line(&json!({ "symbols": described }).to_string()),
             false => Ok(()),
         }
     };

@@ -9,10 +9,11 @@ use tonic_health::pb::{
 };
 
 use crate::{
-    call::{RequestOptions, Session, ended, print_line},
+    call::{RequestOptions, Session, ended},
     connect::ConnectOptions,
     failure::Failure,
-    interrupt::interruptible,
+    print,
+    signal::interruptible,
 };
 
 /// Ask whether a peer serves. The exit code is 0 for SERVING alone, and 1 for another status.
@@ -87,8 +88,8 @@ fn show(service: &str, response: &HealthCheckResponse, json: bool) -> Result<boo
         Err(_) => response.status.to_string(),
     };
     match json {
-        true => print_line(&json!({ "service": service, "status": status }).to_string())?,
-        false => print_line(&status)?,
+        true => print::line(&json!({ "service": service, "status": status }).to_string())?,
+        false => print::line(&status)?,
     }
     Ok(response.status == ServingStatus::Serving as i32)
 }

@@ -5,10 +5,11 @@ use prost_reflect::MethodDescriptor;
 use serde_json::json;
 
 use crate::{
-    call::{RequestOptions, Schema, SchemaOptions, Session, Symbol, ended, print_line},
+    call::{RequestOptions, Schema, SchemaOptions, Session, Symbol, ended},
     connect::ConnectOptions,
     failure::Failure,
-    interrupt::interruptible,
+    print,
+    signal::interruptible,
     target::Target,
 };
 
@@ -100,11 +101,11 @@ async fn services(schema: &mut Schema, options: &SchemaOptions, json: bool) -> R
         options.save(files)?;
     }
     if json {
-        return print_line(&json!({ "services": services }).to_string());
+        return print::line(&json!({ "services": services }).to_string());
     }
     match services.is_empty() {
-        true => print_line("(No services)"),
-        false => print_line(&services.join("\n")),
+        true => print::line("(No services)"),
+        false => print::line(&services.join("\n")),
     }
 }
 
@@ -136,11 +137,11 @@ async fn methods(
                 "server_streaming": method.is_server_streaming(),
             })
         });
-        return print_line(&json!({ "methods": methods.collect::<Vec<_>>() }).to_string());
+        return print::line(&json!({ "methods": methods.collect::<Vec<_>>() }).to_string());
     }
     let names: Vec<_> = methods.iter().map(MethodDescriptor::full_name).collect();
     match names.is_empty() {
-        true => print_line("(No methods)"),
-        false => print_line(&names.join("\n")),
+        true => print::line("(No methods)"),
+        false => print::line(&names.join("\n")),
     }
 }

@@ -14,7 +14,6 @@ mod forward;
 mod gateway;
 mod health;
 mod id;
-mod interrupt;
 mod list;
 mod ping;
 mod print;

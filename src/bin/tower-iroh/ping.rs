@@ -13,6 +13,7 @@ use crate::{
     connect::{ConnectOptions, Connection, seconds},
     failure::Failure,
     print,
+    signal::signalled,
 };
 
 /// Show which way a peer is reached, and how long the network and its program take
@@ -66,6 +67,7 @@ async fn ping(connection: &Connection, options: &Options, json: bool) -> Result<
         let until_due = async { clock.tick().await };
         tokio::select! {
             _ = until_due => {}
+            () = signalled() => break,
             // Ends the wait only once; the clock's next tick is due when it was.
             () = becomes_direct(channel, direct.is_some()) => {
                 direct = Some(began.elapsed());

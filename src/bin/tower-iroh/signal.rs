@@ -1,17 +1,40 @@
 //! The signals that end the program.
 
+use std::time::Duration;
+
+use crate::failure::Failure;
+
+/// What a shell expects of a program that SIGINT ended.
+const INTERRUPTED: u8 = 130;
+
 /// Ends with Ctrl-C or SIGTERM. The second signal ends the program at once, whatever it still waits for.
 pub(crate) async fn interrupted() {
     signalled().await;
     tokio::spawn(async {
         signalled().await;
-        // As a shell reports a program that SIGINT has ended.
-        std::process::exit(130);
+        std::process::exit(INTERRUPTED.into());
     });
 }
 
+/// Does the work until Ctrl-C or SIGTERM. The work is a task of its own, because writing to a full pipe blocks it.
+pub(crate) async fn interruptible<T: Send + 'static>(
+    work: impl Future<Output = Result<T, Failure>> + Send + 'static,
+) -> Result<T, Failure> {
+    let mut work = tokio::spawn(work);
+    tokio::select! {
+        ended = &mut work => ended.unwrap_or_else(|error| Err(Failure::failed(error))),
+        () = signalled() => {
+            // Dropping the call resets it at the peer.
+            work.abort();
+            let _ = tokio::time::timeout(Duration::from_secs(1), work).await;
+            Err(Failure::Told(INTERRUPTED))
+        }
+    }
+}
+
+/// Ends with the next Ctrl-C or SIGTERM.
 #[cfg(unix)]
-async fn signalled() {
+pub(crate) async fn signalled() {
     use tokio::signal::unix::{SignalKind, signal};
 
     match signal(SignalKind::terminate()) {
@@ -26,7 +49,7 @@ async fn signalled() {
 }
 
 #[cfg(not(unix))]
-async fn signalled() {
+pub(crate) async fn signalled() {
     ctrl_c().await;
 }
 

@@ -39,7 +39,6 @@ use self::{
 };
 pub(crate) use self::{
     message_json::ToJson,
-    output::print_line,
     proto_text::proto_text,
     schema::{Schema, SchemaOptions},
     session::{RequestOptions, Session},
@@ -49,7 +48,7 @@ pub(crate) use self::{
 use crate::{
     connect::{ConnectOptions, Connection, Wants},
     failure::Failure,
-    interrupt::interruptible,
+    signal::interruptible,
 };
 
 /// Call a method of a peer, of any of the four kinds, with requests in JSON.

@@ -1,11 +1,13 @@
 //! What a call prints: responses, and with `-v` what grpcurl prints beside them.
 
-use std::io::{self, Write};
 
 use prost_reflect::{DescriptorPool, DynamicMessage, text_format::FormatOptions};
 
 use super::{any::Anys, format::Format, input::SEPARATOR, message_json::ToJson};
-use crate::failure::{Failure, printable};
+use crate::{
+    failure::{Failure, printable},
+    print,
+};
 
 /// Prints to standard output, message by message.
 #[derive(Debug)]
@@ -47,7 +49,7 @@ impl Output {
         self.note("\nResponse contents:")?;
         let text = self.text(message, types);
         self.printed += 1;
-        write_line(&text)
+        print::raw(&text)
     }
 
     fn text(&self, message: &DynamicMessage, types: &DescriptorPool) -> String {
@@ -78,24 +80,11 @@ impl Output {
     pub(crate) fn note(&self, text: &str) -> Result<(), Failure> {
         match (self.verbosity, self.compact) {
             (0, _) => Ok(()),
-            (_, false) => print_line(text),
+            (_, false) => print::line(text),
             (_, true) => {
                 eprintln!("{}", printable(text));
                 Ok(())
             }
         }
     }
-}
-
-/// Prints a line of which parts come from the server.
-pub(crate) fn print_line(text: &str) -> Result<(), Failure> {
-    write_line(&printable(text))
-}
-
-/// Writes a line, and says so if whoever reads has gone.
-fn write_line(text: &str) -> Result<(), Failure> {
-    let mut stdout = io::stdout().lock();
-    writeln!(stdout, "{text}")
-        .and_then(|()| stdout.flush())
-        .map_err(|error| Failure::failed(format!("standard output cannot be written: {error}")))
 }
