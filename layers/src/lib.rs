@@ -76,6 +76,8 @@ mod idempotent;
 mod meter;
 #[cfg(any(feature = "retry", feature = "select"))]
 mod replay;
+#[cfg(any(feature = "fail-fast", feature = "select"))]
+mod watcher;
 
 pub use config_error::ConfigError;
 pub use deadline::Deadline;

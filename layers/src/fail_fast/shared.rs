@@ -1,15 +1,13 @@
-use std::{
-    future::poll_fn,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError, Weak,
-        atomic::{AtomicU8, Ordering},
-    },
+use std::sync::{
+    Arc, Mutex, MutexGuard, PoisonError,
+    atomic::{AtomicU8, Ordering},
 };
 
-use tokio::{task::AbortHandle, time::Instant};
+use tokio::{runtime::Handle, time::Instant};
 use tower::Service;
 
 use super::{FailFastConfig, FailedFast, meter::Meter, not_ready_since::NotReadySince};
+use crate::watcher::Watcher;
 
 /// No service waits.
 const CALM: u8 = 0;
@@ -32,7 +30,7 @@ struct Inside {
     not_ready_since: NotReadySince,
     /// Since when no service was ready, while calls fail.
     failing_since: Option<Instant>,
-    watcher: Option<AbortHandle>,
+    watcher: Option<Watcher>,
 }
 
 impl Shared {
@@ -128,9 +126,13 @@ impl Shared {
         self.settle(&inside);
         drop(inside);
         self.meter.failing(true);
-        // Not under the lock: a runtime that shuts down drops the task at once, and its end needs it.
-        let end = End(Arc::downgrade(self));
-        let watcher = tokio::spawn(watch(inner.clone(), end)).abort_handle();
+        // It does not keep the state. However it ends, calls do not fail for ever.
+        let shared = Arc::downgrade(self);
+        let watcher = Watcher::start(&Handle::current(), inner.clone(), move |_| {
+            if let Some(shared) = shared.upgrade() {
+                shared.recovered();
+            }
+        });
         let mut inside = self.lock();
         if inside.failing_since == Some(since) {
             inside.watcher = Some(watcher);
@@ -150,34 +152,8 @@ impl Shared {
 
 impl Drop for Shared {
     fn drop(&mut self) {
-        let inside = self
-            .inside
-            .get_mut()
-            .unwrap_or_else(PoisonError::into_inner);
-        if let Some(watcher) = inside.watcher.take() {
-            watcher.abort();
-        }
-        if inside.failing_since.is_some() {
+        if self.lock().failing_since.is_some() {
             self.meter.failing(false);
-        }
-    }
-}
-
-/// The task. Whether the inner service is ready or failed, the next caller asks it again for the result.
-async fn watch<S: Service<Req>, Req>(mut inner: S, end: End) {
-    let _ = poll_fn(|cx| inner.poll_ready(cx)).await;
-    // First, so that the capacity it reserved by being ready is free for the next caller.
-    drop(inner);
-    drop(end);
-}
-
-/// However the task ends, even by a panic, calls do not fail for ever. It does not keep the state.
-struct End(Weak<Shared>);
-
-impl Drop for End {
-    fn drop(&mut self) {
-        if let Some(shared) = self.0.upgrade() {
-            shared.recovered();
         }
     }
 }

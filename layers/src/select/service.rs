@@ -47,7 +47,7 @@ impl<I: Clone, T: Clone> Select<I, T> {
             templates: Templates::new(&first, &second),
             returned: false,
             active: shared.active.load_full(),
-            watch: Arc::new(Watch::new(shared)),
+            watch: Arc::new(Watch { shared }),
             generation: 0,
             changed: None,
             first: ArmSlot::new(first),
@@ -123,10 +123,12 @@ where
                     Arm::First => self.first.is_pending(),
                     Arm::Second => self.second.is_pending(),
                 };
-                if pending && !word.is_watched(arm) {
-                    let (first, second) = (&self.first.service, &self.second.service);
-                    self.watch
-                        .not_ready::<I, T, Request<Body>>(arm, now, first, second);
+                if !pending || word.is_watched(arm) {
+                    continue;
+                }
+                match arm {
+                    Arm::First => self.watch.not_ready(arm, now, &self.first.service),
+                    Arm::Second => self.watch.not_ready(arm, now, &self.second.service),
                 }
             }
         }
