@@ -74,8 +74,10 @@ mod config_error;
 mod headers;
 mod idempotent;
 mod meter;
+mod mutex;
 #[cfg(any(feature = "retry", feature = "select"))]
 mod replay;
+mod setters;
 #[cfg(any(feature = "fail-fast", feature = "select"))]
 mod watcher;
 

@@ -1,13 +1,13 @@
-use std::{
-    fmt,
-    sync::{LazyLock, Mutex, PoisonError},
-};
+use std::{fmt, sync::LazyLock};
 
 use tokio::time::Instant;
 use tonic::{Status, metadata::MetadataValue};
 
 use super::{Identity, bucket::Bucket, limiter::Exhausted};
-use crate::meter::{Counter, counter, describe_counter};
+use crate::{
+    meter::{Counter, counter, describe_counter},
+    mutex::Mutex,
+};
 
 /// Why a call was refused or ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -146,7 +146,7 @@ impl Audit {
     }
 
     fn next_event(&self, kind: Kind) -> Option<u64> {
-        let mut events = self.events.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut events = self.events.lock();
         let (bucket, left_out) = &mut events[kind as usize];
         if bucket.take(Instant::now(), EVENTS.0, EVENTS.1).is_err() {
             *left_out += 1;

@@ -1,7 +1,7 @@
 //! What the clones of a batching service share with their worker and their callers: one mutex, never held across an await or while foreign
 //! code runs.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use tokio::{
     sync::{Notify, OwnedSemaphorePermit, oneshot},
@@ -9,6 +9,7 @@ use tokio::{
 };
 
 use super::{BatchConfig, error::BatchError, pending::Pending};
+use crate::mutex::Mutex;
 
 pub(super) type Answer<R> = Result<R, BatchError>;
 
@@ -63,7 +64,7 @@ impl<T, R> Shared<T, R> {
     }
 
     fn with<U>(&self, change: impl FnOnce(&mut State<T, R>) -> U) -> U {
-        change(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner))
+        change(&mut self.state.lock())
     }
 
     /// Adds an item. Its number, and whether the caller of this has to start the worker.

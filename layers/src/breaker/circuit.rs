@@ -7,7 +7,7 @@ use super::{
     core::{Core, Rtt},
     gate::{Phase, Word},
 };
-use crate::clock;
+use crate::{clock, setters::setters};
 
 /// The health of one peer over one transport, and the handle to it.
 ///
@@ -158,17 +158,13 @@ pub struct CircuitBuilder {
 }
 
 impl CircuitBuilder {
-    /// Returns the smoothed round-trip time to the peer. Called when a call has exceeded its deadline: less than four round trips was
-    /// not a fair one.
-    pub fn rtt(mut self, rtt: impl Fn() -> Option<Duration> + Send + Sync + 'static) -> Self {
-        self.rtt = Some(Arc::new(rtt));
-        self
-    }
+    setters! {
+        /// Returns the smoothed round-trip time to the peer. Called when a call has exceeded its deadline: less than four round trips was
+        /// not a fair one.
+        pub fn rtt(rtt: impl Fn() -> Option<Duration> + Send + Sync + 'static) => rtt = Some(Arc::new(rtt));
 
-    /// The name of the transport that leads to the peer, for the metrics; "any" by default.
-    pub fn transport(mut self, name: &'static str) -> Self {
-        self.transport = name;
-        self
+        /// The name of the transport that leads to the peer, for the metrics; "any" by default.
+        pub fn transport(name: &'static str) => transport = name;
     }
 
     /// The circuit, closed.

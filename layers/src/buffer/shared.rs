@@ -1,6 +1,6 @@
 //! What the clones of a buffer share with its driver and its callers: one mutex, never held across an await or while foreign code runs.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use tokio::{
     sync::{Notify, oneshot},
@@ -16,7 +16,7 @@ use super::{
     probe_backoff::ProbeBackoff,
     queue::{Evicted, Queue},
 };
-use crate::Methods;
+use crate::{Methods, mutex::Mutex};
 pub(super) struct Shared<R> {
     pub(super) config: BufferConfig,
     pub(super) methods: Methods,
@@ -73,7 +73,7 @@ impl<R> Shared<R> {
 
     /// Every change goes through here, so the metrics match the accounts.
     pub(super) fn with<T>(&self, change: impl FnOnce(&mut State<R>) -> T) -> T {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.state.lock();
         let before = *state.queue.counters();
         let result = change(&mut state);
         let now = *state.queue.counters();

@@ -1,6 +1,6 @@
 use std::{fmt, sync::Arc, time::Duration};
 
-use crate::ConfigError;
+use crate::{ConfigError, setters::setters};
 
 pub(super) type Reason = Arc<dyn Fn() -> String + Send + Sync>;
 
@@ -72,16 +72,12 @@ pub struct FailFastConfigBuilder(FailFastConfig);
 const LONGEST: Duration = Duration::from_secs(3600);
 
 impl FailFastConfigBuilder {
-    /// How long the inner service may be not ready before calls fail; above zero and at most an hour. 2 s unless set.
-    pub fn wait(mut self, wait: Duration) -> Self {
-        self.0.wait = wait;
-        self
-    }
+    setters! {
+        /// How long the inner service may be not ready before calls fail; above zero and at most an hour. 2 s unless set.
+        pub fn wait(wait: Duration) => 0.wait = wait;
 
-    /// Called for each call that fails, for its message: a circuit breaker's `why`, for example. It must not block.
-    pub fn reason(mut self, reason: impl Fn() -> String + Send + Sync + 'static) -> Self {
-        self.0.reason = Some(Arc::new(reason));
-        self
+        /// Called for each call that fails, for its message: a circuit breaker's `why`, for example. It must not block.
+        pub fn reason(reason: impl Fn() -> String + Send + Sync + 'static) => 0.reason = Some(Arc::new(reason));
     }
 
     /// Checks the settings.
@@ -91,13 +87,8 @@ impl FailFastConfigBuilder {
     pub fn build(self) -> Result<FailFastConfig, ConfigError> {
         let wait = self.0.wait;
         ConfigError::lasting("fail_fast.wait", wait)?;
-        if wait > LONGEST {
-            return Err(ConfigError::new(
-                "fail_fast.wait",
-                format_args!("{wait:?}"),
-                format!("must be at most {LONGEST:?}"),
-            ));
-        }
+        let accepted = format!("must be at most {LONGEST:?}");
+        ConfigError::require(wait <= LONGEST, "fail_fast.wait", wait, accepted)?;
         Ok(self.0)
     }
 }

@@ -1,5 +1,5 @@
 use std::sync::{
-    Arc, Mutex, MutexGuard, PoisonError,
+    Arc,
     atomic::{AtomicU8, Ordering},
 };
 
@@ -7,7 +7,7 @@ use tokio::{runtime::Handle, time::Instant};
 use tower::Service;
 
 use super::{FailFastConfig, FailedFast, meter::Meter, not_ready_since::NotReadySince};
-use crate::watcher::Watcher;
+use crate::{mutex::Mutex, watcher::Watcher};
 
 /// No service waits.
 const CALM: u8 = 0;
@@ -43,10 +43,6 @@ impl Shared {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Inside> {
-        self.inside.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn settle(&self, inside: &Inside) {
         let phase = match (inside.failing_since, inside.not_ready_since.is_over()) {
             (Some(_), _) => FAILING,
@@ -66,7 +62,7 @@ impl Shared {
 
     /// Since when no service was ready, while calls fail.
     pub(super) fn failing_since(&self) -> Option<Instant> {
-        self.lock().failing_since
+        self.inside.lock().failing_since
     }
 
     /// The error of a call that fails.
@@ -78,7 +74,7 @@ impl Shared {
 
     /// The inner service is not ready. Returns when that will have lasted too long.
     pub(super) fn not_ready(&self, now: Instant, waits: &mut bool) -> Instant {
-        let mut inside = self.lock();
+        let mut inside = self.inside.lock();
         if !std::mem::replace(waits, true) {
             inside.not_ready_since.come();
         }
@@ -92,7 +88,7 @@ impl Shared {
         if self.phase.load(Ordering::Relaxed) == CALM && !*waits {
             return;
         }
-        let mut inside = self.lock();
+        let mut inside = self.inside.lock();
         if std::mem::take(waits) {
             inside.not_ready_since.go();
         }
@@ -103,7 +99,7 @@ impl Shared {
     /// A service no longer waits, if it did.
     pub(super) fn leave(&self, waits: &mut bool) {
         if std::mem::take(waits) {
-            let mut inside = self.lock();
+            let mut inside = self.inside.lock();
             inside.not_ready_since.go();
             self.settle(&inside);
         }
@@ -115,7 +111,7 @@ impl Shared {
         S: Service<Req> + Clone + Send + 'static,
         Req: 'static,
     {
-        let mut inside = self.lock();
+        let mut inside = self.inside.lock();
         if inside.failing_since.is_some() {
             return;
         }
@@ -133,14 +129,14 @@ impl Shared {
                 shared.recovered();
             }
         });
-        let mut inside = self.lock();
+        let mut inside = self.inside.lock();
         if inside.failing_since == Some(since) {
             inside.watcher = Some(watcher);
         }
     }
 
     fn recovered(&self) {
-        let mut inside = self.lock();
+        let mut inside = self.inside.lock();
         inside.watcher = None;
         inside.not_ready_since.ready(Instant::now());
         if inside.failing_since.take().is_some() {
@@ -152,7 +148,7 @@ impl Shared {
 
 impl Drop for Shared {
     fn drop(&mut self) {
-        if self.lock().failing_since.is_some() {
+        if self.inside.lock().failing_since.is_some() {
             self.meter.failing(false);
         }
     }

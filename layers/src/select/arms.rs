@@ -1,10 +1,7 @@
 //! How both arms stand, shared by all who look.
 
 use std::{
-    sync::{
-        Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU8, Ordering},
-    },
+    sync::atomic::{AtomicU8, Ordering},
     time::Duration,
 };
 
@@ -14,7 +11,7 @@ use super::{
     Arm,
     arm_health::{ArmHealth, ArmState, Trust},
 };
-use crate::watcher::Watcher;
+use crate::{mutex::Mutex, watcher::Watcher};
 
 /// The state of a selection: see [`SelectHandle::subscribe`](super::SelectHandle::subscribe).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -100,10 +97,6 @@ impl Arms {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, [Inside; 2]> {
-        self.inside.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     #[inline]
     pub(super) fn word(&self) -> Word {
         Word(self.word.load(Ordering::Acquire))
@@ -111,7 +104,7 @@ impl Arms {
 
     /// Changes how an arm stands, and tells of it.
     fn change<R>(&self, arm: Arm, change: impl FnOnce(&mut Inside) -> R) -> R {
-        let mut inside = self.lock();
+        let mut inside = self.inside.lock();
         let own = &mut inside[arm.index()];
         let before = own.health.state();
         let result = change(own);
@@ -216,7 +209,7 @@ impl Arms {
     }
 
     pub(super) fn away_since(&self, arm: Arm) -> Option<Instant> {
-        self.lock()[arm.index()].health.away_since()
+        self.inside.lock()[arm.index()].health.away_since()
     }
 
     /// No task waits for any: who calls has to look.

@@ -1,6 +1,6 @@
 //! What it takes to send a request over the other arm, if its arm fails before anything was sent.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use http::Request;
 use tonic::{Code, body::Body};
@@ -8,6 +8,7 @@ use tonic::{Code, body::Body};
 use super::{Arm, SelectHandle, flight::One, group::Group};
 use crate::{
     BoxError, Fault, Origin,
+    mutex::Mutex,
     unsent::{Kept, Unsent},
 };
 
@@ -27,7 +28,7 @@ impl<I: Clone, T: Clone> Templates<I, T> {
     }
 
     pub(super) fn one(&self, arm: Arm) -> One<I, T> {
-        let (first, second) = &*self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let (first, second) = &*self.0.lock();
         match arm {
             Arm::First => One::First(first.clone()),
             Arm::Second => One::Second(second.clone()),
