@@ -11,7 +11,7 @@ use super::{
     Arm,
     arm_health::{ArmHealth, ArmState, Trust},
 };
-use crate::{mutex::Mutex, watcher::Watcher};
+use crate::{clock, mutex::Mutex, watcher::Watcher};
 
 /// The state of a selection: see [`SelectHandle::subscribe`](super::SelectHandle::subscribe).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -181,6 +181,13 @@ impl Arms {
 
     pub(super) fn ready(&self, arm: Arm, now: Instant) {
         self.change(arm, |own| own.health.ready(now));
+    }
+
+    /// A caller found it ready. One load where that is known.
+    pub(super) fn found_ready(&self, arm: Arm) {
+        if self.word().is_troubled(arm) {
+            self.ready(arm, clock::now());
+        }
     }
 
     pub(super) fn divert(&self, arm: Arm) {

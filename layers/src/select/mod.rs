@@ -98,7 +98,6 @@
 mod adaptive;
 mod arm;
 mod arm_health;
-mod arm_slot;
 mod arms;
 mod canary;
 mod config;
