@@ -75,6 +75,7 @@ mod headers;
 mod idempotent;
 mod meter;
 mod mutex;
+mod named;
 #[cfg(any(feature = "retry", feature = "select"))]
 mod replay;
 mod setters;

@@ -1,5 +1,5 @@
 use std::sync::{
-    Arc,
+    Arc, LazyLock,
     atomic::{AtomicU8, Ordering},
 };
 
@@ -22,7 +22,7 @@ pub(super) struct Shared {
     /// Written under the lock only.
     phase: AtomicU8,
     inside: Mutex<Inside>,
-    meter: Meter,
+    meter: LazyLock<Meter>,
 }
 
 #[derive(Default)]
@@ -67,7 +67,7 @@ impl Shared {
 
     /// The error of a call that fails.
     pub(super) fn refusal(&self, since: Instant, now: Instant) -> FailedFast {
-        self.meter.refused();
+        self.meter.refused.increment(1);
         let reason = self.config.reason.as_ref().map(|reason| reason());
         FailedFast::new(now.saturating_duration_since(since), reason)
     }
@@ -121,7 +121,7 @@ impl Shared {
         inside.failing_since = Some(since);
         self.settle(&inside);
         drop(inside);
-        self.meter.failing(true);
+        self.meter.failing.increment(1.0);
         // It does not keep the state. However it ends, calls do not fail for ever.
         let shared = Arc::downgrade(self);
         let watcher = Watcher::start(&Handle::current(), inner.clone(), move |_| {
@@ -140,7 +140,7 @@ impl Shared {
         inside.watcher = None;
         inside.not_ready_since.ready(Instant::now());
         if inside.failing_since.take().is_some() {
-            self.meter.failing(false);
+            self.meter.failing.decrement(1.0);
         }
         self.settle(&inside);
     }
@@ -149,7 +149,7 @@ impl Shared {
 impl Drop for Shared {
     fn drop(&mut self) {
         if self.inside.lock().failing_since.is_some() {
-            self.meter.failing(false);
+            self.meter.failing.decrement(1.0);
         }
     }
 }
