@@ -72,6 +72,8 @@ pub mod unsent;
 
 mod config_error;
 mod headers;
+#[cfg(any(feature = "breaker", feature = "fail-fast", feature = "select"))]
+mod hidden;
 mod idempotent;
 mod meter;
 mod mutex;

@@ -7,7 +7,7 @@ use super::{
     core::{Core, Rtt},
     gate::{Phase, Word},
 };
-use crate::{clock, setters::setters};
+use crate::{clock, hidden::Hidden, setters::setters};
 
 /// The health of one peer over one transport, and the handle to it.
 ///
@@ -150,10 +150,11 @@ impl Circuit {
 }
 
 /// Makes a [`Circuit`].
+#[derive(Debug)]
 #[must_use]
 pub struct CircuitBuilder {
     config: BreakerConfig,
-    rtt: Option<Rtt>,
+    rtt: Option<Hidden<Rtt>>,
     transport: &'static str,
 }
 
@@ -161,7 +162,7 @@ impl CircuitBuilder {
     setters! {
         /// Returns the smoothed round-trip time to the peer. Called when a call has exceeded its deadline: less than four round trips was
         /// not a fair one.
-        pub fn rtt(rtt: impl Fn() -> Option<Duration> + Send + Sync + 'static) => rtt = Some(Arc::new(rtt));
+        pub fn rtt(rtt: impl Fn() -> Option<Duration> + Send + Sync + 'static) => rtt = Some(Hidden(Arc::new(rtt)));
 
         /// The name of the transport that leads to the peer, for the metrics; "any" by default.
         pub fn transport(name: &'static str) => transport = name;
@@ -173,19 +174,10 @@ impl CircuitBuilder {
             core: Arc::new(Core::new(
                 self.config,
                 self.transport,
-                self.rtt,
+                self.rtt.map(|rtt| rtt.0),
                 Instant::now(),
             )),
         }
-    }
-}
-
-impl fmt::Debug for CircuitBuilder {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("CircuitBuilder")
-            .field("config", &self.config)
-            .field("transport", &self.transport)
-            .finish_non_exhaustive()
     }
 }
 

@@ -7,7 +7,7 @@ use tokio::{runtime::Handle, time::Instant};
 use tower::Service;
 
 use super::{FailFastConfig, FailedFast, meter::Meter, not_ready_since::NotReadySince};
-use crate::{mutex::Mutex, watcher::Watcher};
+use crate::{hidden::Hidden, mutex::Mutex, watcher::Watcher};
 
 /// No service waits.
 const CALM: u8 = 0;
@@ -68,7 +68,7 @@ impl Shared {
     /// The error of a call that fails.
     pub(super) fn refusal(&self, since: Instant, now: Instant) -> FailedFast {
         self.meter.refused.increment(1);
-        let reason = self.config.reason.as_ref().map(|reason| reason());
+        let reason = self.config.reason.as_ref().map(|Hidden(reason)| reason());
         FailedFast::new(now.saturating_duration_since(since), reason)
     }
 

@@ -1,12 +1,12 @@
-use std::{fmt, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use super::{Arm, StickyKey};
-use crate::{ConfigError, setters::setters};
+use crate::{ConfigError, hidden::Hidden, setters::setters};
 
 type Why = Arc<dyn Fn(Arm) -> String + Send + Sync>;
 
 /// The settings for every policy: how long to wait for an arm, and when to return to it.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct SelectConfig {
     pub(super) wait: Option<Duration>,
     pub(super) head_start: Duration,
@@ -15,7 +15,7 @@ pub struct SelectConfig {
     pub(super) max_buffered: usize,
     pub(super) sticky_key: Option<StickyKey>,
     pub(super) response_header: bool,
-    pub(super) why: Option<Why>,
+    pub(super) why: Option<Hidden<Why>>,
 }
 
 impl Default for SelectConfig {
@@ -37,20 +37,6 @@ impl SelectConfig {
     /// Begins with the defaults.
     pub fn builder() -> SelectConfigBuilder {
         SelectConfigBuilder(Self::default())
-    }
-}
-
-impl fmt::Debug for SelectConfig {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("SelectConfig")
-            .field("wait", &self.wait)
-            .field("head_start", &self.head_start)
-            .field("dwell", &self.dwell)
-            .field("probe_every", &self.probe_every)
-            .field("max_buffered", &self.max_buffered)
-            .field("sticky_key", &self.sticky_key)
-            .field("response_header", &self.response_header)
-            .finish_non_exhaustive()
     }
 }
 
@@ -91,7 +77,7 @@ impl SelectConfigBuilder {
         pub fn response_header(yes: bool) => 0.response_header = yes;
 
         /// Returns why an arm is not ready, for the message of a failed call: a circuit breaker's `why`, for example. It must not block.
-        pub fn why(why: impl Fn(Arm) -> String + Send + Sync + 'static) => 0.why = Some(Arc::new(why));
+        pub fn why(why: impl Fn(Arm) -> String + Send + Sync + 'static) => 0.why = Some(Hidden(Arc::new(why)));
     }
 
     /// Checks the settings.
