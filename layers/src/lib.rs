@@ -77,6 +77,7 @@ mod hidden;
 mod idempotent;
 mod meter;
 mod mutex;
+#[cfg(any(feature = "authorize", feature = "select"))]
 mod named;
 #[cfg(any(feature = "retry", feature = "select"))]
 mod replay;

@@ -1,10 +1,10 @@
 use std::time::Duration;
 
+#[cfg(feature = "retry")]
+use crate::retry::RetryPolicy;
 #[cfg(feature = "select")]
 use crate::select::Choice;
-use crate::{ConfigError, Urgency};
-#[cfg(feature = "retry")]
-use crate::{retry::RetryPolicy, setters::setters};
+use crate::{ConfigError, Urgency, setters::setters};
 
 /// What a [table](crate::methods) says of a method, of a service, or of everything else. What is not set is inherited.
 #[derive(Clone, Debug, Default, PartialEq)]
