@@ -21,15 +21,31 @@ impl ConfigError {
         }
     }
 
+    /// Refuses `value` unless it `holds`.
+    ///
+    /// # Errors
+    /// When it does not hold.
+    pub fn require(
+        holds: bool,
+        field: &'static str,
+        value: impl fmt::Debug,
+        accepted: impl Into<String>,
+    ) -> Result<(), Self> {
+        match holds {
+            true => Ok(()),
+            false => Err(Self::new(field, format_args!("{value:?}"), accepted)),
+        }
+    }
+
     /// Refuses zero, for a limit that would let nothing pass.
     ///
     /// # Errors
     /// When `value` is 0.
-    pub fn nonzero(field: &'static str, value: usize) -> Result<(), Self> {
-        match value {
-            0 => Err(Self::new(field, value, "must be at least 1")),
-            _ => Ok(()),
-        }
+    pub fn nonzero<T: Default + PartialEq + fmt::Debug>(
+        field: &'static str,
+        value: T,
+    ) -> Result<(), Self> {
+        Self::require(value != T::default(), field, value, "must be at least 1")
     }
 
     /// The longest duration that [`lasting`](Self::lasting) accepts: 365 days. Any clock can add it to the present, several times over.
@@ -40,27 +56,22 @@ impl ConfigError {
     /// # Errors
     /// When `value` is zero or above the bound.
     pub fn lasting(field: &'static str, value: Duration) -> Result<(), Self> {
-        if (Duration::from_nanos(1)..=Self::LONGEST).contains(&value) {
-            return Ok(());
-        }
+        let holds = (Duration::from_nanos(1)..=Self::LONGEST).contains(&value);
         let accepted = "longer than zero and at most 365 days is accepted";
-        Err(Self::new(field, format_args!("{value:?}"), accepted))
+        Self::require(holds, field, value, accepted)
     }
 
-    /// Refuses a duration outside of a range.
+    /// Refuses a value outside of a range, and NaN.
     ///
     /// # Errors
     /// When `value` is not within `range`.
-    pub fn within(
+    pub fn within<T: PartialOrd + fmt::Debug>(
         field: &'static str,
-        value: Duration,
-        range: RangeInclusive<Duration>,
+        value: T,
+        range: RangeInclusive<T>,
     ) -> Result<(), Self> {
-        if range.contains(&value) {
-            return Ok(());
-        }
         let accepted = format!("{:?} to {:?} is accepted", range.start(), range.end());
-        Err(Self::new(field, format_args!("{value:?}"), accepted))
+        Self::require(range.contains(&value), field, value, accepted)
     }
 
     /// Refuses NaN, and a share outside of 0 to 1.
@@ -68,10 +79,7 @@ impl ConfigError {
     /// # Errors
     /// When `value` is not within 0 to 1.
     pub fn share(field: &'static str, value: f64) -> Result<(), Self> {
-        if (0.0..=1.0).contains(&value) {
-            return Ok(());
-        }
-        Err(Self::new(field, value, "0.0 to 1.0 is accepted"))
+        Self::within(field, value, 0.0..=1.0)
     }
 
     /// Says where the setting is, where its name alone does not.

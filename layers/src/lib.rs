@@ -72,10 +72,18 @@ pub mod unsent;
 
 mod config_error;
 mod headers;
+#[cfg(any(feature = "breaker", feature = "fail-fast", feature = "select"))]
+mod hidden;
 mod idempotent;
 mod meter;
+mod mutex;
+#[cfg(any(feature = "authorize", feature = "select"))]
+mod named;
 #[cfg(any(feature = "retry", feature = "select"))]
 mod replay;
+mod setters;
+#[cfg(any(feature = "fail-fast", feature = "select"))]
+mod watcher;
 
 pub use config_error::ConfigError;
 pub use deadline::Deadline;

@@ -91,44 +91,39 @@ mod on {
 mod off {
     use super::Labels;
 
+    /// Any metric: nothing is recorded.
     #[derive(Debug)]
-    pub(crate) struct Counter;
-    #[derive(Debug)]
-    pub(crate) struct Gauge;
-    #[derive(Debug)]
-    pub(crate) struct Histogram;
-    #[derive(Clone, Copy, Debug)]
-    pub(crate) struct Distribution;
+    pub(crate) struct Off;
 
-    pub(crate) fn counter(_: &'static str, _: Labels<'_>) -> Counter {
-        Counter
-    }
+    pub(crate) type Counter = Off;
+    pub(crate) type Gauge = Off;
+    pub(crate) type Histogram = Off;
 
-    pub(crate) fn gauge(_: &'static str, _: Labels<'_>) -> Gauge {
-        Gauge
-    }
+    impl Off {
+        pub(crate) fn increment<T>(&self, _: T) {}
 
-    pub(crate) fn histogram(_: Distribution) -> Histogram {
-        Histogram
-    }
+        pub(crate) fn decrement<T>(&self, _: T) {}
 
-    pub(crate) fn describe_counter(_: &'static str, _: &'static str) {}
-
-    impl Counter {
-        pub(crate) fn increment(&self, _: u64) {}
-    }
-
-    impl Gauge {
-        pub(crate) fn increment(&self, _: f64) {}
-
-        pub(crate) fn decrement(&self, _: f64) {}
-    }
-
-    impl Histogram {
         pub(crate) fn record(&self, _: f64) {}
     }
+
+    pub(crate) struct Distribution;
 
     impl Distribution {
         pub(crate) const BATCH_ITEMS: Self = Self;
     }
+
+    pub(crate) fn counter(_: &'static str, _: Labels<'_>) -> Counter {
+        Off
+    }
+
+    pub(crate) fn gauge(_: &'static str, _: Labels<'_>) -> Gauge {
+        Off
+    }
+
+    pub(crate) fn histogram(_: Distribution) -> Histogram {
+        Off
+    }
+
+    pub(crate) fn describe_counter(_: &'static str, _: &'static str) {}
 }

@@ -3,7 +3,7 @@
 use std::{
     collections::VecDeque,
     pin::Pin,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, MutexGuard},
     task::{Context, Poll, Waker, ready},
 };
 
@@ -13,7 +13,7 @@ use http_body::{Body as _, Frame, SizeHint};
 use http_body_util::Full;
 use tonic::{Status, body::Body};
 
-use crate::{BoxError, peek::Peeked};
+use crate::{BoxError, mutex::Mutex, peek::Peeked};
 
 /// What a body yields to an attempt that another one has replaced.
 pub(crate) type Superseded = fn() -> BoxError;
@@ -90,7 +90,7 @@ impl Held {
     /// There will be no further attempt: what is kept goes as it is sent.
     pub(crate) fn commit(&self) {
         if let Self::Tape(tape) = self {
-            tape.lock().commit();
+            tape.reel.lock().commit();
         }
     }
 }
@@ -138,13 +138,9 @@ impl Tape {
         Self { reel, superseded }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Reel> {
-        lock(&self.reel)
-    }
-
     fn take_back(&self) -> bool {
         let reader = {
-            let mut reel = self.lock();
+            let mut reel = self.reel.lock();
             if !reel.recording {
                 return false;
             }
@@ -161,16 +157,11 @@ impl Tape {
 
     fn reel(&self) -> ReplayBody {
         ReplayBody {
-            generation: self.lock().generation,
+            generation: self.reel.lock().generation,
             reel: Some(self.reel.clone()),
             superseded: self.superseded,
         }
     }
-}
-
-/// A body that panicked has left nothing half-done here.
-fn lock(reel: &Mutex<Reel>) -> MutexGuard<'_, Reel> {
-    reel.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Reel {
@@ -286,7 +277,7 @@ struct ReplayBody {
 impl ReplayBody {
     /// The tape, if this attempt still has it.
     fn own(&self) -> Option<MutexGuard<'_, Reel>> {
-        let reel = lock(self.reel.as_ref()?);
+        let reel = self.reel.as_ref()?.lock();
         (reel.generation == self.generation).then_some(reel)
     }
 }

@@ -5,7 +5,6 @@
 //! unchanged. Tell a layer that its service does so with [`RetryLayer::returned`](crate::retry::RetryLayer::returned).
 
 use std::{
-    error::Error,
     fmt,
     sync::{Mutex, PoisonError},
 };
@@ -18,7 +17,10 @@ use crate::Deadline;
 use crate::{BoxError, Fault, Origin, peek::Peeked, replay::Held};
 
 /// The error of a call that never left, or that the peer provably has not begun, with the call's request. Its source is the original error.
+#[derive(thiserror::Error)]
+#[error("the call was not sent")]
 pub struct Unsent {
+    #[source]
     error: BoxError,
     /// A tonic body is not `Sync`; an error must be.
     request: Mutex<Option<Request<Body>>>,
@@ -59,18 +61,6 @@ impl Unsent {
 impl fmt::Debug for Unsent {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("Unsent").field(&self.error).finish()
-    }
-}
-
-impl fmt::Display for Unsent {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the call was not sent")
-    }
-}
-
-impl Error for Unsent {
-    fn source(&self) -> Option<&(dyn Error + 'static)> {
-        Some(&*self.error)
     }
 }
 

@@ -1,62 +1,34 @@
-use std::{
-    fmt,
-    sync::{LazyLock, Mutex, PoisonError},
-};
+use std::{fmt, sync::LazyLock};
 
 use tokio::time::Instant;
 use tonic::{Status, metadata::MetadataValue};
 
 use super::{Identity, bucket::Bucket, limiter::Exhausted};
-use crate::meter::{Counter, counter, describe_counter};
+use crate::{
+    meter::{Counter, counter, describe_counter},
+    mutex::Mutex,
+    named::named,
+};
 
-/// Why a call was refused or ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum DenialReason {
-    /// The caller has no identity, and the policy gives such callers no such permission.
-    Unauthenticated,
-    /// The policy does not give this caller this permission.
-    NotPermitted,
-    /// A reload took the permission while the call was open.
-    Revoked,
-    /// Too many calls in too short a time.
-    Rate,
-    /// Too many calls open at a time.
-    Concurrent,
-    /// Too many callers that the policy does not list, at a time.
-    Callers,
-    /// A message of the request is too large.
-    MessageSize,
-}
-
-impl DenialReason {
-    const ALL: [Self; 7] = [
-        Self::Unauthenticated,
-        Self::NotPermitted,
-        Self::Revoked,
-        Self::Rate,
-        Self::Concurrent,
-        Self::Callers,
-        Self::MessageSize,
-    ];
-
-    /// As it stands in events and metrics.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Unauthenticated => "unauthenticated",
-            Self::NotPermitted => "not_permitted",
-            Self::Revoked => "revoked",
-            Self::Rate => "rate",
-            Self::Concurrent => "concurrent",
-            Self::Callers => "callers",
-            Self::MessageSize => "message_size",
-        }
-    }
-}
-
-impl fmt::Display for DenialReason {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
+named! {
+    /// Why a call was refused or ended.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+    #[non_exhaustive]
+    pub enum DenialReason (pub(self) ALL) {
+        /// The caller has no identity, and the policy gives such callers no such permission.
+        Unauthenticated = "unauthenticated",
+        /// The policy does not give this caller this permission.
+        NotPermitted = "not_permitted",
+        /// A reload took the permission while the call was open.
+        Revoked = "revoked",
+        /// Too many calls in too short a time.
+        Rate = "rate",
+        /// Too many calls open at a time.
+        Concurrent = "concurrent",
+        /// Too many callers that the policy does not list, at a time.
+        Callers = "callers",
+        /// A message of the request is too large.
+        MessageSize = "message_size",
     }
 }
 
@@ -146,7 +118,7 @@ impl Audit {
     }
 
     fn next_event(&self, kind: Kind) -> Option<u64> {
-        let mut events = self.events.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut events = self.events.lock();
         let (bucket, left_out) = &mut events[kind as usize];
         if bucket.take(Instant::now(), EVENTS.0, EVENTS.1).is_err() {
             *left_out += 1;

@@ -1,7 +1,7 @@
 use std::{
     fmt,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc,
         atomic::{AtomicU64, Ordering},
     },
 };
@@ -10,6 +10,7 @@ use arc_swap::ArcSwap;
 use tokio::sync::Notify;
 
 use super::{AccessPolicy, PolicyError, audit::Audit, limiter::Limiter};
+use crate::mutex::Mutex;
 
 /// The policy in force, to be exchanged while calls are open.
 ///
@@ -64,10 +65,7 @@ impl PolicyHandle {
     /// stays counted.
     pub fn reload(&self, policy: AccessPolicy) -> u64 {
         let shared = &*self.shared;
-        let _reloading = shared
-            .reloading
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let _reloading = shared.reloading.lock();
         let generation = shared.current.load().generation + 1;
         shared.current.store(Arc::new(Versioned {
             generation,

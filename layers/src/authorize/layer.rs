@@ -3,6 +3,7 @@ use std::{fmt, sync::Arc};
 use tower::Layer;
 
 use super::{Authorize, Denial, Identify, PolicyHandle};
+use crate::setters::setters;
 
 pub(super) type Hook = Arc<dyn Fn(&Denial<'_>) + Send + Sync>;
 
@@ -26,17 +27,13 @@ impl<I: Identify> AuthorizeLayer<I> {
         }
     }
 
-    /// Bounds each message of every caller's requests to this many bytes as they come over the wire. A larger message fails the request with
-    /// RESOURCE_EXHAUSTED before its bytes are taken in. The policy may allow single callers less, not more. Default: no bound.
-    pub fn max_message_bytes(mut self, bytes: u32) -> Self {
-        self.max_message_bytes = Some(bytes);
-        self
-    }
+    setters! {
+        /// Bounds each message of every caller's requests to this many bytes as they come over the wire. A larger message fails the request with
+        /// RESOURCE_EXHAUSTED before its bytes are taken in. The policy may allow single callers less, not more. Default: no bound.
+        pub fn max_message_bytes(bytes: u32) => max_message_bytes = Some(bytes);
 
-    /// Calls `hook` for each denial, on the task of the call: it must not block or panic. Unlike events, no denial is left out.
-    pub fn on_denial(mut self, hook: impl Fn(&Denial<'_>) + Send + Sync + 'static) -> Self {
-        self.hook = Some(Arc::new(hook));
-        self
+        /// Calls `hook` for each denial, on the task of the call: it must not block or panic. Unlike events, no denial is left out.
+        pub fn on_denial(hook: impl Fn(&Denial<'_>) + Send + Sync + 'static) => hook = Some(Arc::new(hook));
     }
 }
 

@@ -1,14 +1,11 @@
 //! What each caller has used of its limits.
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
 use super::{Identity, Limits, bucket::Bucket};
+use crate::mutex::Mutex;
 
 /// How many callers that the policy does not list are kept account of at a time.
 pub(super) const UNLISTED_MAX: usize = 10_000;
@@ -63,7 +60,7 @@ impl Limiter {
         }
         let now = Instant::now();
         let caller = caller.cloned();
-        let mut accounts = self.lock();
+        let mut accounts = self.accounts.lock();
         if !listed && accounts.unlisted >= UNLISTED_MAX && !accounts.by_caller.contains_key(&caller)
         {
             accounts.sweep(now);
@@ -100,18 +97,14 @@ impl Limiter {
 
     /// Forgets all who have no call open and would start with a full bucket anyway.
     pub(super) fn sweep(&self) {
-        let mut accounts = self.lock();
+        let mut accounts = self.accounts.lock();
         accounts.swept = None;
         accounts.sweep(Instant::now());
     }
 
     /// How many callers are kept account of.
     pub(super) fn len(&self) -> usize {
-        self.lock().by_caller.len()
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Accounts> {
-        self.accounts.lock().unwrap_or_else(PoisonError::into_inner)
+        self.accounts.lock().by_caller.len()
     }
 }
 
@@ -139,7 +132,7 @@ pub(super) struct Permit {
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        if let Some(account) = self.limiter.lock().by_caller.get_mut(&self.caller) {
+        if let Some(account) = self.limiter.accounts.lock().by_caller.get_mut(&self.caller) {
             account.open -= 1;
         }
     }
@@ -171,7 +164,11 @@ mod tests {
         );
         tokio::time::advance(Duration::from_secs(10)).await;
         assert_eq!(more("one more", false), Ok(()));
-        assert_eq!(limiter.lock().unlisted, 1, "the others are forgotten");
+        assert_eq!(
+            limiter.accounts.lock().unlisted,
+            1,
+            "the others are forgotten"
+        );
     }
 
     #[tokio::test(start_paused = true)]
@@ -187,6 +184,6 @@ mod tests {
         drop(permit);
         assert!(limiter.admit(who("a").as_ref(), &limits, false).is_ok());
         limiter.sweep();
-        assert!(limiter.lock().by_caller.is_empty());
+        assert!(limiter.accounts.lock().by_caller.is_empty());
     }
 }

@@ -1,4 +1,5 @@
 use super::PolicyError;
+use crate::setters::setters;
 
 /// How much one caller may do. What is not said is not limited; of a peer's own limits, it is as for all.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -22,16 +23,12 @@ impl Limits {
         self
     }
 
-    /// Calls that are open at a time.
-    pub fn concurrent(mut self, calls: u32) -> Self {
-        self.concurrent = Some(calls);
-        self
-    }
+    setters! {
+        /// Calls that are open at a time.
+        pub fn concurrent(calls: u32) => concurrent = Some(calls);
 
-    /// Bytes of each message of a request, as they come over the wire: compressed, if they are.
-    pub fn max_message_bytes(mut self, bytes: u32) -> Self {
-        self.max_message_bytes = Some(bytes);
-        self
+        /// Bytes of each message of a request, as they come over the wire: compressed, if they are.
+        pub fn max_message_bytes(bytes: u32) => max_message_bytes = Some(bytes);
     }
 
     /// These, and from `all` what they do not say. A burst goes with its rate.

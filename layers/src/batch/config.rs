@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use tokio::sync::Semaphore;
 
-use crate::ConfigError;
+use crate::{ConfigError, setters::setters};
 
 /// Longer than this, a window would be felt.
 const LONGEST_WINDOW: Duration = Duration::from_millis(10);
@@ -43,28 +43,18 @@ pub struct BatchConfigBuilder {
 }
 
 impl BatchConfigBuilder {
-    /// How many items a batch may have. 128 unless set.
-    pub fn max_items(mut self, items: usize) -> Self {
-        self.config.max_items = items;
-        self
-    }
+    setters! {
+        /// How many items a batch may have. 128 unless set.
+        pub fn max_items(items: usize) => config.max_items = items;
 
-    /// How many bytes a batch may have, by the size function. 1 MiB unless set. An item that is larger by itself goes alone.
-    pub fn max_bytes(mut self, bytes: usize) -> Self {
-        self.config.max_bytes = bytes;
-        self
-    }
+        /// How many bytes a batch may have, by the size function. 1 MiB unless set. An item that is larger by itself goes alone.
+        pub fn max_bytes(bytes: usize) => config.max_bytes = bytes;
 
-    /// How many items may wait, beside those in flight; beyond it the service is not ready. 1,024 unless set.
-    pub fn max_waiting(mut self, items: usize) -> Self {
-        self.config.max_waiting = items;
-        self
-    }
+        /// How many items may wait, beside those in flight; beyond it the service is not ready. 1,024 unless set.
+        pub fn max_waiting(items: usize) => config.max_waiting = items;
 
-    /// How long an item may wait for company when nothing is in flight. Zero unless set, which sends at once; 10 ms at most.
-    pub fn window(mut self, window: Duration) -> Self {
-        self.config.window = window;
-        self
+        /// How long an item may wait for company when nothing is in flight. Zero unless set, which sends at once; 10 ms at most.
+        pub fn window(window: Duration) => config.window = window;
     }
 
     /// The configuration.
@@ -76,22 +66,25 @@ impl BatchConfigBuilder {
         ConfigError::nonzero("batch.max_items", config.max_items)?;
         ConfigError::nonzero("batch.max_bytes", config.max_bytes)?;
         let range = config.max_items..=Semaphore::MAX_PERMITS;
-        if !range.contains(&config.max_waiting) {
-            let accepted = format!(
-                "{} (max_items) to {} is accepted",
-                range.start(),
-                range.end()
-            );
-            return Err(ConfigError::new(
-                "batch.max_waiting",
-                config.max_waiting,
-                accepted,
-            ));
-        }
-        if config.window > LONGEST_WINDOW {
-            let window = format_args!("{:?}", config.window);
-            return Err(ConfigError::new("batch.window", window, "at most 10 ms"));
-        }
+        let accepted = format!(
+            "{} (max_items) to {} is accepted",
+            range.start(),
+            range.end()
+        );
+        let waiting = config.max_waiting;
+        ConfigError::require(
+            range.contains(&waiting),
+            "batch.max_waiting",
+            waiting,
+            accepted,
+        )?;
+        let window = config.window;
+        ConfigError::require(
+            window <= LONGEST_WINDOW,
+            "batch.window",
+            window,
+            "at most 10 ms",
+        )?;
         Ok(config)
     }
 }

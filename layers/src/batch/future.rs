@@ -22,7 +22,7 @@ pub struct BatchFuture<T, R> {
 }
 
 enum State<T, R> {
-    // The receiver goes before the place, which ends the batch if it is the last.
+    // The receiver's drop tells the worker, if the item is in flight; the place's takes it out, if it waits.
     Waits(
         oneshot::Receiver<Answer<R>>,
         #[allow(dead_code, reason = "for its drop")] Place<T, R>,

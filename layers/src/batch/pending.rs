@@ -67,7 +67,7 @@ impl<V> Pending<V> {
     }
 
     /// Takes the next batch: the first items, as many as fit, one at least.
-    pub(super) fn take(&mut self) -> Vec<(u64, V)> {
+    pub(super) fn take(&mut self) -> Vec<V> {
         let mut batch = Vec::with_capacity(self.items.len().min(self.config.max_items));
         let mut bytes = 0usize;
         while batch.len() < self.config.max_items
@@ -78,9 +78,9 @@ impl<V> Pending<V> {
                 break;
             }
             bytes = with;
-            let (seq, item) = first.remove_entry();
+            let item = first.remove();
             self.bytes = self.bytes.wrapping_sub(item.bytes);
-            batch.push((seq, item.value));
+            batch.push(item.value);
         }
         batch
     }
@@ -99,10 +99,6 @@ mod tests {
         Pending::new(config.build().expect("a configuration"))
     }
 
-    fn values(batch: Vec<(u64, usize)>) -> Vec<usize> {
-        batch.into_iter().map(|(_, value)| value).collect()
-    }
-
     #[test]
     fn a_batch_ends_at_either_bound() {
         let mut pending = pending(3, 10);
@@ -111,11 +107,11 @@ mod tests {
             pending.push(now, bytes, value);
         }
         assert!(pending.is_full());
-        assert_eq!(values(pending.take()), [0, 1], "bytes");
-        assert_eq!(values(pending.take()), [2, 3, 4], "items");
-        assert_eq!(values(pending.take()), [5, 6]);
-        assert_eq!(values(pending.take()), [7], "too large for any other");
-        assert_eq!(values(pending.take()), [8]);
+        assert_eq!(pending.take(), [0, 1], "bytes");
+        assert_eq!(pending.take(), [2, 3, 4], "items");
+        assert_eq!(pending.take(), [5, 6]);
+        assert_eq!(pending.take(), [7], "too large for any other");
+        assert_eq!(pending.take(), [8]);
         assert!(pending.is_empty() && pending.bytes == 0);
     }
 
@@ -126,7 +122,7 @@ mod tests {
             pending.push(Instant::now(), usize::MAX, value);
         }
         for value in 0..4 {
-            assert_eq!(values(pending.take()), [value]);
+            assert_eq!(pending.take(), [value]);
         }
         assert_eq!(pending.bytes, 0);
     }
@@ -148,7 +144,7 @@ mod tests {
                     1 => {
                         let batch = pending.take();
                         let rest = model.split_off(batch.len());
-                        let taken: Vec<_> = model.iter().map(|&(seq, _, value)| (seq, value)).collect();
+                        let taken: Vec<_> = model.iter().map(|&(_, _, value)| value).collect();
                         prop_assert_eq!(batch, taken);
                         let bytes: usize = model.iter().map(|(_, bytes, _)| bytes).sum();
                         prop_assert!(model.len() <= 4 && (bytes <= 16 || model.len() == 1));

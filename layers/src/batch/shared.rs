@@ -1,14 +1,15 @@
 //! What the clones of a batching service share with their worker and their callers: one mutex, never held across an await or while foreign
 //! code runs.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, LazyLock};
 
 use tokio::{
     sync::{Notify, OwnedSemaphorePermit, oneshot},
     time::Instant,
 };
 
-use super::{BatchConfig, error::BatchError, pending::Pending};
+use super::{BatchConfig, error::BatchError, meter::Meter, pending::Pending};
+use crate::mutex::Mutex;
 
 pub(super) type Answer<R> = Result<R, BatchError>;
 
@@ -24,20 +25,12 @@ pub(super) struct Shared<T, R> {
     state: Mutex<State<T, R>>,
     /// Wakes the worker, the only one that waits here.
     pub(super) changed: Notify,
-    pub(super) meter: super::meter::Meter,
+    pub(super) meter: LazyLock<Meter>,
 }
 
 struct State<T, R> {
     pending: Pending<Waiting<T, R>>,
     running: bool,
-    flight: Option<Flight>,
-}
-
-/// The batch in flight: its numbers from first to last, and how many of its callers are there.
-struct Flight {
-    first: u64,
-    last: u64,
-    callers: usize,
 }
 
 /// What the worker does next.
@@ -54,16 +47,15 @@ impl<T, R> Shared<T, R> {
             state: Mutex::new(State {
                 pending: Pending::new(config),
                 running: false,
-                flight: None,
             }),
             config,
             changed: Notify::new(),
-            meter: super::meter::Meter::new(),
+            meter: Meter::new(),
         }
     }
 
     fn with<U>(&self, change: impl FnOnce(&mut State<T, R>) -> U) -> U {
-        change(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner))
+        change(&mut self.state.lock())
     }
 
     /// Adds an item. Its number, and whether the caller of this has to start the worker.
@@ -95,47 +87,22 @@ impl<T, R> Shared<T, R> {
         })
     }
 
-    /// Takes the next batch, which is in flight then.
+    /// Takes the next batch.
     pub(super) fn take(&self) -> Vec<Waiting<T, R>> {
-        let batch = self.with(|state| {
-            let batch = state.pending.take();
-            state.flight = match (batch.first(), batch.last()) {
-                (Some((first, _)), Some((last, _))) => Some(Flight {
-                    first: *first,
-                    last: *last,
-                    callers: batch.len(),
-                }),
-                _ => None,
-            };
-            batch
-        });
-        batch.into_iter().map(|(_, waiting)| waiting).collect()
-    }
-
-    /// Whether all callers of the batch in flight have left.
-    pub(super) fn is_abandoned(&self) -> bool {
-        self.with(|state| {
-            let flight = state.flight.as_ref();
-            flight.is_some_and(|flight| flight.callers == 0)
-        })
-    }
-
-    pub(super) fn landed(&self) {
-        self.with(|state| state.flight = None);
+        self.with(|state| state.pending.take())
     }
 
     /// The worker has ended before its time, or has not come to be.
     pub(super) fn stopped(&self) {
         let left = self.with(|state| {
             state.running = false;
-            state.flight = None;
             let mut left = Vec::new();
             while !state.pending.is_empty() {
                 left.append(&mut state.pending.take());
             }
             left
         });
-        for (_, waiting) in left {
+        for waiting in left {
             // Whoever has left needs no answer.
             let _ = waiting.caller.send(Err(BatchError::stopped(false)));
         }
@@ -150,20 +117,11 @@ pub(super) struct Place<T, R> {
 
 impl<T, R> Drop for Place<T, R> {
     fn drop(&mut self) {
-        let (left, wake) = self.shared.with(|state| {
+        let (left, is_empty) = self.shared.with(|state| {
             let left = state.pending.remove(self.seq);
-            let wake = match &mut state.flight {
-                _ if left.is_some() => state.pending.is_empty(),
-                Some(flight) if (flight.first..=flight.last).contains(&self.seq) => {
-                    flight.callers = flight.callers.saturating_sub(1);
-                    flight.callers == 0
-                }
-                _ => false,
-            };
-            (left, wake)
+            (left, state.pending.is_empty())
         });
-        drop(left);
-        if wake {
+        if left.is_some() && is_empty {
             self.shared.changed.notify_one();
         }
     }

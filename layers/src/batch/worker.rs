@@ -4,7 +4,7 @@ use std::{
     future::{Future, poll_fn},
     pin::pin,
     sync::Arc,
-    task::Poll,
+    task::{Poll, ready},
 };
 
 use tokio::{runtime::Handle, sync::oneshot, time::sleep_until};
@@ -129,39 +129,40 @@ fn take<T, R>(shared: &Shared<T, R>) -> (Vec<T>, Callers<R>) {
 }
 
 /// Sends one batch and tells its callers; gives up when the last of them has left.
-async fn send<S, T, R>(shared: &Shared<T, R>, service: &mut S, items: Vec<T>, callers: Callers<R>)
-where
+async fn send<S, T, R>(
+    shared: &Shared<T, R>,
+    service: &mut S,
+    items: Vec<T>,
+    mut callers: Callers<R>,
+) where
     S: Service<Vec<T>, Response = Vec<R>>,
     S::Error: Into<BoxError>,
 {
     let count = items.len();
-    shared.meter.sent(count);
+    #[allow(clippy::cast_precision_loss, reason = "a batch is small")]
+    shared.meter.items.record(count as f64);
     let mut call = pin!(service.call(items));
-    let result = loop {
-        if shared.is_abandoned() {
-            shared.landed();
-            return;
+    // So many of the callers, from the first on, are known to have left.
+    let mut gone = 0;
+    let result = poll_fn(|cx| {
+        if let Poll::Ready(result) = call.as_mut().poll(cx) {
+            return Poll::Ready(Some(result));
         }
-        let mut changed = pin!(shared.changed.notified());
-        let event = poll_fn(|cx| {
-            if let Poll::Ready(result) = call.as_mut().poll(cx) {
-                return Poll::Ready(Some(result));
-            }
-            changed.as_mut().poll(cx).map(|()| None)
-        });
-        if let Some(result) = event.await {
-            break result;
+        while let Some(caller) = callers.get_mut(gone) {
+            ready!(caller.poll_closed(cx));
+            gone += 1;
         }
-    };
-    match result {
-        Ok(results) if results.len() == count => {
-            shared.landed();
+        Poll::Ready(None)
+    });
+    match result.await {
+        None => {}
+        Some(Ok(results)) if results.len() == count => {
             for (caller, result) in callers.into_iter().zip(results) {
                 let _ = caller.send(Ok(result));
             }
         }
-        Ok(results) => tell(shared, &BatchError::mismatch(count, results.len()), callers),
-        Err(error) => fail(shared, error.into(), callers),
+        Some(Ok(results)) => tell(shared, &BatchError::mismatch(count, results.len()), callers),
+        Some(Err(error)) => fail(shared, error.into(), callers),
     }
 }
 
@@ -170,8 +171,7 @@ fn fail<T, R>(shared: &Shared<T, R>, error: BoxError, callers: Callers<R>) {
 }
 
 fn tell<T, R>(shared: &Shared<T, R>, error: &BatchError, callers: Callers<R>) {
-    shared.meter.failed();
-    shared.landed();
+    shared.meter.failed.increment(1);
     for caller in callers {
         let _ = caller.send(Err(error.clone()));
     }

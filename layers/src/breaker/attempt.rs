@@ -74,11 +74,8 @@ impl Observe for Attempt {
     fn ended(mut self, outcome: &Outcome) {
         // What is dropped below has no permit.
         let word = mem::replace(&mut self.word, Word::BYSTANDER);
-        let circuit = &self.circuit;
-        let counts = self.counts_application;
-        circuit
-            .core()
-            .ended(word, clock::now, outcome, counts, || circuit.rtt());
+        let core = self.circuit.core();
+        core.ended(word, outcome, self.counts_application);
     }
 }
 

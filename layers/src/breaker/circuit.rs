@@ -1,20 +1,13 @@
-use std::{
-    fmt,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{fmt, sync::Arc, time::Duration};
 
 use tokio::{sync::watch, time::Instant};
 
 use super::{
     Attempt, BreakerConfig, CircuitState, Statistics,
-    core::Core,
+    core::{Core, Rtt},
     gate::{Phase, Word},
-    timer::{OnTime, Timers},
 };
-use crate::clock;
-
-type Rtt = Arc<dyn Fn() -> Option<Duration> + Send + Sync>;
+use crate::{clock, hidden::Hidden, setters::setters};
 
 /// The health of one peer over one transport, and the handle to it.
 ///
@@ -22,20 +15,7 @@ type Rtt = Arc<dyn Fn() -> Option<Duration> + Send + Sync>;
 /// connection is replaced.
 #[derive(Clone)]
 pub struct Circuit {
-    shared: Arc<Shared>,
-}
-
-struct Shared {
-    core: Core,
-    rtt: Option<Rtt>,
-    /// Only while something waits for a time. Locked before the gate, never within it: a timer may ring when it is polled.
-    timers: Mutex<Timers<Shared>>,
-}
-
-impl OnTime for Shared {
-    fn on_time(&self) {
-        self.core.wake_all();
-    }
+    core: Arc<Core>,
 }
 
 impl Circuit {
@@ -56,19 +36,19 @@ impl Circuit {
     /// What it lets through now. Time alone changes the state only when something reads it: a call, a waiter's timer, this method, or
     /// [`statistics`](Self::statistics).
     pub fn state(&self) -> CircuitState {
-        self.shared.core.state(Instant::now())
+        self.core.state(Instant::now())
     }
 
     /// Follows the changes. No task makes them, so a change by time alone appears here only when something reads the state, as with
     /// [`state`](Self::state). While there is no call and nothing waits, an open circuit stays open here, and one whose probe is a
     /// healthy stream stays half-open. Keep no borrow of the value over a call: a change waits for it.
     pub fn watch(&self) -> watch::Receiver<CircuitState> {
-        self.shared.core.changes().subscribe()
+        self.core.changes().subscribe()
     }
 
     /// The state and the counts.
     pub fn statistics(&self) -> Statistics {
-        self.shared.core.statistics(Instant::now())
+        self.core.statistics(Instant::now())
     }
 
     /// Says why it lets nothing through and when the next probe is due, as a sentence for an error or a log.
@@ -94,53 +74,53 @@ impl Circuit {
 
     /// Lets nothing through until [`release`](Self::release).
     pub fn force_open(&self) {
-        self.shared.core.force(true);
+        self.core.force(true);
     }
 
     /// Lets everything through, and counts nothing, until [`release`](Self::release).
     pub fn force_closed(&self) {
-        self.shared.core.force(false);
+        self.core.force(false);
     }
 
     /// Whether it is forced closed, so that the breaker neither refuses nor counts a call. It costs one load.
     pub fn is_forced_closed(&self) -> bool {
-        self.shared.core.word().phase() == Phase::ForcedClosed
+        self.core.word().phase() == Phase::ForcedClosed
     }
 
     /// Ends a force: the circuit is closed and counts from zero. Does nothing without a force.
     pub fn release(&self) {
-        self.shared.core.release(Instant::now());
+        self.core.release(Instant::now());
     }
 
     /// Closes the circuit in any state, and forgets its counts and its recent openings.
     pub fn reset(&self) {
-        self.shared.core.reset(Instant::now());
+        self.core.reset(Instant::now());
     }
 
     /// Switches observing on or off. A circuit that only observes counts, and changes its state by its rules, but holds no call.
     pub fn observe_only(&self, observe_only: bool) {
-        self.shared.core.observe_only(observe_only);
+        self.core.observe_only(observe_only);
     }
 
     /// Reports that the link to the peer works: a new connection, or a packet from the peer. A circuit that link failures opened lets a
     /// probe through at once; one that answers opened waits its time.
     pub fn sign_of_life(&self) {
-        self.shared.core.sign_of_life();
+        self.core.sign_of_life();
     }
 
     /// Reports that the peer has been heard again after a silence, as after a network partition. Does what
     /// [`sign_of_life`](Self::sign_of_life) does. In addition, a circuit that was opened by a call whose deadline passed without any
     /// answer lets a probe through at once.
     pub fn heard_again(&self) {
-        self.shared.core.heard_again();
+        self.core.heard_again();
     }
 
     /// One load where the circuit is closed, by force or not.
     #[inline]
     pub(super) fn enter(&self) -> Option<Attempt> {
-        let mut word = self.shared.core.word();
+        let mut word = self.core.word();
         if !word.lets_all_pass() {
-            word = self.shared.core.enter(clock::now(), true, None)?;
+            word = self.core.enter(clock::now(), true).ok()?;
         }
         Some(self.attempt(word))
     }
@@ -152,87 +132,52 @@ impl Circuit {
 
     #[inline]
     pub(super) fn core(&self) -> &Core {
-        &self.shared.core
-    }
-
-    pub(super) fn rtt(&self) -> Option<Duration> {
-        self.shared.rtt.as_ref().and_then(|rtt| rtt())
+        &self.core
     }
 
     /// Whether another handle than `self` exists.
     pub(super) fn is_shared(&self) -> bool {
-        Arc::strong_count(&self.shared) > 1
+        Arc::strong_count(&self.core) > 1
     }
 
     pub(super) fn is_idle(&self, now: Instant) -> bool {
-        self.shared.core.is_idle(now)
+        self.core.is_idle(now)
     }
 
     pub(super) fn is_forced(&self) -> bool {
-        self.shared.core.is_forced()
-    }
-
-    fn timers(&self) -> MutexGuard<'_, Timers<Shared>> {
-        let timers = self.shared.timers.lock();
-        timers.unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Makes a timer ring at the next change by time, if there is one. Returns whether that time has passed already.
-    pub(super) fn arm(&self) -> bool {
-        let mut timers = self.timers();
-        // Read here, so that a latecomer with an earlier time does not overwrite a later one.
-        let until = self.shared.core.until();
-        until.is_some_and(|until| timers.arm(until, &self.shared))
-    }
-
-    pub(super) fn disarm(&self) {
-        let mut timers = self.timers();
-        // A waiter that came meanwhile needs the timers.
-        if self.shared.core.nobody_waits() {
-            timers.clear();
-        }
+        self.core.is_forced()
     }
 }
 
 /// Makes a [`Circuit`].
+#[derive(Debug)]
 #[must_use]
 pub struct CircuitBuilder {
     config: BreakerConfig,
-    rtt: Option<Rtt>,
+    rtt: Option<Hidden<Rtt>>,
     transport: &'static str,
 }
 
 impl CircuitBuilder {
-    /// Returns the smoothed round-trip time to the peer. Called when a call has exceeded its deadline: less than four round trips was
-    /// not a fair one.
-    pub fn rtt(mut self, rtt: impl Fn() -> Option<Duration> + Send + Sync + 'static) -> Self {
-        self.rtt = Some(Arc::new(rtt));
-        self
-    }
+    setters! {
+        /// Returns the smoothed round-trip time to the peer. Called when a call has exceeded its deadline: less than four round trips was
+        /// not a fair one.
+        pub fn rtt(rtt: impl Fn() -> Option<Duration> + Send + Sync + 'static) => rtt = Some(Hidden(Arc::new(rtt)));
 
-    /// The name of the transport that leads to the peer, for the metrics; "any" by default.
-    pub fn transport(mut self, name: &'static str) -> Self {
-        self.transport = name;
-        self
+        /// The name of the transport that leads to the peer, for the metrics; "any" by default.
+        pub fn transport(name: &'static str) => transport = name;
     }
 
     /// The circuit, closed.
     pub fn build(self) -> Circuit {
-        let shared = Arc::new(Shared {
-            core: Core::new(self.config, self.transport, Instant::now()),
-            rtt: self.rtt,
-            timers: Mutex::new(Timers::new()),
-        });
-        Circuit { shared }
-    }
-}
-
-impl fmt::Debug for CircuitBuilder {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("CircuitBuilder")
-            .field("config", &self.config)
-            .field("transport", &self.transport)
-            .finish_non_exhaustive()
+        Circuit {
+            core: Arc::new(Core::new(
+                self.config,
+                self.transport,
+                self.rtt.map(|rtt| rtt.0),
+                Instant::now(),
+            )),
+        }
     }
 }
 

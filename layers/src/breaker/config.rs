@@ -1,6 +1,6 @@
-use std::time::Duration;
+use std::{ops::RangeInclusive, time::Duration};
 
-use crate::{ConfigError, MethodSet};
+use crate::{ConfigError, MethodSet, setters::setters};
 
 /// When a circuit opens, and for how long.
 ///
@@ -72,61 +72,39 @@ pub struct BreakerConfigBuilder {
 }
 
 /// The window's shortest and longest value; a bucket of its ring is a tenth of it.
-const WINDOW: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(3600));
+const WINDOW: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(3600);
 /// A bucket of the ring can hold more than this.
 const MOST_CALLS: u32 = 100_000;
 const LONGEST_WAIT: Duration = Duration::from_secs(86_400);
 
 impl BreakerConfigBuilder {
-    /// This many failures in a row open the circuit; `None` switches the rule off. Link failures count here too.
-    pub fn failure_threshold(mut self, failures: impl Into<Option<u32>>) -> Self {
-        self.config.run = failures.into();
-        self
-    }
+    setters! {
+        /// This many failures in a row open the circuit; `None` switches the rule off. Link failures count here too.
+        pub fn failure_threshold(failures: impl Into<Option<u32>>) => config.run = failures.into();
 
-    /// This many link failures in a row open the circuit. One lost connection counts once, however many calls it ended. Any answer from the
-    /// peer ends the run, even a failure.
-    pub fn link_threshold(mut self, failures: u32) -> Self {
-        self.config.link = failures;
-        self
-    }
+        /// This many link failures in a row open the circuit. One lost connection counts once, however many calls it ended. Any answer from the
+        /// peer ends the run, even a failure.
+        pub fn link_threshold(failures: u32) => config.link = failures;
 
-    /// The share of the calls in the window that must have failed, above 0 and at most 1.
-    pub fn failure_rate(mut self, share: f64) -> Self {
-        self.config.rate = share;
-        self
-    }
+        /// The share of the calls in the window that must have failed, above 0 and at most 1.
+        pub fn failure_rate(share: f64) => config.rate = share;
 
-    /// The share counts only once the window has this many calls; at most 100,000.
-    pub fn min_calls(mut self, calls: u32) -> Self {
-        self.config.min_calls = calls;
-        self
-    }
+        /// The share counts only once the window has this many calls; at most 100,000.
+        pub fn min_calls(calls: u32) => config.min_calls = calls;
 
-    /// The length of the window for the share, 100 ms to an hour. It slides by tenths.
-    pub fn window(mut self, window: Duration) -> Self {
-        self.config.window = window;
-        self
-    }
+        /// The length of the window for the share, 100 ms to an hour. It slides by tenths.
+        pub fn window(window: Duration) => config.window = window;
 
-    /// The longest that the circuit stays open the first time. Each further opening doubles it, up to [`recovery`](Self::recovery). The wait
-    /// is drawn from zero to this (full jitter), so that a thousand clients do not come back at once.
-    pub fn first_wait(mut self, wait: Duration) -> Self {
-        self.config.first_wait = wait;
-        self
-    }
+        /// The longest that the circuit stays open the first time. Each further opening doubles it, up to [`recovery`](Self::recovery). The wait
+        /// is drawn from zero to this (full jitter), so that a thousand clients do not come back at once.
+        pub fn first_wait(wait: Duration) => config.first_wait = wait;
 
-    /// The longest that the circuit stays open without trying again; at most a day. Also how long a probe may go without any answer before
-    /// another one is let in.
-    pub fn recovery(mut self, time: Duration) -> Self {
-        self.config.recovery = time;
-        self
-    }
+        /// The longest that the circuit stays open without trying again; at most a day. Also how long a probe may go without any answer before
+        /// another one is let in.
+        pub fn recovery(time: Duration) => config.recovery = time;
 
-    /// Whether circuits begin without enforcing anything: they record, and say what they would do.
-    pub fn observe_only(mut self, observe_only: bool) -> Self {
-        self.config.observe_only = observe_only;
-        self
+        /// Whether circuits begin without enforcing anything: they record, and say what they would do.
+        pub fn observe_only(observe_only: bool) => config.observe_only = observe_only;
     }
 
     /// Counts INTERNAL, UNKNOWN and DATA_LOSS in answers of the peer's application for these methods: `/pkg.Svc/Method`, `/pkg.Svc/*` or
@@ -148,28 +126,17 @@ impl BreakerConfigBuilder {
     /// When a setting is zero, not a number or out of its range, contradicts another, or names no method.
     pub fn build(self) -> Result<BreakerConfig, ConfigError> {
         let mut config = self.config;
-        ConfigError::nonzero(
-            "breaker.failure_threshold",
-            config.run.unwrap_or(1) as usize,
-        )?;
-        ConfigError::nonzero("breaker.link_threshold", config.link as usize)?;
+        ConfigError::nonzero("breaker.failure_threshold", config.run.unwrap_or(1))?;
+        ConfigError::nonzero("breaker.link_threshold", config.link)?;
         ConfigError::share("breaker.failure_rate", config.rate)?;
-        if config.rate == 0.0 {
-            return Err(ConfigError::new(
-                "breaker.failure_rate",
-                config.rate,
-                "must be above 0, or one failure would be too many",
-            ));
-        }
-        ConfigError::nonzero("breaker.min_calls", config.min_calls as usize)?;
-        if config.min_calls > MOST_CALLS {
-            return Err(ConfigError::new(
-                "breaker.min_calls",
-                config.min_calls,
-                format!("must be at most {MOST_CALLS}"),
-            ));
-        }
-        ConfigError::within("breaker.window", config.window, WINDOW.0..=WINDOW.1)?;
+        ConfigError::require(
+            config.rate > 0.0,
+            "breaker.failure_rate",
+            config.rate,
+            "must be above 0, or one failure would be too many",
+        )?;
+        ConfigError::within("breaker.min_calls", config.min_calls, 1..=MOST_CALLS)?;
+        ConfigError::within("breaker.window", config.window, WINDOW)?;
         ConfigError::lasting("breaker.first_wait", config.first_wait)?;
         ConfigError::lasting("breaker.recovery", config.recovery)?;
         ConfigError::within(

@@ -1,23 +1,35 @@
 //! The circuit's rules, without timers: the caller passes the time.
 
 use std::{
-    sync::atomic::{AtomicBool, AtomicU64, Ordering},
-    task::Waker,
+    mem,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
-use tokio::{sync::watch, time::Instant};
+use tokio::{
+    sync::{Notify, futures::Notified, watch},
+    time::Instant,
+};
 use tonic::Code;
 
 use super::{
     BreakerConfig,
-    gate::{Gate, Phase, Ticket, Word},
+    gate::{Gate, Held, Phase, Word},
     inner::Inner,
-    locked::{Listeners, Locked},
+    listeners::Listeners,
     ring::Ring,
     state::{CircuitState, Codes, OpenReason, Rule, Statistics},
 };
-use crate::classify::{Outcome, Verdict};
+use crate::{
+    classify::{Outcome, Verdict},
+    clock,
+};
+
+/// Returns the smoothed round-trip time to the peer.
+pub(super) type Rtt = Arc<dyn Fn() -> Option<Duration> + Send + Sync>;
 
 pub(super) struct Core {
     config: BreakerConfig,
@@ -27,18 +39,28 @@ pub(super) struct Core {
     run: AtomicU64,
     observe_only: AtomicBool,
     told: Listeners,
+    /// Wakes those who wait: the state is another one.
+    changed: Notify,
+    rtt: Option<Rtt>,
 }
 
 const LINK: u64 = 1 << 32;
 
 impl Core {
-    pub(super) fn new(config: BreakerConfig, transport: &'static str, now: Instant) -> Self {
+    pub(super) fn new(
+        config: BreakerConfig,
+        transport: &'static str,
+        rtt: Option<Rtt>,
+        now: Instant,
+    ) -> Self {
         Self {
             gate: Gate::new(Inner::new(&config)),
             ring: Ring::new(config.window, now),
             run: AtomicU64::new(0),
             observe_only: AtomicBool::new(config.observe_only),
             told: Listeners::new(transport),
+            changed: Notify::new(),
+            rtt,
             config,
         }
     }
@@ -54,71 +76,81 @@ impl Core {
         &self.config
     }
 
-    fn lock(&self) -> Locked<'_> {
-        Locked::new(self.gate.lock(), &self.told)
+    /// Changes what is behind the lock. What comes of it is told after the lock is released, since listeners and wakers are foreign code.
+    fn with<R>(&self, change: impl FnOnce(&mut Held<'_, Inner>) -> R) -> R {
+        self.settle(self.gate.lock(), change)
     }
 
-    fn lock_if(&self, word: Word) -> Option<Locked<'_>> {
-        let held = self.gate.lock_if(word)?;
-        Some(Locked::new(held, &self.told))
+    /// The same, if nothing has changed since `word`.
+    fn with_if(&self, word: Word, change: impl FnOnce(&mut Held<'_, Inner>)) {
+        if let Some(held) = self.gate.lock_if(word) {
+            self.settle(held, change);
+        }
     }
 
-    /// Whether a call may go, and as what, if the word is not plainly closed. With `take` it goes at once, and takes the permit if it is
-    /// a probe. The next change wakes a waiter that leaves a waker, but time does not.
-    #[cold]
-    pub(super) fn enter(
+    fn settle<R>(
         &self,
-        now: Instant,
-        take: bool,
-        waiter: Option<(&mut Ticket, &Waker)>,
-    ) -> Option<Word> {
-        let mut held = self.lock();
-        self.pass_time(&mut held, now);
-        let word = held.word();
-        match word.phase() {
-            Phase::Closed | Phase::ForcedClosed => return Some(word),
-            Phase::Free if !take => return Some(word),
-            Phase::Free => {
-                if let Some(word) = held.take() {
-                    held.until = Some(now + self.config.recovery);
-                    held.answered = false;
-                    return Some(word);
+        mut held: Held<'_, Inner>,
+        change: impl FnOnce(&mut Held<'_, Inner>) -> R,
+    ) -> R {
+        let result = change(&mut held);
+        let wakes = held.wakes;
+        let to = state_of(&held);
+        let from = mem::replace(&mut held.told, to.clone());
+        held.changes += u64::from(from != to);
+        let number = held.changes;
+        drop(held);
+        if from != to {
+            self.told.tell(&from, to, number);
+        }
+        if wakes {
+            self.changed.notify_waiters();
+        }
+        result
+    }
+
+    /// Whether a call may go, and as what, if the word is not plainly closed; otherwise when time alone changes that. With `take` it goes at
+    /// once, and takes the permit if it is a probe.
+    #[cold]
+    pub(super) fn enter(&self, now: Instant, take: bool) -> Result<Word, Option<Instant>> {
+        self.with(|held| {
+            self.pass_time(held, now);
+            let word = held.word();
+            match word.phase() {
+                Phase::Closed | Phase::ForcedClosed => return Ok(word),
+                Phase::Free if !take => return Ok(word),
+                Phase::Free => {
+                    if let Some(word) = held.take() {
+                        held.until = Some(now + self.config.recovery);
+                        held.answered = false;
+                        return Ok(word);
+                    }
                 }
+                Phase::Open | Phase::Taken | Phase::ForcedOpen => {}
             }
-            Phase::Open | Phase::Taken | Phase::ForcedOpen => {}
-        }
-        if self.observe_only.load(Ordering::Relaxed) {
-            held.held += u64::from(take);
-            return Some(Word::BYSTANDER);
-        }
-        if let Some((ticket, waker)) = waiter {
-            let new = held.wait(ticket, waker);
-            held.held += u64::from(new);
-        }
-        None
+            if self.observe_only.load(Ordering::Relaxed) {
+                held.held += u64::from(take);
+                return Ok(Word::BYSTANDER);
+            }
+            Err(held.until)
+        })
     }
 
-    /// A waiter leaves. Returns whether it was the last.
-    pub(super) fn leave(&self, ticket: u64) -> bool {
-        let mut held = self.lock();
-        held.leave(ticket);
-        held.waiting() == 0
+    /// Resolves at the next change that concerns those who wait.
+    pub(super) fn changed(&self) -> Notified<'_> {
+        self.changed.notified()
     }
 
-    pub(super) fn nobody_waits(&self) -> bool {
-        self.lock().waiting() == 0
+    /// Counts a caller that waits, until the guard is dropped.
+    pub(super) fn waiting(&self) -> Waiting<'_> {
+        self.with(|held| {
+            held.held += 1;
+            held.waiting += 1;
+        });
+        Waiting(self)
     }
 
-    /// When time alone changes the state.
-    pub(super) fn until(&self) -> Option<Instant> {
-        self.lock().until
-    }
-
-    pub(super) fn wake_all(&self) {
-        self.lock().wake_all();
-    }
-
-    fn pass_time(&self, held: &mut Locked<'_>, now: Instant) {
+    fn pass_time(&self, held: &mut Held<'_, Inner>, now: Instant) {
         if held.until.is_none_or(|until| now < until) {
             return;
         }
@@ -134,18 +166,11 @@ impl Core {
 
     /// An attempt that entered with `word` has ended. `counts_application`: an error of the peer's application is a failure.
     #[inline]
-    pub(super) fn ended(
-        &self,
-        word: Word,
-        now: impl FnOnce() -> Instant,
-        outcome: &Outcome,
-        counts_application: bool,
-        rtt: impl FnOnce() -> Option<Duration>,
-    ) {
+    pub(super) fn ended(&self, word: Word, outcome: &Outcome, counts_application: bool) {
         if outcome.code() != Code::Ok || word.phase() != Phase::Closed {
-            self.ended_otherwise(word, now, outcome, counts_application, rtt);
+            self.ended_otherwise(word, outcome, counts_application);
         } else if self.gate.word() == word {
-            self.succeeded(now());
+            self.succeeded(clock::now());
         }
     }
 
@@ -157,20 +182,13 @@ impl Core {
         }
     }
 
-    fn ended_otherwise(
-        &self,
-        word: Word,
-        now: impl FnOnce() -> Instant,
-        outcome: &Outcome,
-        counts_application: bool,
-        rtt: impl FnOnce() -> Option<Duration>,
-    ) {
+    fn ended_otherwise(&self, word: Word, outcome: &Outcome, counts_application: bool) {
         let phase = word.phase();
         if !word.has_a_say() || self.gate.word() != word {
             return;
         }
-        let rtt = match outcome.code() {
-            Code::DeadlineExceeded => rtt(),
+        let rtt = match (outcome.code(), &self.rtt) {
+            (Code::DeadlineExceeded, Some(rtt)) => rtt(),
             _ => None,
         };
         let verdict = match outcome.verdict(rtt) {
@@ -179,21 +197,22 @@ impl Core {
             Verdict::Application => Verdict::Success,
             verdict => verdict,
         };
-        match (phase, verdict) {
-            (Phase::Closed, Verdict::Success) => self.succeeded(now()),
-            (Phase::Closed, Verdict::Neutral) => {}
-            (Phase::Closed, Verdict::Overload) => self.overloaded(word, now(), outcome),
-            (Phase::Closed, _) => self.failed(word, now(), verdict, outcome),
-            _ => self.probed(word, now(), verdict, outcome),
+        let is_closed = phase == Phase::Closed;
+        if is_closed && verdict == Verdict::Neutral {
+            return;
+        }
+        let now = clock::now();
+        match verdict {
+            _ if !is_closed => self.with_if(word, |held| self.probed(held, now, verdict, outcome)),
+            Verdict::Success => self.succeeded(now),
+            Verdict::Overload => self.with_if(word, |held| self.overloaded(held, now, outcome)),
+            _ => self.with_if(word, |held| self.failed(held, now, verdict, outcome)),
         }
     }
 
     /// The peer answered that it has no capacity for this call. Other calls have their own limits, so this opens nothing.
     #[cold]
-    fn overloaded(&self, word: Word, now: Instant, outcome: &Outcome) {
-        let Some(mut held) = self.lock_if(word) else {
-            return;
-        };
+    fn overloaded(&self, held: &mut Held<'_, Inner>, now: Instant, outcome: &Outcome) {
         held.heed(now, outcome, &self.config);
         let answered = |run| Some(run % LINK);
         let _ = self
@@ -202,10 +221,13 @@ impl Core {
     }
 
     #[cold]
-    fn failed(&self, word: Word, now: Instant, verdict: Verdict, outcome: &Outcome) {
-        let Some(mut held) = self.lock_if(word) else {
-            return;
-        };
+    fn failed(
+        &self,
+        held: &mut Held<'_, Inner>,
+        now: Instant,
+        verdict: Verdict,
+        outcome: &Outcome,
+    ) {
         if let Verdict::Link(incident) = verdict
             && !held.is_new(incident)
         {
@@ -229,7 +251,7 @@ impl Core {
         if let Some(rule) = self.rule(run, now) {
             let link = matches!(rule, Rule::Link(_));
             let wait = held.backoff.next(now, rand::random());
-            self.open(&mut held, now + wait, rule, outcome, link);
+            self.open(held, now + wait, rule, outcome, link);
         }
     }
 
@@ -253,20 +275,23 @@ impl Core {
     }
 
     #[cold]
-    fn probed(&self, word: Word, now: Instant, verdict: Verdict, outcome: &Outcome) {
-        let Some(mut held) = self.lock_if(word) else {
-            return;
-        };
+    fn probed(
+        &self,
+        held: &mut Held<'_, Inner>,
+        now: Instant,
+        verdict: Verdict,
+        outcome: &Outcome,
+    ) {
         held.heed(now, outcome, &self.config);
         match verdict {
-            Verdict::Success | Verdict::Application => self.close(&mut held, now),
-            Verdict::Neutral if outcome.shows_life() => self.close(&mut held, now),
-            Verdict::Neutral => self.half_open(&mut held),
+            Verdict::Success | Verdict::Application => self.close(held, now),
+            Verdict::Neutral if outcome.shows_life() => self.close(held, now),
+            Verdict::Neutral => self.half_open(held),
             // The peer is there. It is left alone only for as long as it asks.
             Verdict::Overload if held.not_before.is_none_or(|at| at <= now) => {
-                self.close(&mut held, now);
+                self.close(held, now);
             }
-            Verdict::Overload => self.open(&mut held, now, Rule::Probe, outcome, false),
+            Verdict::Overload => self.open(held, now, Rule::Probe, outcome, false),
             Verdict::Failure | Verdict::Link(_) => {
                 let mut link = false;
                 if let Verdict::Link(incident) = verdict {
@@ -275,7 +300,7 @@ impl Core {
                 }
                 held.codes.add(outcome.code());
                 let wait = held.backoff.next(now, rand::random());
-                self.open(&mut held, now + wait, Rule::Probe, outcome, link);
+                self.open(held, now + wait, Rule::Probe, outcome, link);
             }
         }
     }
@@ -283,19 +308,17 @@ impl Core {
     /// The probe that entered with `word` is gone, and nothing is known of it.
     #[cold]
     pub(super) fn given_up(&self, word: Word) {
-        if let Some(mut held) = self.lock_if(word) {
-            self.half_open(&mut held);
-        }
+        self.with_if(word, |held| self.half_open(held));
     }
 
     /// The probe that entered with `word` has a head that is no failure.
     #[cold]
     pub(super) fn answered(&self, word: Word, now: Instant) {
-        if let Some(mut held) = self.lock_if(word) {
+        self.with_if(word, |held| {
             held.answered = true;
             held.until = Some(now + self.config.first_wait);
-            held.wake_all();
-        }
+            held.wakes = true;
+        });
     }
 
     /// A circuit that is open because of its link lets a probe through.
@@ -312,42 +335,52 @@ impl Core {
         if self.gate.word().phase() != Phase::Open {
             return;
         }
-        let mut held = self.lock();
-        let disproved = held.reason.as_ref().is_some_and(disproved);
-        if held.word().phase() == Phase::Open && disproved {
-            self.half_open(&mut held);
-        }
+        self.with(|held| {
+            let disproved = held.reason.as_ref().is_some_and(disproved);
+            if held.word().phase() == Phase::Open && disproved {
+                self.half_open(held);
+            }
+        });
     }
 
     pub(super) fn force(&self, open: bool) {
-        let mut held = self.lock();
-        held.until = None;
-        held.shift(match open {
-            true => Phase::ForcedOpen,
-            false => Phase::ForcedClosed,
+        self.with(|held| {
+            held.until = None;
+            held.shift(match open {
+                true => Phase::ForcedOpen,
+                false => Phase::ForcedClosed,
+            });
         });
     }
 
     pub(super) fn release(&self, now: Instant) {
-        let mut held = self.lock();
-        if matches!(held.word().phase(), Phase::ForcedOpen | Phase::ForcedClosed) {
-            self.close(&mut held, now);
+        let word = self.word();
+        if matches!(word.phase(), Phase::ForcedOpen | Phase::ForcedClosed) {
+            self.with_if(word, |held| self.close(held, now));
         }
     }
 
     pub(super) fn reset(&self, now: Instant) {
-        let mut held = self.lock();
-        held.backoff.reset();
-        self.close(&mut held, now);
+        self.with(|held| {
+            held.backoff.reset();
+            self.close(held, now);
+        });
     }
 
     pub(super) fn observe_only(&self, observe_only: bool) {
         self.observe_only.store(observe_only, Ordering::Relaxed);
-        self.wake_all();
+        self.changed.notify_waiters();
     }
 
     /// Opens it until `due`, or for as long as the peer asked for.
-    fn open(&self, held: &mut Locked<'_>, due: Instant, rule: Rule, outcome: &Outcome, link: bool) {
+    fn open(
+        &self,
+        held: &mut Held<'_, Inner>,
+        due: Instant,
+        rule: Rule,
+        outcome: &Outcome,
+        link: bool,
+    ) {
         let until = due.max(held.not_before.unwrap_or(due));
         let codes = held.codes.clone();
         let code = outcome.code();
@@ -364,12 +397,12 @@ impl Core {
         held.shift(Phase::Open);
     }
 
-    fn half_open(&self, held: &mut Locked<'_>) {
+    fn half_open(&self, held: &mut Held<'_, Inner>) {
         held.until = None;
         held.shift(Phase::Free);
     }
 
-    fn close(&self, held: &mut Locked<'_>, now: Instant) {
+    fn close(&self, held: &mut Held<'_, Inner>, now: Instant) {
         self.ring.clear();
         self.run.store(0, Ordering::Relaxed);
         held.until = None;
@@ -386,9 +419,10 @@ impl Core {
         if self.word().phase() == Phase::Closed {
             return CircuitState::Closed;
         }
-        let mut held = self.lock();
-        self.pass_time(&mut held, now);
-        held.state()
+        self.with(|held| {
+            self.pass_time(held, now);
+            state_of(held)
+        })
     }
 
     pub(super) fn changes(&self) -> &watch::Sender<CircuitState> {
@@ -399,7 +433,7 @@ impl Core {
     pub(super) fn is_idle(&self, now: Instant) -> bool {
         match self.word().phase() {
             Phase::Closed | Phase::Free => true,
-            Phase::Open => self.lock().until.is_none_or(|until| until < now),
+            Phase::Open => self.gate.lock().until.is_none_or(|until| until < now),
             Phase::Taken | Phase::ForcedOpen | Phase::ForcedClosed => false,
         }
     }
@@ -409,25 +443,52 @@ impl Core {
     }
 
     pub(super) fn statistics(&self, now: Instant) -> Statistics {
-        let mut held = self.lock();
-        self.pass_time(&mut held, now);
-        let counts = self.ring.counts(now);
-        Statistics {
-            state: held.state(),
-            observe_only: self.observe_only.load(Ordering::Relaxed),
-            opened: held.opened,
-            waiting: held.waiting(),
-            held: held.held,
-            calls: counts.total,
-            failed: counts.bad,
-            codes: Statistics::codes_of(&held.codes),
-        }
+        self.with(|held| {
+            self.pass_time(held, now);
+            let counts = self.ring.counts(now);
+            Statistics {
+                state: state_of(held),
+                observe_only: self.observe_only.load(Ordering::Relaxed),
+                opened: held.opened,
+                waiting: held.waiting,
+                held: held.held,
+                calls: counts.total,
+                failed: counts.bad,
+                codes: held.codes.iter().collect(),
+            }
+        })
+    }
+}
+
+/// What the gate lets through, as its users see it.
+fn state_of(held: &Held<'_, Inner>) -> CircuitState {
+    match (held.word().phase(), &held.reason, held.until) {
+        (Phase::ForcedOpen, ..) => CircuitState::ForcedOpen,
+        (Phase::ForcedClosed, ..) => CircuitState::ForcedClosed,
+        (Phase::Open, Some(reason), Some(until)) => CircuitState::Open {
+            until,
+            reason: reason.clone(),
+        },
+        (Phase::Free | Phase::Taken, Some(reason), _) => CircuitState::HalfOpen {
+            reason: reason.clone(),
+        },
+        // What is not closed has a reason, and what is open an end.
+        _ => CircuitState::Closed,
+    }
+}
+
+/// A caller that waits.
+pub(super) struct Waiting<'a>(&'a Core);
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.with(|held| held.waiting -= 1);
     }
 }
 
 impl Drop for Core {
     fn drop(&mut self) {
-        self.told.gone(&self.lock().state());
+        self.told.gone(&state_of(&self.gate.lock()));
     }
 }
 
@@ -458,7 +519,7 @@ mod tests {
         let circuit = Circuit::new(BreakerConfig::default());
         let timed = || Request::builder().header("grpc-timeout", "1S").body(());
         circuit.force_closed();
-        let held = circuit.core().lock();
+        let held = circuit.core().gate.lock();
         let (done, is_done) = mpsc::channel();
         let caller = thread::spawn({
             let circuit = circuit.clone();

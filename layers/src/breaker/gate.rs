@@ -1,4 +1,4 @@
-//! Who may pass: one word that says the phase, and the waiters beside it.
+//! Which calls may pass: one word that says the phase, and the state beside it.
 //!
 //! The word is written only under the lock and read without it. It carries a generation that changes with each phase, so whoever
 //! began under an earlier word (a straggler, a probe that was given up) is known by its word, and decides nothing.
@@ -6,11 +6,8 @@
 //! The atomics and the lock come from `super::sync`, so that `tests/breaker_loom.rs` can put loom's in their place.
 
 use std::{
-    collections::BTreeMap,
-    mem,
     ops::{Deref, DerefMut},
     sync::PoisonError,
-    task::Waker,
 };
 
 use super::sync::{AtomicU64, Mutex, MutexGuard, Ordering};
@@ -70,29 +67,16 @@ impl Word {
     }
 }
 
-/// A waiter's name at the gate; none until it has waited.
-pub(crate) type Ticket = Option<u64>;
-
 pub(crate) struct Gate<T> {
     word: AtomicU64,
-    inside: Mutex<Inside<T>>,
-}
-
-struct Inside<T> {
-    waiters: BTreeMap<u64, Waker>,
-    next_waiter: u64,
-    state: T,
+    state: Mutex<T>,
 }
 
 impl<T> Gate<T> {
     pub(crate) fn new(state: T) -> Self {
         Self {
             word: AtomicU64::new(Word::new(Phase::Closed, 0).0),
-            inside: Mutex::new(Inside {
-                waiters: BTreeMap::new(),
-                next_waiter: 0,
-                state,
-            }),
+            state: Mutex::new(state),
         }
     }
 
@@ -111,20 +95,18 @@ impl<T> Gate<T> {
     pub(crate) fn lock(&self) -> Held<'_, T> {
         Held {
             word: &self.word,
-            inside: Some(self.inside.lock().unwrap_or_else(PoisonError::into_inner)),
-            woken: BTreeMap::new(),
-            gone: None,
+            state: self.state.lock().unwrap_or_else(PoisonError::into_inner),
+            wakes: false,
         }
     }
 }
 
-/// The gate, locked. Whom a change wakes is woken after the lock is released: a waker is foreign code.
+/// The gate, locked.
 pub(crate) struct Held<'a, T> {
     word: &'a AtomicU64,
-    inside: Option<MutexGuard<'a, Inside<T>>>,
-    woken: BTreeMap<u64, Waker>,
-    /// Dropped after the lock too: with its last waker a task may go, and the waiter in it comes here.
-    gone: Option<Waker>,
+    state: MutexGuard<'a, T>,
+    /// Whether what has changed concerns those who wait. They are woken once the lock is released: a waker is foreign code.
+    pub(crate) wakes: bool,
 }
 
 impl<T> Held<'_, T> {
@@ -133,9 +115,9 @@ impl<T> Held<'_, T> {
         Word(self.word.load(Ordering::Relaxed))
     }
 
-    /// Goes to `phase`, in a new generation, and wakes all who wait.
+    /// Goes to `phase`, in a new generation, which concerns all who wait.
     pub(crate) fn shift(&mut self, phase: Phase) -> Word {
-        self.wake_all();
+        self.wakes = true;
         self.set(phase)
     }
 
@@ -150,68 +132,18 @@ impl<T> Held<'_, T> {
         self.word.store(word.0, Ordering::Release);
         word
     }
-
-    /// Leaves a waker that the next change wakes. Returns whether the waiter is new.
-    pub(crate) fn wait(&mut self, ticket: &mut Ticket, waker: &Waker) -> bool {
-        let inside = self.inside_mut();
-        let new = ticket.is_none();
-        let id = *ticket.get_or_insert_with(|| {
-            inside.next_waiter += 1;
-            inside.next_waiter
-        });
-        let same = inside.waiters.get(&id);
-        if !same.is_some_and(|old| old.will_wake(waker)) {
-            self.gone = inside.waiters.insert(id, waker.clone());
-        }
-        new
-    }
-
-    pub(crate) fn leave(&mut self, ticket: u64) {
-        self.gone = self.inside_mut().waiters.remove(&ticket);
-    }
-
-    pub(crate) fn waiting(&self) -> usize {
-        self.inside().waiters.len()
-    }
-
-    pub(crate) fn wake_all(&mut self) {
-        let mut waiters = mem::take(&mut self.inside_mut().waiters);
-        self.woken.append(&mut waiters);
-    }
-
-    /// Releases the lock; nothing but the drop may follow.
-    pub(crate) fn unlock(&mut self) {
-        drop(self.inside.take());
-    }
-
-    fn inside(&self) -> &Inside<T> {
-        self.inside.as_ref().expect("held until it is dropped")
-    }
-
-    fn inside_mut(&mut self) -> &mut Inside<T> {
-        self.inside.as_mut().expect("held until it is dropped")
-    }
 }
 
 impl<T> Deref for Held<'_, T> {
     type Target = T;
 
     fn deref(&self) -> &T {
-        &self.inside().state
+        &self.state
     }
 }
 
 impl<T> DerefMut for Held<'_, T> {
     fn deref_mut(&mut self) -> &mut T {
-        &mut self.inside_mut().state
-    }
-}
-
-impl<T> Drop for Held<'_, T> {
-    fn drop(&mut self) {
-        self.unlock();
-        for waker in mem::take(&mut self.woken).into_values() {
-            waker.wake();
-        }
+        &mut self.state
     }
 }

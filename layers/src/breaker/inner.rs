@@ -26,6 +26,7 @@ pub(super) struct Inner {
     pub(super) not_before: Option<Instant>,
     pub(super) opened: u64,
     pub(super) held: u64,
+    pub(super) waiting: usize,
     /// The state that was told last, and how often one was.
     pub(super) told: CircuitState,
     pub(super) changes: u64,
@@ -47,6 +48,7 @@ impl Inner {
             not_before: None,
             opened: 0,
             held: 0,
+            waiting: 0,
             told: CircuitState::Closed,
             changes: 0,
         }

@@ -3,7 +3,7 @@ use std::time::Duration;
 use tower::Layer;
 
 use super::{Breaker, Circuit};
-use crate::classify::Recorder;
+use crate::{classify::Recorder, setters::setters};
 
 /// Wraps a service in a [`Breaker`].
 #[derive(Clone, Debug)]
@@ -28,10 +28,9 @@ impl BreakerLayer {
 }
 
 impl<M> BreakerLayer<M> {
-    /// The longest that a call waits in its future: see [`Breaker::max_wait`].
-    pub fn max_wait(mut self, wait: impl Into<Option<Duration>>) -> Self {
-        self.max_wait = wait.into();
-        self
+    setters! {
+        /// The longest that a call waits in its future: see [`Breaker::max_wait`].
+        pub fn max_wait(wait: impl Into<Option<Duration>>) => max_wait = wait.into();
     }
 
     /// Lets `recorder` record each attempt too, refused ones included, as a layer above would. Each attempt is followed once for both,

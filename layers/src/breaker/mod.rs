@@ -59,8 +59,8 @@
 //! cloned for that.
 //!
 //! **Cancel safety.** A dropped future or body is a verdict (mostly a neutral one), and returns the permit. A dropped service leaves no waker behind. Each
-//! change of state wakes all waiters once. One timer per circuit and runtime wakes them when the time comes; it exists only while something waits. So runtimes
-//! may share a circuit, and the circuit may outlive them. No task.
+//! change of state wakes all waiters. Each waiter has a timer of its own for the time at which the state changes, so runtimes may share a circuit, and the
+//! circuit may outlive them. No task.
 //!
 //! **Recording.** [`BreakerLayer::recording`] replaces a metrics layer right above: each attempt is followed once for both.
 //!
@@ -81,14 +81,13 @@ mod future;
 mod gate;
 mod inner;
 mod layer;
-mod locked;
+mod listeners;
 mod meter;
 mod probing;
 mod registry;
 mod ring;
 mod service;
 mod state;
-mod timer;
 mod waiter;
 
 /// The gate's primitives; `tests/breaker_loom.rs` builds it of loom's.

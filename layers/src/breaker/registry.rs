@@ -1,14 +1,9 @@
-use std::{
-    collections::HashMap,
-    fmt,
-    hash::Hash,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{collections::HashMap, fmt, hash::Hash, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
 use super::{BreakerConfig, Circuit};
+use crate::mutex::Mutex;
 
 /// The circuits of many peers, one per key: the peer, or the peer and the transport.
 ///
@@ -66,7 +61,7 @@ impl<K: Hash + Eq + Clone> Registry<K> {
     /// The circuit of `key`; if there is none, `new` creates it, for example with [`Circuit::builder`]. `new` must not use this registry.
     pub fn circuit_or(&self, key: &K, new: impl FnOnce(BreakerConfig) -> Circuit) -> Circuit {
         let now = Instant::now();
-        let mut all = self.lock();
+        let mut all = self.shared.lock();
         if now.saturating_duration_since(all.swept) >= all.idle / 4 {
             all.sweep(now);
         }
@@ -86,21 +81,17 @@ impl<K: Hash + Eq + Clone> Registry<K> {
 
     /// The circuit of `key` if there is one. Asking does not count as use.
     pub fn get(&self, key: &K) -> Option<Circuit> {
-        let all = self.lock();
+        let all = self.shared.lock();
         all.circuits.get(key).map(|entry| entry.circuit.clone())
     }
 
     /// All circuits, for a status page.
     pub fn all(&self) -> Vec<(K, Circuit)> {
-        let all = self.lock();
+        let all = self.shared.lock();
         let entries = all.circuits.iter();
         entries
             .map(|(key, entry)| (key.clone(), entry.circuit.clone()))
             .collect()
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, Circuits<K>> {
-        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -13,6 +13,7 @@ use crate::{
     BoxError, Deadline,
     classify::{Recorder, Tracking},
     clock,
+    setters::setters,
 };
 
 /// The service that [`BreakerLayer`](super::BreakerLayer) makes.
@@ -45,12 +46,11 @@ impl<S, M> Breaker<S, M> {
         }
     }
 
-    /// The longest wait of a call that `poll_ready` let through and that then lost the probe's permit to another call, or found the circuit open.
-    /// After it the call fails with UNAVAILABLE and was not sent. 2 s unless set; `None` waits as long as the caller. Set it to the wait of the
-    /// fail fast above.
-    pub fn max_wait(mut self, wait: impl Into<Option<Duration>>) -> Self {
-        self.max_wait = wait.into();
-        self
+    setters! {
+        /// The longest wait of a call that `poll_ready` let through and that then lost the probe's permit to another call, or found the circuit open.
+        /// After it the call fails with UNAVAILABLE and was not sent. 2 s unless set; `None` waits as long as the caller. Set it to the wait of the
+        /// fail fast above.
+        pub fn max_wait(wait: impl Into<Option<Duration>>) => max_wait = wait.into();
     }
 
     /// The circuit.

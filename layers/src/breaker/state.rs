@@ -146,7 +146,7 @@ impl Codes {
         }
     }
 
-    fn iter(&self) -> impl Iterator<Item = (Code, u32)> {
+    pub(super) fn iter(&self) -> impl Iterator<Item = (Code, u32)> {
         let codes = self.0.into_iter().enumerate();
         codes
             .filter(|(_, times)| *times > 0)
@@ -174,10 +174,4 @@ pub struct Statistics {
     pub failed: u32,
     /// How often each code was counted against the peer since the circuit was last closed.
     pub codes: Vec<(Code, u32)>,
-}
-
-impl Statistics {
-    pub(super) fn codes_of(codes: &Codes) -> Vec<(Code, u32)> {
-        codes.iter().collect()
-    }
 }

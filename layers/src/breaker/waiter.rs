@@ -1,23 +1,33 @@
-use std::task::{Context, Poll};
-
-use tokio::time::Instant;
-
-use super::{
-    Attempt, Circuit,
-    gate::{Ticket, Word},
+use std::{
+    future::Future,
+    pin::{Pin, pin},
+    task::{Context, Poll, ready},
 };
+
+use tokio::{
+    runtime::{Handle, Id},
+    time::{Instant, timeout_at},
+};
+
+use super::{Attempt, Circuit, gate::Word};
 
 /// A caller that may have to wait. Dropped, it leaves no waker behind.
 pub(super) struct Waiter {
     circuit: Circuit,
-    ticket: Ticket,
+    wait: Option<Wait>,
+}
+
+struct Wait {
+    /// Its timer belongs to this runtime, and panics when it is polled after the runtime's end.
+    runtime: Option<Id>,
+    future: Pin<Box<dyn Future<Output = Word> + Send + Sync>>,
 }
 
 impl Waiter {
     pub(super) fn new(circuit: Circuit) -> Self {
         Self {
             circuit,
-            ticket: None,
+            wait: None,
         }
     }
 
@@ -29,8 +39,8 @@ impl Waiter {
     #[inline]
     pub(super) fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if self.circuit.core().word().lets_all_pass() {
-            if self.ticket.is_some() {
-                self.leave();
+            if self.wait.is_some() {
+                self.wait = None;
             }
             return Poll::Ready(());
         }
@@ -43,30 +53,35 @@ impl Waiter {
     }
 
     fn poll(&mut self, cx: &mut Context<'_>, take: bool) -> Poll<Word> {
-        loop {
-            let waiter = Some((&mut self.ticket, cx.waker()));
-            let core = self.circuit.core();
-            if let Some(word) = core.enter(Instant::now(), take, waiter) {
-                self.leave();
-                return Poll::Ready(word);
+        let runtime = Handle::try_current().ok().map(|handle| handle.id());
+        let wait = match &mut self.wait {
+            Some(wait) if wait.runtime == runtime => wait,
+            moved => {
+                *moved = None;
+                if let Ok(word) = self.circuit.core().enter(Instant::now(), take) {
+                    return Poll::Ready(word);
+                }
+                let future = Box::pin(wait(self.circuit.clone(), take));
+                moved.insert(Wait { runtime, future })
             }
-            if !self.circuit.arm() {
-                return Poll::Pending;
-            }
-        }
-    }
-
-    fn leave(&mut self) {
-        if let Some(ticket) = self.ticket.take()
-            && self.circuit.core().leave(ticket)
-        {
-            self.circuit.disarm();
-        }
+        };
+        let word = ready!(wait.future.as_mut().poll(cx));
+        self.wait = None;
+        Poll::Ready(word)
     }
 }
 
-impl Drop for Waiter {
-    fn drop(&mut self) {
-        self.leave();
+async fn wait(circuit: Circuit, take: bool) -> Word {
+    let core = circuit.core();
+    let _waiting = core.waiting();
+    loop {
+        // Before the look, so that no change after it is missed.
+        let mut changed = pin!(core.changed());
+        changed.as_mut().enable();
+        match core.enter(Instant::now(), take) {
+            Ok(word) => return word,
+            Err(Some(until)) => drop(timeout_at(until, changed).await),
+            Err(None) => changed.await,
+        }
     }
 }

@@ -6,7 +6,7 @@ use super::{
     WaitForReady,
     entry::{Limits, Overflow},
 };
-use crate::{ConfigError, Methods};
+use crate::{ConfigError, Methods, setters::setters};
 
 /// How much a buffer may hold, and for how long.
 #[derive(Clone, Debug)]
@@ -69,49 +69,33 @@ pub struct BufferConfigBuilder {
 const SHORTEST_SWEEP: Duration = Duration::from_millis(1);
 
 impl BufferConfigBuilder {
-    /// How many calls the buffer may hold. 1,000 unless set. Calls that wait count, and calls in flight that can still come back.
-    ///
-    /// A ready peer's calls are never refused: beyond this limit they go straight through and are not held, so they cannot come back.
-    pub fn max_calls(mut self, calls: usize) -> Self {
-        self.config.limits.calls = calls;
-        self
-    }
+    setters! {
+        /// How many calls the buffer may hold. 1,000 unless set. Calls that wait count, and calls in flight that can still come back.
+        ///
+        /// A ready peer's calls are never refused: beyond this limit they go straight through and are not held, so they cannot come back.
+        pub fn max_calls(calls: usize) => config.limits.calls = calls;
 
-    /// How many bytes of messages the buffer may hold, for the calls that [`max_calls`](Self::max_calls) counts. 16 MiB unless set. Metadata is not
-    /// counted: `max_calls` bounds it.
-    pub fn max_bytes(mut self, bytes: usize) -> Self {
-        self.config.limits.bytes = bytes;
-        self
-    }
+        /// How many bytes of messages the buffer may hold, for the calls that [`max_calls`](Self::max_calls) counts. 16 MiB unless set. Metadata is not
+        /// counted: `max_calls` bounds it.
+        pub fn max_bytes(bytes: usize) => config.limits.bytes = bytes;
 
-    /// How long a call may wait, its attempts included. 300 s unless set. A call's deadline may end it earlier, and so may its method's
-    /// [`buffer_ttl`](crate::MethodConfig::buffer_ttl).
-    pub fn ttl(mut self, ttl: Duration) -> Self {
-        self.config.limits.ttl = ttl;
-        self
-    }
+        /// How long a call may wait, its attempts included. 300 s unless set. A call's deadline may end it earlier, and so may its method's
+        /// [`buffer_ttl`](crate::MethodConfig::buffer_ttl).
+        pub fn ttl(ttl: Duration) => config.limits.ttl = ttl;
 
-    /// How often the buffer looks for calls whose time to live is over, while any call waits. 5 s unless set, or the time to live if that is shorter.
-    /// Deadlines are kept exactly.
-    pub fn sweep(mut self, every: Duration) -> Self {
-        self.sweep = Some(every);
-        self
-    }
+        /// How often the buffer looks for calls whose time to live is over, while any call waits. 5 s unless set, or the time to live if that is shorter.
+        /// Deadlines are kept exactly.
+        pub fn sweep(every: Duration) => sweep = Some(every);
 
-    /// Which call is dropped when a call has to wait and there is no capacity. [`Overflow::RejectNewest`] unless set.
-    pub fn overflow(mut self, overflow: Overflow) -> Self {
-        self.config.limits.overflow = overflow;
-        self
-    }
+        /// Which call is dropped when a call has to wait and there is no capacity. [`Overflow::RejectNewest`] unless set.
+        pub fn overflow(overflow: Overflow) => config.limits.overflow = overflow;
 
-    /// How many attempts of an idempotent call may reach the peer, the first one included. 5 unless set. If none of them was answered, the call ends
-    /// with [`BufferReason::Attempts`](super::BufferReason::Attempts). Attempts that provably did not arrive are not counted; the time to live bounds
-    /// those.
-    ///
-    /// This protects the peer from a call that crashes it each time.
-    pub fn max_attempts(mut self, attempts: u32) -> Self {
-        self.config.max_attempts = attempts;
-        self
+        /// How many attempts of an idempotent call may reach the peer, the first one included. 5 unless set. If none of them was answered, the call ends
+        /// with [`BufferReason::Attempts`](super::BufferReason::Attempts). Attempts that provably did not arrive are not counted; the time to live bounds
+        /// those.
+        ///
+        /// This protects the peer from a call that crashes it each time.
+        pub fn max_attempts(attempts: u32) => config.max_attempts = attempts;
     }
 
     /// The configuration.
@@ -126,7 +110,7 @@ impl BufferConfigBuilder {
         ConfigError::nonzero("buffer.max_calls", calls)?;
         ConfigError::nonzero("buffer.max_bytes", bytes)?;
         ConfigError::lasting("buffer.ttl", ttl)?;
-        ConfigError::nonzero("buffer.max_attempts", config.max_attempts as usize)?;
+        ConfigError::nonzero("buffer.max_attempts", config.max_attempts)?;
         config.sweep = match self.sweep {
             Some(sweep) => {
                 ConfigError::within("buffer.sweep", sweep, SHORTEST_SWEEP..=ttl)?;

@@ -251,7 +251,7 @@ fn failed<R>(error: BoxError, sent: bool, flight: Flight<R>, mut waiter: Box<Wai
             flight.end(End::Failed);
             error
         }
-        Verdict::Spent => flight.spent(waiter.held.story).map_or(error, Into::into),
+        Verdict::Spent => flight.spent(waiter.held.story).into(),
     };
     let _ = waiter.caller.send(Err(error));
     false

@@ -1,4 +1,4 @@
-use std::{error::Error, fmt, time::Duration};
+use std::{fmt, time::Duration};
 
 use tonic::{Code, Status};
 
@@ -10,9 +10,11 @@ use crate::{Fault, Origin};
 /// Its source is a [`Fault`] of this side, whose source is the [`Status`] that a caller sees. The status's message includes the last
 /// attempt's message, if there was an attempt. The peer has not begun the call, unless the call is idempotent and an earlier attempt may
 /// have arrived: [`Fault::not_processed`] tells.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
+#[error("{}", describe(reason, fault.not_processed()))]
 pub struct BufferError {
     reason: BufferReason,
+    #[source]
     fault: Fault,
 }
 
@@ -188,22 +190,10 @@ impl fmt::Display for Seconds {
     }
 }
 
-impl fmt::Display for BufferError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&describe(&self.reason, self.fault.not_processed()))
-    }
-}
-
 /// If an attempt may have arrived, the text must not say that nothing was sent.
 fn describe(reason: &BufferReason, unsent: bool) -> String {
     let what = if unsent { "not sent" } else { "no answer" };
     format!("{what}: {reason}")
-}
-
-impl Error for BufferError {
-    fn source(&self) -> Option<&(dyn Error + 'static)> {
-        Some(&self.fault)
-    }
 }
 
 #[cfg(test)]

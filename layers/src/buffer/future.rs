@@ -180,23 +180,21 @@ impl<S: Served> Straight<S> {
                 self.flight.end(End::Failed);
                 return Err(error);
             }
-            Verdict::Spent => return Err(self.flight.spent(story).map_or(error, Into::into)),
+            Verdict::Spent => return Err(self.flight.spent(story).into()),
         };
         let message = match self.message {
             Ok(message) => message,
-            Err(full) => {
-                let refusal = self.flight.no_room(full, story);
-                return Err(refusal.map_or(error, Into::into));
-            }
+            Err(full) => return Err(self.flight.no_room(full, story).into()),
         };
         let held = Held { message, story };
         let (caller, answer) = oneshot::channel();
         let place = self.flight.place();
         let waiter = Box::new(Waiter { held, caller });
         let needed = self.flight.put_back(waiter, rejected);
-        if needed && let Some(place) = &place {
+        if needed {
             start(place.shared(), &self.template);
         }
+        let place = Some(place);
         Ok(State::Waits { answer, place })
     }
 }

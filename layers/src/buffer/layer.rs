@@ -1,7 +1,7 @@
 use tower::{Layer, layer::util::Identity};
 
 use super::{Buffer, BufferConfig};
-use crate::Methods;
+use crate::{Methods, setters::setters};
 
 /// Gives each wrapped service its own buffer.
 #[derive(Clone, Debug)]
@@ -23,10 +23,9 @@ impl BufferLayer {
 }
 
 impl<L> BufferLayer<L> {
-    /// Takes each method's settings from the table: whether it waits for the peer, for how long, and whether it is idempotent.
-    pub fn methods(mut self, methods: Methods) -> Self {
-        self.methods = methods;
-        self
+    setters! {
+        /// Takes each method's settings from the table: whether it waits for the peer, for how long, and whether it is idempotent.
+        pub fn methods(methods: Methods) => methods = methods;
     }
 
     /// Also wraps the path of the calls that pass by in `layer`, and only that path. With a fail-fast there, unbuffered calls fail at

@@ -1,6 +1,6 @@
 //! What the clones of a buffer share with its driver and its callers: one mutex, never held across an await or while foreign code runs.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use tokio::{
     sync::{Notify, oneshot},
@@ -16,7 +16,7 @@ use super::{
     probe_backoff::ProbeBackoff,
     queue::{Evicted, Queue},
 };
-use crate::Methods;
+use crate::{Methods, mutex::Mutex};
 pub(super) struct Shared<R> {
     pub(super) config: BufferConfig,
     pub(super) methods: Methods,
@@ -73,7 +73,7 @@ impl<R> Shared<R> {
 
     /// Every change goes through here, so the metrics match the accounts.
     pub(super) fn with<T>(&self, change: impl FnOnce(&mut State<R>) -> T) -> T {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.state.lock();
         let before = *state.queue.counters();
         let result = change(&mut state);
         let now = *state.queue.counters();
@@ -271,12 +271,13 @@ impl<R> Drop for Place<R> {
     }
 }
 
-/// A call in flight. Its end is counted once; the latest is its drop.
+/// A call in flight. Its end is counted once, when this is dropped.
 pub(super) struct Flight<R> {
-    shared: Option<Arc<Shared<R>>>,
+    shared: Arc<Shared<R>>,
     ticket: Ticket,
     began: Instant,
-    dropped: End,
+    /// `None` once it does not end here.
+    end: Option<End>,
 }
 
 impl<R> Flight<R> {
@@ -288,10 +289,10 @@ impl<R> Flight<R> {
         dropped: End,
     ) -> Self {
         Self {
-            shared: Some(shared),
+            shared,
             ticket,
             began,
-            dropped,
+            end: Some(dropped),
         }
     }
 
@@ -301,69 +302,56 @@ impl<R> Flight<R> {
     }
 
     pub(super) fn end(mut self, end: End) {
-        if let Some(shared) = self.shared.take() {
-            shared.with(|state| state.queue.end(&self.ticket, end));
-        }
+        self.end = Some(end);
     }
 
     /// The call would go back, if something had been kept of it.
-    pub(super) fn no_room(self, full: Full, story: Story) -> Option<BufferError> {
-        let bytes = self.ticket.bytes;
-        self.give_up(story, |shared, history| shared.full(full, bytes, history))
+    pub(super) fn no_room(mut self, full: Full, mut story: Story) -> BufferError {
+        self.end = Some(End::Failed);
+        let history = story.history(self.ticket.attempts);
+        self.shared.full(full, self.ticket.bytes, &history)
     }
 
     /// The call would go back, if fewer attempts could have arrived.
-    pub(super) fn spent(self, story: Story) -> Option<BufferError> {
-        self.give_up(story, |shared, history| {
-            let limit = shared.config.max_attempts;
-            BufferError::new(BufferReason::Attempts { limit }, history)
-        })
-    }
-
-    fn give_up(
-        mut self,
-        mut story: Story,
-        error: impl FnOnce(&Shared<R>, &History) -> BufferError,
-    ) -> Option<BufferError> {
-        let shared = self.shared.take()?;
-        shared.with(|state| state.queue.end(&self.ticket, End::Failed));
-        Some(error(&shared, &story.history(self.ticket.attempts)))
+    pub(super) fn spent(mut self, mut story: Story) -> BufferError {
+        self.end = Some(End::Failed);
+        let limit = self.shared.config.max_attempts;
+        let history = story.history(self.ticket.attempts);
+        BufferError::new(BufferReason::Attempts { limit }, &history)
     }
 
     /// The peer answered.
     pub(super) fn answered(mut self, end: End) {
-        let Some(shared) = self.shared.take() else {
-            return;
-        };
-        let lifted = shared.with(|state| {
+        self.end = None;
+        let lifted = self.shared.with(|state| {
             state.queue.end(&self.ticket, end);
             state.pace.succeeded()
         });
         if lifted {
-            shared.changed.notify_one();
+            self.shared.changed.notify_one();
         }
     }
 
     /// Puts the call back to where it stood, for [`Place`] to hold, or tells its caller why not. Whether the driver has to be started.
     /// One that was `rejected` on this side lets the others pass until its next try.
     pub(super) fn put_back(mut self, waiter: Box<Waiter<R>>, rejected: bool) -> bool {
-        let shared = self.shared.take();
-        shared.is_some_and(|shared| shared.put_back(self.ticket, self.began, waiter, rejected))
+        self.end = None;
+        self.shared
+            .put_back(self.ticket, self.began, waiter, rejected)
     }
 
-    pub(super) fn place(&self) -> Option<Place<R>> {
-        let shared = self.shared.clone()?;
-        Some(Place {
-            shared,
+    pub(super) fn place(&self) -> Place<R> {
+        Place {
+            shared: self.shared.clone(),
             key: self.ticket.key,
-        })
+        }
     }
 }
 
 impl<R> Drop for Flight<R> {
     fn drop(&mut self) {
-        if let Some(shared) = self.shared.take() {
-            shared.with(|state| state.queue.end(&self.ticket, self.dropped));
+        if let Some(end) = self.end {
+            self.shared.with(|state| state.queue.end(&self.ticket, end));
         }
     }
 }

@@ -9,6 +9,7 @@ use std::{
 
 use tokio::time::{Instant, Sleep, sleep_until};
 
+use super::header;
 use crate::{Deadline, clock};
 
 /// When a call expires, and how much time it had.
@@ -31,6 +32,11 @@ impl Budget {
             deadline,
             limit: deadline.instant().saturating_duration_since(now),
         })
+    }
+
+    /// Whether a CANCELLED from elsewhere may come from another clock on the same deadline.
+    pub(super) fn is_nearly_over(self) -> bool {
+        self.deadline.left() <= header::SLACK
     }
 }
 

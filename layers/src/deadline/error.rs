@@ -2,9 +2,9 @@ use std::{fmt, time::Duration};
 
 use tonic::{Status, TimeoutExpired};
 
-use super::header;
+use super::clock::Budget;
 use crate::{
-    BoxError, Deadline, Fault, Origin,
+    BoxError, Fault, Origin,
     fault::{chain, code_of},
 };
 
@@ -76,19 +76,12 @@ impl Elapsed {
 }
 
 /// The same error, unless the peer's or the transport's clock made it: either may strike first, and both say CANCELLED for it.
-pub(super) fn by_any_clock(
-    error: BoxError,
-    stage: Stage,
-    budget: Option<(Deadline, Duration)>,
-) -> BoxError {
-    let limit = budget.map(|(_, limit)| limit);
+pub(super) fn by_any_clock(error: BoxError, stage: Stage, budget: Option<Budget>) -> BoxError {
     let expired = || chain(&*error).any(|error| error.is::<TimeoutExpired>());
-    let cancelled = || {
-        code_of(&*error) == tonic::Code::Cancelled
-            && budget.is_some_and(|(deadline, _)| deadline.left() <= header::SLACK)
-    };
+    let cancelled =
+        || code_of(&*error) == tonic::Code::Cancelled && budget.is_some_and(Budget::is_nearly_over);
     if expired() || cancelled() {
-        return Box::new(Elapsed::new(stage, limit));
+        return Box::new(Elapsed::new(stage, budget.map(|budget| budget.limit)));
     }
     error
 }

@@ -1,14 +1,14 @@
-use std::{fmt, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
-use crate::ConfigError;
+use crate::{ConfigError, hidden::Hidden, setters::setters};
 
 pub(super) type Reason = Arc<dyn Fn() -> String + Send + Sync>;
 
 /// How long a service may be not ready, and the reason to report.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct FailFastConfig {
     pub(super) wait: Duration,
-    pub(super) reason: Option<Reason>,
+    pub(super) reason: Option<Hidden<Reason>>,
     pub(super) disabled: bool,
 }
 
@@ -34,7 +34,7 @@ impl FailFastConfig {
 
     /// Sets `reason` if there is none.
     pub fn or_reason(mut self, reason: impl Fn() -> String + Send + Sync + 'static) -> Self {
-        self.reason.get_or_insert_with(|| Arc::new(reason));
+        self.reason.get_or_insert_with(|| Hidden(Arc::new(reason)));
         self
     }
 
@@ -55,14 +55,6 @@ impl Default for FailFastConfig {
     }
 }
 
-impl fmt::Debug for FailFastConfig {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("FailFastConfig")
-            .field("wait", &self.wait)
-            .finish_non_exhaustive()
-    }
-}
-
 /// Makes a [`FailFastConfig`].
 #[derive(Clone, Debug)]
 #[must_use]
@@ -72,16 +64,12 @@ pub struct FailFastConfigBuilder(FailFastConfig);
 const LONGEST: Duration = Duration::from_secs(3600);
 
 impl FailFastConfigBuilder {
-    /// How long the inner service may be not ready before calls fail; above zero and at most an hour. 2 s unless set.
-    pub fn wait(mut self, wait: Duration) -> Self {
-        self.0.wait = wait;
-        self
-    }
+    setters! {
+        /// How long the inner service may be not ready before calls fail; above zero and at most an hour. 2 s unless set.
+        pub fn wait(wait: Duration) => 0.wait = wait;
 
-    /// Called for each call that fails, for its message: a circuit breaker's `why`, for example. It must not block.
-    pub fn reason(mut self, reason: impl Fn() -> String + Send + Sync + 'static) -> Self {
-        self.0.reason = Some(Arc::new(reason));
-        self
+        /// Called for each call that fails, for its message: a circuit breaker's `why`, for example. It must not block.
+        pub fn reason(reason: impl Fn() -> String + Send + Sync + 'static) => 0.reason = Some(Hidden(Arc::new(reason)));
     }
 
     /// Checks the settings.
@@ -91,13 +79,8 @@ impl FailFastConfigBuilder {
     pub fn build(self) -> Result<FailFastConfig, ConfigError> {
         let wait = self.0.wait;
         ConfigError::lasting("fail_fast.wait", wait)?;
-        if wait > LONGEST {
-            return Err(ConfigError::new(
-                "fail_fast.wait",
-                format_args!("{wait:?}"),
-                format!("must be at most {LONGEST:?}"),
-            ));
-        }
+        let accepted = format!("must be at most {LONGEST:?}");
+        ConfigError::require(wait <= LONGEST, "fail_fast.wait", wait, accepted)?;
         Ok(self.0)
     }
 }

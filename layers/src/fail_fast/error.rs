@@ -1,13 +1,15 @@
-use std::{error::Error, fmt, time::Duration};
+use std::time::Duration;
 
 use tonic::Status;
 
 use crate::{Fault, Origin};
 
 /// The call was not made, because the peer has not been ready for a while. Its code is UNAVAILABLE.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
+#[error("failed fast: the peer has not been ready for {:.1} s", waited.as_secs_f64())]
 pub struct FailedFast {
     waited: Duration,
+    #[source]
     fault: Fault,
 }
 
@@ -28,21 +30,5 @@ impl FailedFast {
     /// How long the peer had not been ready.
     pub fn waited(&self) -> Duration {
         self.waited
-    }
-}
-
-impl fmt::Display for FailedFast {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let seconds = self.waited.as_secs_f64();
-        write!(
-            f,
-            "failed fast: the peer has not been ready for {seconds:.1} s"
-        )
-    }
-}
-
-impl Error for FailedFast {
-    fn source(&self) -> Option<&(dyn Error + 'static)> {
-        Some(&self.fault)
     }
 }

@@ -1,15 +1,13 @@
-use std::{
-    future::poll_fn,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError, Weak,
-        atomic::{AtomicU8, Ordering},
-    },
+use std::sync::{
+    Arc, LazyLock,
+    atomic::{AtomicU8, Ordering},
 };
 
-use tokio::{task::AbortHandle, time::Instant};
+use tokio::{runtime::Handle, time::Instant};
 use tower::Service;
 
 use super::{FailFastConfig, FailedFast, meter::Meter, not_ready_since::NotReadySince};
+use crate::{hidden::Hidden, mutex::Mutex, watcher::Watcher};
 
 /// No service waits.
 const CALM: u8 = 0;
@@ -24,7 +22,7 @@ pub(super) struct Shared {
     /// Written under the lock only.
     phase: AtomicU8,
     inside: Mutex<Inside>,
-    meter: Meter,
+    meter: LazyLock<Meter>,
 }
 
 #[derive(Default)]
@@ -32,7 +30,7 @@ struct Inside {
     not_ready_since: NotReadySince,
     /// Since when no service was ready, while calls fail.
     failing_since: Option<Instant>,
-    watcher: Option<AbortHandle>,
+    watcher: Option<Watcher>,
 }
 
 impl Shared {
@@ -43,10 +41,6 @@ impl Shared {
             inside: Mutex::default(),
             meter: Meter::new(),
         }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Inside> {
-        self.inside.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn settle(&self, inside: &Inside) {
@@ -68,19 +62,19 @@ impl Shared {
 
     /// Since when no service was ready, while calls fail.
     pub(super) fn failing_since(&self) -> Option<Instant> {
-        self.lock().failing_since
+        self.inside.lock().failing_since
     }
 
     /// The error of a call that fails.
     pub(super) fn refusal(&self, since: Instant, now: Instant) -> FailedFast {
-        self.meter.refused();
-        let reason = self.config.reason.as_ref().map(|reason| reason());
+        self.meter.refused.increment(1);
+        let reason = self.config.reason.as_ref().map(|Hidden(reason)| reason());
         FailedFast::new(now.saturating_duration_since(since), reason)
     }
 
     /// The inner service is not ready. Returns when that will have lasted too long.
     pub(super) fn not_ready(&self, now: Instant, waits: &mut bool) -> Instant {
-        let mut inside = self.lock();
+        let mut inside = self.inside.lock();
         if !std::mem::replace(waits, true) {
             inside.not_ready_since.come();
         }
@@ -94,7 +88,7 @@ impl Shared {
         if self.phase.load(Ordering::Relaxed) == CALM && !*waits {
             return;
         }
-        let mut inside = self.lock();
+        let mut inside = self.inside.lock();
         if std::mem::take(waits) {
             inside.not_ready_since.go();
         }
@@ -105,7 +99,7 @@ impl Shared {
     /// A service no longer waits, if it did.
     pub(super) fn leave(&self, waits: &mut bool) {
         if std::mem::take(waits) {
-            let mut inside = self.lock();
+            let mut inside = self.inside.lock();
             inside.not_ready_since.go();
             self.settle(&inside);
         }
@@ -117,7 +111,7 @@ impl Shared {
         S: Service<Req> + Clone + Send + 'static,
         Req: 'static,
     {
-        let mut inside = self.lock();
+        let mut inside = self.inside.lock();
         if inside.failing_since.is_some() {
             return;
         }
@@ -127,22 +121,26 @@ impl Shared {
         inside.failing_since = Some(since);
         self.settle(&inside);
         drop(inside);
-        self.meter.failing(true);
-        // Not under the lock: a runtime that shuts down drops the task at once, and its end needs it.
-        let end = End(Arc::downgrade(self));
-        let watcher = tokio::spawn(watch(inner.clone(), end)).abort_handle();
-        let mut inside = self.lock();
+        self.meter.failing.increment(1.0);
+        // It does not keep the state. However it ends, calls do not fail for ever.
+        let shared = Arc::downgrade(self);
+        let watcher = Watcher::start(&Handle::current(), inner.clone(), move |_| {
+            if let Some(shared) = shared.upgrade() {
+                shared.recovered();
+            }
+        });
+        let mut inside = self.inside.lock();
         if inside.failing_since == Some(since) {
             inside.watcher = Some(watcher);
         }
     }
 
     fn recovered(&self) {
-        let mut inside = self.lock();
+        let mut inside = self.inside.lock();
         inside.watcher = None;
         inside.not_ready_since.ready(Instant::now());
         if inside.failing_since.take().is_some() {
-            self.meter.failing(false);
+            self.meter.failing.decrement(1.0);
         }
         self.settle(&inside);
     }
@@ -150,34 +148,8 @@ impl Shared {
 
 impl Drop for Shared {
     fn drop(&mut self) {
-        let inside = self
-            .inside
-            .get_mut()
-            .unwrap_or_else(PoisonError::into_inner);
-        if let Some(watcher) = inside.watcher.take() {
-            watcher.abort();
-        }
-        if inside.failing_since.is_some() {
-            self.meter.failing(false);
-        }
-    }
-}
-
-/// The task. Whether the inner service is ready or failed, the next caller asks it again for the result.
-async fn watch<S: Service<Req>, Req>(mut inner: S, end: End) {
-    let _ = poll_fn(|cx| inner.poll_ready(cx)).await;
-    // First, so that the capacity it reserved by being ready is free for the next caller.
-    drop(inner);
-    drop(end);
-}
-
-/// However the task ends, even by a panic, calls do not fail for ever. It does not keep the state.
-struct End(Weak<Shared>);
-
-impl Drop for End {
-    fn drop(&mut self) {
-        if let Some(shared) = self.0.upgrade() {
-            shared.recovered();
+        if self.inside.lock().failing_since.is_some() {
+            self.meter.failing.decrement(1.0);
         }
     }
 }

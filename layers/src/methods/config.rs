@@ -4,7 +4,7 @@ use std::time::Duration;
 use crate::retry::RetryPolicy;
 #[cfg(feature = "select")]
 use crate::select::Choice;
-use crate::{ConfigError, Urgency};
+use crate::{ConfigError, Urgency, setters::setters};
 
 /// What a [table](crate::methods) says of a method, of a service, or of everything else. What is not set is inherited.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -29,50 +29,31 @@ impl MethodConfig {
         Self::default()
     }
 
-    /// The longest time that a call may take, to the end of its response. The shortest of this, the call's own `grpc-timeout` and an inherited deadline counts. It takes
-    /// the place of the deadline layer's default timeout, and may be longer.
-    pub fn timeout(mut self, timeout: Duration) -> Self {
-        self.timeout = Some(timeout);
-        self
-    }
+    setters! {
+        /// The longest time that a call may take, to the end of its response. The shortest of this, the call's own `grpc-timeout` and an inherited deadline counts. It takes
+        /// the place of the deadline layer's default timeout, and may be longer.
+        pub fn timeout(timeout: Duration) => timeout = Some(timeout);
 
-    /// Whether calls wait for the peer instead of failing fast, as gRPC's `wait_for_ready`. The buffer holds them.
-    pub fn wait_for_ready(mut self, waits: bool) -> Self {
-        self.wait_for_ready = Some(waits);
-        self
-    }
+        /// Whether calls wait for the peer instead of failing fast, as gRPC's `wait_for_ready`. The buffer holds them.
+        pub fn wait_for_ready(waits: bool) => wait_for_ready = Some(waits);
 
-    /// Whether a call may be executed twice: retry and buffer send it again although it may have arrived, and a transport with early data may send it early. Default false.
-    pub fn idempotent(mut self, is_idempotent: bool) -> Self {
-        self.idempotent = Some(is_idempotent);
-        self
-    }
+        /// Whether a call may be executed twice: retry and buffer send it again although it may have arrived, and a transport with early data may send it early. Default false.
+        pub fn idempotent(is_idempotent: bool) => idempotent = Some(is_idempotent);
 
-    /// The longest time that the buffer holds a call that waits for the peer.
-    pub fn buffer_ttl(mut self, ttl: Duration) -> Self {
-        self.buffer_ttl = Some(ttl);
-        self
-    }
+        /// The longest time that the buffer holds a call that waits for the peer.
+        pub fn buffer_ttl(ttl: Duration) => buffer_ttl = Some(ttl);
 
-    /// The urgency of calls that set none.
-    pub fn urgency(mut self, urgency: Urgency) -> Self {
-        self.urgency = Some(urgency);
-        self
-    }
+        /// The urgency of calls that set none.
+        pub fn urgency(urgency: Urgency) => urgency = Some(urgency);
 
-    /// Which calls are sent again, how often, and how soon. The policy's `max_tokens` and `token_ratio` have no effect here: the budget is the channel's.
-    #[cfg(feature = "retry")]
-    pub fn retry(mut self, policy: RetryPolicy) -> Self {
-        self.retry = Some(policy);
-        self
-    }
+        /// Which calls are sent again, how often, and how soon. The policy's `max_tokens` and `token_ratio` have no effect here: the budget is the channel's.
+        #[cfg(feature = "retry")]
+        pub fn retry(policy: RetryPolicy) => retry = Some(policy);
 
-    /// Over which arm calls go. Methods with equal choices are one rule, whose calls are measured together. The pattern `*` cannot have one: the selection's policy has
-    /// the default.
-    #[cfg(feature = "select")]
-    pub fn transport(mut self, choice: Choice) -> Self {
-        self.transport = Some(choice);
-        self
+        /// Over which arm calls go. Methods with equal choices are one rule, whose calls are measured together. The pattern `*` cannot have one: the selection's policy has
+        /// the default.
+        #[cfg(feature = "select")]
+        pub fn transport(choice: Choice) => transport = Some(choice);
     }
 
     #[cfg(feature = "service-config")]

@@ -1,10 +1,8 @@
 //! A table that grows up to a cap and is read without a lock.
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
-};
+use std::{collections::HashMap, sync::Arc};
 
+use crate::mutex::Mutex;
 use arc_swap::ArcSwap;
 
 /// Values by name: the first `cap` names have one each, all others share one.
@@ -43,7 +41,7 @@ impl<V> Capped<V> {
 
     /// Adds a name, if there is space.
     pub(super) fn learn(&self, name: &str, make: impl FnOnce() -> V) -> Arc<V> {
-        let _growing = self.growing.lock().unwrap_or_else(PoisonError::into_inner);
+        let _growing = self.growing.lock();
         if let Some(value) = self.get(name) {
             return value;
         }

@@ -1,4 +1,4 @@
-use crate::{ConfigError, Urgency};
+use crate::{ConfigError, Urgency, setters::setters};
 
 /// From this many bytes on a message is large.
 const LARGE: usize = 64 * 1024;
@@ -24,10 +24,9 @@ impl PriorityConfig {
         }
     }
 
-    /// The same with another urgency for calls whose method is not listed.
-    pub fn with_fallback(mut self, urgency: Urgency) -> Self {
-        self.fallback = urgency;
-        self
+    setters! {
+        /// The same with another urgency for calls whose method is not listed.
+        pub fn with_fallback(urgency: Urgency) => fallback = urgency;
     }
 
     /// The size at which a call of `urgency` becomes less urgent, and its urgency then; `None` if no size does.
@@ -54,10 +53,9 @@ pub struct PriorityConfigBuilder {
 }
 
 impl PriorityConfigBuilder {
-    /// The urgency of calls that set none and whose method has none in the table. [`Urgency::INTERACTIVE`] unless set.
-    pub fn fallback(mut self, urgency: Urgency) -> Self {
-        self.config.fallback = urgency;
-        self
+    setters! {
+        /// The urgency of calls that set none and whose method has none in the table. [`Urgency::INTERACTIVE`] unless set.
+        pub fn fallback(urgency: Urgency) => config.fallback = urgency;
     }
 
     /// Calls whose first message has at least `bytes`, at its size on the wire, are at most as urgent as `urgency`. 64 KiB and
@@ -81,10 +79,13 @@ impl PriorityConfigBuilder {
         let config = self.config;
         if let Some((bytes, _)) = config.size {
             ConfigError::nonzero("priority.large", bytes)?;
-            if u32::try_from(bytes).is_err() {
-                let accepted = "at most 4294967295, the length of the longest message";
-                return Err(ConfigError::new("priority.large", bytes, accepted));
-            }
+            let accepted = "at most 4294967295, the length of the longest message";
+            ConfigError::require(
+                u32::try_from(bytes).is_ok(),
+                "priority.large",
+                bytes,
+                accepted,
+            )?;
         }
         Ok(config)
     }

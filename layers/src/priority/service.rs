@@ -20,7 +20,7 @@ pub struct PriorityLayer {
 struct Rules {
     config: PriorityConfig,
     methods: Methods,
-    meter: super::meter::Meter,
+    meter: std::sync::LazyLock<super::meter::Meter>,
 }
 
 impl PriorityLayer {
@@ -109,7 +109,10 @@ impl Rules {
                 }
             }
         };
-        self.meter.decided(urgency, lowered);
+        self.meter.calls[usize::from(urgency.get())].increment(1);
+        if lowered {
+            self.meter.lowered.increment(1);
+        }
         // An urgency in the header already stays; without a header it is the default.
         if in_header.unwrap_or_default() != urgency {
             request.headers_mut().insert(PRIORITY, header(urgency));

@@ -16,7 +16,7 @@ use crate::{
 const PREVIOUS_ATTEMPTS: &str = "grpc-previous-rpc-attempts";
 
 /// What all calls of a layer share.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Shared {
     pub(super) policy: RetryPolicy,
     pub(super) budget: RetryBudget,

@@ -29,35 +29,19 @@ impl RetryLayer {
 
     /// Takes each method's settings from the table: whether it is idempotent, and its own policy in place of the layer's. A service config's `retryThrottling`
     /// gives the layer a new budget of that size; call [`with_budget`](Self::with_budget) after this to replace it.
-    pub fn methods(self, methods: Methods) -> Self {
-        let Shared { policy, budget, .. } = &*self.shared;
-        let policy = policy.clone();
-        let budget = match methods.throttling() {
-            Some((tokens, ratio)) => RetryBudget::of(tokens, ratio),
-            None => budget.clone(),
-        };
-        Self {
-            shared: Arc::new(Shared {
-                policy,
-                budget,
-                methods,
-            }),
-            ..self
+    pub fn methods(mut self, methods: Methods) -> Self {
+        let shared = Arc::make_mut(&mut self.shared);
+        if let Some((tokens, ratio)) = methods.throttling() {
+            shared.budget = RetryBudget::of(tokens, ratio);
         }
+        shared.methods = methods;
+        self
     }
 
     /// Uses `budget` in place of its own. Several channels to one peer may share it.
-    pub fn with_budget(self, budget: RetryBudget) -> Self {
-        let policy = self.shared.policy.clone();
-        let methods = self.shared.methods.clone();
-        Self {
-            shared: Arc::new(Shared {
-                policy,
-                budget,
-                methods,
-            }),
-            ..self
-        }
+    pub fn with_budget(mut self, budget: RetryBudget) -> Self {
+        Arc::make_mut(&mut self.shared).budget = budget;
+        self
     }
 
     /// Says that the service beneath returns the request of a call that never left, in an [`Unsent`](crate::unsent::Unsent) error. Then the layer copies only

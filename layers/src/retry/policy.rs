@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use tonic::Code;
 
-use crate::ConfigError;
+use crate::{ConfigError, setters::setters};
 
 /// What is sent again, how often, and how soon. Which methods may be executed twice is in the [table of methods](crate::methods).
 #[derive(Clone, Debug, PartialEq)]
@@ -116,35 +116,22 @@ pub struct RetryPolicyBuilder {
 }
 
 impl RetryPolicyBuilder {
-    /// How often a call may reach the peer, the first attempt included: 3. The same limit applies separately to attempts that never reached the peer. 1
-    /// sends nothing again.
-    pub fn max_attempts(mut self, attempts: u32) -> Self {
-        self.policy.max_attempts = attempts;
-        self
-    }
+    setters! {
+        /// How often a call may reach the peer, the first attempt included: 3. The same limit applies separately to attempts that never reached the peer. 1
+        /// sends nothing again.
+        pub fn max_attempts(attempts: u32) => policy.max_attempts = attempts;
 
-    /// The wait before the first retry: 100 ms.
-    pub fn initial_backoff(mut self, wait: Duration) -> Self {
-        self.policy.backoff.initial = wait;
-        self
-    }
+        /// The wait before the first retry: 100 ms.
+        pub fn initial_backoff(wait: Duration) => policy.backoff.initial = wait;
 
-    /// The longest wait, before jitter: 1 s.
-    pub fn max_backoff(mut self, wait: Duration) -> Self {
-        self.policy.backoff.max = wait;
-        self
-    }
+        /// The longest wait, before jitter: 1 s.
+        pub fn max_backoff(wait: Duration) => policy.backoff.max = wait;
 
-    /// The factor of each further wait: 2.0.
-    pub fn multiplier(mut self, multiplier: f64) -> Self {
-        self.policy.backoff.multiplier = multiplier;
-        self
-    }
+        /// The factor of each further wait: 2.0.
+        pub fn multiplier(multiplier: f64) => policy.backoff.multiplier = multiplier;
 
-    /// How far a wait is moved at random, up or down, as a share of it: 0.2.
-    pub fn jitter(mut self, share: f64) -> Self {
-        self.policy.backoff.jitter = share;
-        self
+        /// How far a wait is moved at random, up or down, as a share of it: 0.2.
+        pub fn jitter(share: f64) => policy.backoff.jitter = share;
     }
 
     /// The codes that are retried: UNAVAILABLE. This replaces the list.
@@ -153,25 +140,18 @@ impl RetryPolicyBuilder {
         self
     }
 
-    /// How much of one request is kept for a retry, in bytes: 256 KiB. Each frame counts 32 bytes beside its data.
-    ///
-    /// A larger request is sent unchanged, and not again once more than this has left. This times the calls in flight bounds the memory. A unary request is
-    /// held anyway until it is sent, and costs no copy. gRPC's Go client has the same limit, Java's 1 MiB.
-    pub fn max_buffered(mut self, bytes: usize) -> Self {
-        self.policy.max_buffered = bytes;
-        self
-    }
+    setters! {
+        /// How much of one request is kept for a retry, in bytes: 256 KiB. Each frame counts 32 bytes beside its data.
+        ///
+        /// A larger request is sent unchanged, and not again once more than this has left. This times the calls in flight bounds the memory. A unary request is
+        /// held anyway until it is sent, and costs no copy. gRPC's Go client has the same limit, Java's 1 MiB.
+        pub fn max_buffered(bytes: usize) => policy.max_buffered = bytes;
 
-    /// The budget's size, A6's `maxTokens`: 10. Each failure takes one token; at half of them or fewer nothing is retried.
-    pub fn max_tokens(mut self, tokens: u32) -> Self {
-        self.policy.max_tokens = tokens;
-        self
-    }
+        /// The budget's size, A6's `maxTokens`: 10. Each failure takes one token; at half of them or fewer nothing is retried.
+        pub fn max_tokens(tokens: u32) => policy.max_tokens = tokens;
 
-    /// What each success returns to the budget, A6's `tokenRatio`: 0.1, so one retry in ten calls in the long run. Three decimals count.
-    pub fn token_ratio(mut self, ratio: f64) -> Self {
-        self.policy.token_ratio = ratio;
-        self
+        /// What each success returns to the budget, A6's `tokenRatio`: 0.1, so one retry in ten calls in the long run. Three decimals count.
+        pub fn token_ratio(ratio: f64) => policy.token_ratio = ratio;
     }
 
     /// Builds the policy.
@@ -180,7 +160,7 @@ impl RetryPolicyBuilder {
     /// When a number that must not be is zero, a number is NaN or out of its range, the initial backoff is above the maximum, or the codes include OK.
     pub fn build(self) -> Result<RetryPolicy, ConfigError> {
         let mut policy = self.policy;
-        ConfigError::nonzero("retry.max_attempts", policy.max_attempts as usize)?;
+        ConfigError::nonzero("retry.max_attempts", policy.max_attempts)?;
         let Backoff {
             initial,
             max,
@@ -189,32 +169,16 @@ impl RetryPolicyBuilder {
         } = policy.backoff;
         ConfigError::lasting("retry.initial_backoff", initial)?;
         ConfigError::lasting("retry.max_backoff", max)?;
-        if initial > max {
-            let accepted = format!("must be at most retry.max_backoff, {max:?}");
-            let value = format_args!("{initial:?}");
-            return Err(ConfigError::new("retry.initial_backoff", value, accepted));
-        }
-        if !(1.0..=1000.0).contains(&multiplier) {
-            let accepted = "1.0 to 1000.0 is accepted";
-            return Err(ConfigError::new("retry.multiplier", multiplier, accepted));
-        }
+        ConfigError::require(
+            initial <= max,
+            "retry.initial_backoff",
+            initial,
+            format!("must be at most retry.max_backoff, {max:?}"),
+        )?;
+        ConfigError::within("retry.multiplier", multiplier, 1.0..=1000.0)?;
         ConfigError::share("retry.jitter", jitter)?;
-        if !(1..=1000).contains(&policy.max_tokens) {
-            let accepted = "1 to 1000 is accepted";
-            return Err(ConfigError::new(
-                "retry.max_tokens",
-                policy.max_tokens,
-                accepted,
-            ));
-        }
-        if !(0.001..=1000.0).contains(&policy.token_ratio) {
-            let accepted = "0.001 to 1000.0 is accepted";
-            return Err(ConfigError::new(
-                "retry.token_ratio",
-                policy.token_ratio,
-                accepted,
-            ));
-        }
+        ConfigError::within("retry.max_tokens", policy.max_tokens, 1..=1000)?;
+        ConfigError::within("retry.token_ratio", policy.token_ratio, 0.001..=1000.0)?;
         if let Some(codes) = self.codes {
             if codes.contains(&Code::Ok) {
                 let accepted = "what has succeeded is not sent again";

@@ -4,7 +4,7 @@ use std::{
 };
 
 use super::Gates;
-use crate::{ConfigError, select::Canary};
+use crate::{ConfigError, select::Canary, setters::setters};
 
 /// How a canary's share grows, and its conditions.
 #[derive(Clone, Debug)]
@@ -57,22 +57,15 @@ impl RolloutConfigBuilder {
         self
     }
 
-    /// The shortest time of a stage: 5 min; at most 30 days. Only time while the rollout runs counts.
-    pub fn dwell(mut self, dwell: Duration) -> Self {
-        self.0.dwell = dwell;
-        self
-    }
+    setters! {
+        /// The shortest time of a stage: 5 min; at most 30 days. Only time while the rollout runs counts.
+        pub fn dwell(dwell: Duration) => 0.dwell = dwell;
 
-    /// The conditions on the new arm.
-    pub fn gates(mut self, gates: Gates) -> Self {
-        self.0.gates = gates;
-        self
-    }
+        /// The conditions on the new arm.
+        pub fn gates(gates: Gates) => 0.gates = gates;
 
-    /// How often the arms are compared: every second.
-    pub fn tick(mut self, tick: Duration) -> Self {
-        self.0.tick = tick;
-        self
+        /// How often the arms are compared: every second.
+        pub fn tick(tick: Duration) => 0.tick = tick;
     }
 
     /// The file that keeps its state over a restart: none unless set. Two rollouts need two files.
@@ -93,13 +86,12 @@ impl RolloutConfigBuilder {
         let within = stages
             .iter()
             .all(|share| (1..=Canary::WHOLE).contains(share));
-        if stages.is_empty() || !rising || !within {
-            return Err(ConfigError::new(
-                "rollout.stages",
-                format_args!("{stages:?}"),
-                "rising shares of 1 to 10000 basis points are accepted",
-            ));
-        }
+        ConfigError::require(
+            !stages.is_empty() && rising && within,
+            "rollout.stages",
+            stages,
+            "rising shares of 1 to 10000 basis points are accepted",
+        )?;
         ConfigError::within("rollout.dwell", built.dwell, SHORTEST_TICK..=LONGEST_DWELL)?;
         ConfigError::within("rollout.tick", built.tick, SHORTEST_TICK..=built.dwell)?;
         Ok(built)

@@ -4,7 +4,7 @@ use std::{
     future::{Future, poll_fn},
     path::PathBuf,
     pin::pin,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
     task::Poll,
     time::SystemTime,
 };
@@ -18,7 +18,10 @@ use super::{
     file,
     machine::{Machine, Phase, RolloutState, Step},
 };
-use crate::select::{Arm, CanaryStatistics, SelectHandle};
+use crate::{
+    mutex::Mutex,
+    select::{Arm, CanaryStatistics, SelectHandle},
+};
 
 /// What a handle and the task share.
 pub(super) struct Shared {
@@ -82,13 +85,9 @@ impl Shared {
             ordered: Notify::new(),
             epoch: (now, Instant::now()),
         };
-        shared.apply(&shared.lock().machine);
+        shared.apply(&shared.inside.lock().machine);
         shared.select.clear_canary(&shared.canary);
         shared
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Inside> {
-        self.inside.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn now(&self) -> SystemTime {
@@ -98,7 +97,7 @@ impl Shared {
 
     /// Follows an order: at once if it takes calls back or stops the growth, or without a file. Otherwise the task saves it first.
     pub(super) fn order<R>(&self, order: impl FnOnce(&mut Machine, SystemTime) -> R) -> R {
-        let mut inside = self.lock();
+        let mut inside = self.inside.lock();
         let ordered = inside.ordered.take();
         let mut next = ordered.unwrap_or_else(|| inside.machine.clone());
         let result = order(&mut next, self.now());
@@ -173,14 +172,14 @@ impl Shared {
     /// Saves the last order, and puts it in force.
     async fn obey(&self, saved: &mut Saved) {
         let (mut ordered, orders) = {
-            let inside = self.lock();
+            let inside = self.inside.lock();
             match &inside.ordered {
                 Some(ordered) => (ordered.clone(), inside.orders),
                 None => return,
             }
         };
         let result = self.save(&ordered, saved).await;
-        let mut inside = self.lock();
+        let mut inside = self.inside.lock();
         if inside.orders != orders {
             // A later order, which has woken the task again.
             return;
@@ -198,7 +197,7 @@ impl Shared {
     /// Compares the arms and returns the result.
     fn consider(&self, seen: impl FnOnce() -> Option<CanaryStatistics>) -> Considered {
         let (machine, orders) = {
-            let inside = self.lock();
+            let inside = self.inside.lock();
             (inside.machine.clone(), inside.orders)
         };
         // Only now: an order after this makes the step void, and one before it has cleared what it makes obsolete.
@@ -222,7 +221,7 @@ impl Shared {
             ..
         } = considered;
         {
-            let mut inside = self.lock();
+            let mut inside = self.inside.lock();
             if inside.orders != orders {
                 // The order takes precedence.
                 return;
@@ -243,7 +242,7 @@ impl Shared {
         if considered.is_bolder
             && let Err(error) = self.save(&considered.next, saved).await
         {
-            let mut inside = self.lock();
+            let mut inside = self.inside.lock();
             if inside.orders == considered.orders {
                 self.hold(&mut inside, error);
             }
@@ -278,7 +277,7 @@ impl Shared {
     /// Saves what changed since it was saved last.
     async fn save_changes(&self, saved: &mut Saved) {
         let (machine, due) = {
-            let inside = self.lock();
+            let inside = self.inside.lock();
             // What was ordered is saved next.
             let due =
                 inside.ordered.is_none() && saved.is_due(&inside.machine.state, Instant::now());
@@ -288,7 +287,7 @@ impl Shared {
             return;
         }
         let result = self.save(&machine, saved).await;
-        let mut inside = self.lock();
+        let mut inside = self.inside.lock();
         inside.machine.state.unsaved = result.err();
         self.apply(&inside.machine);
     }

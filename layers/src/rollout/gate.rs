@@ -2,7 +2,7 @@
 
 use std::{f64::consts::FRAC_PI_2, time::Duration};
 
-use crate::{ConfigError, select::ArmStatistics};
+use crate::{ConfigError, select::ArmStatistics, setters::setters};
 
 /// The conditions on the new arm, relative to the old one.
 ///
@@ -45,29 +45,19 @@ impl Gates {
 pub struct GatesBuilder(Gates);
 
 impl GatesBuilder {
-    /// How much the new arm's error rate may exceed the old one's: 0.01, one call in a hundred. A call that went over the old arm because the new one was not
-    /// ready, or had just come back, counts as an error of the new arm.
-    pub fn max_error_difference(mut self, share: f64) -> Self {
-        self.0.max_error_difference = share;
-        self
-    }
+    setters! {
+        /// How much the new arm's error rate may exceed the old one's: 0.01, one call in a hundred. A call that went over the old arm because the new one was not
+        /// ready, or had just come back, counts as an error of the new arm.
+        pub fn max_error_difference(share: f64) => 0.max_error_difference = share;
 
-    /// How many times the old arm's p99 the new one's may be: 1.25. It is too much only if it also exceeds [`max_p99_difference`](Self::max_p99_difference).
-    pub fn max_p99_ratio(mut self, ratio: f64) -> Self {
-        self.0.max_p99_ratio = ratio;
-        self
-    }
+        /// How many times the old arm's p99 the new one's may be: 1.25. It is too much only if it also exceeds [`max_p99_difference`](Self::max_p99_difference).
+        pub fn max_p99_ratio(ratio: f64) => 0.max_p99_ratio = ratio;
 
-    /// How much the new arm's p99 may exceed the old one's, whatever the ratio: 5 ms.
-    pub fn max_p99_difference(mut self, difference: Duration) -> Self {
-        self.0.max_p99_difference = difference;
-        self
-    }
+        /// How much the new arm's p99 may exceed the old one's, whatever the ratio: 5 ms.
+        pub fn max_p99_difference(difference: Duration) => 0.max_p99_difference = difference;
 
-    /// How many calls each arm needs within the window: 100. Twenty calls over the new arm are enough to roll back for errors.
-    pub fn min_samples(mut self, calls: u64) -> Self {
-        self.0.min_samples = calls;
-        self
+        /// How many calls each arm needs within the window: 100. Twenty calls over the new arm are enough to roll back for errors.
+        pub fn min_samples(calls: u64) => 0.min_samples = calls;
     }
 
     /// Checks the settings.
@@ -77,16 +67,8 @@ impl GatesBuilder {
     pub fn build(self) -> Result<Gates, ConfigError> {
         let built = self.0;
         ConfigError::share("rollout.max_error_difference", built.max_error_difference)?;
-        if !(1.0..=1000.0).contains(&built.max_p99_ratio) {
-            let accepted = "1.0 to 1000.0 is accepted";
-            return Err(ConfigError::new(
-                "rollout.max_p99_ratio",
-                built.max_p99_ratio,
-                accepted,
-            ));
-        }
-        let samples = usize::try_from(built.min_samples).unwrap_or(usize::MAX);
-        ConfigError::nonzero("rollout.min_samples", samples)?;
+        ConfigError::within("rollout.max_p99_ratio", built.max_p99_ratio, 1.0..=1000.0)?;
+        ConfigError::nonzero("rollout.min_samples", built.min_samples)?;
         Ok(built)
     }
 }

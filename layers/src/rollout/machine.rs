@@ -1,7 +1,6 @@
 //! The rollout's steps: the rules, without a clock, a file or a task.
 
 use std::{
-    fmt,
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -12,45 +11,23 @@ use super::{
 };
 use crate::{
     ConfigError,
+    named::named,
     select::{Canary, CanaryStatistics},
 };
 
-/// The phase of a rollout.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Phase {
-    /// It grows, or waits until it may grow.
-    Running,
-    /// It does not grow, and still rolls back if it must.
-    Paused,
-    /// The share is 0, until somebody resumes it.
-    RolledBack,
-    /// All stages have passed. It no longer compares the arms.
-    Complete,
-}
-
-impl Phase {
-    pub(super) const ALL: [Self; 4] = [
-        Self::Running,
-        Self::Paused,
-        Self::RolledBack,
-        Self::Complete,
-    ];
-
-    /// `running`, `paused`, `rolled_back` or `complete`.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Running => "running",
-            Self::Paused => "paused",
-            Self::RolledBack => "rolled_back",
-            Self::Complete => "complete",
-        }
-    }
-}
-
-impl fmt::Display for Phase {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
+named! {
+    /// The phase of a rollout.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    #[non_exhaustive]
+    pub enum Phase (pub(super) ALL) {
+        /// It grows, or waits until it may grow.
+        Running = "running",
+        /// It does not grow, and still rolls back if it must.
+        Paused = "paused",
+        /// The share is 0, until somebody resumes it.
+        RolledBack = "rolled_back",
+        /// All stages have passed. It no longer compares the arms.
+        Complete = "complete",
     }
 }
 

@@ -1,22 +1,17 @@
 //! How both arms stand, shared by all who look.
 
 use std::{
-    sync::{
-        Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU8, Ordering},
-    },
+    sync::atomic::{AtomicU8, Ordering},
     time::Duration,
 };
 
-use tokio::{
-    sync::{Notify, watch},
-    time::Instant,
-};
+use tokio::{sync::watch, time::Instant};
 
 use super::{
     Arm,
     arm_health::{ArmHealth, ArmState, Trust},
 };
+use crate::{clock, mutex::Mutex, watcher::Watcher};
 
 /// The state of a selection: see [`SelectHandle::subscribe`](super::SelectHandle::subscribe).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,7 +35,7 @@ impl SelectState {
     }
 }
 
-/// What is known of the arms, for a look that costs a load: which are not simply ready, and of which the task will tell.
+/// What is known of the arms, for a look that costs a load: which are not simply ready, and of which a task will tell.
 #[derive(Clone, Copy)]
 pub(super) struct Word(u8);
 
@@ -53,35 +48,34 @@ impl Word {
         self.0 & arm.bit() != 0
     }
 
-    /// Away, and the task waits for it.
+    /// Away, and a task waits for it.
     #[inline]
     pub(super) fn is_watched(self, arm: Arm) -> bool {
         self.0 & arm.bit() << Self::WATCHED != 0
-    }
-
-    pub(super) fn is_any_watched(self) -> bool {
-        self.0 >> Self::WATCHED != 0
     }
 }
 
 pub(super) struct Arms {
     /// Written under the lock only.
     word: AtomicU8,
-    inside: Mutex<Inside>,
+    inside: Mutex<[Inside; 2]>,
     state: watch::Sender<SelectState>,
-    /// Wakes the task: there is another arm to wait for.
-    pub(super) more: Notify,
 }
 
-#[derive(Clone, Copy)]
 struct Inside {
-    health: [ArmHealth; 2],
-    watched: u8,
+    health: ArmHealth,
+    /// Whether a task waits for the arm; it may be about to begin.
+    is_watched: bool,
+    /// How many watches there were: a task of an earlier one has no say.
+    watches: u64,
+    task: Option<Watcher>,
 }
 
 impl Inside {
-    fn of(&mut self, arm: Arm) -> &mut ArmHealth {
-        &mut self.health[arm.index()]
+    /// The task, to be dropped when the lock is released.
+    fn unwatch(&mut self) -> Option<Watcher> {
+        self.is_watched = false;
+        self.task.take()
     }
 }
 
@@ -89,21 +83,18 @@ impl Arms {
     pub(super) fn new() -> Self {
         Self {
             word: AtomicU8::new(0),
-            inside: Mutex::new(Inside {
-                health: [ArmHealth::new(); 2],
-                watched: 0,
-            }),
+            inside: Mutex::new([(); 2].map(|()| Inside {
+                health: ArmHealth::new(),
+                is_watched: false,
+                watches: 0,
+                task: None,
+            })),
             state: watch::Sender::new(SelectState {
                 generation: 1,
                 first: ArmState::Ready,
                 second: ArmState::Ready,
             }),
-            more: Notify::new(),
         }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Inside> {
-        self.inside.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     #[inline]
@@ -112,16 +103,17 @@ impl Arms {
     }
 
     /// Changes how an arm stands, and tells of it.
-    fn change<R>(&self, arm: Arm, change: impl FnOnce(&mut ArmHealth) -> R) -> R {
-        let mut inside = self.lock();
-        let before = inside.of(arm).state();
-        let result = change(inside.of(arm));
-        let after = inside.of(arm).state();
-        if inside.of(arm).away_since().is_none() && inside.watched & arm.bit() != 0 {
-            inside.watched &= !arm.bit();
-            // It may have been a caller who found out; the task need not wait any longer.
-            self.more.notify_one();
-        }
+    fn change<R>(&self, arm: Arm, change: impl FnOnce(&mut Inside) -> R) -> R {
+        let mut inside = self.inside.lock();
+        let own = &mut inside[arm.index()];
+        let before = own.health.state();
+        let result = change(own);
+        let after = own.health.state();
+        // It may have been a caller who found out; the task need not wait any longer.
+        let task = match own.health.away_since() {
+            None => own.unwatch(),
+            Some(_) => None,
+        };
         self.settle(&inside);
         // Under the lock, so that who is told last is told the latest.
         if before != after {
@@ -131,6 +123,7 @@ impl Arms {
             });
         }
         drop(inside);
+        drop(task);
         let name = |state| match state {
             ArmState::Ready => "ready",
             ArmState::Away { .. } => "away",
@@ -142,73 +135,95 @@ impl Arms {
         result
     }
 
-    fn settle(&self, inside: &Inside) {
-        let troubled =
-            Arm::ALL
-                .into_iter()
-                .fold(0, |bits, arm| match inside.health[arm.index()].state() {
-                    ArmState::Ready => bits,
-                    _ => bits | arm.bit(),
-                });
-        let word = troubled | inside.watched << Word::WATCHED;
+    fn settle(&self, inside: &[Inside; 2]) {
+        let word = Arm::ALL.into_iter().fold(0, |word, arm| {
+            let own = &inside[arm.index()];
+            let troubled = u8::from(own.health.state() != ArmState::Ready);
+            let watched = u8::from(own.is_watched) << Word::WATCHED;
+            word | (arm.bit() * (troubled | watched))
+        });
         self.word.store(word, Ordering::Release);
     }
 
-    pub(super) fn not_ready(&self, arm: Arm, now: Instant) {
-        self.change(arm, |health| health.not_ready(now));
+    /// An arm is not ready. With `watch`, returns the number of the watch that begins, unless a task waits for it already.
+    pub(super) fn not_ready(&self, arm: Arm, now: Instant, watch: bool) -> Option<u64> {
+        self.change(arm, |own| {
+            own.health.not_ready(now);
+            let begins = watch && !own.is_watched;
+            own.is_watched |= begins;
+            own.watches += u64::from(begins);
+            begins.then_some(own.watches)
+        })
+    }
+
+    /// The task of this watch runs. It ends at once if the arm is no longer away.
+    pub(super) fn watch_began(&self, arm: Arm, number: u64, task: Watcher) {
+        let unneeded = self.change(arm, |own| match own.is_watched && own.watches == number {
+            true => own.task.replace(task),
+            false => Some(task),
+        });
+        drop(unneeded);
+    }
+
+    /// The task of this watch has ended: the arm is ready, or whoever calls has to look.
+    pub(super) fn watch_ended(&self, arm: Arm, number: u64, is_ready: bool) {
+        let task = self.change(arm, |own| {
+            if own.watches != number {
+                return None;
+            }
+            if is_ready {
+                own.health.ready(Instant::now());
+            }
+            own.unwatch()
+        });
+        drop(task);
     }
 
     pub(super) fn ready(&self, arm: Arm, now: Instant) {
-        self.change(arm, |health| health.ready(now));
+        self.change(arm, |own| own.health.ready(now));
+    }
+
+    /// A caller found it ready. One load where that is known.
+    pub(super) fn found_ready(&self, arm: Arm) {
+        if self.word().is_troubled(arm) {
+            self.ready(arm, clock::now());
+        }
     }
 
     pub(super) fn divert(&self, arm: Arm) {
-        self.change(arm, ArmHealth::divert);
+        self.change(arm, |own| own.health.divert());
     }
 
     /// One load where the arm is simply ready.
     #[inline]
     pub(super) fn failed(&self, arm: Arm, now: Instant) {
         if self.word().is_troubled(arm) {
-            self.change(arm, |health| health.failed(now));
+            self.change(arm, |own| own.health.failed(now));
         }
     }
 
     pub(super) fn trust(&self, arm: Arm, now: Instant, dwell: Duration, every: Duration) -> Trust {
-        self.change(arm, |health| health.trust(now, dwell, every))
+        self.change(arm, |own| own.health.trust(now, dwell, every))
     }
 
     /// Whoever has been back for the dwell is simply ready.
     pub(super) fn settle_returned(&self, now: Instant, dwell: Duration) {
         for arm in Arm::ALL {
             if self.word().is_troubled(arm) {
-                self.change(arm, |health| health.settle(now, dwell));
+                self.change(arm, |own| own.health.settle(now, dwell));
             }
         }
     }
 
     pub(super) fn away_since(&self, arm: Arm) -> Option<Instant> {
-        self.lock().of(arm).away_since()
+        self.inside.lock()[arm.index()].health.away_since()
     }
 
-    /// The task waits for those that are away, if there are any. Nobody else has to look at them.
-    pub(super) fn watch(&self) -> bool {
-        let mut inside = self.lock();
-        inside.watched = Arm::ALL.into_iter().fold(0, |bits, arm| {
-            match inside.health[arm.index()].away_since() {
-                Some(_) => bits | arm.bit(),
-                None => bits,
-            }
-        });
-        self.settle(&inside);
-        inside.watched != 0
-    }
-
-    /// Nobody waits for any: who calls has to look.
+    /// No task waits for any: who calls has to look.
     pub(super) fn unwatch(&self) {
-        let mut inside = self.lock();
-        inside.watched = 0;
-        self.settle(&inside);
+        for arm in Arm::ALL {
+            drop(self.change(arm, Inside::unwatch));
+        }
     }
 
     pub(super) fn state(&self) -> &watch::Sender<SelectState> {

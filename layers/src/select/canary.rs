@@ -3,7 +3,7 @@ use std::time::Duration;
 use http::{HeaderName, Request};
 
 use super::{Arm, StickyKey, key::fnv1a};
-use crate::{ConfigError, headers};
+use crate::{ConfigError, headers, setters::setters};
 
 /// A share of the calls goes to one arm, the rest to the other.
 ///
@@ -29,12 +29,18 @@ impl Canary {
 
     /// Builds a canary with a share of 0 unless set. `name` is its salt, and identifies it to a handle and a rollout.
     pub fn builder(name: impl Into<String>, to: Arm) -> CanaryBuilder {
-        CanaryBuilder {
-            name: name.into(),
+        let name = name.into();
+        let canary = Self {
+            salt: fnv1a(name.as_bytes()),
+            name,
             to,
             share: 0,
             key_header: None,
             window: Duration::from_secs(30),
+        };
+        CanaryBuilder {
+            canary,
+            key_header: None,
         }
     }
 
@@ -92,30 +98,20 @@ impl Canary {
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct CanaryBuilder {
-    name: String,
-    to: Arm,
-    share: u32,
+    canary: Canary,
     key_header: Option<String>,
-    window: Duration,
 }
 
 impl CanaryBuilder {
-    /// The share in basis points, 0 to 10,000. 0 unless set.
-    pub fn share(mut self, basis_points: u32) -> Self {
-        self.share = basis_points;
-        self
-    }
+    setters! {
+        /// The share in basis points, 0 to 10,000. 0 unless set.
+        pub fn share(basis_points: u32) => canary.share = basis_points;
 
-    /// The metadata whose value is the key of a call without a [`StickyKey`], such as `x-tenant`. None unless set.
-    pub fn key_header(mut self, name: impl Into<String>) -> Self {
-        self.key_header = Some(name.into());
-        self
-    }
+        /// The metadata whose value is the key of a call without a [`StickyKey`], such as `x-tenant`. None unless set.
+        pub fn key_header(name: impl Into<String>) => key_header = Some(name.into());
 
-    /// How long the arms' results count in its statistics: 30 s; 1 s to an hour. A [rollout](crate::rollout) also compares them over three times as long.
-    pub fn window(mut self, window: Duration) -> Self {
-        self.window = window;
-        self
+        /// How long the arms' results count in its statistics: 30 s; 1 s to an hour. A [rollout](crate::rollout) also compares them over three times as long.
+        pub fn window(window: Duration) => canary.window = window;
     }
 
     /// Checks the settings.
@@ -124,51 +120,38 @@ impl CanaryBuilder {
     /// When the name is empty, longer than 100 bytes or has control characters, the share is above 10,000, the header is not a header's name, or the window is
     /// out of its range.
     pub fn build(self) -> Result<Canary, ConfigError> {
-        let Self { name, share, .. } = &self;
-        if name.is_empty() || name.len() > 100 || name.chars().any(char::is_control) {
-            let accepted = "1 to 100 bytes without control characters are accepted";
-            return Err(ConfigError::new(
-                "select.canary.name",
-                format_args!("{name:?}"),
-                accepted,
-            ));
+        let mut canary = self.canary;
+        let name = &canary.name;
+        ConfigError::require(
+            (1..=100).contains(&name.len()) && !name.chars().any(char::is_control),
+            "select.canary.name",
+            name,
+            "1 to 100 bytes without control characters are accepted",
+        )?;
+        basis_points("select.canary.share", canary.share)?;
+        window("select.canary.window", canary.window)?;
+        if let Some(name) = self.key_header {
+            let header = HeaderName::try_from(name.as_str()).ok();
+            let accepted = "a metadata key such as x-tenant is accepted";
+            ConfigError::require(header.is_some(), "select.canary.key_header", name, accepted)?;
+            canary.key_header = header;
         }
-        basis_points("select.canary.share", *share)?;
-        window("select.canary.window", self.window)?;
-        let key_header = self.key_header.map(|name| {
-            HeaderName::try_from(name.as_str()).map_err(|_| {
-                let accepted = "a metadata key such as x-tenant is accepted";
-                ConfigError::new(
-                    "select.canary.key_header",
-                    format_args!("{name:?}"),
-                    accepted,
-                )
-            })
-        });
-        Ok(Canary {
-            salt: fnv1a(self.name.as_bytes()),
-            name: self.name,
-            to: self.to,
-            share: self.share,
-            key_header: key_header.transpose()?,
-            window: self.window,
-        })
+        Ok(canary)
     }
 }
 
 pub(super) fn basis_points(field: &'static str, value: u32) -> Result<(), ConfigError> {
-    match value <= Canary::WHOLE {
-        true => Ok(()),
-        false => Err(ConfigError::new(field, value, "0 to 10000 is accepted")),
-    }
+    ConfigError::within(field, value, 0..=Canary::WHOLE)
 }
 
 pub(super) fn window(field: &'static str, value: Duration) -> Result<(), ConfigError> {
-    if (Duration::from_secs(1)..=Duration::from_secs(3600)).contains(&value) {
-        return Ok(());
-    }
-    let accepted = "1 s to 1 h is accepted";
-    Err(ConfigError::new(field, format_args!("{value:?}"), accepted))
+    let range = Duration::from_secs(1)..=Duration::from_secs(3600);
+    ConfigError::require(
+        range.contains(&value),
+        field,
+        value,
+        "1 s to 1 h is accepted",
+    )
 }
 
 #[cfg(test)]

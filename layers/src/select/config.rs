@@ -1,12 +1,12 @@
-use std::{fmt, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use super::{Arm, StickyKey};
-use crate::ConfigError;
+use crate::{ConfigError, hidden::Hidden, setters::setters};
 
 type Why = Arc<dyn Fn(Arm) -> String + Send + Sync>;
 
 /// The settings for every policy: how long to wait for an arm, and when to return to it.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct SelectConfig {
     pub(super) wait: Option<Duration>,
     pub(super) head_start: Duration,
@@ -15,7 +15,7 @@ pub struct SelectConfig {
     pub(super) max_buffered: usize,
     pub(super) sticky_key: Option<StickyKey>,
     pub(super) response_header: bool,
-    pub(super) why: Option<Why>,
+    pub(super) why: Option<Hidden<Why>>,
 }
 
 impl Default for SelectConfig {
@@ -40,20 +40,6 @@ impl SelectConfig {
     }
 }
 
-impl fmt::Debug for SelectConfig {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("SelectConfig")
-            .field("wait", &self.wait)
-            .field("head_start", &self.head_start)
-            .field("dwell", &self.dwell)
-            .field("probe_every", &self.probe_every)
-            .field("max_buffered", &self.max_buffered)
-            .field("sticky_key", &self.sticky_key)
-            .field("response_header", &self.response_header)
-            .finish_non_exhaustive()
-    }
-}
-
 /// Makes a [`SelectConfig`].
 #[derive(Clone, Debug)]
 #[must_use]
@@ -63,57 +49,35 @@ pub struct SelectConfigBuilder(SelectConfig);
 const LONGEST: Duration = Duration::from_secs(3600);
 
 impl SelectConfigBuilder {
-    /// How long an arm may be not ready before the calls that need it fail: 2 s, as with [`fail_fast`](https://docs.rs/tower-iroh-layers).
-    /// `None` leaves it to their deadlines.
-    pub fn wait(mut self, wait: impl Into<Option<Duration>>) -> Self {
-        self.0.wait = wait.into();
-        self
-    }
+    setters! {
+        /// How long an arm may be not ready before the calls that need it fail: 2 s, as with [`fail_fast`](https://docs.rs/tower-iroh-layers).
+        /// `None` leaves it to their deadlines.
+        pub fn wait(wait: impl Into<Option<Duration>>) => 0.wait = wait.into();
 
-    /// How long a preferred arm may be not ready before its calls go over the other one: zero unless set. It lets a dial that has just begun win against
-    /// an arm that is ready already.
-    pub fn head_start(mut self, time: Duration) -> Self {
-        self.0.head_start = time;
-        self
-    }
+        /// How long a preferred arm may be not ready before its calls go over the other one: zero unless set. It lets a dial that has just begun win against
+        /// an arm that is ready already.
+        pub fn head_start(time: Duration) => 0.head_start = time;
 
-    /// How long an arm has to be ready, with no failed call, before the calls that left it return: 5 s.
-    pub fn dwell(mut self, dwell: Duration) -> Self {
-        self.0.dwell = dwell;
-        self
-    }
+        /// How long an arm has to be ready, with no failed call, before the calls that left it return: 5 s.
+        pub fn dwell(dwell: Duration) => 0.dwell = dwell;
 
-    /// How often a call probes an arm that has just come back: once a second.
-    pub fn probe_every(mut self, time: Duration) -> Self {
-        self.0.probe_every = time;
-        self
-    }
+        /// How often a call probes an arm that has just come back: once a second.
+        pub fn probe_every(time: Duration) => 0.probe_every = time;
 
-    /// How much of one request is kept, until its answer begins, in case the arm fails before anything was sent; in bytes: 256 KiB. A unary request is one
-    /// piece and costs no copy. A larger request does not fall back once more than this was read.
-    pub fn max_buffered(mut self, bytes: usize) -> Self {
-        self.0.max_buffered = bytes;
-        self
-    }
+        /// How much of one request is kept, until its answer begins, in case the arm fails before anything was sent; in bytes: 256 KiB. A unary request is one
+        /// piece and costs no copy. A larger request does not fall back once more than this was read.
+        pub fn max_buffered(bytes: usize) => 0.max_buffered = bytes;
 
-    /// The key for canaries of calls without one: none, so each call is its own key. With the caller's own identity all its calls stay on one arm, after a
-    /// restart too. Use it for a canary whose share is set by hand: a [rollout](crate::rollout) compares calls over both arms, and refuses it.
-    pub fn sticky_key(mut self, key: StickyKey) -> Self {
-        self.0.sticky_key = Some(key);
-        self
-    }
+        /// The key for canaries of calls without one: none, so each call is its own key. With the caller's own identity all its calls stay on one arm, after a
+        /// restart too. Use it for a canary whose share is set by hand: a [rollout](crate::rollout) compares calls over both arms, and refuses it.
+        pub fn sticky_key(key: StickyKey) => 0.sticky_key = Some(key);
 
-    /// Whether each response has a header [`tower-iroh-selected`](super::SELECTED): no unless set. The header is for people; programs find
-    /// [`Selected`](super::Selected) in the response's extensions.
-    pub fn response_header(mut self, yes: bool) -> Self {
-        self.0.response_header = yes;
-        self
-    }
+        /// Whether each response has a header [`tower-iroh-selected`](super::SELECTED): no unless set. The header is for people; programs find
+        /// [`Selected`](super::Selected) in the response's extensions.
+        pub fn response_header(yes: bool) => 0.response_header = yes;
 
-    /// Returns why an arm is not ready, for the message of a failed call: a circuit breaker's `why`, for example. It must not block.
-    pub fn why(mut self, why: impl Fn(Arm) -> String + Send + Sync + 'static) -> Self {
-        self.0.why = Some(Arc::new(why));
-        self
+        /// Returns why an arm is not ready, for the message of a failed call: a circuit breaker's `why`, for example. It must not block.
+        pub fn why(why: impl Fn(Arm) -> String + Send + Sync + 'static) => 0.why = Some(Hidden(Arc::new(why)));
     }
 
     /// Checks the settings.
@@ -131,16 +95,16 @@ impl SelectConfigBuilder {
             ("select.dwell", built.dwell),
             ("select.probe_every", built.probe_every),
         ] {
-            if value > LONGEST {
-                let accepted = "at most an hour is accepted";
-                return Err(ConfigError::new(field, format_args!("{value:?}"), accepted));
-            }
+            ConfigError::require(
+                value <= LONGEST,
+                field,
+                value,
+                "at most an hour is accepted",
+            )?;
         }
-        if built.head_start >= wait {
-            let value = format_args!("{:?}", built.head_start);
-            let accepted = format!("must be below select.wait, {wait:?}");
-            return Err(ConfigError::new("select.head_start", value, accepted));
-        }
+        let head_start = built.head_start;
+        let accepted = format!("must be below select.wait, {wait:?}");
+        ConfigError::require(head_start < wait, "select.head_start", head_start, accepted)?;
         Ok(built)
     }
 }

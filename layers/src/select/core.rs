@@ -85,6 +85,12 @@ impl Core {
         let since = self.arms.away_since(arm).unwrap_or(now);
         let waited = now.saturating_duration_since(since);
         let names = [arm, arm.other()].map(|arm| self.name(arm));
-        NotReady::new(arm, names, either, waited, self.config.why.as_deref())
+        NotReady::new(
+            arm,
+            names,
+            either,
+            waited,
+            self.config.why.as_ref().map(|why| &*why.0),
+        )
     }
 }

@@ -1,4 +1,4 @@
-use std::{error::Error, fmt, time::Duration};
+use std::time::Duration;
 
 use tonic::Status;
 
@@ -6,12 +6,14 @@ use super::Arm;
 use crate::{Fault, Origin};
 
 /// The call was not made, because no arm that it may use has been ready for a while. Its code is UNAVAILABLE.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
+#[error("no arm to send on: {who} not been ready for {:.1} s", waited.as_secs_f64())]
 pub struct NotReady {
     arm: Arm,
-    names: [&'static str; 2],
-    either: bool,
+    /// `iroh has`, for example.
+    who: String,
     waited: Duration,
+    #[source]
     fault: Fault,
 }
 
@@ -25,23 +27,23 @@ impl NotReady {
         why: Option<&(dyn Fn(Arm) -> String + Send + Sync)>,
     ) -> Self {
         let seconds = waited.as_secs_f64();
+        let [own, other] = names;
+        let who = match either {
+            true => format!("neither {own} nor {other} has"),
+            false => format!("{own} has"),
+        };
         let why = match (why, either) {
             (None, _) => "its service does not become ready".to_owned(),
             (Some(why), false) => why(arm),
-            (Some(why), true) => {
-                let [own, other] = names;
-                format!("{own}: {}; {other}: {}", why(arm), why(arm.other()))
-            }
+            (Some(why), true) => format!("{own}: {}; {other}: {}", why(arm), why(arm.other())),
         };
-        let who = Who(names, either);
         let message = format!(
             "{who} not been ready for {seconds:.1} s, so this call was not sent: {why}. Try again later, or let the \
              policy have it go over another arm"
         );
         Self {
             arm,
-            names,
-            either,
+            who,
             waited,
             fault: Fault::unsent(Origin::Ours, Status::unavailable(message)).temporary(),
         }
@@ -55,33 +57,5 @@ impl NotReady {
     /// How long that arm had not been ready.
     pub fn waited(&self) -> Duration {
         self.waited
-    }
-}
-
-struct Who([&'static str; 2], bool);
-
-impl fmt::Display for Who {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.1 {
-            true => write!(f, "neither {} nor {} has", self.0[0], self.0[1]),
-            false => write!(f, "{} has", self.0[0]),
-        }
-    }
-}
-
-impl fmt::Display for NotReady {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let seconds = self.waited.as_secs_f64();
-        let who = Who(self.names, self.either);
-        write!(
-            f,
-            "no arm to send on: {who} not been ready for {seconds:.1} s"
-        )
-    }
-}
-
-impl Error for NotReady {
-    fn source(&self) -> Option<&(dyn Error + 'static)> {
-        Some(&self.fault)
     }
 }

@@ -78,36 +78,30 @@ where
         sample: Sample,
     ) -> Flight<I::Future, T::Future> {
         match self {
-            Self::First(service) => over_first(service, request, sample),
-            Self::Second(service) => over_second(service, request, sample),
+            Self::First(service) => Flight::first(service, request, sample),
+            Self::Second(service) => Flight::second(service, request, sample),
         }
     }
 }
 
-#[inline]
-pub(super) fn over_first<S, T>(
-    service: &mut S,
-    request: Request<Body>,
-    sample: Sample,
-) -> Flight<S::Future, T>
-where
-    S: Service<Request<Body>>,
-{
-    let deadline = Deadline::of(&request);
-    let future = track(service.call(request), sample, deadline);
-    Flight::First { future }
-}
+impl<A, B> Flight<A, B> {
+    #[inline]
+    pub(super) fn first<S>(service: &mut S, request: Request<Body>, sample: Sample) -> Self
+    where
+        S: Service<Request<Body>, Future = A>,
+    {
+        let deadline = Deadline::of(&request);
+        let future = track(service.call(request), sample, deadline);
+        Self::First { future }
+    }
 
-#[inline]
-pub(super) fn over_second<S, I>(
-    service: &mut S,
-    request: Request<Body>,
-    sample: Sample,
-) -> Flight<I, S::Future>
-where
-    S: Service<Request<Body>>,
-{
-    let deadline = Deadline::of(&request);
-    let future = track(service.call(request), sample, deadline);
-    Flight::Second { future }
+    #[inline]
+    pub(super) fn second<S>(service: &mut S, request: Request<Body>, sample: Sample) -> Self
+    where
+        S: Service<Request<Body>, Future = B>,
+    {
+        let deadline = Deadline::of(&request);
+        let future = track(service.call(request), sample, deadline);
+        Self::Second { future }
+    }
 }

@@ -1,6 +1,6 @@
 //! What it takes to send a request over the other arm, if its arm fails before anything was sent.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::{mem, sync::Arc};
 
 use http::Request;
 use tonic::{Code, body::Body};
@@ -8,6 +8,7 @@ use tonic::{Code, body::Body};
 use super::{Arm, SelectHandle, flight::One, group::Group};
 use crate::{
     BoxError, Fault, Origin,
+    mutex::Mutex,
     unsent::{Kept, Unsent},
 };
 
@@ -27,7 +28,7 @@ impl<I: Clone, T: Clone> Templates<I, T> {
     }
 
     pub(super) fn one(&self, arm: Arm) -> One<I, T> {
-        let (first, second) = &*self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let (first, second) = &*self.0.lock();
         match arm {
             Arm::First => One::First(first.clone()),
             Arm::Second => One::Second(second.clone()),
@@ -44,29 +45,25 @@ pub(super) struct Spare<I, T> {
 }
 
 impl<I, T> Spare<I, T> {
-    /// For arms that return the request in their errors.
+    /// Keeps `request`, unless the arms return it in their errors: a copy takes its place.
     #[inline]
-    pub(super) fn returned(group: Arc<Group>, templates: Arc<Templates<I, T>>) -> Self {
+    pub(super) fn new(
+        group: &Arc<Group>,
+        templates: &Arc<Templates<I, T>>,
+        returned: bool,
+        request: &mut Request<Body>,
+    ) -> Self {
+        let kept = (!returned).then(|| {
+            let original = mem::replace(request, Request::new(Body::empty()));
+            let (kept, first) = Kept::copy(original, group.core.config.max_buffered);
+            *request = first;
+            Box::new(kept)
+        });
         Self {
-            group,
-            templates,
-            kept: None,
+            group: group.clone(),
+            templates: templates.clone(),
+            kept,
         }
-    }
-
-    /// Keeps `request` and gives back one to be sent.
-    pub(super) fn keep(
-        group: Arc<Group>,
-        templates: Arc<Templates<I, T>>,
-        request: Request<Body>,
-    ) -> (Self, Request<Body>) {
-        let (kept, first) = Kept::copy(request, group.core.config.max_buffered);
-        let spare = Self {
-            group,
-            templates,
-            kept: Some(Box::new(kept)),
-        };
-        (spare, first)
     }
 
     /// The answer has begun: nothing is kept from now on.

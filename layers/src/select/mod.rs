@@ -77,8 +77,8 @@
 //!
 //! **Readiness.** Ready when any arm is that some rule of the policy may use. With a policy of one arm this is exactly that arm's readiness. With two, a call
 //! whose own arm is not ready waits in its future, as above. A readiness error fails the call that needs that arm, and never leaves `poll_ready`. While an arm
-//! is not ready, one task for both waits for a clone of it. So nothing else polls the arm, and its return is noticed without a call. The task ends with the
-//! last service (a handle does not keep it). If it dies with its runtime, calls poll the arms themselves.
+//! is not ready, a task waits for a clone of it. So nothing else polls the arm, and its return is noticed without a call. The task ends with the last service
+//! (a handle does not keep it). If it dies with its runtime, calls poll the arm themselves.
 //!
 //! **Cancel safety.** Dropping a future drops its attempt or its wait, and the kept request. The task belongs to no call.
 //!
@@ -98,7 +98,6 @@
 mod adaptive;
 mod arm;
 mod arm_health;
-mod arm_slot;
 mod arms;
 mod canary;
 mod config;

@@ -257,16 +257,7 @@ impl SelectPolicyBuilder {
     /// # Errors
     /// When an urgency has two rules, a range is empty, or two different canaries have one name.
     pub fn build(self) -> Result<SelectPolicy, ConfigError> {
-        let mut policy = SelectPolicy {
-            rules: vec![Rule {
-                kind: Kind::Default,
-                covers: String::new(),
-                choice: self.default,
-            }],
-            methods: Methods::default(),
-            rule_of_entry: vec![0],
-            classes: None,
-        };
+        let mut policy = SelectPolicy::from(self.default);
         for (range, choice) in self.classes {
             const FIELD: &str = "select.urgency";
             let rule = policy.rules.len();
@@ -277,10 +268,8 @@ impl SelectPolicyBuilder {
                     continue;
                 }
                 any = true;
-                if *place != 0 {
-                    let accepted = "an urgency has one rule, and this one has two";
-                    return Err(ConfigError::new(FIELD, n, accepted));
-                }
+                let accepted = "an urgency has one rule, and this one has two";
+                ConfigError::require(*place == 0, FIELD, n, accepted)?;
                 *place = rule;
             }
             let shown = format!("{range:?}");

@@ -3,68 +3,39 @@ use std::fmt;
 use http::HeaderValue;
 
 use super::Arm;
+use crate::named::named;
 
-/// Why a call went over its arm.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum SelectReason {
-    /// The policy's default choice is fixed to it.
-    Fixed,
-    /// The policy's default choice prefers it.
-    Preferred,
-    /// A rule for the method names it.
-    Method,
-    /// A rule for the class of the call, its urgency, names it.
-    Class,
-    /// The call is in the canary.
-    CanaryIn,
-    /// The call is not in the canary.
-    CanaryOut,
-    /// The arm is the better one by measurement.
-    Adaptive,
-    /// A probe of the arm that is not in use, or has just come back.
-    Probe,
-    /// The first choice is ready again, but not for long enough yet.
-    Returning,
-    /// The first choice was not ready.
-    NotReady,
-    /// The first choice failed before anything was sent.
-    FailedUnsent,
+named! {
+    /// Why a call went over its arm.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+    #[non_exhaustive]
+    pub enum SelectReason (pub ALL) {
+        /// The policy's default choice is fixed to it.
+        Fixed = "fixed",
+        /// The policy's default choice prefers it.
+        Preferred = "preferred",
+        /// A rule for the method names it.
+        Method = "method",
+        /// A rule for the class of the call, its urgency, names it.
+        Class = "class",
+        /// The call is in the canary.
+        CanaryIn = "canary_in",
+        /// The call is not in the canary.
+        CanaryOut = "canary_out",
+        /// The arm is the better one by measurement.
+        Adaptive = "adaptive",
+        /// A probe of the arm that is not in use, or has just come back.
+        Probe = "probe",
+        /// The first choice is ready again, but not for long enough yet.
+        Returning = "returning",
+        /// The first choice was not ready.
+        NotReady = "not_ready",
+        /// The first choice failed before anything was sent.
+        FailedUnsent = "failed_unsent",
+    }
 }
 
 impl SelectReason {
-    /// All of them.
-    pub const ALL: [Self; 11] = [
-        Self::Fixed,
-        Self::Preferred,
-        Self::Method,
-        Self::Class,
-        Self::CanaryIn,
-        Self::CanaryOut,
-        Self::Adaptive,
-        Self::Probe,
-        Self::Returning,
-        Self::NotReady,
-        Self::FailedUnsent,
-    ];
-
-    /// As in metrics: `canary_in`, for example.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Fixed => "fixed",
-            Self::Preferred => "preferred",
-            Self::Method => "method",
-            Self::Class => "class",
-            Self::CanaryIn => "canary_in",
-            Self::CanaryOut => "canary_out",
-            Self::Adaptive => "adaptive",
-            Self::Probe => "probe",
-            Self::Returning => "returning",
-            Self::NotReady => "not_ready",
-            Self::FailedUnsent => "failed_unsent",
-        }
-    }
-
     /// Whether the policy would have chosen the other arm.
     pub const fn is_fallback(self) -> bool {
         matches!(self, Self::Returning | Self::NotReady | Self::FailedUnsent)
@@ -72,12 +43,6 @@ impl SelectReason {
 
     pub(super) const fn index(self) -> usize {
         self as usize
-    }
-}
-
-impl fmt::Display for SelectReason {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
     }
 }
 

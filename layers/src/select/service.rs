@@ -1,5 +1,5 @@
 use std::{
-    fmt,
+    fmt, mem,
     sync::Arc,
     task::{Context, Poll, ready},
 };
@@ -10,22 +10,24 @@ use tonic::body::Body;
 use tower::Service;
 
 use super::{
-    Arm, SelectBody, SelectFuture, SelectHandle, SelectReason,
+    Arm, SelectBody, SelectFuture, SelectHandle, SelectReason, Selected,
     arm_health::Trust,
-    arm_slot::{ArmSlot, Readiness},
-    flight::{over_first, over_second},
+    flight::Flight,
+    future::State,
     group::{Active, Group, Plan, Sample},
     kept::{Spare, Templates},
-    shared::{Changed, Shared},
-    waiting::Waiting,
+    shared::Changed,
+    waiting::Wait,
     watch::Watch,
 };
 use crate::{BoxError, clock, unsent::Unsent};
 
 /// The service over two services that lead to one peer. Clones share everything; a clone carries no readiness.
 pub struct Select<I, T> {
-    first: ArmSlot<I>,
-    second: ArmSlot<T>,
+    first: I,
+    second: T,
+    /// What the last look at each arm found.
+    looks: [Look; 2],
     /// What a call is made with that goes over another arm than at first.
     templates: Arc<Templates<I, T>>,
     /// Whether the arms return what never left.
@@ -39,6 +41,18 @@ pub struct Select<I, T> {
     changed: Option<Changed>,
 }
 
+/// How an arm was found.
+#[derive(Default)]
+enum Look {
+    #[default]
+    None,
+    Ready,
+    /// Its readiness failed, which the call that needs it is told.
+    Failed(BoxError),
+    /// It has been asked to wake this task, and may hold capacity for it.
+    Pending,
+}
+
 impl<I: Clone, T: Clone> Select<I, T> {
     /// Puts the selection of `handle` before two services.
     pub fn new(first: I, second: T, handle: SelectHandle) -> Self {
@@ -47,11 +61,12 @@ impl<I: Clone, T: Clone> Select<I, T> {
             templates: Templates::new(&first, &second),
             returned: false,
             active: shared.active.load_full(),
-            watch: Arc::new(Watch::new(shared)),
+            watch: Arc::new(Watch { shared }),
             generation: 0,
             changed: None,
-            first: ArmSlot::new(first),
-            second: ArmSlot::new(second),
+            first,
+            second,
+            looks: Default::default(),
         }
     }
 
@@ -79,74 +94,66 @@ where
     I::Error: Into<BoxError>,
     T::Error: Into<BoxError>,
 {
-    fn poll_arm(&mut self, arm: Arm, cx: &mut Context<'_>) {
-        match arm {
-            Arm::First => self.first.poll(cx),
-            Arm::Second => self.second.poll(cx),
-        }
-        if self.look(arm).0 && self.watch.shared.core.arms.word().is_troubled(arm) {
-            self.watch.shared.core.arms.ready(arm, clock::now());
-        }
+    /// Looks at an arm. Returns whether there is something to tell a call: it can go, or has failed.
+    fn poll_arm(&mut self, arm: Arm, is_watched: bool, cx: &mut Context<'_>) -> bool {
+        let polled = match arm {
+            Arm::First => self.first.poll_ready(cx).map_err(Into::into),
+            Arm::Second => self.second.poll_ready(cx).map_err(Into::into),
+        };
+        let look = match polled {
+            Poll::Ready(Ok(())) => {
+                self.watch.shared.core.arms.found_ready(arm);
+                Look::Ready
+            }
+            Poll::Ready(Err(error)) => Look::Failed(error),
+            Poll::Pending => {
+                match arm {
+                    _ if is_watched => {}
+                    Arm::First => self.watch.not_ready(arm, clock::now(), &self.first),
+                    Arm::Second => self.watch.not_ready(arm, clock::now(), &self.second),
+                }
+                Look::Pending
+            }
+        };
+        let answers = !matches!(look, Look::Pending);
+        self.looks[arm.index()] = look;
+        answers
     }
 
-    /// Whether an arm has an answer that the policy may use. Those that have none wake this task, or the one that waits for both.
+    /// Whether an arm has an answer that the policy may use. Those that have none wake this task, or the one that waits for them.
     fn poll_arms(&mut self, cx: &mut Context<'_>) -> bool {
         let word = self.watch.shared.core.arms.word();
-        let used = |shared: &Shared| Arm::ALL.map(|arm| (arm, shared.uses(arm)));
+        for look in &mut self.looks {
+            if !matches!(look, Look::Pending) {
+                *look = Look::None;
+            }
+        }
         let mut any = false;
-        let mut away = false;
-        for (arm, used) in used(&self.watch.shared) {
-            match arm {
-                Arm::First => self.first.look = Readiness::None,
-                Arm::Second => self.second.look = Readiness::None,
-            }
-            if used && !word.is_watched(arm) {
-                self.poll_arm(arm, cx);
-                let answers = self.look(arm).1;
-                any |= answers;
-                away |= !answers;
-            }
-        }
-        if !any {
-            // None but those that the task waits for: they wake this one too.
-            for (arm, used) in used(&self.watch.shared) {
-                if used && word.is_watched(arm) {
-                    self.poll_arm(arm, cx);
-                    any |= self.look(arm).1;
-                }
-            }
-        }
-        if away {
-            let now = clock::now();
+        for is_watched in [false, true] {
+            // Those that a task waits for only if no other answers: they wake this task too.
             for arm in Arm::ALL {
-                let pending = match arm {
-                    Arm::First => self.first.is_pending(),
-                    Arm::Second => self.second.is_pending(),
-                };
-                if pending && !word.is_watched(arm) {
-                    let (first, second) = (&self.first.service, &self.second.service);
-                    self.watch
-                        .not_ready::<I, T, Request<Body>>(arm, now, first, second);
+                let counts = word.is_watched(arm) == is_watched && self.watch.shared.uses(arm);
+                if counts && !(is_watched && any) {
+                    any |= self.poll_arm(arm, is_watched, cx);
                 }
             }
         }
-        if any {
-            self.first.let_go();
-            self.second.let_go();
+        for arm in Arm::ALL {
+            let look = &mut self.looks[arm.index()];
+            if any && matches!(look, Look::Pending) {
+                // Nobody will come for what it may hold.
+                *look = Look::None;
+                match arm {
+                    Arm::First => self.first = self.first.clone(),
+                    Arm::Second => self.second = self.second.clone(),
+                }
+            }
         }
         any
     }
 
-    /// Whether an arm is ready, and whether it answers.
-    fn look(&self, arm: Arm) -> (bool, bool) {
-        match arm {
-            Arm::First => (self.first.is_ready(), self.first.answers()),
-            Arm::Second => (self.second.is_ready(), self.second.answers()),
-        }
-    }
-
     fn is_ready(&self, arm: Arm) -> bool {
-        self.look(arm).0
+        matches!(self.looks[arm.index()], Look::Ready)
     }
 
     /// Where a call goes first, now that it is known which arms are ready.
@@ -187,35 +194,36 @@ where
     /// The arm that comes first can't take the call now.
     #[cold]
     fn later(&self, request: Request<Body>, plan: &Plan, group: &Arc<Group>) -> SelectFuture<I, T> {
-        let now = clock::now();
-        let core = &*group.core;
-        let &Plan {
-            arm,
-            reason,
-            either,
-        } = plan;
-        let selected = core.selected(arm, reason);
-        let until = core.until(arm, either, now);
-        let head_start = core.config.head_start;
-        let since = core.arms.away_since(arm).unwrap_or(now);
-        let waiting = Waiting {
+        let wait = Wait {
             group: group.clone(),
-            request,
-            first: self.templates.one(arm),
-            reason,
-            second: either.then(|| self.templates.one(arm.other())),
             templates: self.templates.clone(),
-            head_start: (either && !head_start.is_zero()).then(|| since + head_start),
-            until,
-            timer: None,
+            request,
+            arm: plan.arm,
+            reason: plan.reason,
+            either: plan.either,
+            returned: self.returned,
             otherwise: None,
         };
-        SelectFuture::waiting(
-            Box::new(waiting),
+        let waiting = wait.begin();
+        let selected = group.core.selected(plan.arm, plan.reason);
+        self.future(State::Waiting { waiting }, selected, group, None)
+    }
+
+    #[inline]
+    fn future(
+        &self,
+        state: State<I, T, I::Future, T::Future>,
+        selected: Selected,
+        group: &Group,
+        spare: Option<Spare<I, T>>,
+    ) -> SelectFuture<I, T> {
+        SelectFuture {
+            state,
             selected,
-            core.config.response_header,
-            self.returned,
-        )
+            header: group.core.config.response_header,
+            returned: self.returned,
+            spare,
+        }
     }
 }
 
@@ -250,7 +258,7 @@ where
         }
     }
 
-    fn call(&mut self, request: Request<Body>) -> Self::Future {
+    fn call(&mut self, mut request: Request<Body>) -> Self::Future {
         let Self {
             watch,
             active,
@@ -265,23 +273,23 @@ where
             self.reconsider(&mut plan, group);
         }
         if !self.is_ready(plan.arm) {
-            let look = match plan.arm {
-                Arm::First => &mut self.first.look,
-                Arm::Second => &mut self.second.look,
-            };
-            let Some(error) = look.take_failure() else {
+            let look = &mut self.looks[plan.arm.index()];
+            let taken = mem::take(look);
+            let Look::Failed(error) = taken else {
+                *look = taken;
                 return self.later(request, &plan, group);
             };
             let failed = clock::now();
             group.window(plan.arm).ended(failed, true);
             group.core.arms.failed(plan.arm, failed);
             if !plan.either || !self.is_ready(plan.arm.other()) {
-                let Plan { arm, reason, .. } = plan;
                 let error = match self.returned {
                     true => Unsent::wrap(error, request),
                     false => error,
                 };
-                return SelectFuture::failed(error, group.core.selected(arm, reason));
+                let state = State::Failed { error: Some(error) };
+                let selected = group.core.selected(plan.arm, plan.reason);
+                return self.future(state, selected, group, None);
             }
             plan = Plan {
                 arm: plan.arm.other(),
@@ -291,44 +299,25 @@ where
         }
         let selected = group.core.selected(plan.arm, plan.reason);
         group.core.decided(selected);
-        let (spare, request) = match (plan.either, self.returned) {
-            (false, _) => (None, request),
-            (true, true) => {
-                let spare = Spare::returned(group.clone(), self.templates.clone());
-                (Some(spare), request)
-            }
-            (true, false) => {
-                let templates = self.templates.clone();
-                let (spare, request) = Spare::keep(group.clone(), templates, request);
-                (Some(spare), request)
-            }
-        };
+        let spare = plan
+            .either
+            .then(|| Spare::new(group, &self.templates, self.returned, &mut request));
         let sample = Sample::new(group.clone(), plan.arm, group.clock_of(&plan, now));
         let flight = match plan.arm {
-            Arm::First => {
-                self.first.look = Readiness::None;
-                over_first(&mut self.first.service, request, sample)
-            }
-            Arm::Second => {
-                self.second.look = Readiness::None;
-                over_second(&mut self.second.service, request, sample)
-            }
+            Arm::First => Flight::first(&mut self.first, request, sample),
+            Arm::Second => Flight::second(&mut self.second, request, sample),
         };
-        SelectFuture::flying(
-            flight,
-            selected,
-            group.core.config.response_header,
-            self.returned,
-            spare,
-        )
+        self.looks[plan.arm.index()] = Look::None;
+        self.future(State::Flight { flight }, selected, group, spare)
     }
 }
 
 impl<I: Clone, T: Clone> Clone for Select<I, T> {
     fn clone(&self) -> Self {
         Self {
-            first: ArmSlot::new(self.first.service.clone()),
-            second: ArmSlot::new(self.second.service.clone()),
+            first: self.first.clone(),
+            second: self.second.clone(),
+            looks: Default::default(),
             templates: self.templates.clone(),
             returned: self.returned,
             watch: self.watch.clone(),
@@ -342,8 +331,8 @@ impl<I: Clone, T: Clone> Clone for Select<I, T> {
 impl<I: fmt::Debug, T: fmt::Debug> fmt::Debug for Select<I, T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Select")
-            .field("first", &self.first.service)
-            .field("second", &self.second.service)
+            .field("first", &self.first)
+            .field("second", &self.second)
             .field("handle", &self.handle())
             .finish()
     }

@@ -4,7 +4,7 @@ use std::{
     future::{Future, pending},
     pin::Pin,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc,
         atomic::{AtomicU8, AtomicU64, Ordering},
     },
 };
@@ -12,7 +12,7 @@ use std::{
 use arc_swap::ArcSwap;
 
 use super::{Arm, Choice, SelectConfig, SelectPolicy, core::Core, group::Active};
-use crate::ConfigError;
+use crate::{ConfigError, mutex::Mutex};
 
 /// A wait for another policy.
 pub(super) type Changed = Pin<Box<dyn Future<Output = ()> + Send + Sync>>;
@@ -79,8 +79,7 @@ impl Shared {
         &self,
         change: impl FnOnce(&SelectPolicy) -> Result<SelectPolicy, ConfigError>,
     ) -> Result<Arc<SelectPolicy>, ConfigError> {
-        let swapping = self.swapping.lock();
-        let _swapping = swapping.unwrap_or_else(PoisonError::into_inner);
+        let _swapping = self.swapping.lock();
         let before = self.active.load_full();
         let policy = change(&before.policy)?;
         self.used.store(policy.arms(), Ordering::Relaxed);

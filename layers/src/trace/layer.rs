@@ -1,7 +1,7 @@
 use tower::Layer;
 
 use super::{propagator::Propagator, service::Trace};
-use crate::classify::Recorder;
+use crate::{classify::Recorder, setters::setters};
 
 /// Opens a span for each call and carries its trace: see the [module's page](super).
 #[derive(Clone, Copy, Debug)]
@@ -52,10 +52,9 @@ impl TraceLayer {
 }
 
 impl<M> TraceLayer<M> {
-    /// Takes the ids of its spans from another tracing system. Default: they are the layer's own.
-    pub fn propagator(mut self, propagator: &'static dyn Propagator) -> Self {
-        self.config.propagator = Some(propagator);
-        self
+    setters! {
+        /// Takes the ids of its spans from another tracing system. Default: they are the layer's own.
+        pub fn propagator(propagator: &'static dyn Propagator) => config.propagator = Some(propagator);
     }
 
     /// Lets `recorder` record each call too, as a layer below would. Each call is followed once for both, which costs less.

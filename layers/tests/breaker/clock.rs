@@ -1,4 +1,4 @@
-//! Waiting costs nothing but one timer.
+//! Waiting costs nothing but a timer each.
 
 use std::{
     sync::{

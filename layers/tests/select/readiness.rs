@@ -186,7 +186,7 @@ async fn neither_is_ready_as_long_as_none_is() {
     assert!(!is_ready(&mut stage.client).await);
     assert!(!is_ready(&mut stage.client.clone()).await);
     settle().await;
-    assert_eq!(tasks(), 1, "one for both");
+    assert_eq!(tasks(), 2, "one for each");
     let mut client = stage.client.clone();
     let waits = tokio::spawn(async move { call(&mut client).await });
     sleep(SECOND * 60).await;

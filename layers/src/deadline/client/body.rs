@@ -57,12 +57,11 @@ where
             // The peer's clock ended it, at our deadline too.
             (Next::Frame(Some(Ok(frame))), Some(budget))
                 if frame.trailers_ref().is_some_and(header::is_cancelled)
-                    && budget.deadline.left() <= header::SLACK =>
+                    && budget.is_nearly_over() =>
             {
                 budget
             }
             (Next::Frame(Some(Err(error))), budget) => {
-                let budget = budget.map(|budget| (budget.deadline, budget.limit));
                 let error = by_any_clock(error.into(), Stage::Body, budget);
                 return Poll::Ready(Some(Err(error)));
             }

@@ -97,7 +97,6 @@ where
                 CallProj::Sent { response } => match response.poll(cx) {
                     Poll::Ready(Ok(response)) => return Poll::Ready(answered(response, budget)),
                     Poll::Ready(Err(error)) => {
-                        let budget = budget.map(|budget| (budget.deadline, budget.limit));
                         return Poll::Ready(Err(by_any_clock(error.into(), Stage::Answer, budget)));
                     }
                     Poll::Pending => break Stage::Answer,
@@ -119,7 +118,7 @@ fn answered<R: Body>(
 ) -> Result<Response<ClientDeadlineBody<R>>, BoxError> {
     if let Some(budget) = budget
         && header::is_cancelled(response.headers())
-        && budget.deadline.left() <= header::SLACK
+        && budget.is_nearly_over()
     {
         return Err(Box::new(Elapsed::new(Stage::Answer, Some(budget.limit))));
     }

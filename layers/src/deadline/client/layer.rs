@@ -3,7 +3,7 @@ use std::time::Duration;
 use tower::Layer;
 
 use super::{ClientDeadline, Stamp, StampLayer};
-use crate::{ConfigError, Methods};
+use crate::{ConfigError, Methods, setters::setters};
 
 /// Gives each outgoing call one deadline: see the [module](crate::deadline).
 #[derive(Clone, Debug, Default)]
@@ -37,19 +37,15 @@ pub struct DeadlineBuilder {
 }
 
 impl DeadlineBuilder {
-    /// The most time that a call may take, from its start to the end of its response, whatever its own deadline; none by default.
-    ///
-    /// As in gRPC's service configuration, the shorter one of this and the caller's wins. A stream that should last for days does not
-    /// belong under such a layer.
-    pub fn default_timeout(mut self, limit: Duration) -> Self {
-        self.default_timeout = Some(limit);
-        self
-    }
+    setters! {
+        /// The most time that a call may take, from its start to the end of its response, whatever its own deadline; none by default.
+        ///
+        /// As in gRPC's service configuration, the shorter one of this and the caller's wins. A stream that should last for days does not
+        /// belong under such a layer.
+        pub fn default_timeout(limit: Duration) => default_timeout = Some(limit);
 
-    /// Takes each method's timeout from the table, in place of the default one.
-    pub fn methods(mut self, methods: Methods) -> Self {
-        self.methods = methods;
-        self
+        /// Takes each method's timeout from the table, in place of the default one.
+        pub fn methods(methods: Methods) => methods = methods;
     }
 
     /// The layer.

@@ -3,7 +3,7 @@ use std::time::Duration;
 use tower::Layer;
 
 use super::ServerDeadline;
-use crate::ConfigError;
+use crate::{ConfigError, setters::setters};
 
 /// Gives each incoming call one deadline: see the [module](crate::deadline).
 #[derive(Clone, Copy, Debug, Default)]
@@ -31,17 +31,13 @@ pub struct ServerDeadlineBuilder {
 }
 
 impl ServerDeadlineBuilder {
-    /// The time of a call without a deadline; none by default.
-    pub fn default_timeout(mut self, limit: Duration) -> Self {
-        self.default_timeout = Some(limit);
-        self
-    }
+    setters! {
+        /// The time of a call without a deadline; none by default.
+        pub fn default_timeout(limit: Duration) => default_timeout = Some(limit);
 
-    /// The most time that any call has, with a deadline or without; none by default. It does not end a response whose caller does not
-    /// read, until the caller reads on or its connection closes: meanwhile the server does not poll the response.
-    pub fn max_timeout(mut self, limit: Duration) -> Self {
-        self.max_timeout = Some(limit);
-        self
+        /// The most time that any call has, with a deadline or without; none by default. It does not end a response whose caller does not
+        /// read, until the caller reads on or its connection closes: meanwhile the server does not poll the response.
+        pub fn max_timeout(limit: Duration) => max_timeout = Some(limit);
     }
 
     /// The layer.
@@ -56,15 +52,9 @@ impl ServerDeadlineBuilder {
         if let Some(limit) = self.max_timeout {
             ConfigError::lasting("deadline.max_timeout", limit)?;
         }
-        if let (Some(limit), Some(most)) = (self.default_timeout, self.max_timeout)
-            && limit > most
-        {
+        if let (Some(limit), Some(most)) = (self.default_timeout, self.max_timeout) {
             let accepted = format!("must be at most deadline.max_timeout, {most:?}");
-            return Err(ConfigError::new(
-                DEFAULT,
-                format_args!("{limit:?}"),
-                accepted,
-            ));
+            ConfigError::require(limit <= most, DEFAULT, limit, accepted)?;
         }
         Ok(ServerDeadlineLayer { limits: self })
     }

@@ -1,11 +1,14 @@
 //! When to switch: the rules, without a clock, a lock or a call.
 
-use std::{fmt, time::Duration};
+use std::time::Duration;
 
 use tokio::time::Instant;
 
 use super::Adaptive;
-use crate::select::{Arm, ArmStatistics};
+use crate::{
+    named::named,
+    select::{Arm, ArmStatistics},
+};
 
 /// What is known of an arm.
 #[derive(Clone, Copy, Debug, Default)]
@@ -33,30 +36,15 @@ impl View {
     }
 }
 
-/// Why there was a switch.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in super::super) enum Why {
-    NotReady,
-    Failing,
-    Latency,
-    /// The preferred arm is good enough again.
-    Preferred,
-}
-
-impl Why {
-    pub(in super::super) const fn as_str(self) -> &'static str {
-        match self {
-            Self::NotReady => "not_ready",
-            Self::Failing => "failing",
-            Self::Latency => "latency",
-            Self::Preferred => "preferred",
-        }
-    }
-}
-
-impl fmt::Display for Why {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
+named! {
+    /// Why there was a switch.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub(in super::super) enum Why (pub(super) ALL) {
+        NotReady = "not_ready",
+        Failing = "failing",
+        Latency = "latency",
+        /// The preferred arm is good enough again.
+        Preferred = "preferred",
     }
 }
 

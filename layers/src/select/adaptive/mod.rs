@@ -9,7 +9,7 @@ use super::{
     Arm,
     canary::{basis_points, window},
 };
-use crate::ConfigError;
+use crate::{ConfigError, setters::setters};
 
 pub(super) use controller::Controller;
 
@@ -74,72 +74,41 @@ impl Adaptive {
 pub struct AdaptiveBuilder(Adaptive);
 
 impl AdaptiveBuilder {
-    /// The arm to begin with, and to return to: the first.
-    pub fn prefer(mut self, arm: Arm) -> Self {
-        self.0.prefer = arm;
-        self
-    }
+    setters! {
+        /// The arm to begin with, and to return to: the first.
+        pub fn prefer(arm: Arm) => 0.prefer = arm;
 
-    /// The quantile of the latencies that is compared: 0.9, which nine of ten calls do not exceed.
-    pub fn quantile(mut self, quantile: f64) -> Self {
-        self.0.quantile = quantile;
-        self
-    }
+        /// The quantile of the latencies that is compared: 0.9, which nine of ten calls do not exceed.
+        pub fn quantile(quantile: f64) => 0.quantile = quantile;
 
-    /// How long a sample counts: 10 s; 1 s to an hour.
-    pub fn window(mut self, window: Duration) -> Self {
-        self.0.window = window;
-        self
-    }
+        /// How long a sample counts: 10 s; 1 s to an hour.
+        pub fn window(window: Duration) => 0.window = window;
 
-    /// How many samples within the window an arm needs to be judged: 5.
-    pub fn min_samples(mut self, samples: u64) -> Self {
-        self.0.min_samples = samples;
-        self
-    }
+        /// How many samples within the window an arm needs to be judged: 5.
+        pub fn min_samples(samples: u64) => 0.min_samples = samples;
 
-    /// The absolute gain that the other arm needs: 1 ms.
-    pub fn min_gain(mut self, gain: Duration) -> Self {
-        self.0.min_gain = gain;
-        self
-    }
+        /// The absolute gain that the other arm needs: 1 ms.
+        pub fn min_gain(gain: Duration) => 0.min_gain = gain;
 
-    /// The relative gain that it needs too, as a share: 0.2, so a fifth less.
-    pub fn min_gain_ratio(mut self, share: f64) -> Self {
-        self.0.min_gain_ratio = share;
-        self
-    }
+        /// The relative gain that it needs too, as a share: 0.2, so a fifth less.
+        pub fn min_gain_ratio(share: f64) => 0.min_gain_ratio = share;
 
-    /// The shortest time between two switches: 5 s.
-    pub fn dwell(mut self, dwell: Duration) -> Self {
-        self.0.dwell = dwell;
-        self
-    }
+        /// The shortest time between two switches: 5 s.
+        pub fn dwell(dwell: Duration) => 0.dwell = dwell;
 
-    /// The share of the traffic that probes the arm that is not in use, in basis points: 100, one call in a hundred. 0 leaves probing to
-    /// [`probe_every`](Self::probe_every).
-    pub fn probe_share(mut self, basis_points: u32) -> Self {
-        self.0.probe_share = basis_points;
-        self
-    }
+        /// The share of the traffic that probes the arm that is not in use, in basis points: 100, one call in a hundred. 0 leaves probing to
+        /// [`probe_every`](Self::probe_every).
+        pub fn probe_share(basis_points: u32) => 0.probe_share = basis_points;
 
-    /// After this long without a probe, one of the next calls is a probe: 1 s. While calls come steadily there is a probe within twice this time. With few
-    /// calls about one in five is a probe.
-    pub fn probe_every(mut self, time: Duration) -> Self {
-        self.0.probe_every = time;
-        self
-    }
+        /// After this long without a probe, one of the next calls is a probe: 1 s. While calls come steadily there is a probe within twice this time. With few
+        /// calls about one in five is a probe.
+        pub fn probe_every(time: Duration) => 0.probe_every = time;
 
-    /// An arm loses if at least this share of its calls fails: 0.25.
-    pub fn max_failures(mut self, share: f64) -> Self {
-        self.0.max_failures = share;
-        self
-    }
+        /// An arm loses if at least this share of its calls fails: 0.25.
+        pub fn max_failures(share: f64) => 0.max_failures = share;
 
-    /// Calls stay on the preferred arm while its quantile is below this, however much better the other is. No threshold unless set.
-    pub fn latency_threshold(mut self, threshold: Duration) -> Self {
-        self.0.threshold = Some(threshold);
-        self
+        /// Calls stay on the preferred arm while its quantile is below this, however much better the other is. No threshold unless set.
+        pub fn latency_threshold(threshold: Duration) => 0.threshold = Some(threshold);
     }
 
     /// Checks the settings.
@@ -152,19 +121,16 @@ impl AdaptiveBuilder {
         let built = self.0;
         ConfigError::share("select.adaptive.quantile", built.quantile)?;
         window("select.adaptive.window", built.window)?;
-        let samples = usize::try_from(built.min_samples).unwrap_or(usize::MAX);
-        ConfigError::nonzero("select.adaptive.min_samples", samples)?;
+        ConfigError::nonzero("select.adaptive.min_samples", built.min_samples)?;
         ConfigError::share("select.adaptive.min_gain_ratio", built.min_gain_ratio)?;
         basis_points("select.adaptive.probe_share", built.probe_share)?;
         ConfigError::share("select.adaptive.max_failures", built.max_failures)?;
-        if built.max_failures == 0.0 {
-            let accepted = "above 0.0 is accepted: an arm without a failure would fail";
-            return Err(ConfigError::new(
-                "select.adaptive.max_failures",
-                0.0,
-                accepted,
-            ));
-        }
+        ConfigError::require(
+            built.max_failures > 0.0,
+            "select.adaptive.max_failures",
+            built.max_failures,
+            "above 0.0 is accepted: an arm without a failure would fail",
+        )?;
         ConfigError::within(
             "select.adaptive.min_gain",
             built.min_gain,
