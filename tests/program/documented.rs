@@ -59,7 +59,7 @@ fn normal(text: &str) -> String {
         let bare = match bare {
             it if is_hex(it) => "ID",
             it if it.starts_with("endpoint") && it.len() > 40 => "TICKET",
-            it if is_number => "N",
+            _ if is_number => "N",
             it => match it.rsplit_once(':') {
                 Some((_, port)) if port.parse::<u16>().is_ok() => "ADDRESS",
                 _ => it,

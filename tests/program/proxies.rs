@@ -686,17 +686,21 @@ async fn unix_sockets_on_both_sides() {
 #[cfg(unix)]
 #[tokio::test]
 async fn a_stop_lets_calls_in_flight_finish() {
-    let (_backend, mut exposed, mut gateway, address) = way().await;
-    let mut client = client(&address);
-    for stopped in [&mut gateway, &mut exposed] {
+    let backend = Backend::start().await;
+    let (mut exposed, ticket) = Running::expose(&[&backend.address(), "--allow-all"]).await;
+    for stops_gateway in [true, false] {
+        let (mut gateway, address) = Running::gateway(&[&ticket]).await;
         let (say, said) = mpsc::channel(1);
-        let mut answers = client
+        let call = client(&address)
             .bidi_stream(ReceiverStream::new(said))
-            .await
-            .expect("begun")
-            .into_inner();
+            .await;
+        let mut answers = call.expect("begun").into_inner();
         say.send(EchoRequest::default()).await.expect("taken");
         answers.message().await.expect("an answer");
+        let stopped = match stops_gateway {
+            true => &mut gateway,
+            false => &mut exposed,
+        };
         stopped.signal("TERM").await;
         // It goes on in both directions, and the program waits for it.
         for _ in 0..10 {
@@ -706,8 +710,26 @@ async fn a_stop_lets_calls_in_flight_finish() {
         drop(say);
         assert!(answers.message().await.expect("the end").is_none());
         assert!(stopped.ended().await.success());
-        break;
     }
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn a_second_signal_ends_it_at_once() {
+    let (_backend, _exposed, mut gateway, address) = way().await;
+    let (say, said) = mpsc::channel(1);
+    let call = client(&address)
+        .bidi_stream(ReceiverStream::new(said))
+        .await;
+    let mut answers = call.expect("begun").into_inner();
+    say.send(EchoRequest::default()).await.expect("taken");
+    answers.message().await.expect("an answer");
+    gateway.signal("INT").await;
+    // The listener is closed once the drain has begun.
+    let drains = async { while TcpStream::connect(&address).await.is_ok() {} };
+    timeout(PATIENCE, drains).await.expect("it drains");
+    gateway.signal("INT").await;
+    assert_eq!(gateway.ended().await.code(), Some(130));
 }
 
 #[tokio::test]

@@ -43,17 +43,17 @@ pub(crate) async fn run(options: Options, json: bool) -> Result<(), Failure> {
                 described.push(entry(symbol, text, example));
                 continue;
             }
-            print::line(&format!(
+            print::line(format!(
                 "{} is {}:\n{text}",
                 symbol.full_name(),
                 symbol.kind()
             ))?;
             if let Some(example) = example {
-                print::line(&format!("\nMessage template:\n{example:#}"))?;
+                print::line(format!("\nMessage template:\n{example:#}"))?;
             }
         }
         match json {
-            true => print::line(&json!({ "symbols": described }).to_string()),
+            true => print::line(json!({ "symbols": described }).to_string()),
             false => Ok(()),
         }
     };

@@ -21,7 +21,7 @@ use crate::{
     failure::Failure,
     forward::forward,
     print,
-    signal::interrupted,
+    signal::{signalled, until_the_second},
 };
 
 /// The id that the caller has proved, for the backend. One from outside never reaches it.
@@ -69,7 +69,7 @@ pub(crate) async fn run(options: Options, json: bool) -> Result<(), Failure> {
         false => print::line(ticket)?,
     }
     eprintln!("exposing {backend} as {id}; Ctrl-C stops");
-    exposed.serve(interrupted()).await
+    until_the_second(exposed.serve(signalled())).await
 }
 
 /// A server behind a key.

@@ -88,7 +88,7 @@ fn show(service: &str, response: &HealthCheckResponse, json: bool) -> Result<boo
         Err(_) => response.status.to_string(),
     };
     match json {
-        true => print::line(&json!({ "service": service, "status": status }).to_string())?,
+        true => print::line(json!({ "service": service, "status": status }).to_string())?,
         false => print::line(&status)?,
     }
     Ok(response.status == ServingStatus::Serving as i32)

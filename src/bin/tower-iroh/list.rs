@@ -101,11 +101,11 @@ async fn services(schema: &mut Schema, options: &SchemaOptions, json: bool) -> R
         options.save(files)?;
     }
     if json {
-        return print::line(&json!({ "services": services }).to_string());
+        return print::line(json!({ "services": services }).to_string());
     }
     match services.is_empty() {
         true => print::line("(No services)"),
-        false => print::line(&services.join("\n")),
+        false => print::line(services.join("\n")),
     }
 }
 
@@ -137,11 +137,11 @@ async fn methods(
                 "server_streaming": method.is_server_streaming(),
             })
         });
-        return print::line(&json!({ "methods": methods.collect::<Vec<_>>() }).to_string());
+        return print::line(json!({ "methods": methods.collect::<Vec<_>>() }).to_string());
     }
     let names: Vec<_> = methods.iter().map(MethodDescriptor::full_name).collect();
     match names.is_empty() {
         true => print::line("(No methods)"),
-        false => print::line(&names.join("\n")),
+        false => print::line(names.join("\n")),
     }
 }

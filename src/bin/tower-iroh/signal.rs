@@ -7,13 +7,18 @@ use crate::failure::Failure;
 /// What a shell expects of a program that SIGINT ended.
 const INTERRUPTED: u8 = 130;
 
-/// Ends with Ctrl-C or SIGTERM. The second signal ends the program at once, whatever it still waits for.
-pub(crate) async fn interrupted() {
-    signalled().await;
-    tokio::spawn(async {
+/// Serves, which ends some time after the first Ctrl-C or SIGTERM. The second one ends it at once, whatever it still waits for.
+pub(crate) async fn until_the_second(
+    serving: impl Future<Output = Result<(), Failure>>,
+) -> Result<(), Failure> {
+    let second = async {
         signalled().await;
-        std::process::exit(INTERRUPTED.into());
-    });
+        signalled().await;
+    };
+    tokio::select! {
+        ended = serving => ended,
+        () = second => Err(Failure::Told(INTERRUPTED)),
+    }
 }
 
 /// Does the work until Ctrl-C or SIGTERM. The work is a task of its own, because writing to a full pipe blocks it.

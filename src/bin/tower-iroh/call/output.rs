@@ -1,6 +1,5 @@
 //! What a call prints: responses, and with `-v` what grpcurl prints beside them.
 
-
 use prost_reflect::{DescriptorPool, DynamicMessage, text_format::FormatOptions};
 
 use super::{any::Anys, format::Format, input::SEPARATOR, message_json::ToJson};

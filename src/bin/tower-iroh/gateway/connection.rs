@@ -131,10 +131,10 @@ impl Gateway {
         mut request: Request<Incoming>,
     ) -> Response<Body> {
         let is_probe = matches!(request.uri().path(), "/healthz" | "/readyz");
-        if let Some(token) = self.token.as_ref().filter(|_| !is_probe) {
-            if !token.take_from(request.headers_mut()) {
-                return no_token(&request);
-            }
+        if let Some(token) = self.token.as_ref().filter(|_| !is_probe)
+            && !token.take_from(request.headers_mut())
+        {
+            return no_token(&request);
         }
         if request.method() == Method::CONNECT {
             return self.tunnel(&client, request);
@@ -149,10 +149,10 @@ impl Gateway {
         if is_grpc(kind) && request.version() == Version::HTTP_2 {
             return self.call(&client, request.map(Body::new)).await;
         }
-        if request.method() == Method::GET {
-            if let Some(page) = self.own.page(request.uri().path()) {
-                return page;
-            }
+        if request.method() == Method::GET
+            && let Some(page) = self.own.page(request.uri().path())
+        {
+            return page;
         }
         let message = "this is a gateway for gRPC over HTTP/2 in clear text, and for gRPC-Web; its own pages are /healthz, /readyz and /metrics\n";
         plain(StatusCode::UNSUPPORTED_MEDIA_TYPE, message.to_owned())

@@ -28,7 +28,7 @@ use crate::{
     endpoint::{EndpointOptions, Relay},
     failure::Failure,
     print,
-    signal::interrupted,
+    signal::{signalled, until_the_second},
     target::Names,
 };
 
@@ -93,8 +93,11 @@ pub(crate) async fn run(options: Options, json: bool) -> Result<(), Failure> {
         "the gateway calls as {}; Ctrl-C stops",
         gateway.transport.id()
     );
-    gateway.until(interrupted()).await;
-    Ok(())
+    until_the_second(async {
+        gateway.until(signalled()).await;
+        Ok(())
+    })
+    .await
 }
 
 /// A gateway that serves. Dropping it cuts its connections.

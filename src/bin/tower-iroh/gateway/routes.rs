@@ -152,10 +152,10 @@ impl Routes {
             self.peers.add(&name, Peer::new(id));
             named.push_back(name.clone());
             // Names come from clients, so they are bounded: the oldest goes.
-            if named.len() > REMEMBERED {
-                if let Some(oldest) = named.pop_front() {
-                    self.peers.remove(&oldest);
-                }
+            if named.len() > REMEMBERED
+                && let Some(oldest) = named.pop_front()
+            {
+                self.peers.remove(&oldest);
             }
         }
         drop(named);
