@@ -63,6 +63,7 @@ impl Client {
                 command
             }
         };
+        // How long `keepalive` is quiet. Six pings show as much as thirty, and take less of everybody's time.
         let seconds = env::var("TOWER_IROH_FOREIGN_SECONDS").unwrap_or("6".to_owned());
         command
             .args(["--target", &route.target, "--seconds", &seconds])
