@@ -4,12 +4,8 @@
 
 use std::{fs, path::PathBuf};
 
-use tokio::net::TcpListener;
-use tokio_stream::wrappers::TcpListenerStream;
-use tonic::transport::Server;
-use tower_iroh_proto::{EchoService, FILE_DESCRIPTOR_SET, echo::echo_server::EchoServer};
-
 use crate::{
+    proxies::Backend,
     running::Running,
     support::{PATIENCE, program},
 };
@@ -18,26 +14,6 @@ fn page(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
         .join("docs")
         .join(name)
-}
-
-/// A server with health and reflection, in clear text.
-async fn server() -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
-    let addr = listener.local_addr().expect("an address");
-    let (health, healthy) = tonic_health::server::health_reporter();
-    health.set_serving::<EchoServer<EchoService>>().await;
-    let reflection = tonic_reflection::server::Builder::configure()
-        .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
-        .build_v1()
-        .expect("a schema");
-    tokio::spawn(
-        Server::builder()
-            .add_service(EchoServer::new(EchoService))
-            .add_service(healthy)
-            .add_service(reflection)
-            .serve_with_incoming(TcpListenerStream::new(listener)),
-    );
-    addr.to_string()
 }
 
 /// The words of a command line whose quotes are single.
@@ -104,7 +80,7 @@ async fn output(line: &str, ticket: &str, backend: &str) -> String {
 
 #[tokio::test]
 async fn the_page_has_the_programs_output() {
-    let backend = server().await;
+    let backend = Backend::start().await.address();
     let (_exposed, ticket) = Running::expose(&[&backend, "--allow-all"]).await;
     let page = page("program.md");
     let text = fs::read_to_string(&page).expect("the page");

@@ -20,7 +20,7 @@ use tonic::{
 };
 use tower::service_fn;
 use tower_iroh_proto::{
-    EchoService,
+    EchoService, FILE_DESCRIPTOR_SET,
     echo::{EchoRequest, StreamRequest, echo_client::EchoClient, echo_server::EchoServer},
 };
 
@@ -29,7 +29,7 @@ use crate::{
     support::{PATIENCE, run},
 };
 
-/// A gRPC server over TCP in clear text.
+/// A gRPC server over TCP in clear text, with health and reflection.
 pub struct Backend {
     addr: SocketAddr,
     /// The head of the last request.
@@ -57,12 +57,17 @@ impl Backend {
         });
         let (health, service) = tonic_health::server::health_reporter();
         health.set_serving::<EchoServer<EchoService>>().await;
+        let reflection = tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
+            .build_v1()
+            .expect("a schema");
         let (stop, stopped) = oneshot::channel::<()>();
         let serving = tokio::spawn(async move {
             let served = Server::builder()
                 .layer(remembering)
                 .add_service(EchoServer::new(EchoService))
                 .add_service(service)
+                .add_service(reflection)
                 .serve_with_incoming_shutdown(TcpListenerStream::new(listener), async {
                     let _ = stopped.await;
                 })

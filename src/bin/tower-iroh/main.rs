@@ -27,7 +27,9 @@ use std::process::ExitCode;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use failure::Failure;
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::{
+    Layer as _, filter::Targets, layer::SubscriberExt, util::SubscriberInitExt,
+};
 
 /// gRPC over iroh: any server and any client, in any language, by key.
 #[derive(Debug, Parser)]
@@ -93,10 +95,13 @@ fn log(verb: &Verb) {
         Verb::Expose(_) | Verb::Gateway(_) => "error,tower_iroh=warn,tower_iroh_layers=warn",
         _ => "off",
     };
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
+    let filter: Targets = std::env::var("RUST_LOG")
+        .ok()
+        .and_then(|filter| filter.parse().ok())
+        .unwrap_or_else(|| default.parse().unwrap_or_default());
+    let events = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    tracing_subscriber::registry()
+        .with(events.with_filter(filter))
         .init();
 }
 
