@@ -80,7 +80,8 @@ async fn output(line: &str, ticket: &str, backend: &str) -> String {
 
 #[tokio::test]
 async fn the_page_has_the_programs_output() {
-    let backend = Backend::start().await.address();
+    let server = Backend::start().await;
+    let backend = server.address();
     let (_exposed, ticket) = Running::expose(&[&backend, "--allow-all"]).await;
     let page = page("program.md");
     let text = fs::read_to_string(&page).expect("the page");

@@ -123,7 +123,7 @@ impl Routes {
                 .list()
                 .into_iter()
                 .map(|(name, _)| name)
-                .filter(|name| name != FIXED)
+                .filter(|name| name != FIXED && by_id(name).is_none())
                 .collect();
             Status::unavailable(format!(
                 "the gateway knows no peer `{name}`; use one of its names ({}), or an endpoint id",
