@@ -93,6 +93,10 @@ impl Backend {
         stopped.expect("in time").expect("no panic");
     }
 
+    fn forget(&self) {
+        self.head.lock().expect("no panic").clear();
+    }
+
     fn header(&self, name: &str) -> Option<String> {
         let head = self.head.lock().expect("no panic");
         let value = head.get(name)?;
@@ -237,7 +241,16 @@ async fn a_policy_file_is_followed() {
     let said = exposed.says("the policy before stays in force").await;
     assert!(said.contains("policy.toml: line 2"), "{said}");
     client.echo(request(b"yes")).await.expect("still permitted");
+    // Also where the file's time says that it has not changed.
+    let old = std::fs::metadata(&file)
+        .and_then(|it| it.modified())
+        .expect("a time");
     std::fs::write(&file, "").expect("written");
+    let written = std::fs::File::options()
+        .write(true)
+        .open(&file)
+        .expect("opened");
+    written.set_modified(old).expect("set");
     exposed.says("is in force\n").await;
     let status = client.echo(request(b"no")).await.expect_err("not any more");
     assert_eq!(status.code(), Code::PermissionDenied);
@@ -318,6 +331,8 @@ async fn a_stream_whose_peer_is_killed_ends_as_unavailable() {
     };
     let status = timeout(PATIENCE, ended).await.expect("in time");
     assert_eq!(status.code(), Code::Unavailable, "{status:?}");
+    let from = status.metadata().get("x-iroh-error-from");
+    assert_eq!(from.expect("who says it"), "gateway");
 }
 
 #[tokio::test]
@@ -341,7 +356,7 @@ async fn a_call_names_its_peer() {
     let b_id = ticket_b.parse::<tower_iroh::Peer>().expect("a ticket").id();
     for authority in [
         "b".to_owned(),
-        "b.iroh:443".to_owned(),
+        "B.IROH:443".to_owned(),
         format!("{}.iroh", b_id.to_z32()),
         b_id.to_string(),
     ] {
@@ -423,6 +438,20 @@ async fn names_follow_the_configuration() {
 }
 
 #[tokio::test]
+async fn the_only_peer_is_called_where_none_is_named() {
+    let backend = Backend::start().await;
+    let (_exposed, ticket) = Running::expose(&[&backend.address(), "--allow-all"]).await;
+    let db = format!("db={ticket}");
+    let (_gateway, address) = Running::gateway(&["--peer", &db]).await;
+    client(&address)
+        .echo(request(b"1"))
+        .await
+        .expect("answered");
+    let other = client(&address).echo(to_peer(b"2", "cache")).await;
+    assert_eq!(other.expect_err("another name").code(), Code::Unavailable);
+}
+
+#[tokio::test]
 async fn a_listener_can_have_its_peer() {
     let (a, b) = (Backend::start().await, Backend::start().await);
     let (_exposed_a, ticket_a) = Running::expose(&[&a.address(), "--allow-all"]).await;
@@ -442,43 +471,95 @@ async fn a_listener_can_have_its_peer() {
     assert!(b.header("x-iroh-peer-id").is_some());
 }
 
-#[tokio::test]
-async fn a_tunnel_leads_to_the_peer_that_connect_names() {
-    let backend = Backend::start().await;
-    let (_exposed, ticket) = Running::expose(&[&backend.address(), "--allow-all"]).await;
-    let (db, other) = (format!("db={ticket}"), format!("other={ticket}"));
-    let (_gateway, address) = Running::gateway(&["--peer", &db, "--peer", &other]).await;
-    let tunnel = move |host: &'static str| {
+/// Asks for a tunnel, and returns it with the answer.
+async fn connect(address: &str, target: &str, more: &str) -> std::io::Result<(TcpStream, String)> {
+    let mut io = TcpStream::connect(address).await?;
+    let head = format!("CONNECT {target} HTTP/1.1\r\nHost: db.iroh:443\r\n{more}\r\n");
+    io.write_all(head.as_bytes()).await?;
+    let answer = head_of_answer(&mut io).await?;
+    Ok((io, answer))
+}
+
+async fn head_of_answer(io: &mut TcpStream) -> std::io::Result<String> {
+    let mut answer = Vec::new();
+    while !answer.ends_with(b"\r\n\r\n") {
+        answer.push(io.read_u8().await?);
+    }
+    Ok(String::from_utf8(answer).expect("text"))
+}
+
+/// A client through a tunnel to this host.
+fn through(address: &str, host: &'static str, more: &'static str) -> EchoClient<Channel> {
+    let address = address.to_owned();
+    let connector = service_fn(move |_| {
         let address = address.clone();
         async move {
-            let mut io = TcpStream::connect(&address).await?;
-            let head = format!("CONNECT {host}:443 HTTP/1.1\r\nHost: {host}:443\r\n\r\n");
-            io.write_all(head.as_bytes()).await?;
-            let mut answer = Vec::new();
-            while !answer.ends_with(b"\r\n\r\n") {
-                answer.push(io.read_u8().await?);
-            }
-            Ok::<_, std::io::Error>((io, String::from_utf8(answer).expect("text")))
+            let target = format!("{host}:443");
+            let (io, answer) = connect(&address, &target, more).await?;
+            assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+            Ok::<_, std::io::Error>(TokioIo::new(io))
         }
-    };
-    let (_, refused) = tunnel("nobody.iroh").await.expect("answered");
-    assert!(refused.starts_with("HTTP/1.1 404"), "{refused}");
+    });
+    let endpoint = Endpoint::from_shared(format!("http://{host}:443")).expect("a URI");
+    EchoClient::new(endpoint.connect_with_connector_lazy(connector))
+}
 
-    let inside = Endpoint::from_static("http://db.iroh:443").connect_with_connector_lazy(
-        service_fn(move |_| {
-            let tunnel = tunnel("db.iroh");
-            async move {
-                let (io, answer) = tunnel.await?;
-                assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
-                Ok::<_, std::io::Error>(TokioIo::new(io))
-            }
-        }),
-    );
-    let answer = EchoClient::new(inside)
-        .echo(request(b"inside"))
+#[tokio::test]
+async fn a_tunnel_leads_to_the_peer_that_connect_names() {
+    let (a, b) = (Backend::start().await, Backend::start().await);
+    let (_exposed_a, ticket_a) = Running::expose(&[&a.address(), "--allow-all"]).await;
+    let (_exposed_b, ticket_b) = Running::expose(&[&b.address(), "--allow-all"]).await;
+    let (db, other) = (format!("db={ticket_a}"), format!("other={ticket_b}"));
+    let (_gateway, address) = Running::gateway(&["--peer", &db, "--peer", &other]).await;
+    let (_, refused) = connect(&address, "nobody.iroh:443", "")
         .await
         .expect("answered");
-    assert_eq!(answer.into_inner().payload, &b"inside"[..]);
+    assert!(refused.starts_with("HTTP/1.1 404"), "{refused}");
+    let answer = through(&address, "other.iroh", "")
+        .echo(request(b"inside"))
+        .await;
+    assert_eq!(
+        answer.expect("answered").into_inner().payload,
+        &b"inside"[..]
+    );
+    assert!(b.header("x-iroh-peer-id").is_some() && a.header("x-iroh-peer-id").is_none());
+
+    // No tunnel inside of a tunnel.
+    let (mut io, _) = connect(&address, "db.iroh:443", "")
+        .await
+        .expect("a tunnel");
+    io.write_all(b"CONNECT other.iroh:443 HTTP/1.1\r\nHost: other.iroh\r\n\r\n")
+        .await
+        .expect("sent");
+    let nested = head_of_answer(&mut io).await.expect("answered");
+    assert!(nested.starts_with("HTTP/1.1 400"), "{nested}");
+
+    // The gateway's own peer comes first.
+    let (_gateway, address) = Running::gateway(&[&ticket_a]).await;
+    a.forget();
+    through(&address, "anything.iroh", "")
+        .echo(request(b"fixed"))
+        .await
+        .expect("answered");
+    assert!(a.header("x-iroh-peer-id").is_some());
+}
+
+#[tokio::test]
+async fn a_tunnel_holds_its_connections_slot() {
+    let backend = Backend::start().await;
+    let (_exposed, ticket) = Running::expose(&[&backend.address(), "--allow-all"]).await;
+    let (_gateway, address) = Running::gateway(&[&ticket, "--max-connections", "1"]).await;
+    let (tunnel, answer) = connect(&address, "db.iroh:443", "")
+        .await
+        .expect("a tunnel");
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    let second = connect(&address, "db.iroh:443", "").await;
+    second.expect_err("there is one connection alone");
+    drop(tunnel);
+    let freed = async { while connect(&address, "db.iroh:443", "").await.is_err() {} };
+    timeout(PATIENCE, freed)
+        .await
+        .expect("the slot is free again");
 }
 
 /// A request over HTTP/1.1, as a browser sends it.
@@ -539,8 +620,31 @@ async fn a_web_page_calls_where_its_origin_may() {
         "{body:?}"
     );
 
+    backend.forget();
     let other = http1(&address, call("https://evil.example")).await;
-    assert!(other.headers().get("access-control-allow-origin").is_none());
+    assert_eq!(other.status(), 403);
+    assert_eq!(backend.header("content-type"), None, "it was not called");
+    // What belongs to the connection between a browser and the gateway goes no further.
+    let mut hops = call("https://app.example");
+    for (name, value) in [
+        ("connection", "x-hop"),
+        ("x-hop", "1"),
+        ("proxy-connection", "keep-alive"),
+        ("proxy-authorization", "Bearer secret"),
+    ] {
+        hops.headers_mut()
+            .append(name, value.parse().expect("a value"));
+    }
+    let answer = http1(&address, hops).await;
+    assert!(String::from_utf8_lossy(answer.body()).contains("grpc-status:0"));
+    for name in [
+        "connection",
+        "x-hop",
+        "proxy-connection",
+        "proxy-authorization",
+    ] {
+        assert_eq!(backend.header(name), None, "{name}");
+    }
     let asked = Request::options("/tower_iroh.echo.v1.Echo/Echo")
         .header("host", "localhost")
         .header("origin", "https://app.example")
@@ -582,6 +686,13 @@ async fn the_gateway_answers_for_itself() {
         "{metrics}"
     );
     assert_eq!(get("/else").await.status(), 415);
+    let rebound = Request::get("/metrics").header("host", "evil.example:50051");
+    let rebound = http1(
+        &address,
+        rebound.body(Default::default()).expect("a request"),
+    )
+    .await;
+    assert_eq!(rebound.status(), 415, "another name for this machine");
 
     let channel = Endpoint::from_shared(format!("http://{address}"))
         .expect("a URI")
@@ -636,11 +747,31 @@ async fn strangers_show_a_token_or_do_not_reach_it() {
     let value = "Bearer 0123456789abcdef".parse().expect("metadata");
     shown.metadata_mut().insert("proxy-authorization", value);
     client(&address).echo(shown).await.expect("answered");
-    assert_eq!(
-        backend.header("proxy-authorization"),
-        None,
-        "the peer does not see it"
-    );
+    let seen = backend.header("proxy-authorization");
+    assert_eq!(seen, None, "the peer does not see it");
+
+    // A tunnel shows it once, as the clients' `grpc_proxy=http://any:TOKEN@host` does.
+    let basic = "Proxy-Authorization: Basic YW55OjAxMjM0NTY3ODlhYmNkZWY=\r\n";
+    let answer = through(&address, "db.iroh", basic)
+        .echo(request(b"inside"))
+        .await;
+    answer.expect("answered");
+    for target in ["db.iroh:443", "http://db.iroh/healthz"] {
+        let (_, refused) = connect(&address, target, "").await.expect("answered");
+        assert!(refused.starts_with("HTTP/1.1 407"), "{target}: {refused}");
+    }
+    // Its own page is for everybody, and no call is one.
+    let probe = Endpoint::from_shared(format!("http://{address}"))
+        .expect("a URI")
+        .connect_lazy();
+    let call = Request::post("/healthz")
+        .header("content-type", "application/grpc")
+        .body(Body::empty())
+        .expect("a request");
+    let refused = tower::ServiceExt::oneshot(probe, call)
+        .await
+        .expect("answered");
+    assert_eq!(refused.headers()["grpc-status"], "16");
 }
 
 #[cfg(unix)]
@@ -686,6 +817,70 @@ async fn unix_sockets_on_both_sides() {
     assert!(gateway.ended().await.success());
     assert!(!local.exists(), "the socket's file is gone");
     serving.abort();
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn a_file_is_not_taken_for_an_old_socket() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("notes");
+    std::fs::write(&file, "keep me").expect("written");
+    let ticket = tower_iroh::Peer::new(iroh::SecretKey::from_bytes(&[7; 32]).public()).ticket();
+    let listen = format!("unix:{}", file.display());
+    let args = [
+        "gateway",
+        "--bind",
+        "127.0.0.1:0",
+        &ticket,
+        "--listen",
+        &listen,
+    ];
+    let refused = run(args).await;
+    assert_eq!(refused.code, Some(1), "{refused:?}");
+    assert!(
+        refused.stderr.contains("choose another path"),
+        "{refused:?}"
+    );
+    assert_eq!(
+        std::fs::read_to_string(&file).expect("still there"),
+        "keep me"
+    );
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn who_watches_the_gateways_health_does_not_hold_it_up() {
+    let backend = Backend::start().await;
+    let (_exposed, ticket) = Running::expose(&[&backend.address(), "--allow-all"]).await;
+    let (db, cache) = (format!("db={ticket}"), format!("cache={ticket}"));
+    let (mut gateway, address) = Running::gateway(&["--peer", &db, "--peer", &cache]).await;
+    let channel = Endpoint::from_shared(format!("http://{address}"))
+        .expect("a URI")
+        .connect_lazy();
+    let mut health = tonic_health::pb::health_client::HealthClient::new(channel);
+    let asked = tonic_health::pb::HealthCheckRequest::default();
+    let mut watch = health.watch(asked).await.expect("begun").into_inner();
+    assert_eq!(
+        watch
+            .message()
+            .await
+            .expect("a message")
+            .expect("one")
+            .status,
+        1
+    );
+    gateway.signal("TERM").await;
+    assert_eq!(
+        watch
+            .message()
+            .await
+            .expect("a message")
+            .expect("one")
+            .status,
+        2
+    );
+    assert!(watch.message().await.expect("the end").is_none());
+    assert!(gateway.ended().await.success());
 }
 
 #[cfg(unix)]
@@ -737,6 +932,7 @@ async fn a_second_signal_ends_it_at_once() {
     assert_eq!(gateway.ended().await.code(), Some(130));
 }
 
+#[cfg(unix)]
 #[tokio::test]
 async fn the_access_log_has_the_code_of_the_trailers() {
     let folder = tempfile::tempdir().expect("a folder");
@@ -744,7 +940,7 @@ async fn the_access_log_has_the_code_of_the_trailers() {
     let backend = Backend::start().await;
     let (_exposed, ticket) = Running::expose(&[&backend.address(), "--allow-all"]).await;
     let name = file.to_str().expect("text");
-    let (_gateway, address) = Running::gateway(&[&ticket, "--access-log", name]).await;
+    let (mut gateway, address) = Running::gateway(&[&ticket, "--access-log", name]).await;
     let mut client = client(&address);
     client.echo(request(b"hello")).await.expect("answered");
     let too_large = StreamRequest {
@@ -753,20 +949,14 @@ async fn the_access_log_has_the_code_of_the_trailers() {
         interval_ms: 0,
     };
     client.server_stream(too_large).await.expect_err("refused");
-    let written = async {
-        loop {
-            let text = std::fs::read_to_string(&file).expect("the log");
-            let lines: Vec<serde_json::Value> = text
-                .lines()
-                .filter_map(|line| serde_json::from_str(line).ok())
-                .collect();
-            if lines.len() == 2 {
-                return lines;
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    };
-    let lines = timeout(PATIENCE, written).await.expect("two lines");
+    gateway.signal("TERM").await;
+    assert!(gateway.ended().await.success());
+    let text = std::fs::read_to_string(&file).expect("the log");
+    let lines = text
+        .lines()
+        .map(|line| serde_json::from_str(line).expect("JSON"));
+    let lines: Vec<serde_json::Value> = lines.collect();
+    assert_eq!(lines.len(), 2, "{lines:?}");
     assert_eq!(lines[0]["method"], "/tower_iroh.echo.v1.Echo/Echo");
     assert_eq!(
         (&lines[0]["code"], &lines[0]["from"]),
@@ -785,7 +975,24 @@ async fn mistakes_are_told_and_nothing_is_half_started() {
         .local_addr()
         .map(|addr| (taken, addr.to_string()))
         .expect("bound");
-    let cases: [(&[&str], i32, &[&str]); 8] = [
+    let cases: [(&[&str], i32, &[&str]); 10] = [
+        (
+            &["gateway", &ticket, "--max-connections", "0"],
+            2,
+            &["1..=1000000"],
+        ),
+        (
+            &[
+                "gateway",
+                &ticket,
+                "--token-file",
+                "t",
+                "--cors-origin",
+                "*",
+            ],
+            2,
+            &["cannot be used with"],
+        ),
         (
             &["gateway", "--peer", &alias, "--peer", &alias],
             2,

@@ -74,7 +74,7 @@ impl Backend {
         };
         let mut endpoint = Endpoint::from_shared(uri)?
             .connect_timeout(Duration::from_secs(5))
-            // What has accepted the connection and does not answer is found out.
+            // Pings detect a backend that accepts connections and never answers.
             .http2_keep_alive_interval(Duration::from_secs(20))
             .keep_alive_timeout(Duration::from_secs(10))
             .initial_stream_window_size(1 << 20)

@@ -22,6 +22,7 @@ use tower::{
 };
 use tower_iroh::{
     Channel, ExactCodesLayer, Peer, Stack, StackBuilder, Urgency,
+    config::Config,
     layers::{BoxError, MethodConfig, Methods, retry::RetryPolicy},
 };
 
@@ -167,16 +168,21 @@ impl Connection {
     ) -> Result<Self, Failure> {
         let names = options.names.load()?;
         match Target::read(target, names.as_deref())? {
-            Target::Peer(peer) => Self::to_peer(peer, options, &wants).await,
+            Target::Peer(peer) => Self::to_peer(peer, options, names.as_deref(), &wants).await,
             Target::Tcp(address) => Self::to_tcp(&address, options, &wants),
         }
     }
 
-    async fn to_peer(peer: Peer, options: &ConnectOptions, wants: &Wants) -> Result<Self, Failure> {
+    async fn to_peer(
+        peer: Peer,
+        options: &ConnectOptions,
+        names: Option<&Config>,
+        wants: &Wants,
+    ) -> Result<Self, Failure> {
         let timeout = options.connect_timeout;
         let (endpoint, mut builder) = match options.transport {
             Over::Iroh => {
-                let endpoint = options.endpoint.bind().await?;
+                let endpoint = options.endpoint.bind(names).await?;
                 let builder = Channel::builder(endpoint.clone());
                 (
                     Some(endpoint),

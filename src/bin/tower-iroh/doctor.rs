@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use tokio::time::timeout;
 use tonic::Code;
 use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
-use tower_iroh::{Channel, Error, ErrorKind, Peer};
+use tower_iroh::{Channel, Error, ErrorKind, Peer, config::Config};
 
 use crate::{
     connect::seconds,
@@ -83,9 +83,9 @@ pub(crate) async fn run(options: Options, json: bool) -> Result<(), Failure> {
         },
     };
     let mut report = Report { json, wrong: 0 };
-    if let Some(endpoint) = this_machine(&options, &mut report).await? {
+    if let Some(endpoint) = this_machine(&options, names.as_deref(), &mut report).await? {
         if let Some(peer) = peer {
-            the_peer(&options, &endpoint, peer, &mut report).await?;
+            the_peer(&options, names.as_deref(), &endpoint, peer, &mut report).await?;
         }
         endpoint.close().await;
     }
@@ -97,7 +97,11 @@ pub(crate) async fn run(options: Options, json: bool) -> Result<(), Failure> {
 }
 
 /// The key, the UDP socket, the relay.
-async fn this_machine(options: &Options, report: &mut Report) -> Result<Option<Endpoint>, Failure> {
+async fn this_machine(
+    options: &Options,
+    names: Option<&Config>,
+    report: &mut Report,
+) -> Result<Option<Endpoint>, Failure> {
     match options.endpoint.key() {
         Ok(key) => report.well("key", format!("this endpoint is {}", key.public()))?,
         Err(failure) => {
@@ -106,7 +110,7 @@ async fn this_machine(options: &Options, report: &mut Report) -> Result<Option<E
             return Ok(None);
         }
     }
-    let endpoint = match options.endpoint.bind().await {
+    let endpoint = match options.endpoint.bind(names).await {
         Ok(endpoint) => endpoint,
         Err(failure) => {
             let remedy = "Another program has the address, or this machine has no such address: choose another with `--bind`.";
@@ -120,12 +124,12 @@ async fn this_machine(options: &Options, report: &mut Report) -> Result<Option<E
         .map(ToString::to_string)
         .collect();
     report.well("udp", format!("bound to {}", bound.join(" and ")))?;
-    if matches!(options.endpoint.relay, Some(Relay::Disabled)) {
+    if matches!(options.endpoint.relay(names), Relay::Disabled) {
         report.well(
             "relay",
             "disabled: only direct paths, and no lookup of addresses".to_owned(),
         )?;
-    } else if options.endpoint.online(&endpoint).await {
+    } else if options.endpoint.online(names, &endpoint).await {
         let relays: Vec<_> = endpoint
             .addr()
             .relay_urls()
@@ -142,12 +146,13 @@ async fn this_machine(options: &Options, report: &mut Report) -> Result<Option<E
 /// The dial, the path, the answer of the peer's program.
 async fn the_peer(
     options: &Options,
+    names: Option<&Config>,
     endpoint: &Endpoint,
     peer: Peer,
     report: &mut Report,
 ) -> Result<(), Failure> {
     let addrs = peer.addr().addrs.len();
-    if addrs == 0 && matches!(options.endpoint.relay, Some(Relay::Disabled)) {
+    if addrs == 0 && matches!(options.endpoint.relay(names), Relay::Disabled) {
         let remedy = "Use a whole ticket, or let the address be looked up with `--relay default`.";
         return report.wrong("ticket", "it has an id and no address".to_owned(), remedy);
     }
@@ -193,7 +198,7 @@ async fn the_peer(
             report.well("program", "answers, and has no health service".to_owned())
         }
         Code::PermissionDenied | Code::Unauthenticated => {
-            let remedy = "The peer's policy does not permit it. Its operator adds this endpoint's id: `tower-iroh expose ... --allow ID`, or in the policy file.";
+            let remedy = "The peer's policy does not permit it. Its operator adds this endpoint's id: `tower-iroh expose ... --allow ID`, or in the policy file. `--key-file` keeps the id from one start to the next.";
             report.wrong("policy", finding, remedy)
         }
         Code::DeadlineExceeded => {

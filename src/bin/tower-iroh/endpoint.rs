@@ -8,7 +8,7 @@ use iroh::{
     endpoint::{Builder, PortmapperConfig, presets},
 };
 use tokio::time::timeout;
-use tower_iroh::{Tuning, identity};
+use tower_iroh::{Tuning, config::Config, identity};
 
 use crate::failure::Failure;
 
@@ -19,8 +19,8 @@ pub(crate) struct EndpointOptions {
     /// The file with the secret key, which is created if it is missing. Without a key each start has a new identity.
     #[arg(long, value_name = "FILE", env = "TOWER_IROH_KEY")]
     pub(crate) key_file: Option<PathBuf>,
-    /// The relay that helps where no direct path is found yet: `default` (those of n0), `disabled`, or a URL. Without this option it is what the
-    /// configuration says, or `default` where there is no configuration. With `disabled` an endpoint id alone cannot be looked up either.
+    /// The relay that helps where no direct path is found yet: `default` (those of n0), `disabled`, or a URL. Without this option it is the
+    /// configuration's `home_relay`, or `default`. With `disabled` an endpoint id alone cannot be looked up either.
     #[arg(long, value_name = "RELAY", env = "TOWER_IROH_RELAY")]
     pub(crate) relay: Option<Relay>,
     /// The UDP address to bind; without it a free port on all interfaces.
@@ -79,18 +79,25 @@ impl EndpointOptions {
         self.key_file.is_some() || std::env::var_os(SECRET).is_some()
     }
 
+    /// The relay: the option's, else the configuration's, else those of n0.
+    pub(crate) fn relay(&self, config: Option<&Config>) -> Relay {
+        let configured = || config.and_then(Config::home_relay).cloned().map(Relay::Url);
+        let relay = self.relay.clone().or_else(configured);
+        relay.unwrap_or(Relay::Default)
+    }
+
     /// Puts the options on an endpoint's builder, except for the key.
-    pub(crate) fn apply(&self, builder: Builder) -> Builder {
-        let builder = match &self.relay {
-            None => builder,
-            Some(Relay::Default) => builder.preset(presets::N0),
-            Some(Relay::Disabled) => builder
-                .clear_address_lookup()
+    pub(crate) fn apply(&self, config: Option<&Config>, builder: Builder) -> Builder {
+        let builder = builder.clear_address_lookup();
+        let builder = match self.relay(config) {
+            Relay::Default => builder.preset(presets::N0),
+            Relay::Disabled => builder
                 .relay_mode(RelayMode::Disabled)
                 .portmapper_config(PortmapperConfig::Disabled),
-            Some(Relay::Url(url)) => builder
+            // n0's lookup of addresses is used with it.
+            Relay::Url(url) => builder
                 .preset(presets::N0)
-                .relay_mode(RelayMode::custom([url.clone()])),
+                .relay_mode(RelayMode::custom([url])),
         };
         match self.bind {
             None => builder,
@@ -102,19 +109,19 @@ impl EndpointOptions {
         }
     }
 
-    /// Binds the endpoint of a program without a configuration.
-    pub(crate) async fn bind(&self) -> Result<Endpoint, Failure> {
+    /// Binds an endpoint. Of a configuration only the relay counts: the address and the identity are those of the program that it is for.
+    pub(crate) async fn bind(&self, config: Option<&Config>) -> Result<Endpoint, Failure> {
         let builder = Endpoint::builder(presets::N0).preset(Tuning::auto());
-        let builder = self.apply(builder).secret_key(self.key()?);
+        let builder = self.apply(config, builder).secret_key(self.key()?);
         let bound = builder.bind().await;
         bound.map_err(|error| Failure::failed(format!("the UDP address cannot be bound: {error}")))
     }
 
     /// Waits until the endpoint knows its relay, so that its ticket names it. Returns whether it does; an endpoint without internet goes on without.
-    pub(crate) async fn online(&self, endpoint: &Endpoint) -> bool {
+    pub(crate) async fn online(&self, config: Option<&Config>, endpoint: &Endpoint) -> bool {
         const PATIENCE: Duration = Duration::from_secs(5);
-        match self.relay {
-            Some(Relay::Disabled) => true,
+        match self.relay(config) {
+            Relay::Disabled => true,
             _ => timeout(PATIENCE, endpoint.online()).await.is_ok(),
         }
     }

@@ -11,7 +11,6 @@ use tower::service_fn;
 use tower_iroh::{
     Peer, PeerInfo, Server, authorize,
     layers::authorize::{AccessPolicy, PolicyHandle},
-    peer_name,
 };
 
 use crate::{
@@ -19,7 +18,8 @@ use crate::{
     connect::{Service, seconds},
     endpoint::EndpointOptions,
     failure::Failure,
-    forward::forward,
+    forward::{for_the_next_hop, forward},
+    policy::{self, Following},
     print,
     signal::{signalled, until_the_second},
 };
@@ -79,17 +79,17 @@ pub(crate) struct Exposed {
     server: Server,
     service: Service,
     policy: PolicyHandle,
-    _reloading: Option<Reloading>,
+    _following: Option<Following>,
 }
 
 impl Exposed {
     /// Binds the endpoint. Calls are taken when it is [served](Self::serve).
     pub(crate) async fn start(options: Options) -> Result<Self, Failure> {
-        let policy = options.policy()?;
+        let (policy, following) = options.policy()?;
         let backend = &options.backend;
         let unusable = |error| Failure::usage(format!("the backend {backend}: {error}"));
         let service = backend.service().map_err(unusable)?;
-        let endpoint = options.endpoint.bind().await?;
+        let endpoint = options.endpoint.bind(None).await?;
         let mut server = Server::builder()
             .endpoint(endpoint.clone())
             .drain_timeout(options.drain);
@@ -97,16 +97,14 @@ impl Exposed {
             server = server.tcp(addr).key(endpoint.secret_key().clone());
         }
         let server = server.bind().await.map_err(Failure::failed)?;
-        if !options.endpoint.online(&endpoint).await {
+        if !options.endpoint.online(None, &endpoint).await {
             eprintln!("no relay answers: the ticket has the local addresses alone");
         }
         Ok(Self {
             peer: server.addresses().map_err(Failure::failed)?,
             server,
             service,
-            _reloading: options
-                .policy
-                .map(|path| Reloading::start(path, policy.clone())),
+            _following: following,
             policy,
         })
     }
@@ -136,6 +134,7 @@ async fn to_backend(service: Service, mut request: Request<Body>) -> Response<Bo
         .extensions()
         .get::<PeerInfo>()
         .and_then(PeerInfo::id);
+    for_the_next_hop(request.headers_mut());
     request.headers_mut().remove(PEER_ID);
     // An id is a header's value.
     if let Some(Ok(id)) = caller.map(|id| HeaderValue::try_from(id.to_string())) {
@@ -145,9 +144,10 @@ async fn to_backend(service: Service, mut request: Request<Body>) -> Response<Bo
 }
 
 impl Options {
-    fn policy(&self) -> Result<PolicyHandle, Failure> {
+    fn policy(&self) -> Result<(PolicyHandle, Option<Following>), Failure> {
         if let Some(path) = &self.policy {
-            return read(path).map(PolicyHandle::new).map_err(Failure::usage);
+            let (policy, following) = policy::follow(path)?;
+            return Ok((policy, Some(following)));
         }
         let mut policy = AccessPolicy::builder().role("caller", ["*"]);
         if self.allow_all {
@@ -160,51 +160,7 @@ impl Options {
         for id in &self.allow {
             policy = policy.peer(id.to_string(), ["caller"]);
         }
-        policy
-            .build()
-            .map(PolicyHandle::new)
-            .map_err(Failure::usage)
-    }
-}
-
-fn read(path: &PathBuf) -> Result<AccessPolicy, String> {
-    let text =
-        std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
-    AccessPolicy::from_toml_with(&text, peer_name)
-        .map_err(|error| format!("{}: {error}", path.display()))
-}
-
-/// Puts a policy file in force again when it has changed.
-struct Reloading(tokio::task::JoinHandle<()>);
-
-impl Reloading {
-    const INTERVAL: Duration = Duration::from_secs(1);
-
-    fn start(path: PathBuf, policy: PolicyHandle) -> Self {
-        Self(tokio::spawn(async move {
-            let stamp = |path: &PathBuf| std::fs::metadata(path).and_then(|it| it.modified()).ok();
-            let mut seen = stamp(&path);
-            loop {
-                tokio::time::sleep(Self::INTERVAL).await;
-                let now = stamp(&path);
-                if now == seen {
-                    continue;
-                }
-                seen = now;
-                match read(&path) {
-                    Ok(new) => {
-                        policy.reload(new);
-                        eprintln!("the policy {} is in force", path.display());
-                    }
-                    Err(error) => eprintln!("{error}; the policy before stays in force"),
-                }
-            }
-        }))
-    }
-}
-
-impl Drop for Reloading {
-    fn drop(&mut self) {
-        self.0.abort();
+        let policy = policy.build().map_err(Failure::usage)?;
+        Ok((PolicyHandle::new(policy), None))
     }
 }

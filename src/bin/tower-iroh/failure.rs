@@ -56,7 +56,7 @@ impl Failure {
     pub(crate) fn report(self, json: bool) -> ExitCode {
         match json {
             _ if matches!(self, Self::Told(_)) => {}
-            true => eprintln!("{}", self.json()),
+            true => eprintln!("{}", printable(&self.json().to_string())),
             false => eprintln!("{self}"),
         }
         ExitCode::from(self.exit_code())
@@ -93,7 +93,7 @@ impl fmt::Display for Failure {
     }
 }
 
-/// A text of a peer without what a terminal would obey, such as escape sequences.
+/// A text of a peer without what a terminal would obey, such as escape sequences. They are written as JSON writes them, so JSON stays JSON.
 pub(crate) fn printable(text: &str) -> Cow<'_, str> {
     let obeyed = |c: char| c.is_control() && !matches!(c, '\n' | '\t');
     if !text.contains(obeyed) {
@@ -102,7 +102,7 @@ pub(crate) fn printable(text: &str) -> Cow<'_, str> {
     let mut shown = String::with_capacity(text.len());
     for c in text.chars() {
         match obeyed(c) {
-            true => shown.extend(c.escape_default()),
+            true => shown += &format!("\\u{:04x}", u32::from(c)),
             false => shown.push(c),
         }
     }
@@ -132,7 +132,7 @@ mod tests {
     #[test]
     fn a_peers_text_does_not_move_the_cursor() {
         let text = Failure::from(Status::aborted("\u{1b}[2J\n\u{9b}x")).to_string();
-        assert!(text.ends_with("Message: \\u{1b}[2J\n\\u{9b}x"), "{text}");
+        assert!(text.ends_with("Message: \\u001b[2J\n\\u009bx"), "{text}");
         assert!(matches!(printable("a\tb"), Cow::Borrowed(_)));
     }
 

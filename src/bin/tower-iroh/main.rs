@@ -16,6 +16,7 @@ mod health;
 mod id;
 mod list;
 mod ping;
+mod policy;
 mod print;
 mod shell;
 mod signal;
@@ -112,7 +113,7 @@ async fn run(program: Program) -> Result<(), Failure> {
         Verb::List(options) => list::run(*options, json).await,
         Verb::Describe(options) => describe::run(*options, json).await,
         Verb::Health(options) => health::run(*options, json).await,
-        Verb::Demo(_) => demo::run().await,
+        Verb::Demo(_) => signal::interruptible(demo::run()).await,
         Verb::Completions(options) => shell::completions(options, Program::command()),
         Verb::Doctor(options) => doctor::run(options, json).await,
         Verb::Expose(options) => expose::run(options, json).await,

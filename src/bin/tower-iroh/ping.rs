@@ -1,6 +1,6 @@
 //! `tower-iroh ping`: which way a peer is reached, and how long the way and its program take.
 
-use std::time::Duration;
+use std::{pin::pin, time::Duration};
 
 use clap::Args;
 use serde_json::json;
@@ -13,7 +13,7 @@ use crate::{
     connect::{ConnectOptions, Connection, seconds},
     failure::Failure,
     print,
-    signal::signalled,
+    signal::{INTERRUPTED, signalled},
 };
 
 /// Show which way a peer is reached, and how long the network and its program take
@@ -63,19 +63,22 @@ async fn ping(connection: &Connection, options: &Options, json: bool) -> Result<
     let mut answers = Vec::new();
     let mut last_failure = None;
     let mut clock = interval(options.interval);
-    for number in 1..=options.count {
-        let until_due = async { clock.tick().await };
-        tokio::select! {
-            _ = until_due => {}
-            () = signalled() => break,
-            // Ends the wait only once; the clock's next tick is due when it was.
-            () = becomes_direct(channel, direct.is_some()) => {
-                direct = Some(began.elapsed());
-                clock.tick().await;
+    let mut interrupted = pin!(signalled());
+    let mut count = 0;
+    let is_interrupted = 'asking: loop {
+        loop {
+            tokio::select! {
+                _ = clock.tick() => break,
+                () = &mut interrupted => break 'asking true,
+                () = becomes_direct(channel, direct.is_some()) => direct = Some(began.elapsed()),
             }
         }
         let asked = Instant::now();
-        let answer = ask(connection, options.connect.connect_timeout).await;
+        let answer = tokio::select! {
+            answer = ask(connection, options.connect.connect_timeout) => answer,
+            () = &mut interrupted => break true,
+        };
+        count += 1;
         let took = asked.elapsed();
         let stats = channel.and_then(Channel::stats);
         let path = stats.as_ref().and_then(|stats| stats.path.clone());
@@ -93,21 +96,27 @@ async fn ping(connection: &Connection, options: &Options, json: bool) -> Result<
         };
         match json {
             true => print::line(json!({
-                "number": number, "path": path, "transport_ms": rtt, "answered": answer.is_ok(),
+                "number": count, "path": path, "transport_ms": rtt, "answered": answer.is_ok(),
                 "program_ms": ms(took), "program": program,
             }))?,
             false => {
                 let way = path.unwrap_or_else(|| "no path".to_owned());
                 let rtt = rtt.map_or_else(|| "-".to_owned(), |rtt| format!("{rtt:.2} ms"));
                 print::line(format_args!(
-                    "{number:>3}  {way}  transport {rtt}  program {:.2} ms  {program}",
+                    "{count:>3}  {way}  transport {rtt}  program {:.2} ms  {program}",
                     ms(took)
                 ))?;
             }
         }
         last_failure = answer.err();
+        if count == options.count {
+            break false;
+        }
+    };
+    summary(count, json, &answers, direct, channel)?;
+    if is_interrupted {
+        return Err(Failure::Told(INTERRUPTED));
     }
-    summary(options, json, &answers, direct, channel)?;
     match (answers.is_empty(), last_failure) {
         (true, Some(status)) => Err(status.into()),
         _ => Ok(()),
@@ -115,7 +124,7 @@ async fn ping(connection: &Connection, options: &Options, json: bool) -> Result<
 }
 
 fn summary(
-    options: &Options,
+    count: u32,
     json: bool,
     answers: &[f64],
     direct: Option<Duration>,
@@ -128,11 +137,11 @@ fn summary(
     let mean = least.map(|_| answers.iter().sum::<f64>() / answers.len() as f64);
     if json {
         return print::line(json!({
-            "asked": options.count, "answered": answers.len(), "program_ms": { "min": least, "mean": mean, "max": most },
+            "asked": count, "answered": answers.len(), "program_ms": { "min": least, "mean": mean, "max": most },
             "lost_packets": lost.map(|it| it.0), "sent_packets": lost.map(|it| it.1), "direct_after_ms": direct.map(ms),
         }));
     }
-    let mut text = format!("{} of {} answered", answers.len(), options.count);
+    let mut text = format!("{} of {count} answered", answers.len());
     if let (Some(least), Some(mean), Some(most)) = (least, mean, most) {
         text += &format!("; program {least:.2} / {mean:.2} / {most:.2} ms (least, mean, most)");
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::failure::Failure;
 
 /// What a shell expects of a program that SIGINT ended.
-const INTERRUPTED: u8 = 130;
+pub(crate) const INTERRUPTED: u8 = 130;
 
 /// Serves, which ends some time after the first Ctrl-C or SIGTERM. The second one ends it at once, whatever it still waits for.
 pub(crate) async fn until_the_second(

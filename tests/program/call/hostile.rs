@@ -197,5 +197,5 @@ async fn names_are_printed_without_what_a_terminal_obeys() {
     let listed = against(many, &["list"]).await;
     assert_eq!(listed.code, Some(0), "{}", listed.stderr);
     assert_eq!(listed.stdout.lines().count(), 10_000);
-    assert!(listed.stdout.starts_with("a.S00000\\u{1b}[2J\n"));
+    assert!(listed.stdout.starts_with("a.S00000\\u001b[2J\n"));
 }

@@ -15,11 +15,11 @@ use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 
 use self::sample::Sample;
 use crate::{
-    Program, Verb,
+    Program, Verb, call,
     endpoint::{EndpointOptions, Relay},
     expose::Exposed,
     failure::Failure,
-    gateway, print,
+    gateway, list, print,
 };
 
 /// Show the two commands at work: a sample server, exposed, and called through a gateway
@@ -45,7 +45,7 @@ pub(crate) async fn run() -> Result<(), Failure> {
     print::line(&exposed.place)?;
 
     title(
-        "Who has the ticket can look at the server and call it: encrypted end to end, through NATs, without certificates.",
+        "Anyone with the ticket can list and call the server: encrypted end to end, through NATs, without certificates.",
     )?;
     let ticket = exposed.place.as_str();
     shown(&["list", ticket]).await?;
@@ -74,7 +74,7 @@ pub(crate) async fn run() -> Result<(), Failure> {
     ];
     shown(&countdown).await?;
 
-    title("What the way costs, one caller, 1,000 calls each, on this machine:")?;
+    title("The cost of both programs, one caller, 1,000 calls each, on this machine:")?;
     let direct = p50(&backend).await?;
     let through = p50(&gateway.place).await?;
     print::line(format_args!("direct             {direct:>7.3} ms"))?;
@@ -123,13 +123,17 @@ fn offline(endpoint: &mut EndpointOptions) {
 
 /// Runs a command line, and shows it.
 async fn shown(args: &[&str]) -> Result<(), Failure> {
-    let mut program = command(args)?;
-    match &mut program.verb {
-        Verb::Call(options) => offline(&mut options.connect.endpoint),
-        Verb::List(options) => offline(&mut options.what.connect.endpoint),
-        _ => {}
+    match command(args)?.verb {
+        Verb::Call(mut options) => {
+            offline(&mut options.connect.endpoint);
+            call::run(*options, false).await
+        }
+        Verb::List(mut options) => {
+            offline(&mut options.what.connect.endpoint);
+            list::run(*options, false).await
+        }
+        _ => Err(Failure::failed("the demo shows `call` and `list` alone")),
     }
-    Box::pin(crate::run(program)).await
 }
 
 /// A part of the demo that serves until it is stopped.

@@ -2,20 +2,25 @@
 
 use std::{
     convert::Infallible,
-    pin::{Pin, pin},
-    sync::Arc,
+    pin::pin,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version, header};
-use hyper::{body::Incoming, service::service_fn};
+use http::{
+    HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version, header, uri::Authority,
+};
+use hyper::{body::Incoming, service::service_fn, upgrade::OnUpgrade};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::conn::auto,
 };
 use serde_json::json;
 use tokio::{sync::Semaphore, time::Instant};
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_util::sync::CancellationToken;
 use tonic::{Status, body::Body};
 use tonic_web::GrpcWebLayer;
 use tower::{Layer, ServiceExt};
@@ -26,17 +31,27 @@ use super::{
     access_log::AccessLog,
     listener::Io,
     own::{Own, plain},
-    routes::{PEER, Routes},
+    routes::{PEER, Routes, is_this_machine},
     token::Token,
 };
 use crate::{
     connect::Service,
     failure::Failure,
-    forward::{End, forward, refuse},
+    forward::{CallEnd, ERROR_FROM, for_the_next_hop, forward, refuse},
 };
 
 /// What the header `x-iroh-error-from` says of a status that is not the peer's.
 const BY: &str = "gateway";
+
+const GRPC: &str = "application/grpc";
+
+/// The types that tonic-web translates.
+const WEB: [&str; 4] = [
+    "application/grpc-web",
+    "application/grpc-web+proto",
+    "application/grpc-web-text",
+    "application/grpc-web-text+proto",
+];
 
 /// All that the gateway's connections share.
 pub(super) struct Gateway {
@@ -45,9 +60,10 @@ pub(super) struct Gateway {
     pub(super) token: Option<Token>,
     pub(super) log: Option<Arc<AccessLog>>,
     pub(super) cors: Option<CorsLayer>,
+    /// Whose web pages may call.
+    pub(super) origins: Vec<HeaderValue>,
     /// One for each connection.
     pub(super) slots: Semaphore,
-    pub(super) tunnels: TaskTracker,
     /// Begins the drain.
     pub(super) stop: CancellationToken,
 }
@@ -57,7 +73,15 @@ pub(super) struct Client {
     pub(super) address: String,
     /// The peer of all calls on this connection.
     pub(super) peer: Option<String>,
+    /// The connection is a tunnel's inside, for which the token was shown.
+    pub(super) is_inside: bool,
 }
+
+/// A tunnel that was asked for, and its client. It begins when its connection's HTTP/1.1 has ended.
+type Tunnel = Arc<Mutex<Option<(OnUpgrade, Client)>>>;
+
+/// How long a connection may take to its first request that is permitted. A client of gRPC connects when it calls.
+const FIRST_REQUEST: Duration = Duration::from_secs(60);
 
 /// Which web pages may call; `None` where none may.
 pub(super) fn cors(origins: &[HeaderValue]) -> Result<Option<CorsLayer>, Failure> {
@@ -73,7 +97,8 @@ pub(super) fn cors(origins: &[HeaderValue]) -> Result<Option<CorsLayer>, Failure
         true => AllowOrigin::from(Any),
         false => AllowOrigin::list(origins.iter().cloned()),
     };
-    let exposed: [HeaderName; 3] = [
+    let exposed: [HeaderName; 4] = [
+        ERROR_FROM,
         HeaderName::from_static("grpc-status"),
         HeaderName::from_static("grpc-message"),
         HeaderName::from_static("grpc-status-details-bin"),
@@ -88,13 +113,30 @@ pub(super) fn cors(origins: &[HeaderValue]) -> Result<Option<CorsLayer>, Failure
 }
 
 impl Gateway {
-    /// Serves a connection to its end. Once the gateway stops, the connection takes no further call and ends with its last.
-    pub(super) async fn serve(self: Arc<Self>, io: Box<dyn Io>, client: Client) {
+    /// Serves a connection to its end, and the tunnel for which it asked. Once the gateway stops, the connection takes no further call and ends with its last.
+    pub(super) async fn serve(self: Arc<Self>, mut io: Box<dyn Io>, mut client: Client) {
+        loop {
+            let tunnel = Tunnel::default();
+            self.clone().serve_io(io, client, tunnel.clone()).await;
+            let asked = tunnel.lock().unwrap_or_else(PoisonError::into_inner).take();
+            let Some((upgrade, inside)) = asked else {
+                return;
+            };
+            let Ok(upgraded) = upgrade.await else { return };
+            io = Box::new(TokioIo::new(upgraded));
+            client = inside;
+        }
+    }
+
+    async fn serve_io(self: Arc<Self>, io: Box<dyn Io>, client: Client, tunnel: Tunnel) {
         let stop = self.stop.clone();
         let client = Arc::new(client);
+        let is_used = Arc::new(AtomicBool::new(false));
+        let used = is_used.clone();
         let service = service_fn(move |request| {
             let (gateway, client) = (self.clone(), client.clone());
-            async move { Ok::<_, Infallible>(gateway.answer(client, request).await) }
+            let (tunnel, used) = (tunnel.clone(), used.clone());
+            async move { Ok::<_, Infallible>(gateway.answer(client, &tunnel, &used, request).await) }
         });
         let mut builder = auto::Builder::new(TokioExecutor::new());
         builder
@@ -118,6 +160,7 @@ impl Gateway {
                 connection.as_mut().graceful_shutdown();
                 connection.await
             }
+            () = unused(&is_used) => return,
         };
         if let Err(error) = ended {
             // The client's own doing, mostly: it is gone, or it speaks another protocol.
@@ -128,28 +171,48 @@ impl Gateway {
     async fn answer(
         self: Arc<Self>,
         client: Arc<Client>,
+        tunnel: &Tunnel,
+        is_used: &AtomicBool,
         mut request: Request<Incoming>,
     ) -> Response<Body> {
-        let is_probe = matches!(request.uri().path(), "/healthz" | "/readyz");
-        if let Some(token) = self.token.as_ref().filter(|_| !is_probe)
+        let is_get = request.method() == Method::GET;
+        let path = request.uri().path();
+        if is_get
+            && matches!(path, "/healthz" | "/readyz")
+            && let Some(page) = self.own.page(path)
+        {
+            return page;
+        }
+        if let Some(token) = self.token.as_ref().filter(|_| !client.is_inside)
             && !token.take_from(request.headers_mut())
         {
-            return no_token(&request);
+            return self.no_token(&client, &request);
         }
+        if let Some(origin) = request.headers().get(header::ORIGIN)
+            && !self.origins.iter().any(|it| it == "*" || it == origin)
+        {
+            let message = "pages of this origin may not call; `--cors-origin` permits it\n";
+            return plain(StatusCode::FORBIDDEN, message.to_owned());
+        }
+        is_used.store(true, Ordering::Relaxed);
         if request.method() == Method::CONNECT {
-            return self.tunnel(&client, request);
+            return self.tunnel(&client, tunnel, request);
         }
-        let is_grpc = |kind: &str| kind.starts_with("application/grpc");
-        let is_web = |kind: &str| kind.starts_with("application/grpc-web");
         let kind = request.headers().get(header::CONTENT_TYPE);
         let kind = kind.and_then(|kind| kind.to_str().ok()).unwrap_or_default();
-        if is_web(kind) || request.method() == Method::OPTIONS {
+        let is_question = request.method() == Method::OPTIONS && self.cors.is_some();
+        if WEB.contains(&kind) || is_question {
             return self.web(client, request).await;
         }
-        if is_grpc(kind) && request.version() == Version::HTTP_2 {
+        let is_grpc = kind == GRPC
+            || kind.starts_with("application/grpc+")
+            || kind.starts_with("application/grpc;");
+        if is_grpc && request.version() == Version::HTTP_2 {
             return self.call(&client, request.map(Body::new)).await;
         }
-        if request.method() == Method::GET
+        // A page elsewhere whose name leads here is not to read this machine's metrics.
+        if is_get
+            && (self.token.is_some() || is_asked_by_address(&request))
             && let Some(page) = self.own.page(request.uri().path())
         {
             return page;
@@ -185,6 +248,7 @@ impl Gateway {
         let began = Instant::now();
         let method = request.uri().path().to_owned();
         let routed = self.routes.route(&mut request, client.peer.as_deref());
+        for_the_next_hop(request.headers_mut());
         let (channel, peer) = match routed {
             Some(Ok(routed)) => routed,
             Some(Err(status)) => {
@@ -211,7 +275,7 @@ impl Gateway {
         peer: Option<String>,
         method: String,
         began: Instant,
-    ) -> impl FnOnce(End) + Send + use<> {
+    ) -> impl FnOnce(CallEnd) + Send + use<> {
         let log = self.log.clone();
         let client = log.as_ref().map(|_| client.address.clone());
         move |end| {
@@ -232,51 +296,67 @@ impl Gateway {
         }
     }
 
-    /// Answers CONNECT, which is how a gRPC client with `grpc_proxy` asks for a peer, and serves what comes through the tunnel.
-    fn tunnel(self: Arc<Self>, client: &Client, request: Request<Incoming>) -> Response<Body> {
-        let host = request
-            .uri()
-            .authority()
-            .map(|authority| authority.host().to_owned());
-        let Some(host) = host.or_else(|| client.peer.clone()) else {
-            return plain(
-                StatusCode::BAD_REQUEST,
-                "CONNECT without a host\n".to_owned(),
-            );
+    /// Answers CONNECT, which is how a gRPC client with `grpc_proxy` asks for a peer.
+    fn tunnel(
+        &self,
+        client: &Client,
+        tunnel: &Tunnel,
+        request: Request<Incoming>,
+    ) -> Response<Body> {
+        if client.is_inside || request.version() == Version::HTTP_2 {
+            let message = "a tunnel is asked for over HTTP/1.1, and not inside another one\n";
+            return plain(StatusCode::BAD_REQUEST, message.to_owned());
+        }
+        let fixed = client.peer.as_ref().or(self.routes.fixed()).cloned();
+        let host = || Some(request.uri().authority()?.host().to_owned());
+        let Some(peer) = fixed.or_else(host) else {
+            let message = "CONNECT names no host\n";
+            return plain(StatusCode::BAD_REQUEST, message.to_owned());
         };
-        let peer = client.peer.clone().unwrap_or(host);
         if let Err(status) = self.routes.channel(&peer) {
             return plain(StatusCode::NOT_FOUND, format!("{}\n", status.message()));
         }
         let inside = Client {
             address: client.address.clone(),
             peer: Some(peer),
+            is_inside: true,
         };
-        let gateway = self.clone();
-        self.tunnels.spawn(async move {
-            if let Ok(upgraded) = hyper::upgrade::on(request).await {
-                // Boxed, because a tunnel could be asked for another tunnel.
-                let serving: Pin<Box<dyn Future<Output = ()> + Send>> =
-                    Box::pin(gateway.serve(Box::new(TokioIo::new(upgraded)), inside));
-                serving.await;
-            }
-        });
+        let asked = Some((hyper::upgrade::on(request), inside));
+        *tunnel.lock().unwrap_or_else(PoisonError::into_inner) = asked;
         Response::new(Body::empty())
+    }
+
+    fn no_token(&self, client: &Client, request: &Request<Incoming>) -> Response<Body> {
+        let message = "show the gateway's token in `proxy-authorization: Bearer TOKEN`";
+        if request.version() == Version::HTTP_2 {
+            let method = request.uri().path().to_owned();
+            let logging = self.logging(client, None, method, Instant::now());
+            return refuse(Status::unauthenticated(message), BY, logging);
+        }
+        let mut response = plain(
+            StatusCode::PROXY_AUTHENTICATION_REQUIRED,
+            format!("{message}\n"),
+        );
+        let basic = HeaderValue::from_static("Basic realm=\"tower-iroh\"");
+        response
+            .headers_mut()
+            .insert(header::PROXY_AUTHENTICATE, basic);
+        response
     }
 }
 
-fn no_token(request: &Request<Incoming>) -> Response<Body> {
-    let message = "show the gateway's token in `proxy-authorization: Bearer TOKEN`";
-    if request.version() == Version::HTTP_2 {
-        return refuse(Status::unauthenticated(message), BY, |_| {});
+/// Whether the URL of a request has an address or `localhost` as its host, and no name that somebody else may have given this machine.
+fn is_asked_by_address<B>(request: &Request<B>) -> bool {
+    let named = request.headers().get(header::HOST);
+    let named = || named?.to_str().ok()?.parse::<Authority>().ok();
+    let authority = request.uri().authority().cloned().or_else(named);
+    authority.is_some_and(|authority| is_this_machine(authority.host()))
+}
+
+/// Ends when a connection has had no request in its first minute. One that has not even said its protocol would hold its slot for ever.
+async fn unused(is_used: &AtomicBool) {
+    tokio::time::sleep(FIRST_REQUEST).await;
+    if is_used.load(Ordering::Relaxed) {
+        std::future::pending().await
     }
-    let mut response = plain(
-        StatusCode::PROXY_AUTHENTICATION_REQUIRED,
-        format!("{message}\n"),
-    );
-    let basic = HeaderValue::from_static("Basic realm=\"tower-iroh\"");
-    response
-        .headers_mut()
-        .insert(header::PROXY_AUTHENTICATE, basic);
-    response
 }

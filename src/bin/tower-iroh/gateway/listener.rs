@@ -1,9 +1,9 @@
 //! The gateway's local addresses.
 
 use std::{
-    fmt,
+    fmt, io,
     net::{IpAddr, SocketAddr},
-    path::PathBuf,
+    path::{Path, PathBuf},
     str::FromStr,
     sync::Arc,
     time::Duration,
@@ -96,7 +96,8 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
 enum Socket {
     Tcp(TcpListener, SocketAddr),
     #[cfg(unix)]
-    Unix(tokio::net::UnixListener, Unlinked),
+    // The name goes before the listener does, so that a successor keeps its own.
+    Unix(Unlinked, tokio::net::UnixListener),
 }
 
 /// Removes the socket's file at the end.
@@ -137,7 +138,7 @@ impl Listener {
         match &self.socket {
             Socket::Tcp(_, addr) => addr.to_string(),
             #[cfg(unix)]
-            Socket::Unix(_, path) => format!("unix:{}", path.0.display()),
+            Socket::Unix(path, _) => format!("unix:{}", path.0.display()),
         }
     }
 
@@ -162,6 +163,7 @@ impl Listener {
             let client = Client {
                 address,
                 peer: self.peer.clone(),
+                is_inside: false,
             };
             let gateway = gateway.clone();
             connections.spawn(async move {
@@ -175,15 +177,16 @@ impl Listener {
         while connections.join_next().await.is_some() {}
     }
 
-    async fn accept(&self) -> std::io::Result<(Box<dyn Io>, String)> {
+    async fn accept(&self) -> io::Result<(Box<dyn Io>, String)> {
         match &self.socket {
             Socket::Tcp(listener, _) => {
                 let (io, addr) = listener.accept().await?;
-                io.set_nodelay(true)?;
+                // Without it the connection is slower, and works.
+                let _ = io.set_nodelay(true);
                 Ok((Box::new(io), addr.to_string()))
             }
             #[cfg(unix)]
-            Socket::Unix(listener, _) => {
+            Socket::Unix(_, listener) => {
                 let (io, _) = listener.accept().await?;
                 Ok((Box::new(io), "unix".to_owned()))
             }
@@ -191,26 +194,40 @@ impl Listener {
     }
 }
 
-/// Binds a socket that only this user may open. It gets its name when it has its mode, so at no time can others open it.
+/// Binds a socket that only this user may open. It is made in a folder of this user's and gets its name once it has its mode, so at no time can others
+/// open it.
 #[cfg(unix)]
-fn bind_unix(path: &PathBuf) -> std::io::Result<Socket> {
+fn bind_unix(path: &Path) -> io::Result<Socket> {
     use std::{
-        fs, io,
-        os::unix::{fs::PermissionsExt, net::UnixStream},
+        fs,
+        os::unix::{
+            fs::{DirBuilderExt, FileTypeExt, PermissionsExt},
+            net::UnixStream,
+        },
     };
 
+    if fs::symlink_metadata(path).is_ok_and(|found| !found.file_type().is_socket()) {
+        let message = "a file that is no socket is there; choose another path";
+        return Err(io::Error::new(io::ErrorKind::AlreadyExists, message));
+    }
     if UnixStream::connect(path).is_ok() {
         let message = "another program listens there";
         return Err(io::Error::new(io::ErrorKind::AddrInUse, message));
     }
-    let mut new = path.clone().into_os_string();
-    new.push(format!(".{}", std::process::id()));
-    let new = PathBuf::from(new);
-    let bound = tokio::net::UnixListener::bind(&new)?;
-    fs::set_permissions(&new, fs::Permissions::from_mode(0o600))
-        .and_then(|()| fs::rename(&new, path))
-        .inspect_err(|_| drop(fs::remove_file(&new)))?;
-    Ok(Socket::Unix(bound, Unlinked(path.clone())))
+    let mut folder = path.as_os_str().to_owned();
+    folder.push(format!(".{}", std::process::id()));
+    fs::DirBuilder::new().mode(0o700).create(&folder)?;
+    let new = Path::new(&folder).join("s");
+    let bind = || -> io::Result<Socket> {
+        let bound = tokio::net::UnixListener::bind(&new)?;
+        fs::set_permissions(&new, fs::Permissions::from_mode(0o600))?;
+        fs::rename(&new, path)?;
+        Ok(Socket::Unix(Unlinked(path.to_owned()), bound))
+    };
+    let bound = bind();
+    // After a failure the socket may be left in it.
+    let _ = fs::remove_dir_all(&folder);
+    bound
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 use clap::Args;
 use http::HeaderValue;
 use tokio::{sync::Semaphore, task::JoinSet, time::timeout};
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_util::sync::CancellationToken;
 use tower_iroh::{
     Transport,
     config::{Config, ConfigWatch, Mode},
@@ -25,7 +25,7 @@ use self::{
 };
 use crate::{
     connect::seconds,
-    endpoint::{EndpointOptions, Relay},
+    endpoint::EndpointOptions,
     failure::Failure,
     print,
     signal::{signalled, until_the_second},
@@ -49,8 +49,8 @@ Examples:
   tower-iroh gateway --config peers.toml --listen 127.0.0.1:8080
       grpc_proxy=http://127.0.0.1:8080 python client.py      # whose target is dns:///db.iroh:443
 
-Which peer a call goes to: the listener's, else that of the CONNECT tunnel, else the one in the metadata `x-iroh-peer`, else the one in
-`:authority`. A name is an alias, or an endpoint id (in z-base-32 where it must be a host name), with or without `.iroh` after it.")]
+Which peer a call goes to: the listener's, else the gateway's, else that of the CONNECT tunnel, else the one in the metadata `x-iroh-peer`, else the one in
+`:authority`, else the only one that `--peer` names. A name is an alias, or an endpoint id (in z-base-32 where it must be a host name), with or without `.iroh`.")]
 pub(crate) struct Options {
     /// The peer of every call: a ticket, an endpoint id, or a name. Without it each call names its peer.
     peer: Option<String>,
@@ -64,14 +64,14 @@ pub(crate) struct Options {
     #[arg(long, value_name = "ORIGIN")]
     cors_origin: Vec<HeaderValue>,
     /// A file with a token that callers must show in `proxy-authorization`. It is required for an address that other machines reach.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", conflicts_with = "cors_origin")]
     token_file: Option<PathBuf>,
     /// Log each call as a line of JSON to this file; `-` is standard error.
     #[arg(long, value_name = "FILE")]
     access_log: Option<PathBuf>,
     /// How many local connections may be open.
-    #[arg(long, value_name = "COUNT", default_value = "1024")]
-    max_connections: usize,
+    #[arg(long, value_name = "COUNT", default_value = "1024", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    max_connections: u32,
     /// Seconds that calls in flight have to finish after Ctrl-C or SIGTERM.
     #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = seconds)]
     drain: Duration,
@@ -132,13 +132,13 @@ impl Serving {
         let transport = options.transport().await?;
         // A name that no peer has is found out before anything listens.
         let routes = Routes::new(&transport, &options)?;
+        let follow = |path| transport.follow(path, Config::reader());
+        let watch = options.names.config.as_ref().map(follow).transpose();
+        let watch = watch.map_err(Failure::failed)?;
         let mut listeners = Vec::new();
         for place in &options.listen {
             listeners.push(Listener::bind(place).await?);
         }
-        let follow = |path| transport.follow(path, Config::reader());
-        let watch = options.names.config.as_ref().map(follow).transpose();
-
         let stop = CancellationToken::new();
         let gateway = Arc::new(Gateway {
             own: Own::new(routes.peers().clone(), prometheus, stop.clone()),
@@ -146,8 +146,8 @@ impl Serving {
             token,
             log: log.map(Arc::new),
             cors,
-            slots: Semaphore::new(options.max_connections),
-            tunnels: TaskTracker::new(),
+            origins: options.cors_origin.clone(),
+            slots: Semaphore::new(options.max_connections as usize),
             stop,
         });
         let addresses = listeners.iter().map(Listener::address).collect();
@@ -158,7 +158,7 @@ impl Serving {
             gateway,
             transport,
             drain: options.drain,
-            _watch: watch.map_err(Failure::failed)?,
+            _watch: watch,
         })
     }
 
@@ -166,11 +166,7 @@ impl Serving {
     pub(crate) async fn until(mut self, stop: impl Future<Output = ()>) {
         stop.await;
         self.gateway.stop.cancel();
-        let drained = async {
-            while self.listening.join_next().await.is_some() {}
-            self.gateway.tunnels.close();
-            self.gateway.tunnels.wait().await;
-        };
+        let drained = async { while self.listening.join_next().await.is_some() {} };
         if timeout(self.drain, drained).await.is_err() {
             eprintln!(
                 "calls were still in flight after {:?}, and are cut",
@@ -183,11 +179,9 @@ impl Serving {
 
 impl Options {
     async fn transport(&self) -> Result<Transport, Failure> {
-        let mut endpoint = self.endpoint.clone();
         let config = match self.names.load()? {
             Some(config) => config,
             None => {
-                endpoint.relay.get_or_insert(Relay::Default);
                 let config = Config::builder()
                     .mode(Mode::Iroh)
                     .health_check_interval(HEALTH_INTERVAL)
@@ -195,11 +189,12 @@ impl Options {
                 Arc::new(config.map_err(Failure::failed)?)
             }
         };
+        let endpoint = self.endpoint.clone();
         let mut builder = Transport::builder(config.clone());
         if endpoint.has_key() || config.identity_file().is_none() {
             builder = builder.key(endpoint.key()?);
         }
-        let builder = builder.endpoint(move |builder| endpoint.apply(builder));
+        let builder = builder.endpoint(move |builder| endpoint.apply(Some(&config), builder));
         builder.connect().await.map_err(Failure::failed)
     }
 }

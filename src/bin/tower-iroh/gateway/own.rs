@@ -108,7 +108,11 @@ async fn follow(peers: Peers, mut reporter: HealthReporter, stop: CancellationTo
             () = stop.cancelled() => break,
         }
     }
-    reporter
-        .set_service_status("", ServingStatus::NotServing)
-        .await;
+    for name in known.iter().map(String::as_str).chain([""]) {
+        reporter
+            .set_service_status(name, ServingStatus::NotServing)
+            .await;
+        // Ends those who watch it, which would hold up the drain.
+        reporter.clear_service_status(name).await;
+    }
 }

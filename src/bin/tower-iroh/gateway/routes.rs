@@ -1,8 +1,12 @@
 //! Which peer a call goes to.
 
-use std::{collections::VecDeque, sync::Mutex};
+use std::{
+    collections::VecDeque,
+    net::IpAddr,
+    sync::{Mutex, PoisonError},
+};
 
-use http::{HeaderName, Request};
+use http::{HeaderName, Request, uri::Authority};
 use iroh::EndpointId;
 use tonic::Status;
 use tower_iroh::{Channel, Peer, Peers, PeersError, Transport};
@@ -31,11 +35,10 @@ pub(super) struct Routes {
     peers: Peers,
     /// The peer of every call.
     fixed: Option<String>,
+    /// The peer of a call that names none.
+    only: Option<String>,
     named_by_id: Mutex<VecDeque<String>>,
 }
-
-/// The name under which the peer of every call is known; no host is called that.
-const FIXED: &str = "the gateway's peer";
 
 impl Routes {
     pub(super) fn new(transport: &Transport, options: &Options) -> Result<Self, Failure> {
@@ -55,20 +58,24 @@ impl Routes {
             }
             peers.add(name, read(text)?);
         }
-        let mut fixed = None;
-        if let Some(text) = &options.peer {
-            let peer = match peers.get(text) {
-                Some(peer) => peer,
-                None => read(text)?,
-            };
-            peers.add(FIXED, peer);
-            fixed = Some(FIXED.to_owned());
-        } else if let ([(name, _)], None) = (options.peers.as_slice(), &options.names.config) {
-            // The only peer that there is.
-            fixed = Some(name.clone());
-        }
+        let fixed = match &options.peer {
+            None => None,
+            // By name, so that it follows the configuration.
+            Some(name) if peers.get(name).is_some() => Some(name.clone()),
+            Some(text) => {
+                let peer = read(text)?;
+                let name = peer.id().to_string();
+                peers.add(&name, peer);
+                Some(name)
+            }
+        };
+        let only = match (options.peers.as_slice(), &options.names.config) {
+            ([(name, _)], None) => Some(name.clone()),
+            _ => None,
+        };
         for place in &options.listen {
-            if let Some(name) = place.peer.as_ref().filter(|name| peers.get(name).is_none()) {
+            let unknown = |name: &&String| peers.get(name).is_none();
+            if let Some(name) = place.peer.as_ref().filter(unknown) {
                 return Err(Failure::usage(format!(
                     "`--listen {place}={name}`: no peer is called `{name}`; name it with `--peer {name}=TICKET`"
                 )));
@@ -77,12 +84,18 @@ impl Routes {
         Ok(Self {
             peers,
             fixed,
+            only,
             named_by_id: Mutex::default(),
         })
     }
 
     pub(super) fn peers(&self) -> &Peers {
         &self.peers
+    }
+
+    /// The peer of every call, if there is one.
+    pub(super) fn fixed(&self) -> Option<&String> {
+        self.fixed.as_ref()
     }
 
     /// The channel for a call, and the name of its peer. `None` if the call names no peer.
@@ -100,46 +113,52 @@ impl Routes {
             let name = String::from_utf8_lossy(named.as_bytes());
             return Some(self.channel(name.trim()));
         }
-        let authority = request.uri().authority()?;
-        // An address is the gateway's own, which names no peer.
-        let is_address = authority
-            .host()
-            .trim_start_matches('[')
-            .trim_end_matches(']')
-            .parse::<std::net::IpAddr>()
-            .is_ok();
-        match is_address || authority.host() == "localhost" {
-            true => None,
-            false => Some(self.channel(authority.host())),
+        let host = request.uri().authority().map(Authority::host);
+        match host.filter(|host| !is_this_machine(host)) {
+            Some(host) => Some(self.channel(host)),
+            None => self.only.as_deref().map(|only| self.channel(only)),
         }
     }
 
     /// The channel to the peer with this name or id, with or without `.iroh` after it.
     pub(super) fn channel(&self, name: &str) -> Result<(Channel, String), Status> {
-        let short = name.strip_suffix(".iroh").unwrap_or(name);
-        let unknown = |_: PeersError| {
-            let aliases: Vec<_> = self
-                .peers
-                .list()
-                .into_iter()
-                .map(|(name, _)| name)
-                .filter(|name| name != FIXED && by_id(name).is_none())
-                .collect();
-            Status::unavailable(format!(
-                "the gateway knows no peer `{name}`; use one of its names ({}), or an endpoint id",
-                aliases.join(", ")
-            ))
+        const SUFFIX: &str = ".iroh";
+        let short = match name
+            .len()
+            .checked_sub(SUFFIX.len())
+            .and_then(|at| name.split_at_checked(at))
+        {
+            Some((short, suffix)) if suffix.eq_ignore_ascii_case(SUFFIX) => short,
+            _ => name,
         };
-        let found = self
-            .peers
-            .channel(short)
-            .or_else(|error| match by_id(short) {
-                Some(id) => self.named_by_id(id),
-                None => Err(error),
-            });
-        found
-            .map(|channel| (channel, short.to_owned()))
-            .map_err(unknown)
+        let found = match self.peers.channel(short) {
+            Err(PeersError::Unknown(_)) => self.channel_otherwise(short),
+            found => found.map(|channel| (channel, short.to_owned())),
+        };
+        found.map_err(|error| match error {
+            PeersError::Unknown(_) => {
+                let names = self.peers.list().into_iter().map(|(name, _)| name);
+                let aliases: Vec<_> = names.filter(|name| by_id(name).is_none()).collect();
+                Status::unavailable(format!(
+                    "the gateway knows no peer `{name}`; use one of its names ({}), or an endpoint id",
+                    aliases.join(", ")
+                ))
+            }
+            other => Status::unavailable(other.to_string()),
+        })
+    }
+
+    /// A name in another case, since a client's URL parser may fold a host; or an id.
+    fn channel_otherwise(&self, name: &str) -> Result<(Channel, String), PeersError> {
+        if let Some(id) = by_id(name) {
+            return Ok((self.named_by_id(id)?, name.to_owned()));
+        }
+        let names = self.peers.list().into_iter().map(|(name, _)| name);
+        let folded = names
+            .into_iter()
+            .find(|known| known.eq_ignore_ascii_case(name));
+        let known = folded.ok_or_else(|| PeersError::Unknown(name.to_owned()))?;
+        Ok((self.peers.channel(&known)?, known))
     }
 
     fn named_by_id(&self, id: EndpointId) -> Result<Channel, PeersError> {
@@ -147,7 +166,7 @@ impl Routes {
         let mut named = self
             .named_by_id
             .lock()
-            .unwrap_or_else(|broken| broken.into_inner());
+            .unwrap_or_else(PoisonError::into_inner);
         if self.peers.get(&name).is_none() {
             self.peers.add(&name, Peer::new(id));
             named.push_back(name.clone());
@@ -161,6 +180,12 @@ impl Routes {
         drop(named);
         self.peers.channel(&name)
     }
+}
+
+/// Whether a host is an address or `localhost`: the gateway's own, which names no peer.
+pub(super) fn is_this_machine(host: &str) -> bool {
+    let bare = host.trim_start_matches('[').trim_end_matches(']');
+    bare.parse::<IpAddr>().is_ok() || host.eq_ignore_ascii_case("localhost")
 }
 
 /// An id in hexadecimal or in z-base-32, which fits into a host name.
