@@ -16,7 +16,7 @@ macro_rules! named {
             #[allow(dead_code, reason = "not all are listed")]
             $all const ALL: [Self; [$($text),*].len()] = [$(Self::$variant),*];
 
-            /// Its name in metrics, events and files: the value's own, in snake case.
+            /// The value's own name, in snake case.
             $vis const fn as_str(self) -> &'static str {
                 match self {
                     $(Self::$variant => $text,)*

@@ -9,19 +9,20 @@ use tower::Service;
 pub(crate) struct Watcher(AbortHandle);
 
 impl Watcher {
-    /// Waits for `service` on `runtime`. `ended` is called however that ends: with true if the service was ready, or failed to become so, which
+    /// Waits for a clone of `service` on `runtime`. `ended` is called however that ends, also where the clone panics: with true if the service was ready, or failed to become so, which
     /// the next caller finds out; with false if the task panicked, or ended with its runtime or its owner. Must not be called under a lock that
     /// `ended` takes: a runtime that shuts down drops the task at once.
     pub(crate) fn start<S, Req>(
         runtime: &Handle,
-        mut service: S,
+        service: &S,
         ended: impl FnOnce(bool) + Send + 'static,
     ) -> Self
     where
-        S: Service<Req> + Send + 'static,
+        S: Service<Req> + Clone + Send + 'static,
         Req: 'static,
     {
         let mut end = End(Some(ended));
+        let mut service = service.clone();
         let task = runtime.spawn(async move {
             let _ = poll_fn(|cx| service.poll_ready(cx)).await;
             // First, so that the capacity it reserved by being ready is free for the next caller.

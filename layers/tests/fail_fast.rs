@@ -28,6 +28,7 @@ struct Gate {
     fails: AtomicBool,
     polls: AtomicU32,
     calls: AtomicU32,
+    clone_panics: AtomicBool,
     wakers: Mutex<Vec<Waker>>,
 }
 
@@ -52,6 +53,9 @@ struct Inner {
 
 impl Clone for Inner {
     fn clone(&self) -> Self {
+        if self.gate.clone_panics.swap(false, Ordering::Relaxed) {
+            panic!("as planned");
+        }
         Self {
             gate: self.gate.clone(),
             was_ready: false,
@@ -424,4 +428,18 @@ mod over_a_breaker {
         assert!(circuit.state().is_closed(), "after {refusals} refusals");
         assert_eq!(calls.load(Ordering::Relaxed), before + 1);
     }
+}
+
+/// What watches for readiness is a clone, and making one may panic.
+#[tokio::test(start_paused = true)]
+async fn a_clone_that_panics_does_not_make_calls_fail_for_ever() {
+    let (mut client, gate) = client(false);
+    assert!(!is_ready(&mut client).await);
+    tokio::time::sleep(WAIT + SECOND).await;
+    gate.clone_panics.store(true, Ordering::Relaxed);
+    let polled =
+        std::panic::AssertUnwindSafe(|| client.poll_ready(&mut Context::from_waker(Waker::noop())));
+    std::panic::catch_unwind(polled).expect_err("as planned");
+    assert!(!client.is_failing());
+    assert!(!gate.clone_panics.load(Ordering::Relaxed));
 }

@@ -46,6 +46,15 @@ pub(super) struct Core {
 
 const LINK: u64 = 1 << 32;
 
+/// Wakes the waiters when it is dropped.
+struct Wakes<'a>(&'a Notify);
+
+impl Drop for Wakes<'_> {
+    fn drop(&mut self) {
+        self.0.notify_waiters();
+    }
+}
+
 impl Core {
     pub(super) fn new(
         config: BreakerConfig,
@@ -100,11 +109,10 @@ impl Core {
         held.changes += u64::from(from != to);
         let number = held.changes;
         drop(held);
+        // Also if a listener panics, which is foreign code.
+        let _woken = wakes.then(|| Wakes(&self.changed));
         if from != to {
             self.told.tell(&from, to, number);
-        }
-        if wakes {
-            self.changed.notify_waiters();
         }
         result
     }

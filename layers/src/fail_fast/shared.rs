@@ -118,13 +118,15 @@ impl Shared {
         let Some(since) = inside.not_ready_since.lasted(now, self.config.wait) else {
             return;
         };
+        // Without a runtime this panics, so it comes before anything has changed.
+        let runtime = Handle::current();
         inside.failing_since = Some(since);
         self.settle(&inside);
         drop(inside);
         self.meter.failing.increment(1.0);
         // It does not keep the state. However it ends, calls do not fail for ever.
         let shared = Arc::downgrade(self);
-        let watcher = Watcher::start(&Handle::current(), inner.clone(), move |_| {
+        let watcher = Watcher::start(&runtime, inner, move |_| {
             if let Some(shared) = shared.upgrade() {
                 shared.recovered();
             }

@@ -26,7 +26,7 @@ impl Watch {
         let number = core.arms.not_ready(arm, now, runtime.is_ok());
         if let (Ok(runtime), Some(number)) = (runtime, number) {
             let shared = core.clone();
-            let task = Watcher::start(&runtime, service.clone(), move |was_ready| {
+            let task = Watcher::start(&runtime, service, move |was_ready| {
                 shared.arms.watch_ended(arm, number, was_ready);
             });
             core.arms.watch_began(arm, number, task);

@@ -10,7 +10,7 @@ use std::{
 };
 
 use clap::{Args, ValueEnum};
-use http::{Request, Response};
+use http::{Request, Response, uri::Authority};
 use iroh::Endpoint;
 use tonic::{
     body::Body,
@@ -200,7 +200,7 @@ impl Connection {
             builder = builder.user_agent(name);
         }
         if let Some(authority) = &options.authority {
-            builder = builder.origin(origin(authority)?);
+            builder = builder.origin(origin("http", authority)?);
         }
         let attempts = Arc::default();
         let channel = builder
@@ -224,7 +224,7 @@ impl Connection {
             .map_err(|error| Failure::usage(format!("`tcp://{address}`: {error}")))?
             .connect_timeout(options.connect_timeout);
         if let Some(authority) = &options.authority {
-            endpoint = endpoint.origin(origin(authority)?);
+            endpoint = endpoint.origin(origin(scheme, authority)?);
         }
         if !options.plaintext {
             let tls = options.tls()?;
@@ -277,9 +277,9 @@ fn counted(
     }
 }
 
-fn origin(authority: &str) -> Result<http::Uri, Failure> {
+fn origin(scheme: &str, authority: &str) -> Result<http::Uri, Failure> {
     http::Uri::builder()
-        .scheme("http")
+        .scheme(scheme)
         .authority(authority)
         .path_and_query("/")
         .build()
@@ -299,7 +299,18 @@ impl ConnectOptions {
         if let (Some(cert), Some(key)) = (&self.cert, &self.key) {
             tls = tls.identity(Identity::from_pem(read(cert)?, read(key)?));
         }
-        if let Some(name) = &self.servername {
+        // As with grpcurl, the name that is asked for is the one that the certificate must have.
+        let authority = || {
+            Some(
+                self.authority
+                    .as_ref()?
+                    .parse::<Authority>()
+                    .ok()?
+                    .host()
+                    .to_owned(),
+            )
+        };
+        if let Some(name) = self.servername.clone().or_else(authority) {
             tls = tls.domain_name(name);
         }
         Ok(tls)

@@ -21,7 +21,7 @@ use crate::{
     forward::{for_the_next_hop, forward},
     policy::{self, Following},
     print,
-    signal::{signalled, until_the_second},
+    signal::{listen, until_the_second},
 };
 
 /// The id that the caller has proved, for the backend. One from outside never reaches it.
@@ -63,13 +63,14 @@ pub(crate) struct Options {
 pub(crate) async fn run(options: Options, json: bool) -> Result<(), Failure> {
     let backend = options.backend.clone();
     let exposed = Exposed::start(options).await?;
+    let (stop, first) = (listen(), listen());
     let (ticket, id) = (exposed.peer.ticket(), exposed.peer.id().to_string());
     match json {
         true => print::line(json!({ "ticket": ticket, "id": id, "backend": backend.to_string() }))?,
         false => print::line(ticket)?,
     }
     eprintln!("exposing {backend} as {id}; Ctrl-C stops");
-    until_the_second(exposed.serve(signalled())).await
+    until_the_second(first, exposed.serve(stop)).await
 }
 
 /// A server behind a key.

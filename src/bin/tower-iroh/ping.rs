@@ -13,7 +13,7 @@ use crate::{
     connect::{ConnectOptions, Connection, seconds},
     failure::Failure,
     print,
-    signal::{INTERRUPTED, signalled},
+    signal::{INTERRUPTED, listen},
 };
 
 /// Show which way a peer is reached, and how long the network and its program take
@@ -63,7 +63,7 @@ async fn ping(connection: &Connection, options: &Options, json: bool) -> Result<
     let mut answers = Vec::new();
     let mut last_failure = None;
     let mut clock = interval(options.interval);
-    let mut interrupted = pin!(signalled());
+    let mut interrupted = pin!(listen());
     let mut count = 0;
     let is_interrupted = 'asking: loop {
         loop {

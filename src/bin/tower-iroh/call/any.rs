@@ -2,8 +2,9 @@
 
 use prost_reflect::{DescriptorPool, DynamicMessage, MessageDescriptor, ReflectMessage, Value};
 
-/// How deep one `Any` may lie in another. A message of 4 MiB has room for 80,000, and each costs stack.
-pub(crate) const MAX_ANYS: usize = 32;
+/// How deep an `Any` may lie in other messages. prost limits what nests without one; each `Any` begins anew, a message of 4 MiB has room for 80,000, and each
+/// level costs stack.
+pub(crate) const MAX_DEPTH: usize = 100;
 
 pub(crate) const ANY: &str = "google.protobuf.Any";
 
@@ -55,13 +56,14 @@ impl Anys {
 
     fn look_in(&mut self, message: &DynamicMessage, types: &[DescriptorPool], depth: usize) {
         const MOST: usize = 64;
+        let depth = depth + 1;
         if message.descriptor().full_name() != ANY {
             for (_, value) in message.fields() {
                 self.look(value, types, depth);
             }
             return;
         }
-        if depth >= MAX_ANYS {
+        if depth > MAX_DEPTH {
             self.too_deep = true;
             return;
         }
@@ -70,7 +72,7 @@ impl Anys {
         match find_type(types, name) {
             Some(descriptor) => {
                 if let Ok(inner) = DynamicMessage::decode(descriptor, bytes.as_slice()) {
-                    self.look_in(&inner, types, depth + 1);
+                    self.look_in(&inner, types, depth);
                 }
             }
             None if name.is_empty() || self.unknown.len() >= MOST => {}

@@ -12,7 +12,10 @@ pub(crate) struct Deadline(Option<(Instant, Duration)>);
 
 impl Deadline {
     pub(crate) fn begin(limit: Option<Duration>) -> Self {
-        // A time that the clock cannot hold never comes.
+        /// `grpc-timeout` has eight digits of hours.
+        const MOST: Duration = Duration::from_secs(99_999_999 * 3600 - 1);
+        // A time that neither the clock nor a header can hold never comes.
+        let limit = limit.filter(|limit| *limit <= MOST);
         Self(limit.and_then(|limit| Some((Instant::now().checked_add(limit)?, limit))))
     }
 

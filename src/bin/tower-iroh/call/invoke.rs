@@ -148,16 +148,21 @@ impl Call<'_> {
         let head = printed(response.metadata());
         output.note(&format!("\nResponse headers received:\n{head}"))?;
         let mut body = response.into_inner();
+        // The only response counts once the status is known to be OK.
+        let mut only = None;
         loop {
             match body.message().await {
                 Ok(Some(message)) => {
-                    if output.printed() > 0 && !self.method.is_server_streaming() {
+                    if only.is_some() {
                         let message = "the server sent more than one response";
                         return Ok(Err(Status::internal(message)));
                     }
                     let anys = Anys::of(&message, std::slice::from_ref(schema.pool()));
                     schema.learn_all(anys.unknown).await;
-                    output.response(&message, schema.pool())?;
+                    match self.method.is_server_streaming() {
+                        true => output.response(&message, schema.pool())?,
+                        false => only = Some(message),
+                    }
                 }
                 Ok(None) => break,
                 Err(status) => {
@@ -166,13 +171,16 @@ impl Call<'_> {
                 }
             }
         }
-        match body.trailers().await {
-            Ok(found) => trailers(output, &found.unwrap_or_default())?,
+        let found = match body.trailers().await {
+            Ok(found) => found.unwrap_or_default(),
             Err(status) => return Ok(Err(status)),
+        };
+        match only {
+            Some(message) => output.response(&message, schema.pool())?,
+            None if self.method.is_server_streaming() => {}
+            None => return Ok(Err(Status::internal("the server sent no response"))),
         }
-        if output.printed() == 0 && !self.method.is_server_streaming() {
-            return Ok(Err(Status::internal("the server sent no response")));
-        }
+        trailers(output, &found)?;
         Ok(Ok(()))
     }
 }

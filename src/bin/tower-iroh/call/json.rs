@@ -4,6 +4,8 @@ use std::fmt;
 
 use serde_json::Value;
 
+use crate::failure::printable;
+
 /// A JSON value. `serde_json`'s own sorts fields by name, and a message is read in the order of its `.proto` file.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Json {
@@ -84,7 +86,8 @@ fn between<T>(
 }
 
 fn quoted(text: &str) -> String {
-    Value::from(text).to_string()
+    // Not all that a terminal obeys is escaped by JSON.
+    printable(&Value::from(text).to_string()).into_owned()
 }
 
 impl From<Value> for Json {

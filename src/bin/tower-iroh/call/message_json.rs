@@ -5,7 +5,7 @@ use prost_reflect::{
 };
 
 use super::{
-    any::{ANY, MAX_ANYS, any_parts, find_type, type_name},
+    any::{ANY, MAX_DEPTH, any_parts, find_type, type_name},
     json::{Json, base64},
 };
 
@@ -22,11 +22,21 @@ impl ToJson {
         self.at_depth(message, 0)
     }
 
-    fn at_depth(&self, message: &DynamicMessage, anys: usize) -> Json {
+    fn at_depth(&self, message: &DynamicMessage, depth: usize) -> Json {
+        let depth = depth + 1;
         let descriptor = message.descriptor();
         let name = descriptor.full_name();
         if name == ANY {
-            return self.any(message, anys);
+            return self.any(message, depth);
+        }
+        // serde_json's values have neither NaN nor the short text of a `float`.
+        if matches!(
+            name,
+            "google.protobuf.DoubleValue" | "google.protobuf.FloatValue"
+        ) && let Some(field) = descriptor.get_field(1)
+            && matches!(field.kind(), Kind::Double | Kind::Float)
+        {
+            return self.value(&message.get_field(&field), &field.kind(), depth);
         }
         if is_special(name) {
             let value = message.serialize_with_options(
@@ -39,14 +49,18 @@ impl ToJson {
                 Err(error) => Json::string(&format!("<{name}: {error}>")),
             };
         }
-        let mut fields: Vec<_> = descriptor.fields().collect();
+        // Of a stranger's schema a message may have a hundred thousand, and few of them set.
+        let mut fields: Vec<_> = match self.emit_defaults {
+            true => descriptor.fields().collect(),
+            false => message.fields().map(|(field, _)| field).collect(),
+        };
         fields.sort_by_key(|field| field.path().last().copied());
         let own = fields.iter().filter_map(|field| {
-            let value = self.field(message, field, anys)?;
+            let value = self.field(message, field, depth)?;
             Some((field.json_name().to_owned(), value))
         });
         let extensions = message.extensions().map(|(extension, value)| {
-            let value = self.value(value, &extension.kind(), anys);
+            let value = self.value(value, &extension.kind(), depth);
             (extension.json_name().to_owned(), value)
         });
         Json::Object(own.chain(extensions).collect())
@@ -56,21 +70,21 @@ impl ToJson {
         &self,
         message: &DynamicMessage,
         field: &FieldDescriptor,
-        anys: usize,
+        depth: usize,
     ) -> Option<Json> {
         if message.has_field(field) {
-            return Some(self.value(&message.get_field(field), &field.kind(), anys));
+            return Some(self.value(&message.get_field(field), &field.kind(), depth));
         }
         if !self.emit_defaults || field.containing_oneof().is_some() {
             return None;
         }
         Some(match field.supports_presence() {
             true => Json::null(),
-            false => self.value(&Value::default_value_for_field(field), &field.kind(), anys),
+            false => self.value(&Value::default_value_for_field(field), &field.kind(), depth),
         })
     }
 
-    fn value(&self, value: &Value, kind: &Kind, anys: usize) -> Json {
+    fn value(&self, value: &Value, kind: &Kind, depth: usize) -> Json {
         match (value, kind) {
             (Value::Bool(value), _) => Json::Leaf(value.to_string()),
             (Value::I32(value), _) => Json::Leaf(value.to_string()),
@@ -92,9 +106,9 @@ impl ToJson {
                 None => Json::Leaf(value.to_string()),
             },
             (Value::EnumNumber(value), _) => Json::Leaf(value.to_string()),
-            (Value::Message(message), _) => self.at_depth(message, anys),
+            (Value::Message(message), _) => self.at_depth(message, depth),
             (Value::List(values), kind) => {
-                let values = values.iter().map(|value| self.value(value, kind, anys));
+                let values = values.iter().map(|value| self.value(value, kind, depth));
                 Json::List(values.collect())
             }
             (Value::Map(values), kind) => {
@@ -108,33 +122,33 @@ impl ToJson {
                 values.sort_by(|one, other| one.0.cmp(other.0));
                 let values = values
                     .into_iter()
-                    .map(|(key, value)| (key_text(key), self.value(value, &kind, anys)));
+                    .map(|(key, value)| (key_text(key), self.value(value, &kind, depth)));
                 Json::Object(values.collect())
             }
         }
     }
 
-    fn any(&self, any: &DynamicMessage, anys: usize) -> Json {
+    fn any(&self, any: &DynamicMessage, depth: usize) -> Json {
         let (url, bytes) = any_parts(any);
-        self.any_of(&url, &bytes, anys)
+        self.any_of(&url, &bytes, depth)
     }
 
     /// The message in an `Any`. What cannot be read is given as base64, with the reason.
-    pub(crate) fn any_of(&self, url: &str, bytes: &[u8], anys: usize) -> Json {
+    pub(crate) fn any_of(&self, url: &str, bytes: &[u8], depth: usize) -> Json {
         if url.is_empty() && bytes.is_empty() {
             return Json::Object(Vec::new());
         }
         let mut fields = vec![("@type".to_owned(), Json::string(url))];
         let name = type_name(url);
-        let problem = if anys >= MAX_ANYS {
-            format!("more than {MAX_ANYS} messages of google.protobuf.Any lie in each other")
+        let problem = if depth > MAX_DEPTH {
+            format!("more than {MAX_DEPTH} messages lie in each other")
         } else {
             match find_type(&self.types, name) {
                 None => format!("{name} is not recognized; see @value for the message's bytes"),
                 Some(descriptor) => match DynamicMessage::decode(descriptor, bytes) {
                     Err(error) => format!("this is not a {name}: {error}"),
                     Ok(message) => {
-                        match self.at_depth(&message, anys + 1) {
+                        match self.at_depth(&message, depth) {
                             Json::Object(inner) if !has_own_form(name) => fields.extend(inner),
                             value => fields.push(("value".to_owned(), value)),
                         }
@@ -289,5 +303,56 @@ mod tests {
         let any = any.expect("valid");
         assert!(to.message(&any).to_string().contains("lie in each other"));
         assert!(Anys::of(&any, &to.types).too_deep);
+    }
+
+    #[test]
+    fn messages_between_anys_count_too() {
+        let to = to_json(false);
+        let descriptor = to.types[0].get_message_by_name("a.M").expect("there");
+        let mut message = DynamicMessage::new(descriptor.clone());
+        for level in 0..90 * 32 {
+            let mut outer = DynamicMessage::new(descriptor.clone());
+            if level % 90 == 0 {
+                let any = to.types[0].get_message_by_name(ANY).expect("there");
+                let mut any = DynamicMessage::new(any);
+                any.set_field_by_name("type_url", Value::String("t/a.M".into()));
+                any.set_field_by_name("value", Value::Bytes(message.encode_to_vec().into()));
+                outer.set_field_by_name("any", Value::Message(any));
+            } else {
+                outer.set_field_by_name("more", Value::List(vec![Value::Message(message)]));
+            }
+            message = outer;
+        }
+        // A worker of tokio has 2 MiB.
+        let shown = std::thread::Builder::new()
+            .stack_size(2 << 20)
+            .spawn(move || {
+                let anys = Anys::of(&message, &to.types);
+                (anys.too_deep, to.message(&message).to_string())
+            });
+        let (too_deep, text) = shown.expect("started").join().expect("no panic");
+        assert!(too_deep && text.contains("lie in each other"));
+    }
+
+    #[test]
+    fn wrapped_numbers_are_written_as_others_are() {
+        let to = ToJson {
+            types: vec![
+                compiled(
+                    "w.proto",
+                    "syntax = \"proto3\"; package w; import \"google/protobuf/wrappers.proto\"; \
+                     message W { google.protobuf.FloatValue f = 1; google.protobuf.DoubleValue d = 2; google.protobuf.Int64Value i = 3; }",
+                )
+                .expect("valid"),
+            ],
+            emit_defaults: false,
+        };
+        let descriptor = to.types[0].get_message_by_name("w.W").expect("there");
+        let text = "f { value: 0.1 } d { value: nan } i { value: 7 }";
+        let message = DynamicMessage::parse_text_format(descriptor, text).expect("valid");
+        assert_eq!(
+            to.message(&message).to_string(),
+            r#"{"f":0.1,"d":"NaN","i":"7"}"#
+        );
     }
 }

@@ -47,7 +47,7 @@ pub(crate) use self::{
 };
 use crate::{
     connect::{ConnectOptions, Connection, Wants},
-    failure::Failure,
+    failure::{Failure, printable},
     signal::interruptible,
 };
 
@@ -143,11 +143,11 @@ pub(crate) async fn run(options: Options, json: bool) -> Result<(), Failure> {
     ended.map_err(|failure| match &failure {
         Failure::Told(_) => failure,
         Failure::Status { .. } if format_error => {
-            eprintln!("{}", status::formatted(&failure, format));
+            eprintln!("{}", printable(&status::formatted(&failure, format)));
             Failure::Told(failure.exit_code())
         }
         _ if errors_are_json => {
-            eprintln!("{}", failure.json());
+            eprintln!("{}", printable(&failure.json().to_string()));
             Failure::Told(failure.exit_code())
         }
         _ => failure,

@@ -1,6 +1,6 @@
 //! What a call prints: responses, and with `-v` what grpcurl prints beside them.
 
-use prost_reflect::{DescriptorPool, DynamicMessage, text_format::FormatOptions};
+use prost_reflect::{DescriptorPool, DynamicMessage, ReflectMessage, text_format::FormatOptions};
 
 use super::{any::Anys, format::Format, input::SEPARATOR, message_json::ToJson};
 use crate::{
@@ -68,7 +68,14 @@ impl Output {
             .pretty(!self.compact)
             .skip_default_fields(!self.emit_defaults)
             .expand_any(!too_deep);
-        let text = message.to_text_format_with_options(&options);
+        // The message's own types do not have what was learnt since.
+        let learnt = types.get_message_by_name(message.descriptor().full_name());
+        let bytes = prost::Message::encode_to_vec(message);
+        let again = learnt.and_then(|it| DynamicMessage::decode(it, bytes.as_slice()).ok());
+        let text = again
+            .as_ref()
+            .unwrap_or(message)
+            .to_text_format_with_options(&options);
         match self.printed > 0 && self.verbosity == 0 {
             true => format!("{}{text}", SEPARATOR as char),
             false => text,

@@ -6,32 +6,48 @@ use prost_reflect::{DynamicMessage, FieldDescriptor, Kind, MapKey, MessageDescri
 
 /// A message in which each field has its default, each list and map one entry, and each message its fields in turn.
 pub(crate) fn template(descriptor: &MessageDescriptor) -> DynamicMessage {
-    filled(descriptor, &mut Vec::new())
+    let mut within = Within {
+        names: Vec::new(),
+        left: 10_000,
+    };
+    filled(descriptor, &mut within)
 }
 
-fn filled(descriptor: &MessageDescriptor, within: &mut Vec<String>) -> DynamicMessage {
+/// Where in the example a field is.
+struct Within {
+    /// The messages around it.
+    names: Vec<String>,
+    /// How many fields the example may still have: a schema of eight levels with twenty fields each has billions.
+    left: usize,
+}
+
+fn filled(descriptor: &MessageDescriptor, within: &mut Within) -> DynamicMessage {
     /// A schema may nest without repeating itself, and the example grows with each level.
     const DEEPEST: usize = 8;
     let mut message = DynamicMessage::new(descriptor.clone());
     let name = descriptor.full_name();
-    if within.len() >= DEEPEST || within.iter().any(|it| it == name) {
+    if within.names.len() >= DEEPEST || within.names.iter().any(|it| it == name) {
         return message;
     }
     // `Any` has no type yet, and `Value` would nest.
     if matches!(name, "google.protobuf.Any" | "google.protobuf.Value") {
         return message;
     }
-    within.push(name.to_owned());
+    within.names.push(name.to_owned());
     for field in descriptor.fields() {
+        let Some(left) = within.left.checked_sub(1) else {
+            break;
+        };
+        within.left = left;
         if let Some(value) = example(&field, within) {
             message.set_field(&field, value);
         }
     }
-    within.pop();
+    within.names.pop();
     message
 }
 
-fn example(field: &FieldDescriptor, within: &mut Vec<String>) -> Option<Value> {
+fn example(field: &FieldDescriptor, within: &mut Within) -> Option<Value> {
     let kind = field.kind();
     if let (true, Kind::Message(entry)) = (field.is_map(), &kind) {
         let key = entry.map_entry_key_field().default_value().into_map_key()?;
@@ -48,12 +64,12 @@ fn example(field: &FieldDescriptor, within: &mut Vec<String>) -> Option<Value> {
     })
 }
 
-fn one(kind: &Kind, within: &mut Vec<String>) -> Option<Value> {
+fn one(kind: &Kind, within: &mut Within) -> Option<Value> {
     let Kind::Message(descriptor) = kind else {
         return Some(Value::default_value(kind));
     };
     // A message in itself ends here; an empty one would look like a mistake.
-    if within.iter().any(|it| it == descriptor.full_name()) {
+    if within.names.iter().any(|it| it == descriptor.full_name()) {
         return None;
     }
     Some(Value::Message(filled(descriptor, within)))
@@ -63,6 +79,19 @@ fn one(kind: &Kind, within: &mut Vec<String>) -> Option<Value> {
 mod tests {
     use super::*;
     use crate::call::{files::compiled, message_json::ToJson};
+
+    #[test]
+    fn a_wide_schema_has_an_example_too() {
+        let message = |level: usize| {
+            let fields = (1..=20).map(|field| format!("M{} f{field} = {field};", level + 1));
+            format!("message M{level} {{ {} }}", fields.collect::<String>())
+        };
+        let messages: String = (0..8).map(message).collect();
+        let source = format!("syntax = \"proto3\"; package a; {messages} message M8 {{ }}");
+        let types = compiled("a.proto", &source).expect("valid");
+        let descriptor = types.get_message_by_name("a.M0").expect("there");
+        template(&descriptor);
+    }
 
     #[test]
     fn every_field_is_shown_and_recursion_ends() {

@@ -28,7 +28,7 @@ use crate::{
     endpoint::EndpointOptions,
     failure::Failure,
     print,
-    signal::{signalled, until_the_second},
+    signal::{listen, until_the_second},
     target::Names,
 };
 
@@ -83,6 +83,7 @@ pub(crate) struct Options {
 
 pub(crate) async fn run(options: Options, json: bool) -> Result<(), Failure> {
     let gateway = Serving::start(options).await?;
+    let (stop, first) = (listen(), listen());
     for address in &gateway.addresses {
         match json {
             true => print::line(serde_json::json!({ "listen": address }))?,
@@ -93,8 +94,8 @@ pub(crate) async fn run(options: Options, json: bool) -> Result<(), Failure> {
         "the gateway calls as {}; Ctrl-C stops",
         gateway.transport.id()
     );
-    until_the_second(async {
-        gateway.until(signalled()).await;
+    until_the_second(first, async {
+        gateway.until(stop).await;
         Ok(())
     })
     .await
