@@ -437,7 +437,7 @@ impl Core {
         self.told.changes()
     }
 
-    /// Whether the circuit holds nothing that a new one would not: as far as it knows, it may be forgotten.
+    /// Whether a new circuit would be the same, so that this one may be forgotten.
     pub(super) fn is_idle(&self, now: Instant) -> bool {
         match self.word().phase() {
             Phase::Closed | Phase::Free => true,

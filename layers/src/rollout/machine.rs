@@ -24,7 +24,7 @@ named! {
         Running = "running",
         /// It does not grow, and still rolls back if it must.
         Paused = "paused",
-        /// The share is 0, until somebody resumes it.
+        /// The share is 0 until the rollout is resumed.
         RolledBack = "rolled_back",
         /// All stages have passed. It no longer compares the arms.
         Complete = "complete",

@@ -165,7 +165,7 @@ impl Arms {
         drop(unneeded);
     }
 
-    /// The task of this watch has ended: the arm is ready, or whoever calls has to look.
+    /// The task of this watch has ended. Either the arm is ready, or the next call has to poll it.
     pub(super) fn watch_ended(&self, arm: Arm, number: u64, is_ready: bool) {
         let task = self.change(arm, |own| {
             if own.watches != number {

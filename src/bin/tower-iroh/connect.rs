@@ -151,19 +151,6 @@ impl Connection {
     pub(crate) async fn new(
         target: &str,
         options: &ConnectOptions,
-        urgency: Option<Urgency>,
-    ) -> Result<Self, Failure> {
-        let wants = Wants {
-            urgency,
-            ..Wants::default()
-        };
-        Self::with(target, options, wants).await
-    }
-
-    /// Prepares the service for a verb that wants more than urgency.
-    pub(crate) async fn with(
-        target: &str,
-        options: &ConnectOptions,
         wants: Wants,
     ) -> Result<Self, Failure> {
         let names = options.names.load()?;
@@ -288,10 +275,7 @@ fn origin(scheme: &str, authority: &str) -> Result<http::Uri, Failure> {
 
 impl ConnectOptions {
     fn tls(&self) -> Result<ClientTlsConfig, Failure> {
-        let read = |path: &PathBuf| {
-            std::fs::read(path)
-                .map_err(|error| Failure::failed(format!("{}: {error}", path.display())))
-        };
+        let read = |path: &PathBuf| std::fs::read(path).map_err(|error| Failure::file(path, error));
         let mut tls = match &self.cacert {
             Some(path) => ClientTlsConfig::new().ca_certificate(Certificate::from_pem(read(path)?)),
             None => ClientTlsConfig::new().with_webpki_roots(),
@@ -314,5 +298,16 @@ impl ConnectOptions {
             tls = tls.domain_name(name);
         }
         Ok(tls)
+    }
+}
+
+/// Ends when the path to the peer is direct.
+pub(crate) async fn becomes_direct(channel: &Channel) {
+    let is_direct = || {
+        let path = channel.stats().and_then(|stats| stats.path);
+        path.is_some_and(|path| path.is_direct())
+    };
+    while !is_direct() {
+        tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }

@@ -11,7 +11,7 @@ use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 use tower_iroh::{Channel, Error, ErrorKind, Peer, config::Config};
 
 use crate::{
-    connect::seconds,
+    connect::{becomes_direct, seconds},
     endpoint::{EndpointOptions, Relay},
     failure::Failure,
     print,
@@ -166,13 +166,8 @@ async fn the_peer(
         return report.wrong("dial", error.status().message().to_owned(), remedy(&error));
     }
     let path = || channel.stats().and_then(|stats| stats.path);
-    let becomes_direct = async {
-        while !path().is_some_and(|path| path.is_direct()) {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    };
     match (
-        timeout(Duration::from_secs(3), becomes_direct).await,
+        timeout(Duration::from_secs(3), becomes_direct(&channel)).await,
         path(),
     ) {
         (Ok(()), Some(path)) => report.well("path", path.to_string())?,

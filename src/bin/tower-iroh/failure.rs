@@ -1,6 +1,6 @@
 //! Why a verb ended without its result, and the exit code that says so.
 
-use std::{borrow::Cow, fmt, process::ExitCode};
+use std::{borrow::Cow, fmt, path::Path, process::ExitCode};
 
 use serde_json::{Value, json};
 use tonic::{Code, Status};
@@ -29,6 +29,11 @@ impl Failure {
 
     pub(crate) fn failed(message: impl fmt::Display) -> Self {
         Self::Failed(message.to_string())
+    }
+
+    /// A file that cannot be read or written.
+    pub(crate) fn file(path: &Path, error: std::io::Error) -> Self {
+        Self::Failed(format!("{}: {error}", path.display()))
     }
 
     pub(crate) fn exit_code(&self) -> u8 {

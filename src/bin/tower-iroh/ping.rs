@@ -3,6 +3,7 @@
 use std::{pin::pin, time::Duration};
 
 use clap::Args;
+use futures_util::future::OptionFuture;
 use serde_json::json;
 use tokio::time::{Instant, interval};
 use tonic::{Code, Status};
@@ -10,7 +11,7 @@ use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 use tower_iroh::{Channel, Path};
 
 use crate::{
-    connect::{ConnectOptions, Connection, seconds},
+    connect::{ConnectOptions, Connection, Wants, becomes_direct, seconds},
     failure::Failure,
     print,
     signal::{INTERRUPTED, listen},
@@ -35,7 +36,7 @@ pub(crate) struct Options {
 }
 
 pub(crate) async fn run(options: Options, json: bool) -> Result<(), Failure> {
-    let connection = Connection::new(&options.peer, &options.connect, None).await?;
+    let connection = Connection::new(&options.peer, &options.connect, Wants::default()).await?;
     let ended = ping(&connection, &options, json).await;
     connection.close().await;
     ended
@@ -67,10 +68,11 @@ async fn ping(connection: &Connection, options: &Options, json: bool) -> Result<
     let mut count = 0;
     let is_interrupted = 'asking: loop {
         loop {
+            let unknown = channel.filter(|_| direct.is_none());
             tokio::select! {
                 _ = clock.tick() => break,
                 () = &mut interrupted => break 'asking true,
-                () = becomes_direct(channel, direct.is_some()) => direct = Some(began.elapsed()),
+                Some(()) = OptionFuture::from(unknown.map(becomes_direct)) => direct = Some(began.elapsed()),
             }
         }
         let asked = Instant::now();
@@ -170,20 +172,6 @@ async fn ask(connection: &Connection, most: Duration) -> Result<&'static str, St
         Err(status) if status.code() == Code::NotFound => Ok("health unknown"),
         Err(status) if status.code() == Code::PermissionDenied => Ok("permission denied"),
         Err(status) => Err(status),
-    }
-}
-
-/// Ends when the path to the peer is direct.
-async fn becomes_direct(channel: Option<&Channel>, is_known: bool) {
-    let Some(channel) = channel.filter(|_| !is_known) else {
-        return std::future::pending().await;
-    };
-    loop {
-        let path = channel.stats().and_then(|stats| stats.path);
-        if path.is_some_and(|path| path.is_direct()) {
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }
 

@@ -32,7 +32,7 @@ pub(crate) fn find_type(types: &[DescriptorPool], name: &str) -> Option<MessageD
 /// What lies in the `Any`s of a message.
 #[derive(Debug, Default, PartialEq)]
 pub(crate) struct Anys {
-    /// The types that are not known, at most so many as a message may sensibly have.
+    /// The unknown types, 64 at most.
     pub(crate) unknown: Vec<String>,
     /// Whether they lie in each other more deeply than is read.
     pub(crate) too_deep: bool,

@@ -53,8 +53,7 @@ impl SchemaOptions {
         let Some(path) = &self.protoset_out else {
             return Ok(());
         };
-        std::fs::write(path, files::protoset(used))
-            .map_err(|error| Failure::failed(format!("{}: {error}", path.display())))
+        std::fs::write(path, files::protoset(used)).map_err(|error| Failure::file(path, error))
     }
 }
 

@@ -96,7 +96,7 @@ impl Session {
     ) -> Result<Self, Failure> {
         Ok(Self {
             deadline: Deadline::begin(request.max_time),
-            connection: Connection::with(peer, connect, wants).await?,
+            connection: Connection::new(peer, connect, wants).await?,
             dial: None,
             peer: peer.to_owned(),
             request: request.clone(),

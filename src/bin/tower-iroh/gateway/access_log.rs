@@ -27,7 +27,7 @@ pub(super) struct AccessLog {
 
 impl AccessLog {
     pub(super) fn open(path: &Path) -> Result<Self, Failure> {
-        let failed = |error: io::Error| Failure::failed(format!("{}: {error}", path.display()));
+        let failed = |error| Failure::file(path, error);
         let mut out: Box<dyn Write + Send> = match path.to_str() {
             Some("-") => Box::new(io::stderr()),
             _ => {

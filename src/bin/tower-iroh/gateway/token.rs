@@ -16,8 +16,7 @@ const SHORTEST: usize = 16;
 
 impl Token {
     pub(super) fn read(path: &Path) -> Result<Self, Failure> {
-        let text = std::fs::read_to_string(path)
-            .map_err(|error| Failure::failed(format!("{}: {error}", path.display())))?;
+        let text = std::fs::read_to_string(path).map_err(|error| Failure::file(path, error))?;
         let token = text.trim();
         if token.len() < SHORTEST {
             return Err(Failure::usage(format!(
