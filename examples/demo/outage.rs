@@ -115,7 +115,8 @@ impl Notes {
         Ok(Self { calls })
     }
 
-    /// Each has been delivered once, and the urgent ones first. `seen` is what the server wrote down.
+    /// Each has been delivered once. `seen` is what the server wrote down. The buffer sends the urgent ones first, which its own tests show; each urgency has a
+    /// stream of its own to the server, so they may arrive in another order.
     pub(crate) async fn check(
         self,
         channel: &Channel,
@@ -134,9 +135,6 @@ impl Notes {
         names.dedup();
         ensure(seen.len() == count && names.len() == count, || {
             format!("{count} notes were handed in, and the server saw {seen:?}")
-        })?;
-        ensure(seen[0].starts_with("control"), || {
-            format!("the most urgent note did not come first: {seen:?}")
         })?;
         screen.fact("the server saw, each once", seen.join(", "));
         let circuit = channel.stack().circuit();
