@@ -4,6 +4,9 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+/// How long a first connection may take before it counts against the arm.
+const FIRST_CONNECTION: Duration = Duration::from_secs(2);
+
 /// The state of an arm.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ArmState {
@@ -25,6 +28,8 @@ pub enum ArmState {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ArmHealth {
     state: ArmState,
+    /// It has not been ready yet: its first connection may be on its way.
+    is_new: bool,
     /// Somebody went elsewhere for its sake, so there is something to return from.
     diverted: bool,
     next_probe: Option<Instant>,
@@ -43,9 +48,14 @@ impl ArmHealth {
     pub(super) const fn new() -> Self {
         Self {
             state: ArmState::Ready,
+            is_new: true,
             diverted: false,
             next_probe: None,
         }
+    }
+
+    pub(super) fn is_new(&self) -> bool {
+        self.is_new
     }
 
     pub(super) fn state(&self) -> ArmState {
@@ -69,6 +79,9 @@ impl ArmHealth {
 
     /// Somebody looked, and it was ready.
     pub(super) fn ready(&mut self, now: Instant) {
+        // Nobody left a new one, so nobody returns to it.
+        self.diverted &= !self.is_new;
+        self.is_new = false;
         if self.away_since().is_some() {
             self.state = match self.diverted {
                 true => ArmState::Returning { since: now },
@@ -78,9 +91,14 @@ impl ArmHealth {
         }
     }
 
-    /// A call that should have gone here did not, since it was not ready.
-    pub(super) fn divert(&mut self) {
-        self.diverted |= self.away_since().is_some();
+    /// A call that should have gone here did not, since it was not ready. Returns whether that counts against the arm. While its first connection is on its way
+    /// it does not: otherwise a program's first calls would decide a comparison.
+    pub(super) fn divert(&mut self, now: Instant) -> bool {
+        let Some(since) = self.away_since() else {
+            return true;
+        };
+        self.diverted = true;
+        !self.is_new || now.saturating_duration_since(since) >= FIRST_CONNECTION
     }
 
     /// A call over it has failed.
@@ -95,7 +113,10 @@ impl ArmHealth {
         if let ArmState::Returning { since } = self.state
             && now.saturating_duration_since(since) >= dwell
         {
-            *self = Self::new();
+            *self = Self {
+                is_new: false,
+                ..Self::new()
+            };
         }
     }
 
@@ -128,12 +149,13 @@ mod tests {
     fn who_was_missed_returns_after_the_dwell_and_who_was_not_at_once() {
         let start = Instant::now();
         let mut arm = ArmHealth::new();
+        arm.ready(start);
         arm.not_ready(start);
         arm.ready(start + EVERY);
         assert_eq!(arm.state(), ArmState::Ready, "nobody noticed");
 
         arm.not_ready(start);
-        arm.divert();
+        assert!(arm.divert(start), "it counts");
         let back = start + EVERY * 10;
         arm.ready(back);
         assert_eq!(arm.trust(back, DWELL, EVERY), Trust::Probe);
@@ -146,19 +168,37 @@ mod tests {
         assert_eq!(arm.state(), ArmState::Ready);
     }
 
+    #[test]
+    fn a_first_connection_is_used_at_once_and_its_time_does_not_count() {
+        let start = Instant::now();
+        let mut arm = ArmHealth::new();
+        arm.not_ready(start);
+        assert!(!arm.divert(start + FIRST_CONNECTION / 2));
+        assert!(arm.divert(start + FIRST_CONNECTION), "none comes");
+        arm.ready(start + FIRST_CONNECTION * 2);
+        assert_eq!(arm.state(), ArmState::Ready);
+        let lost = start + FIRST_CONNECTION * 3;
+        arm.not_ready(lost);
+        assert!(arm.divert(lost), "it was there");
+        arm.ready(lost + EVERY);
+        assert_eq!(arm.trust(lost + EVERY, DWELL, EVERY), Trust::Probe);
+        assert_eq!(arm.trust(lost + EVERY, DWELL, EVERY), Trust::None);
+    }
+
     proptest! {
         /// However often it comes and goes, calls return at most once per dwell.
         #[test]
         fn it_does_not_flap(steps in proptest::collection::vec((0u64..3000, 0..3u8), 1..200)) {
             let mut now = Instant::now();
             let mut arm = ArmHealth::new();
+            arm.ready(now);
             let mut left: Option<Instant> = None;
             for (wait, what) in steps {
                 now += Duration::from_millis(wait);
                 match what {
                     0 => {
                         arm.not_ready(now);
-                        arm.divert();
+                        arm.divert(now);
                         left = Some(now);
                     }
                     1 => arm.ready(now),

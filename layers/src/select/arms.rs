@@ -41,11 +41,18 @@ pub(super) struct Word(u8);
 
 impl Word {
     const WATCHED: u8 = 2;
+    const NEW: u8 = 4;
 
     /// Away, or returning.
     #[inline]
     pub(super) fn is_troubled(self, arm: Arm) -> bool {
         self.0 & arm.bit() != 0
+    }
+
+    /// Troubled, or never seen ready: there is something to learn from a look that finds it ready.
+    #[inline]
+    fn is_doubtful(self, arm: Arm) -> bool {
+        self.0 & (arm.bit() | arm.bit() << Self::NEW) != 0
     }
 
     /// Away, and a task waits for it.
@@ -79,16 +86,27 @@ impl Inside {
     }
 }
 
+fn word(inside: &[Inside; 2]) -> u8 {
+    Arm::ALL.into_iter().fold(0, |word, arm| {
+        let own = &inside[arm.index()];
+        let troubled = u8::from(own.health.state() != ArmState::Ready);
+        let watched = u8::from(own.is_watched) << Word::WATCHED;
+        let new = u8::from(own.health.is_new()) << Word::NEW;
+        word | (arm.bit() * (troubled | watched | new))
+    })
+}
+
 impl Arms {
     pub(super) fn new() -> Self {
+        let inside = [(); 2].map(|()| Inside {
+            health: ArmHealth::new(),
+            is_watched: false,
+            watches: 0,
+            task: None,
+        });
         Self {
-            word: AtomicU8::new(0),
-            inside: Mutex::new([(); 2].map(|()| Inside {
-                health: ArmHealth::new(),
-                is_watched: false,
-                watches: 0,
-                task: None,
-            })),
+            word: AtomicU8::new(word(&inside)),
+            inside: Mutex::new(inside),
             state: watch::Sender::new(SelectState {
                 generation: 1,
                 first: ArmState::Ready,
@@ -114,7 +132,7 @@ impl Arms {
             None => own.unwatch(),
             Some(_) => None,
         };
-        self.settle(&inside);
+        self.word.store(word(&inside), Ordering::Release);
         // Under the lock, so that who is told last is told the latest.
         if before != after {
             self.state.send_modify(|state| match arm {
@@ -133,16 +151,6 @@ impl Arms {
             tracing::info!(target: "tower_iroh::select", %arm, from = name(before), to = name(after), "an arm stands otherwise");
         }
         result
-    }
-
-    fn settle(&self, inside: &[Inside; 2]) {
-        let word = Arm::ALL.into_iter().fold(0, |word, arm| {
-            let own = &inside[arm.index()];
-            let troubled = u8::from(own.health.state() != ArmState::Ready);
-            let watched = u8::from(own.is_watched) << Word::WATCHED;
-            word | (arm.bit() * (troubled | watched))
-        });
-        self.word.store(word, Ordering::Release);
     }
 
     /// An arm is not ready. With `watch`, returns the number of the watch that begins, unless a task waits for it already.
@@ -185,13 +193,14 @@ impl Arms {
 
     /// A caller found it ready. One load where that is known.
     pub(super) fn found_ready(&self, arm: Arm) {
-        if self.word().is_troubled(arm) {
+        if self.word().is_doubtful(arm) {
             self.ready(arm, clock::now());
         }
     }
 
-    pub(super) fn divert(&self, arm: Arm) {
-        self.change(arm, |own| own.health.divert());
+    /// A call went elsewhere, because the arm was not ready. Returns whether that counts against it.
+    pub(super) fn divert(&self, arm: Arm, now: Instant) -> bool {
+        self.change(arm, |own| own.health.divert(now))
     }
 
     /// One load where the arm is simply ready.

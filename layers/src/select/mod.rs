@@ -25,7 +25,8 @@
 //!
 //! Calls return to an arm that they had to leave once it has been ready, with no failed call, for the [dwell](SelectConfigBuilder::dwell) (5 s). Meanwhile one
 //! call a second probes it, which also closes a half-open breaker. Calls that an arm missed because it was not ready count against it wherever arms are
-//! compared.
+//! compared. The first connection is another matter: calls that come before it go over the other arm without a dwell afterwards, and count against the arm
+//! only from its third second on. Otherwise a program's first calls would decide a comparison.
 //!
 //! **The reason** of each decision is a [`SelectReason`]: in a metric, in the call's span (`tower_iroh.arm`, `tower_iroh.select.reason`, if `trace` stands
 //! above), in the response's extensions ([`Selected`]), and in a response header if that is switched on.

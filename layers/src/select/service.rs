@@ -181,8 +181,9 @@ where
         }
         let since = core.arms.away_since(plan.arm);
         if since.is_some_and(|since| now >= since + core.config.head_start) {
-            core.arms.divert(plan.arm);
-            group.window(plan.arm).diverted(now);
+            if core.arms.divert(plan.arm, now) {
+                group.window(plan.arm).diverted(now);
+            }
             *plan = Plan {
                 arm: other,
                 reason: SelectReason::NotReady,

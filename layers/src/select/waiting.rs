@@ -97,8 +97,10 @@ where
         };
         let error = match (ready, second) {
             (Ok(Ok(false)), Some(second)) => {
-                core.arms.divert(arm);
-                self.group.window(arm).diverted(Instant::now());
+                let now = Instant::now();
+                if core.arms.divert(arm, now) {
+                    self.group.window(arm).diverted(now);
+                }
                 return Ok((second, SelectReason::NotReady));
             }
             (Ok(Ok(_)), _) => {

@@ -6,7 +6,7 @@ use tower_iroh_layers::select::{
     Arm, Canary, Choice, SelectConfig, SelectPolicy, SelectReason, StickyKey,
 };
 
-use crate::arm::{MS, SECOND, Stage, call_to, request, settle, stage, stage_with};
+use crate::arm::{MS, SECOND, Stage, call_to, is_ready, request, settle, stage, stage_with};
 
 fn policy(share: u32) -> SelectPolicy {
     let canary = Canary::builder("to-iroh", Arm::First).share(share);
@@ -97,6 +97,7 @@ async fn calls_without_a_key_have_the_share_or_the_channel_s_key() {
 #[tokio::test(start_paused = true)]
 async fn who_is_in_falls_back_while_the_new_arm_is_away_and_that_counts_against_it() {
     let mut stage = stage(policy(10_000));
+    assert!(is_ready(&mut stage.client).await, "both are");
     stage.iroh.ready(false);
     for _ in 0..20 {
         let over = call_to(&mut stage.client, request("/a.B/C")).await;
@@ -118,12 +119,27 @@ async fn who_is_in_falls_back_while_the_new_arm_is_away_and_that_counts_against_
     settle().await;
 }
 
+#[tokio::test(start_paused = true)]
+async fn calls_before_the_first_connection_do_not_count_against_the_new_arm() {
+    let mut stage = stage(policy(10_000));
+    stage.iroh.ready(false);
+    for n in 0..30 {
+        let over = call_to(&mut stage.client, request("/a.B/C")).await;
+        over.expect("answered");
+        let seen = stage.handle.canary("to-iroh").expect("there");
+        // A connection that does not come is a failure like any other after two seconds.
+        assert_eq!(seen.new.diverted, (n + 1u64).saturating_sub(20), "{n}");
+        tokio::time::sleep(MS * 100).await;
+    }
+}
+
 /// An arm that is away for a moment every ten seconds, so that it is returning for half of the time.
 #[tokio::test(start_paused = true)]
 async fn who_goes_elsewhere_while_the_arm_is_returning_counts_against_it() {
     let canary = Canary::builder("to-iroh", Arm::First).share(10_000);
     let canary = canary.window(SECOND * 120).build().expect("accepted");
     let mut stage = stage(Choice::Canary(canary));
+    assert!(is_ready(&mut stage.client).await, "both are");
     let (mut calls, mut elsewhere) = (0, 0);
     for n in 0..6000 {
         if n % 1000 < 5 {

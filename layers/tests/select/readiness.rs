@@ -82,6 +82,7 @@ async fn who_prefers_an_arm_that_is_away_goes_over_the_other_at_once_and_returns
 #[tokio::test(start_paused = true)]
 async fn a_probe_that_fails_begins_the_dwell_anew() {
     let mut stage = stage(prefer_iroh());
+    assert!(is_ready(&mut stage.client).await, "both are");
     stage.iroh.ready(false);
     call(&mut stage.client).await.expect("answered");
     stage.iroh.plays(Part::Unreached);
@@ -101,6 +102,27 @@ async fn a_probe_that_fails_begins_the_dwell_anew() {
     assert!(healed.elapsed() >= SECOND * 4 && healed.elapsed() <= SECOND * 5);
 }
 
+/// What a program sees when it starts: the first connection of the arm that it prefers takes a moment.
+#[tokio::test(start_paused = true)]
+async fn a_first_connection_has_no_dwell() {
+    let mut stage = stage(prefer_iroh());
+    stage.iroh.ready(false);
+    let over = call(&mut stage.client).await.expect("answered");
+    assert_eq!(over, (Arm::Second, SelectReason::NotReady));
+    stage.iroh.ready(true);
+    settle().await;
+    let over = call(&mut stage.client).await.expect("answered");
+    assert_eq!(over, (Arm::First, SelectReason::Preferred));
+
+    // The second is one that was missed.
+    stage.iroh.ready(false);
+    call(&mut stage.client).await.expect("answered");
+    stage.iroh.ready(true);
+    settle().await;
+    let over = call(&mut stage.client).await.expect("answered");
+    assert_eq!(over, (Arm::First, SelectReason::Probe));
+}
+
 #[tokio::test(start_paused = true)]
 async fn an_arm_that_nobody_missed_has_no_dwell() {
     let mut stage = stage(prefer_iroh());
@@ -115,6 +137,7 @@ async fn an_arm_that_nobody_missed_has_no_dwell() {
 #[tokio::test(start_paused = true)]
 async fn an_arm_that_comes_and_goes_is_used_at_most_once_per_dwell() {
     let mut stage = stage(prefer_iroh());
+    assert!(is_ready(&mut stage.client).await, "both are");
     let mut left = None;
     for n in 0..2000u32 {
         // Away for one second of three.
@@ -331,9 +354,10 @@ fn a_runtime_that_ends_takes_the_task_along_and_nobody_waits_for_it() {
             .expect("a runtime")
     };
     let mut stage = stage(prefer_iroh());
-    stage.iroh.ready(false);
     let first = runtime();
     first.block_on(async {
+        assert!(is_ready(&mut stage.client).await, "both are");
+        stage.iroh.ready(false);
         call(&mut stage.client).await.expect("answered");
         settle().await;
     });
