@@ -334,8 +334,9 @@ async fn a_dial_that_nobody_answers_holds_no_call_for_longer_than_fail_fast() {
         let mut waits = request("patient");
         waits.extensions_mut().insert(WaitForReady);
         let mut patient = client.clone();
-        let patient = tokio::spawn(async move { patient.echo(waits).await });
+        // The wait is the peer's, and begins with the first call.
         let began = Instant::now();
+        let patient = tokio::spawn(async move { patient.echo(waits).await });
         let status = client.echo(request("nobody")).await.expect_err("nobody");
         assert_eq!(status.code(), Code::Unavailable, "{number}: {status:?}");
         let took = began.elapsed();
