@@ -29,12 +29,14 @@ pub const CASES: [&str; 14] = [
 ];
 
 /// What is asked of a connection that began as CONNECT: the rest does not depend on that.
-const THROUGH_A_PROXY: [&str; 5] = [
+const THROUGH_A_PROXY: [&str; 7] = [
     "unary",
     "ping_pong",
     "metadata",
     "cancellation",
     "many_callers",
+    "restart",
+    "killed_server",
 ];
 
 /// What needs somebody who kills or stops a server.
@@ -145,4 +147,4 @@ async fn killed_peer() {
 }
 
 /// How a stream ends whose server is killed: both clients say so of a direct call.
-const KILLED: &str = "UNAVAILABLE";
+pub const KILLED: &str = "UNAVAILABLE";

@@ -3,8 +3,10 @@
 // Nothing is public in a test binary.
 #![allow(unreachable_pub)]
 
+mod both_transports;
 mod call;
 mod documented;
+mod gateway_tls;
 mod identity;
 mod proxies;
 mod running;

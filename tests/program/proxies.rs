@@ -93,23 +93,23 @@ impl Backend {
         stopped.expect("in time").expect("no panic");
     }
 
-    fn forget(&self) {
+    pub fn forget(&self) {
         self.head.lock().expect("no panic").clear();
     }
 
-    fn header(&self, name: &str) -> Option<String> {
+    pub fn header(&self, name: &str) -> Option<String> {
         let head = self.head.lock().expect("no panic");
         let value = head.get(name)?;
         Some(value.to_str().expect("text").to_owned())
     }
 }
 
-fn client(address: &str) -> EchoClient<Channel> {
+pub fn client(address: &str) -> EchoClient<Channel> {
     let endpoint = Endpoint::from_shared(format!("http://{address}")).expect("a URI");
     EchoClient::new(endpoint.connect_lazy())
 }
 
-fn request(payload: &'static [u8]) -> tonic::Request<EchoRequest> {
+pub fn request(payload: &'static [u8]) -> tonic::Request<EchoRequest> {
     let mut request = tonic::Request::new(EchoRequest {
         payload: payload.into(),
     });
@@ -563,7 +563,7 @@ async fn a_tunnel_holds_its_connections_slot() {
 }
 
 /// A request over HTTP/1.1, as a browser sends it.
-async fn http1(
+pub async fn http1(
     address: &str,
     request: Request<http_body_util::Full<bytes::Bytes>>,
 ) -> http::Response<bytes::Bytes> {

@@ -13,7 +13,9 @@ use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpListener,
     task::JoinSet,
+    time::timeout,
 };
+use tokio_rustls::TlsAcceptor;
 
 use super::connection::{Client, Gateway};
 use crate::failure::Failure;
@@ -88,6 +90,9 @@ impl Place {
     }
 }
 
+/// How long the handshake of TLS may take.
+const HANDSHAKE: Duration = Duration::from_secs(10);
+
 /// A local connection, whatever it goes over.
 pub(super) trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
 
@@ -115,10 +120,12 @@ impl Drop for Unlinked {
 pub(super) struct Listener {
     socket: Socket,
     peer: Option<String>,
+    /// A unix socket has none: it is this user's alone.
+    tls: Option<TlsAcceptor>,
 }
 
 impl Listener {
-    pub(super) async fn bind(place: &Place) -> Result<Self, Failure> {
+    pub(super) async fn bind(place: &Place, tls: Option<&TlsAcceptor>) -> Result<Self, Failure> {
         let failed = |error| Failure::failed(format!("`--listen {place}`: {error}"));
         let socket = match &place.at {
             At::Tcp { .. } => {
@@ -130,7 +137,8 @@ impl Listener {
             At::Unix(path) => bind_unix(path).map_err(failed)?,
         };
         let peer = place.peer.clone();
-        Ok(Self { socket, peer })
+        let tls = tls.filter(|_| matches!(socket, Socket::Tcp(..))).cloned();
+        Ok(Self { socket, peer, tls })
     }
 
     /// The address that was bound.
@@ -165,11 +173,21 @@ impl Listener {
                 peer: self.peer.clone(),
                 is_inside: false,
             };
-            let gateway = gateway.clone();
+            let (gateway, tls) = (gateway.clone(), self.tls.clone());
             connections.spawn(async move {
                 // Beyond the limit a connection is closed rather than left to wait.
-                if let Ok(_slot) = gateway.slots.try_acquire() {
-                    gateway.clone().serve(io, client).await;
+                let Ok(_slot) = gateway.slots.try_acquire() else {
+                    return;
+                };
+                let secured = tokio::select! {
+                    secured = secured(io, tls) => secured,
+                    () = gateway.stop.cancelled() => return,
+                };
+                match secured {
+                    Ok(io) => gateway.clone().serve(io, client).await,
+                    Err(error) => {
+                        tracing::debug!(client = client.address, %error, "no TLS with a client");
+                    }
                 }
             });
         }
@@ -191,6 +209,14 @@ impl Listener {
                 Ok((Box::new(io), "unix".to_owned()))
             }
         }
+    }
+}
+
+/// The connection once TLS has begun, where there is to be TLS.
+async fn secured(io: Box<dyn Io>, tls: Option<TlsAcceptor>) -> io::Result<Box<dyn Io>> {
+    match tls {
+        None => Ok(io),
+        Some(tls) => Ok(Box::new(timeout(HANDSHAKE, tls.accept(io)).await??)),
     }
 }
 

@@ -5,6 +5,7 @@ mod connection;
 mod listener;
 mod own;
 mod routes;
+mod tls;
 mod token;
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
@@ -21,7 +22,7 @@ use tower_iroh::{
 
 use self::{
     access_log::AccessLog, connection::Gateway, listener::Listener, own::Own, routes::Routes,
-    token::Token,
+    tls::TlsOptions, token::Token,
 };
 use crate::{
     connect::seconds,
@@ -63,7 +64,7 @@ pub(crate) struct Options {
     /// An origin whose web pages may call, or `*`; can be given more than once.
     #[arg(long, value_name = "ORIGIN")]
     cors_origin: Vec<HeaderValue>,
-    /// A file with a token that callers must show in `proxy-authorization`. It is required for an address that other machines reach.
+    /// A file with a token that callers must show in `proxy-authorization`. An address that other machines reach needs it, or `--client-ca`.
     #[arg(long, value_name = "FILE", conflicts_with = "cors_origin")]
     token_file: Option<PathBuf>,
     /// Log each call as a line of JSON to this file; `-` is standard error.
@@ -75,6 +76,8 @@ pub(crate) struct Options {
     /// Seconds that calls in flight have to finish after Ctrl-C or SIGTERM.
     #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = seconds)]
     drain: Duration,
+    #[command(flatten)]
+    tls: TlsOptions,
     #[command(flatten)]
     names: Names,
     #[command(flatten)]
@@ -115,14 +118,20 @@ pub(crate) struct Serving {
 impl Serving {
     pub(crate) async fn start(options: Options) -> Result<Self, Failure> {
         let token = options.token_file.as_deref().map(Token::read).transpose()?;
-        for place in &options.listen {
-            if token.is_none() && !place.is_private() {
+        for place in options.listen.iter().filter(|it| !it.is_private()) {
+            if token.is_none() && !options.tls.proves_clients() {
                 return Err(Failure::usage(format!(
                     "`--listen {place}` can be reached from other machines, and whoever reaches it acts with the gateway's key; \
-                     give `--token-file FILE`, or listen on 127.0.0.1 or a unix socket"
+                     give `--token-file FILE` or `--client-ca FILE`, or listen on 127.0.0.1 or a unix socket"
                 )));
             }
+            if token.is_some() && !options.tls.encrypts() {
+                eprintln!(
+                    "calls and tokens come to {place} in clear text; `--tls-cert` and `--tls-key` encrypt them"
+                );
+            }
         }
+        let tls = options.tls.acceptor()?;
         let cors = connection::cors(&options.cors_origin)?;
         let log = options
             .access_log
@@ -138,7 +147,7 @@ impl Serving {
         let watch = watch.map_err(Failure::failed)?;
         let mut listeners = Vec::new();
         for place in &options.listen {
-            listeners.push(Listener::bind(place).await?);
+            listeners.push(Listener::bind(place, tls.as_ref()).await?);
         }
         let stop = CancellationToken::new();
         let gateway = Arc::new(Gateway {
