@@ -5,6 +5,7 @@
 
 mod both_transports;
 mod call;
+mod cost;
 mod documented;
 mod gateway_tls;
 mod identity;

@@ -125,7 +125,7 @@ fn to_peer(payload: &'static [u8], peer: &str) -> tonic::Request<EchoRequest> {
 }
 
 /// A server, what exposes it, and a gateway to it.
-async fn way() -> (Backend, Running, Running, String) {
+pub async fn way() -> (Backend, Running, Running, String) {
     let backend = Backend::start().await;
     let (exposed, ticket) = Running::expose(&[&backend.address(), "--allow-all"]).await;
     let (gateway, address) = Running::gateway(&[&ticket]).await;

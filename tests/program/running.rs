@@ -87,9 +87,14 @@ impl Running {
         panic!("no {text:?} in {:?}", *self.stderr.borrow())
     }
 
+    /// The process.
+    pub fn id(&self) -> u32 {
+        self.child.id().expect("it is running")
+    }
+
     /// Sends a signal by its name.
     pub async fn signal(&self, name: &str) {
-        let pid = self.child.id().expect("it is running");
+        let pid = self.id();
         // The standard library sends no signals; every shell does.
         let kill = Command::new("sh")
             .args(["-c", &format!("kill -{name} {pid}")])

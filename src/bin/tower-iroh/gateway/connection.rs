@@ -360,3 +360,21 @@ async fn unused(is_used: &AtomicBool) {
         std::future::pending().await
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::timeout;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_without_a_request_is_ended_after_a_minute() {
+        let is_used = AtomicBool::new(false);
+        let begin = Instant::now();
+        unused(&is_used).await;
+        assert_eq!(begin.elapsed(), FIRST_REQUEST);
+        is_used.store(true, Ordering::Relaxed);
+        let ended = timeout(FIRST_REQUEST * 100, unused(&is_used)).await;
+        ended.expect_err("it is used");
+    }
+}
