@@ -4,15 +4,17 @@ use tower_iroh_layers::authorize::AccessPolicy;
 
 use super::{Config, TransportError, reader::text_of};
 
-/// The policy of a configuration, and its text. Without a file every call is permitted.
+/// The policy of a configuration, and its text. Without a file every call is permitted to those who prove an identity, and to nobody else unless the
+/// configuration says so.
 pub(super) fn read(config: &Config) -> Result<(AccessPolicy, Option<String>), TransportError> {
     let Some(path) = config.authorization_file() else {
-        let all = AccessPolicy::builder()
+        let mut all = AccessPolicy::builder()
             .role("all", ["*"])
-            .authenticated(["all"])
-            .anonymous(["all"]);
-        let all = all.build();
-        return match all {
+            .authenticated(["all"]);
+        if config.allow_anonymous() {
+            all = all.anonymous(["all"]);
+        }
+        return match all.build() {
             Ok(all) => Ok((all, None)),
             Err(source) => Err(TransportError::policy("".as_ref(), source)),
         };

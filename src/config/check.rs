@@ -63,6 +63,13 @@ impl Config {
                 self.max_message_size
             ));
         }
+        if !self.tls_enabled && !self.allow_anonymous && self.authorization_file.is_none() {
+            warnings.push(
+                "transport.grpc.tls_enabled = false: callers without TLS are taken, and may call nothing; a policy in transport.authorization_file says what \
+                 they may call, or transport.allow_anonymous = true permits them everything"
+                    .to_owned(),
+            );
+        }
         if self.insecure_plaintext_fallback {
             warnings.push(
                 "transport.migration.insecure_plaintext_fallback = true: calls may go out unencrypted, and any server may answer them"
@@ -129,6 +136,12 @@ pub(super) fn contradictions(config: &Config) -> Vec<Contradiction> {
                 found.push(Contradiction::new(key, accepted).other("transport.mode"));
             }
         }
+    }
+    if config.allow_anonymous && config.authorization_file.is_some() {
+        let accepted =
+            "false is accepted where there is a policy: its [anonymous] says what they may call";
+        let found_here = Contradiction::new("transport.allow_anonymous", accepted);
+        found.push(found_here.other("transport.authorization_file"));
     }
     if config.reconnect_min > config.reconnect_max {
         let key = "cluster.peer.reconnect_min_ms";

@@ -96,6 +96,7 @@ keys! {
     "transport.require": require, Word, Restart;
     "transport.identity_file": identity_file, File, Restart;
     "transport.authorization_file": authorization_file, File, Applied;
+    "transport.allow_anonymous": allow_anonymous, Flag, Restart;
     "transport.max_connections_per_peer": max_connections_per_peer, Count<1, MANY>, Restart;
     "transport.drain_timeout_secs": drain_timeout, Time<SECONDS, YEAR>, Restart;
 

@@ -148,7 +148,7 @@ mod tests {
         assert_eq!(ours, format!("{:?}", Acceptor::builder()));
         let key = SecretKey::from_bytes(&[1; 32]);
         let ours = format!("{:?}", config.tcp_acceptor(key.clone()));
-        let theirs = TcpAcceptor::builder(key.clone()).plaintext(true);
+        let theirs = TcpAcceptor::builder(key.clone());
         assert_eq!(ours, format!("{theirs:?}"));
         let ours = format!("{:?}", config.tcp_links(key.clone()));
         assert_eq!(ours, format!("{:?}", TcpLinks::builder(key)));

@@ -122,6 +122,8 @@ settings! {
         mode: Mode = Mode::Dual;
         /// The transports that must be bound for the server to run. Default [`Require::All`].
         require: Require = Require::All;
+        /// Whether callers that prove no identity may call every method, where no [policy](Config::authorization_file) says what they may call. Default false.
+        allow_anonymous: bool = false;
         /// The most connections that one peer may have to this server. Default 16.
         max_connections_per_peer: usize = 16;
         /// How long calls in flight may take to finish once the server stops. Default 10 s.
@@ -134,9 +136,10 @@ settings! {
         ///
         /// Generated code has a limit of 4 MiB of its own. To receive more, tell it to: `.max_decoding_message_size(config.max_message_size())`, on each client and service.
         max_message_size: usize = 4 << 20;
-        /// Whether the TCP port accepts TLS alone. Default false: it also accepts plaintext, from clients of today, whose callers have no identity. The program's
-        /// own calls are never plaintext because of it.
-        tls_enabled: bool = false;
+        /// Whether the TCP port accepts TLS alone. Default true. With false it also accepts plaintext, from clients of today, whose callers have no identity and
+        /// are permitted nothing until a policy or [`allow_anonymous`](Config::allow_anonymous) permits it. The program's own calls are never plaintext
+        /// because of it.
+        tls_enabled: bool = true;
 
         /// Whether the program uses iroh. Default true; false turns mode `dual` into `grpc`.
         iroh_enabled: bool = true;
@@ -205,7 +208,8 @@ settings! {
     path {
         /// The file with this program's secret key, see [`identity`](crate::identity). Default none: each start makes a new identity.
         identity_file;
-        /// The file with the policy of [`authorize`](crate::layers::authorize). Default none: no call is refused.
+        /// The file with the policy of [`authorize`](crate::layers::authorize). Default none: every caller that proves an identity may call every method, and no
+        /// other caller any unless [`allow_anonymous`](Config::allow_anonymous) is set.
         authorization_file;
         /// The folder that keeps a rollout's progress with each peer over a restart. Default none.
         rollout_state_folder;

@@ -8,7 +8,7 @@ fn a_mistake_is_told_with_its_place_and_what_was_meant() {
     for (text, told) in [
         (
             "[transport]\nmod = \"dual\"",
-            "2:1: transport.mod is not a known key: [transport] has authorization_file, drain_timeout_secs, grpc, identity_file, iroh, \
+            "2:1: transport.mod is not a known key: [transport] has allow_anonymous, authorization_file, drain_timeout_secs, grpc, identity_file, iroh, \
              max_connections_per_peer, migration, mode, require, rollout, services; did you mean mode?",
         ),
         (
@@ -25,7 +25,7 @@ fn a_mistake_is_told_with_its_place_and_what_was_meant() {
         ),
         (
             "[transport]\nfallback_to_grpc = true",
-            "2:1: transport.fallback_to_grpc is not a known key: [transport] has authorization_file, drain_timeout_secs, grpc, identity_file, iroh, \
+            "2:1: transport.fallback_to_grpc is not a known key: [transport] has allow_anonymous, authorization_file, drain_timeout_secs, grpc, identity_file, iroh, \
              max_connections_per_peer, migration, mode, require, rollout, services; did you mean transport.migration.fallback_to_grpc?",
         ),
         (
@@ -365,6 +365,12 @@ fn code_and_file_are_refused_alike() {
         (
             new().max_message_size(0),
             "transport.grpc.max_message_size = 0",
+        ),
+        (
+            new()
+                .allow_anonymous(true)
+                .authorization_file("policy.toml"),
+            "transport.authorization_file = \"policy.toml\"\ntransport.allow_anonymous = true",
         ),
         (
             new().reconnect_max(Duration::from_millis(1)),

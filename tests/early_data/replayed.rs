@@ -14,7 +14,7 @@ use tower_iroh::{
 use tower_iroh_proto::echo::{EchoRequest, StreamRequest};
 
 use crate::{
-    relay::{Way, is_first_flight, source},
+    relay::{Way, source},
     support::{Client, READ, Server, WRITE, at, early, soon, until},
 };
 
@@ -107,7 +107,6 @@ async fn a_replay_reaches_what_is_listed_and_nothing_else() {
     let bytes = lane(&[read(), write(), read()]).await;
     let connection = send_early(&client.endpoint, at(client.server, &client.relay), &bytes).await;
     let flight = client.relay.recorded(ALL).await;
-    assert!(flight.iter().all(|datagram| is_first_flight(datagram)));
     assert!(
         client.relay.early_datagrams() > 0,
         "there is something to replay"
