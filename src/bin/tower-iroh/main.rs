@@ -18,6 +18,7 @@ mod list;
 mod ping;
 mod policy;
 mod print;
+mod progress;
 mod shell;
 mod signal;
 mod target;
