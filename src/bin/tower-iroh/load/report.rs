@@ -242,7 +242,7 @@ mod tests {
         assert!(
             report
                 .to_string()
-                .ends_with("mean                          -"),
+                .ends_with("mean                             -"),
             "{report}"
         );
         assert!(report.json()["targets"][0]["latency_ms"]["p50"].is_null());
