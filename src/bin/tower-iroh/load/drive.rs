@@ -90,8 +90,10 @@ where
             }
         }
     };
-    let end = last_start.max(began + schedule.due(schedule.calls()));
-    let end = end.min(Instant::now());
+    let mut end = last_start.max(began + schedule.due(schedule.calls()));
+    if is_interrupted {
+        end = end.min(Instant::now());
+    }
     // Dropping a call resets it at the peer, for which its connection must still be there.
     calls.shutdown().await;
     Run {
