@@ -14,30 +14,30 @@ use crate::failure::printable;
 /// A line on standard error that each new text replaces. Dropping it clears it.
 #[derive(Debug)]
 pub(crate) struct Line<W: Write = Stderr> {
-    /// `None` without a terminal.
-    out: Option<W>,
+    out: W,
     is_shown: bool,
 }
 
 impl Line {
-    pub(crate) fn new() -> Self {
+    /// `None` without a terminal.
+    pub(crate) fn new() -> Option<Self> {
         let out = io::stderr();
-        Self::to(out.is_terminal().then_some(out))
+        out.is_terminal().then(|| Self::to(out))
     }
 }
 
 impl<W: Write> Line<W> {
-    fn to(out: Option<W>) -> Self {
+    fn to(out: W) -> Self {
         let is_shown = false;
         Self { out, is_shown }
     }
 
     pub(crate) fn show(&mut self, text: impl fmt::Display) {
-        let Some(out) = &mut self.out else { return };
         let text = printable(&text.to_string()).into_owned();
         // Without wrapping, because only the last line of a wrapped text would be cleared.
         let line = format!("\r\x1b[K\x1b[?7l{text}\x1b[?7h");
         // A terminal that is gone is told nothing.
+        let out = &mut self.out;
         let _ = out.write_all(line.as_bytes()).and_then(|()| out.flush());
         self.is_shown = true;
     }
@@ -45,7 +45,8 @@ impl<W: Write> Line<W> {
 
 impl<W: Write> Drop for Line<W> {
     fn drop(&mut self) {
-        if let Some(out) = self.out.as_mut().filter(|_| self.is_shown) {
+        if self.is_shown {
+            let out = &mut self.out;
             let _ = out.write_all(b"\r\x1b[K").and_then(|()| out.flush());
         }
     }
@@ -56,7 +57,10 @@ pub(crate) async fn over_two_seconds<T>(
     what: impl fmt::Display,
     work: impl Future<Output = T>,
 ) -> T {
-    told(Line::new(), what, work).await
+    match Line::new() {
+        Some(line) => told(line, what, work).await,
+        None => work.await,
+    }
 }
 
 async fn told<T, W: Write>(
@@ -86,7 +90,7 @@ mod tests {
     async fn shown(takes: f64) -> String {
         let mut out = Vec::new();
         let work = sleep(Duration::from_secs_f64(takes));
-        told(Line::to(Some(&mut out)), "connecting", work).await;
+        told(Line::to(&mut out), "connecting", work).await;
         String::from_utf8(out).expect("text")
     }
 
@@ -101,7 +105,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_wait_that_is_given_up_clears_its_line() {
         let mut out = Vec::new();
-        let wait = told(Line::to(Some(&mut out)), "x", std::future::pending::<()>());
+        let wait = told(Line::to(&mut out), "x", std::future::pending::<()>());
         let _ = tokio::time::timeout(Duration::from_millis(2500), wait).await;
         assert!(out.ends_with(b"\r\x1b[K"), "{out:?}");
     }

@@ -137,7 +137,7 @@ mod tests {
         let run = drive(&schedule, 1000, call, pending(), |_, _| {}).await;
         let tally = &run.tallies[0];
         assert_eq!((tally.sent, tally.answered()), (300, 300));
-        let least = tally.latencies().min();
+        let least = tally.latencies.min();
         assert_eq!(least.div_ceil(10_000), 1000, "10 s but for the third digit");
         assert_eq!((run.lasted, run.is_interrupted), (3 * SECOND, false));
         assert_eq!(began.elapsed().as_secs(), 13, "the last one is waited for");
@@ -199,7 +199,7 @@ mod tests {
             "{:?}",
             tally.latest_start
         );
-        let late = tally.latencies().count_between(40_000, 300_000);
+        let late = tally.latencies.count_between(40_000, 300_000);
         assert_eq!(
             late, 3,
             "the stalled call and those that were due meanwhile"

@@ -1,32 +1,25 @@
 //! `tower-iroh load`: calls a method by a fixed schedule, and says how long the answers took.
 
 mod drive;
+mod prepare;
 mod report;
 mod schedule;
 mod tally;
 
 use std::time::Duration;
 
-use clap::{Args, ValueEnum as _};
+use clap::Args;
 use futures_util::future::join_all;
-use http::uri::PathAndQuery;
-use prost_reflect::{DescriptorPool, DynamicMessage, MessageDescriptor, MethodDescriptor};
-use tokio::time::timeout;
-use tonic::{Code, Request, Status, client::Grpc, metadata::MetadataMap};
-use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 
 use self::{
     drive::drive,
     report::{Report, latency},
-    schedule::{LONGEST, Schedule},
+    schedule::Schedule,
     tally::Tally,
 };
 use crate::{
-    call::{
-        Client, DynamicCodec, Format, Input, OpenSource, Reading, RequestOptions, Schema,
-        SchemaOptions, Session, Source, find_method, method_path,
-    },
-    connect::{ConnectOptions, Over, Wants, seconds},
+    call::{RequestOptions, SchemaOptions, Session, method_parts},
+    connect::{ConnectOptions, seconds},
     failure::Failure,
     print, progress,
     signal::{INTERRUPTED, interruptible, listen},
@@ -99,51 +92,12 @@ fn seconds_or_none(text: &str) -> Result<Duration, String> {
     }
 }
 
-/// Makes calls to one target.
-#[derive(Clone)]
-struct Caller {
-    client: Grpc<Client>,
-    method: MethodDescriptor,
-    path: PathAndQuery,
-    headers: MetadataMap,
-    limit: Duration,
-}
-
-impl Caller {
-    async fn call(mut self, message: DynamicMessage) -> Result<(), Status> {
-        let mut request = Request::new(message);
-        *request.metadata_mut() = self.headers;
-        request.set_timeout(self.limit);
-        let codec = DynamicCodec(self.method.output());
-        let answered = async {
-            self.client.ready().await?;
-            if !self.method.is_server_streaming() {
-                let answer = self.client.unary(request, self.path, codec).await;
-                return answer.map(drop);
-            }
-            let stream = self.client.server_streaming(request, self.path, codec);
-            let mut messages = stream.await?.into_inner();
-            while messages.message().await?.is_some() {}
-            Ok(())
-        };
-        let is_over = |_| Err(Status::deadline_exceeded("`-max-time` is over"));
-        timeout(self.limit, answered).await.unwrap_or_else(is_over)
-    }
-}
-
-/// All that the calls need.
-struct Ready {
-    callers: Vec<Caller>,
-    requests: Vec<DynamicMessage>,
-    sessions: Vec<Session>,
-}
-
 pub(crate) async fn run(options: Options, json: bool) -> Result<(), Failure> {
     let targets = 1 + usize::from(options.beside.is_some());
     let schedule = Schedule::new(options.rate, options.warm_up, options.duration, targets)?;
     if let Some(name) = &options.method {
         // A wrong name is told before anything is dialled.
-        crate::call::method_parts(name)?;
+        method_parts(name)?;
     }
     let (names, sessions) = options.sessions().await?;
     let connections: Vec<_> = sessions.iter().map(|it| it.connection.clone()).collect();
@@ -171,7 +125,9 @@ async fn load(
     };
     let mut line = progress::Line::new();
     let show = |elapsed: Duration, tallies: &[Tally]| {
-        line.show(so_far(elapsed, duration, names, tallies));
+        if let Some(line) = &mut line {
+            line.show(so_far(elapsed, duration, names, tallies));
+        }
     };
     let run = drive(schedule, max_in_flight, call, listen(), show).await;
     drop(line);
@@ -201,145 +157,11 @@ fn so_far(elapsed: Duration, of: Duration, names: &[String], tallies: &[Tally]) 
         sum(Tally::failures)
     );
     for (name, tally) in names.iter().zip(tallies) {
-        let latency = latency(&tally.latencies());
+        let latency = latency(&tally.latencies);
         let (Some(p50), Some(p99)) = (latency[1].1, latency[3].1) else {
             continue;
         };
         text += &format!("; {name}: p50 {p50:.2} ms, p99 {p99:.2} ms");
     }
     text
-}
-
-impl Options {
-    /// The targets by the names that they have in the table, and a session with each. Nothing is dialled.
-    async fn sessions(&self) -> Result<(Vec<String>, Vec<Session>), Failure> {
-        let mut targets = vec![(self.peer.as_str(), self.connect.transport)];
-        targets.extend(self.beside.as_deref().map(|beside| {
-            let same_peer = Over::from_str(beside, false).map(|over| (self.peer.as_str(), over));
-            same_peer.unwrap_or((beside, self.connect.transport))
-        }));
-        let wants = Wants {
-            // What fails is to be seen.
-            attempts: Some(1),
-            ..self.request.wants()
-        };
-        let (mut names, mut sessions) = (Vec::new(), Vec::new());
-        for (target, transport) in targets {
-            let connect = ConnectOptions {
-                transport,
-                ..self.connect.clone()
-            };
-            let session = Session::new(target, &connect, &self.request, wants.clone()).await?;
-            let name = match (&session.connection.channel, transport) {
-                (None, _) => target,
-                (Some(_), Over::Iroh) => "iroh",
-                (Some(_), Over::Tcp) => "tcp",
-            };
-            let is_taken = names.iter().any(|it| it == name);
-            names.push(if is_taken { "beside" } else { name }.to_owned());
-            sessions.push(session);
-        }
-        Ok((names, sessions))
-    }
-
-    /// Reads the requests, finds the method, and makes sure that each target answers.
-    async fn prepare(self, mut sessions: Vec<Session>) -> Result<Ready, Failure> {
-        let deadline = sessions[0].deadline;
-        let prepared = async {
-            let headers = self.request.headers(&[])?;
-            let source = Input::open(Source::read(self.data.as_deref())).await?;
-            // With a schema of its own the program finds mistakes before it dials.
-            let is_known = self.schema.is_local() || self.method.is_none();
-            if !is_known {
-                dial(&mut sessions).await?;
-            }
-            let mut schema = match self.method {
-                Some(_) => sessions[0].schema(&self.schema)?,
-                // A server with a health service need not have reflection.
-                None => health()?,
-            };
-            let name = self.method.as_deref();
-            let name = name.unwrap_or("grpc.health.v1.Health/Check");
-            let method = find_method(&mut schema, name).await?;
-            if method.is_client_streaming() {
-                return Err(Failure::usage(format!(
-                    "{} takes a stream of requests; `load` calls methods that take one request",
-                    method.full_name()
-                )));
-            }
-            self.schema.save([method.parent_file()])?;
-            let requests = requests(source, method.input()).await?;
-            if is_known {
-                dial(&mut sessions).await?;
-            }
-            // Longer ones cannot be told to a server.
-            let limit = self.request.max_time.unwrap_or(Duration::MAX).min(LONGEST);
-            let mut callers = Vec::new();
-            for session in &sessions {
-                answers(session, &headers).await?;
-                callers.push(Caller {
-                    client: Grpc::new(session.client())
-                        .max_decoding_message_size(self.request.max_msg_sz),
-                    path: method_path(&method)?,
-                    method: method.clone(),
-                    headers: headers.clone(),
-                    limit,
-                });
-            }
-            Ok((callers, requests))
-        };
-        let (callers, requests) = deadline.bound(prepared).await?;
-        Ok(Ready {
-            callers,
-            requests,
-            sessions,
-        })
-    }
-}
-
-/// All requests of the input; an empty message where there is none.
-async fn requests(
-    source: OpenSource,
-    descriptor: MessageDescriptor,
-) -> Result<Vec<DynamicMessage>, Failure> {
-    let reading = Reading {
-        format: Format::Json,
-        allow_unknown_fields: false,
-    };
-    let mut input = Input::new(source, descriptor.clone(), reading);
-    let mut requests = Vec::new();
-    while let Some(request) = input.next().await? {
-        requests.push(request);
-    }
-    if requests.is_empty() {
-        requests.push(DynamicMessage::new(descriptor));
-    }
-    Ok(requests)
-}
-
-async fn dial(sessions: &mut [Session]) -> Result<(), Failure> {
-    for session in sessions {
-        session.dial().await?;
-    }
-    Ok(())
-}
-
-fn health() -> Result<Schema, Failure> {
-    let pool = DescriptorPool::decode(tonic_health::pb::FILE_DESCRIPTOR_SET);
-    pool.map(Schema::Files).map_err(Failure::failed)
-}
-
-/// Makes sure that a target's program answers, whatever it says, so that a wrong address is told at once and not by a table of failures.
-async fn answers(session: &Session, headers: &MetadataMap) -> Result<(), Failure> {
-    let mut request = Request::new(HealthCheckRequest::default());
-    *request.metadata_mut() = headers.clone();
-    if let Some(left) = session.deadline.left() {
-        request.set_timeout(left);
-    }
-    let mut health = HealthClient::new(session.client());
-    let asked = progress::over_two_seconds("waiting for the first answer", health.check(request));
-    match asked.await {
-        Err(status) if status.code() == Code::Unavailable => Err(status.into()),
-        _ => Ok(()),
-    }
 }

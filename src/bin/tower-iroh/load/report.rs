@@ -26,7 +26,7 @@ impl Report<'_> {
                 let code = name_of(Code::from_i32(*code));
                 json!({ "code": code, "count": count, "first_message": first.message() })
             });
-            let latency = latency(&tally.latencies()).into_iter();
+            let latency = latency(&tally.latencies).into_iter();
             let latency = latency.map(|(name, ms)| (name.replace('.', "_"), json!(ms)));
             json!({
                 "target": name,
@@ -96,7 +96,7 @@ impl Report<'_> {
         rows.push(("rate reached", row(&rate)));
         let late = |it: &Tally| format!("{:.2} ms", ms(it.latest_start));
         rows.push(("latest start", row(&late)));
-        let latencies: Vec<_> = tallies.iter().map(|it| latency(&it.latencies())).collect();
+        let latencies: Vec<_> = tallies.iter().map(|it| latency(&it.latencies)).collect();
         rows.extend((0..LATENCIES).map(|number| {
             let cell = |it: &[(&str, Option<f64>); LATENCIES]| {
                 or_none(it[number].1.map(|ms| format!("{ms:.2} ms")))
@@ -126,12 +126,14 @@ impl fmt::Display for Report<'_> {
         }
         for (target, tally) in self.names.iter().zip(&self.run.tallies) {
             for (count, first) in tally.failed.values() {
-                let code = name_of(first.code());
-                let message = first.message();
                 write!(
                     f,
-                    "\n{target}: {code} came {count} times, first with: {message}"
+                    "\n{target}: {count} failed with {}",
+                    name_of(first.code())
                 )?;
+                if !first.message().is_empty() {
+                    write!(f, ", the first one with: {}", first.message())?;
+                }
             }
         }
         Ok(())
@@ -203,7 +205,7 @@ mod tests {
             "latest start              1.50 ms            1.50 ms",
             "p99.9                     4.00 ms            2.00 ms",
             "p50 of iroh is 2.00 times that of tcp://localhost:1 (quartiles 2.00 and 2.00)",
-            "tcp://localhost:1: ABORTED came 1 times, first with: no",
+            "tcp://localhost:1: 1 failed with ABORTED, the first one with: no",
         ] {
             assert!(text.lines().any(|it| it == line), "no {line:?} in\n{text}");
         }
