@@ -209,7 +209,7 @@ async fn failures_are_counted_by_code_and_not_made_again() {
 
         let data = r#"{"sleep_ms": 20000}"#;
         let ended = place
-            .run("load", &args(UNARY, &["-max-time", "1", "-d", data]))
+            .run("load", &args(UNARY, &["-max-time", "0.1", "-d", data]))
             .await;
         assert_eq!(ended.code, Some(1), "{ended:?}");
         assert_eq!(row(&ended.stdout, "DEADLINE_EXCEEDED"), "100");

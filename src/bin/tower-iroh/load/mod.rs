@@ -32,7 +32,7 @@ use crate::{
 /// exact as the timer is, counts as on time. Failed calls have no latency; they are counted by their code, and not made again.
 #[derive(Debug, Args)]
 #[command(
-    mut_arg("max_time", |arg| arg.default_value("10").help("Seconds that each call may take, and all that is done before the first one")),
+    mut_arg("max_time", |arg| arg.default_value("10").help("Seconds that each call may take; then it counts as DEADLINE_EXCEEDED")),
     after_help = "Examples:\n  tower-iroh load TICKET --rate 500\n  tower-iroh load TICKET shop.v1.Orders/Get -d '{\"id\": 7}' --rate 200 --duration 30\n  tower-iroh load TICKET shop.v1.Orders/Get -d '{\"id\": 7}' --beside tcp://127.0.0.1:50051 -plaintext   # iroh next to TCP\n\nExit codes: 0 when every call was answered with OK, 1 when one was not, 2 for a wrong command line, 64 + the gRPC code when no call could be made, 130 after Ctrl-C, which prints the table too."
 )]
 pub(crate) struct Options {
@@ -148,7 +148,8 @@ async fn load(
 
 /// The state of a run in one line.
 fn so_far(elapsed: Duration, of: Duration, names: &[String], tallies: &[Tally]) -> String {
-    let (elapsed, of) = (elapsed.as_secs(), of.as_secs_f64());
+    // The last answers come after the last second.
+    let (elapsed, of) = (elapsed.min(of).as_secs(), of.as_secs_f64());
     let sum = |count: fn(&Tally) -> u64| tallies.iter().map(count).sum::<u64>();
     let mut text = format!(
         "{elapsed} s of {of:.0} s: sent {}, answered {}, failed {}",

@@ -12,8 +12,8 @@ use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 use super::{Options, schedule::LONGEST};
 use crate::{
     call::{
-        Client, DynamicCodec, Format, Input, OpenSource, Reading, Schema, Session, Source,
-        find_method, method_path,
+        Client, DynamicCodec, Format, Input, OpenSource, Reading, RequestOptions, Schema, Session,
+        Source, find_method, method_path,
     },
     connect::{ConnectOptions, Over, Wants},
     failure::Failure,
@@ -72,13 +72,18 @@ impl Options {
             attempts: Some(1),
             ..self.request.wants()
         };
+        // What comes before the calls may take as long as connecting and one call.
+        let request = RequestOptions {
+            max_time: Some(self.connect.connect_timeout.saturating_add(self.limit())),
+            ..self.request.clone()
+        };
         let (mut names, mut sessions) = (Vec::new(), Vec::new());
         for (target, transport) in targets {
             let connect = ConnectOptions {
                 transport,
                 ..self.connect.clone()
             };
-            let session = Session::new(target, &connect, &self.request, wants.clone()).await?;
+            let session = Session::new(target, &connect, &request, wants.clone()).await?;
             let name = match (&session.connection.channel, transport) {
                 (None, _) => target,
                 (Some(_), Over::Iroh) => "iroh",
@@ -89,6 +94,11 @@ impl Options {
             sessions.push(session);
         }
         Ok((names, sessions))
+    }
+
+    /// How long a call may take. Longer times cannot be told to a server.
+    fn limit(&self) -> Duration {
+        self.request.max_time.unwrap_or(LONGEST).min(LONGEST)
     }
 
     /// Reads the requests, finds the method, and makes sure that each target answers.
@@ -121,8 +131,6 @@ impl Options {
             if is_known {
                 dial(&mut sessions).await?;
             }
-            // Longer ones cannot be told to a server.
-            let limit = self.request.max_time.unwrap_or(Duration::MAX).min(LONGEST);
             let mut callers = Vec::new();
             for session in &sessions {
                 answers(session, &headers).await?;
@@ -132,7 +140,7 @@ impl Options {
                     path: method_path(&method)?,
                     method: method.clone(),
                     headers: headers.clone(),
-                    limit,
+                    limit: self.limit(),
                 });
             }
             Ok((callers, requests))
@@ -188,7 +196,9 @@ async fn answers(session: &Session, headers: &MetadataMap) -> Result<(), Failure
     let mut health = HealthClient::new(session.client());
     let asked = progress::over_two_seconds("waiting for the first answer", health.check(request));
     match asked.await {
-        Err(status) if status.code() == Code::Unavailable => Err(status.into()),
+        Err(status) if matches!(status.code(), Code::Unavailable | Code::DeadlineExceeded) => {
+            Err(status.into())
+        }
         _ => Ok(()),
     }
 }
