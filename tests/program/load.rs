@@ -72,10 +72,9 @@ async fn each_call_of_the_schedule_is_made_over_iroh_and_over_tcp() {
             200,
             "with the warm-up"
         );
-        assert!(
-            (number(&target["rate_reached"]) - 100.0).abs() < 10.0,
-            "{report}"
-        );
+        // Less if the machine stood still at the end.
+        let rate = number(&target["rate_reached"]);
+        assert!((50.0..=100.1).contains(&rate), "{report}");
         let latency = |name: &str| number(&target["latency_ms"][name]);
         let rising = ["min", "p50", "p90", "p99", "p99_9", "max"].map(latency);
         assert!(rising.is_sorted() && rising[0] > 0.0, "{report}");
