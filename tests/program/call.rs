@@ -1,7 +1,7 @@
 //! `call`, `list`, `describe` and `health`, over iroh and over plain TCP.
 
 #[path = "../support/mod.rs"]
-mod harness;
+pub mod harness;
 
 mod any;
 mod errors;
@@ -18,17 +18,17 @@ use serde_json::Value;
 use self::harness::{Arm, ServerOptions, World};
 use crate::support::{Ended, run};
 
-const SERVICE: &str = "tower_iroh.testing.v1.TestService";
+pub const SERVICE: &str = "tower_iroh.testing.v1.TestService";
 const ECHO: &str = "tower_iroh.echo.v1.Echo";
 
 /// Where a server is, in the words of the command line.
-struct Place {
-    world: World,
-    target: Vec<String>,
+pub struct Place {
+    pub world: World,
+    pub target: Vec<String>,
 }
 
 impl Place {
-    async fn new(arm: Arm) -> Self {
+    pub async fn new(arm: Arm) -> Self {
         let world = World::start(arm, ServerOptions::default()).await;
         let target = match world.ticket() {
             Some(ticket) => vec![ticket],
@@ -41,12 +41,12 @@ impl Place {
     }
 
     /// One server over iroh, and one over TCP that knows nothing of iroh.
-    async fn both() -> [Self; 2] {
+    pub async fn both() -> [Self; 2] {
         [Self::new(Arm::Channel).await, Self::new(Arm::Tcp).await]
     }
 
     /// The command line of a verb.
-    fn args(&self, verb: &str, rest: &[&str]) -> Vec<OsString> {
+    pub fn args(&self, verb: &str, rest: &[&str]) -> Vec<OsString> {
         let words = [verb]
             .into_iter()
             .chain(self.target.iter().map(String::as_str));
@@ -56,7 +56,7 @@ impl Place {
             .collect()
     }
 
-    async fn run(&self, verb: &str, rest: &[&str]) -> Ended {
+    pub async fn run(&self, verb: &str, rest: &[&str]) -> Ended {
         run(self.args(verb, rest)).await
     }
 

@@ -29,7 +29,7 @@ fn words(line: &str) -> Vec<String> {
 fn normal(text: &str) -> String {
     let is_hex = |word: &str| word.len() == 64 && word.chars().all(|it| it.is_ascii_hexdigit());
     let word = |word: &str| {
-        let bare = word.trim_end_matches([';', ',']);
+        let bare = word.trim_end_matches([';', ',', ')']);
         let rest = &word[bare.len()..];
         let is_number = !bare.is_empty() && bare.chars().all(|it| it.is_ascii_digit() || it == '.');
         let bare = match bare {

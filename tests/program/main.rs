@@ -9,6 +9,7 @@ mod cost;
 mod documented;
 mod gateway_tls;
 mod identity;
+mod load;
 mod proxies;
 mod running;
 mod support;

@@ -14,7 +14,7 @@ use crate::{
     connect::{becomes_direct, seconds},
     endpoint::{EndpointOptions, Relay},
     failure::Failure,
-    print,
+    print, progress,
     target::{Names, Target},
 };
 
@@ -129,7 +129,12 @@ async fn this_machine(
             "relay",
             "disabled: only direct paths, and no lookup of addresses".to_owned(),
         )?;
-    } else if options.endpoint.online(names, &endpoint).await {
+    } else if progress::over_two_seconds(
+        "connecting to the relay",
+        options.endpoint.online(names, &endpoint),
+    )
+    .await
+    {
         let relays: Vec<_> = endpoint
             .addr()
             .relay_urls()
@@ -157,19 +162,19 @@ async fn the_peer(
         return report.wrong("ticket", "it has an id and no address".to_owned(), remedy);
     }
     report.well("ticket", format!("{}, known addresses: {addrs}", peer.id()))?;
+    let connecting = format!("connecting to {}", peer.id().fmt_short());
     let channel = Channel::builder(endpoint.clone())
         .peer(peer)
         .links(|links| links.dial_timeout(options.connect_timeout))
         .build()
         .map_err(Failure::usage)?;
-    if let Err(error) = channel.connect().await {
+    if let Err(error) = progress::over_two_seconds(connecting, channel.connect()).await {
         return report.wrong("dial", error.status().message().to_owned(), remedy(&error));
     }
     let path = || channel.stats().and_then(|stats| stats.path);
-    match (
-        timeout(Duration::from_secs(3), becomes_direct(&channel)).await,
-        path(),
-    ) {
+    let direct = timeout(Duration::from_secs(3), becomes_direct(&channel));
+    let direct = progress::over_two_seconds("waiting for a direct path", direct).await;
+    match (direct, path()) {
         (Ok(()), Some(path)) => report.well("path", path.to_string())?,
         (_, path) => {
             let path = path.map_or_else(|| "no path".to_owned(), |path| path.to_string());

@@ -15,9 +15,11 @@ mod gateway;
 mod health;
 mod id;
 mod list;
+mod load;
 mod ping;
 mod policy;
 mod print;
+mod progress;
 mod shell;
 mod signal;
 mod target;
@@ -54,6 +56,7 @@ enum Verb {
     Gateway(gateway::Options),
     Ping(ping::Options),
     Doctor(doctor::Options),
+    Load(Box<load::Options>),
     Id(id::Options),
     Ticket(ticket::Options),
     Completions(shell::Completions),
@@ -119,6 +122,7 @@ async fn run(program: Program) -> Result<(), Failure> {
         Verb::Expose(options) => expose::run(options, json).await,
         Verb::Gateway(options) => gateway::run(options, json).await,
         Verb::Id(options) => id::run(options, json),
+        Verb::Load(options) => load::run(*options, json).await,
         Verb::Man(_) => shell::man(Program::command()),
         Verb::Ping(options) => ping::run(options, json).await,
         Verb::Ticket(options) => ticket::run(options, json).await,

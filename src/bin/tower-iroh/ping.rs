@@ -13,7 +13,7 @@ use tower_iroh::{Channel, Path};
 use crate::{
     connect::{ConnectOptions, Connection, Wants, becomes_direct, seconds},
     failure::Failure,
-    print,
+    print, progress,
     signal::{INTERRUPTED, listen},
 };
 
@@ -46,7 +46,8 @@ async fn ping(connection: &Connection, options: &Options, json: bool) -> Result<
     let began = Instant::now();
     let channel = connection.channel.as_ref();
     if let Some(channel) = channel {
-        let connected = channel.connect().await;
+        let what = format!("connecting to {}", channel.peer().fmt_short());
+        let connected = progress::over_two_seconds(what, channel.connect()).await;
         connected.map_err(|error| Failure::from(error.status().clone()))?;
         let took = began.elapsed();
         match json {

@@ -7,13 +7,12 @@ use std::{
 };
 
 use futures_util::{Stream, StreamExt as _, stream, stream::BoxStream};
-use http::uri::PathAndQuery;
 use prost_reflect::{DynamicMessage, MethodDescriptor};
 use tokio::sync::mpsc;
 use tonic::{Request, Status, client::Grpc, metadata::MetadataMap};
 
 use super::{
-    any::Anys, codec::DynamicCodec, input::Input, metadata::printed, output::Output,
+    any::Anys, codec::DynamicCodec, input::Input, metadata::printed, method, output::Output,
     schema::Schema, session::Session, status,
 };
 use crate::failure::Failure;
@@ -125,11 +124,7 @@ impl Call<'_> {
         if let Some(left) = self.session.deadline.left() {
             request.set_timeout(left);
         }
-        let service = self.method.parent_service();
-        let path = format!("/{}/{}", service.full_name(), self.method.name());
-        let path: PathAndQuery = path
-            .parse()
-            .map_err(|error| Failure::failed(format!("`{path}` cannot be called: {error}")))?;
+        let path = method::path(self.method)?;
         let mut client = Grpc::new(self.session.client())
             .max_decoding_message_size(self.max_message_size)
             .accept_compressed(tonic::codec::CompressionEncoding::Gzip);

@@ -1,5 +1,6 @@
 //! The method of a call, by its name.
 
+use http::uri::PathAndQuery;
 use prost_reflect::MethodDescriptor;
 
 use super::{nearest::did_you_mean, schema::Schema, symbol::Symbol};
@@ -48,6 +49,14 @@ pub(crate) async fn find(schema: &mut Schema, name: &str) -> Result<MethodDescri
             did_you_mean(method_name, methods)
         ))
     })
+}
+
+/// The path of the method's calls in HTTP/2.
+pub(crate) fn path(method: &MethodDescriptor) -> Result<PathAndQuery, Failure> {
+    let service = method.parent_service();
+    let path = format!("/{}/{}", service.full_name(), method.name());
+    path.parse()
+        .map_err(|error| Failure::failed(format!("`{path}` cannot be called: {error}")))
 }
 
 #[cfg(test)]

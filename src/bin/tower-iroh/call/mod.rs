@@ -30,21 +30,19 @@ use std::time::Instant;
 use clap::{ArgAction, Args};
 use tower_iroh::Urgency;
 
-use self::{
-    extras::Extras,
-    format::Format,
-    input::{Input, Reading, Source},
-    invoke::Call,
-    output::Output,
-};
 pub(crate) use self::{
+    codec::DynamicCodec,
+    format::Format,
+    input::{Input, OpenSource, Reading, Source},
     message_json::ToJson,
+    method::{find as find_method, parts as method_parts, path as method_path},
     proto_text::proto_text,
     schema::{Schema, SchemaOptions},
-    session::{RequestOptions, Session},
+    session::{Client, RequestOptions, Session},
     symbol::Symbol,
     template::template,
 };
+use self::{extras::Extras, invoke::Call, output::Output};
 use crate::{
     connect::{ConnectOptions, Connection, Wants},
     failure::{Failure, printable},

@@ -1,9 +1,6 @@
 //! A peer, the time that a verb may take with it, and its schema.
 
-use std::{
-    io::IsTerminal as _,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use clap::{ArgAction, Args};
 use http::{Request, Response};
@@ -21,6 +18,7 @@ use super::{
 use crate::{
     connect::{ConnectOptions, Connection, Wants, seconds},
     failure::Failure,
+    progress,
 };
 
 /// What is said of all calls of a verb, reflection's too.
@@ -133,7 +131,10 @@ impl Session {
                 Failure::from(with_hint(Status::from_error(error.into()), peer_hint))
             })
         };
-        self.deadline.bound(with_notice(dialled)).await?;
+        let peer = channel.peer().fmt_short();
+        let what = format!("connecting to {peer} (-connect-timeout says for how long)");
+        let dialled = progress::over_two_seconds(what, dialled);
+        self.deadline.bound(dialled).await?;
         self.dial = Some(begun.elapsed());
         Ok(())
     }
@@ -171,20 +172,6 @@ impl Session {
             self.request.wait_for_ready,
         ))))
     }
-}
-
-/// Tells a person who waits for a dial what is waited for.
-async fn with_notice<T>(dialled: impl Future<Output = T>) -> T {
-    const SOON: Duration = Duration::from_secs(2);
-    let mut dialled = std::pin::pin!(dialled);
-    tokio::select! {
-        done = &mut dialled => return done,
-        () = tokio::time::sleep(SOON) => {}
-    }
-    if std::io::stderr().is_terminal() {
-        eprintln!("still connecting; -connect-timeout says for how long");
-    }
-    dialled.await
 }
 
 /// The same status with what to try next, where its message has a known cause.
