@@ -12,15 +12,19 @@ use crate::{
 };
 
 pub fn cases() -> Vec<Case> {
-    let mut cases = Vec::new();
-    for client in [Client::Python, Client::JavaScript] {
-        let forms: [(_, fn(Client) -> Outcome); 2] = [("all", all), ("restarted", restarted)];
-        for (form, run) in forms {
-            let name = format!("{}::distant::{form}", client.name());
-            cases.push(Case::new(name, move || run(client)).unless(client.missing()));
-        }
-    }
-    cases
+    let all = |client: Client| {
+        let name = format!("{}::distant::all", client.name());
+        Case::new(name, move || all(client)).unless(client.missing())
+    };
+    let restarted = |client: Client| {
+        let name = format!("{}::distant::restarted", client.name());
+        Case::new(name, move || restarted(client)).unless(client.missing())
+    };
+    let clients = [Client::Python, Client::JavaScript];
+    clients
+        .into_iter()
+        .flat_map(|it| [all(it), restarted(it)])
+        .collect()
 }
 
 /// A server, what exposes it, and a gateway far away from both.
