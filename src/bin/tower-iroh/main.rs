@@ -22,6 +22,7 @@ mod shell;
 mod signal;
 mod target;
 mod ticket;
+mod top;
 
 use std::process::ExitCode;
 
@@ -56,6 +57,7 @@ enum Verb {
     Doctor(doctor::Options),
     Id(id::Options),
     Ticket(ticket::Options),
+    Top(top::Options),
     Completions(shell::Completions),
     Man(shell::Man),
 }
@@ -122,6 +124,7 @@ async fn run(program: Program) -> Result<(), Failure> {
         Verb::Man(_) => shell::man(Program::command()),
         Verb::Ping(options) => ping::run(options, json).await,
         Verb::Ticket(options) => ticket::run(options, json).await,
+        Verb::Top(options) => top::run(options, json).await,
     }
 }
 

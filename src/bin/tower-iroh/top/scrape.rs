@@ -1,0 +1,383 @@
+//! What one answer of a metrics address says, and the rates between two of them.
+
+use std::collections::BTreeMap;
+
+use super::parse::Sample;
+use crate::failure::printable;
+
+/// Which side of its calls the program was on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Role {
+    Client,
+    Server,
+}
+
+impl Role {
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Client => "client",
+            Self::Server => "server",
+        }
+    }
+}
+
+/// A series of which the sum is shown as it is, or as its rate.
+#[derive(Debug)]
+pub(super) struct Meter {
+    pub(super) series: &'static str,
+    pub(super) what: &'static str,
+    /// The label by which it is told apart; empty where it is not.
+    label: &'static str,
+    pub(super) kind: Kind,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Kind {
+    Rate,
+    Level,
+    /// A level that should be 0.
+    Alarm,
+}
+
+macro_rules! meters {
+    ($($kind:ident $series:literal $label:literal $what:literal;)*) => {
+        /// In the order in which they are shown.
+        const METERS: &[Meter] = &[$(Meter { series: $series, what: $what, label: $label, kind: Kind::$kind }),*];
+    };
+}
+
+meters! {
+    Alarm "tower_iroh_breaker_not_closed" "transport" "breakers open";
+    Alarm "tower_iroh_fail_fast_failing" "" "channels failing fast";
+    Alarm "tower_iroh_config_restart_pending" "" "configuration waits for a restart";
+    Rate "tower_iroh_client_attempt_duration_seconds_count" "transport" "attempts";
+    Rate "tower_iroh_client_attempt_errors_total" "transport" "failed attempts";
+    Level "tower_iroh_client_attempts_in_flight" "transport" "attempts in flight";
+    Rate "tower_iroh_retry_retries_total" "" "retries";
+    Level "tower_iroh_buffer_waiting" "" "calls waiting for their peer";
+    Rate "tower_iroh_client_lane_waits_total" "" "long waits for a lane";
+    Rate "tower_iroh_select_fallbacks_total" "to" "fallbacks";
+    Rate "tower_iroh_breaker_opened_total" "transport" "breakers opening";
+    Rate "tower_iroh_authorize_denied_total" "" "calls denied";
+    Rate "tower_iroh_quic_refused_total" "" "QUIC connections refused";
+    Rate "tower_iroh_tcp_refused_total" "" "TCP connections refused";
+    Rate "tower_iroh_client_packets_sent_total" "" "packets sent as client";
+    Rate "tower_iroh_client_packets_lost_total" "" "packets lost as client";
+    Rate "tower_iroh_server_packets_sent_total" "" "packets sent as server";
+    Rate "tower_iroh_server_packets_lost_total" "" "packets lost as server";
+}
+
+/// The series of one answer that are shown.
+#[derive(Debug, Default)]
+pub(super) struct Snapshot {
+    calls: BTreeMap<Key, Calls>,
+    in_flight: BTreeMap<(Role, String), f64>,
+    /// By their place in [`METERS`] and the label's value.
+    meters: BTreeMap<(usize, String), f64>,
+    /// Whether there were series, and none of them was tower-iroh's.
+    pub(super) is_foreign: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Key {
+    role: Role,
+    peer: String,
+    method: String,
+    code: String,
+}
+
+/// The calls that ended with one code.
+#[derive(Clone, Debug, Default)]
+struct Calls {
+    is_error: bool,
+    count: f64,
+    /// How many took no longer than the bound, by the bound in seconds.
+    buckets: Vec<(f64, f64)>,
+}
+
+/// Each role with its series.
+const ROLES: [(Role, &str, &str); 2] = [
+    (
+        Role::Client,
+        "tower_iroh_client_calls_in_flight",
+        "rpc_client_call_duration",
+    ),
+    (
+        Role::Server,
+        "tower_iroh_server_calls_in_flight",
+        "rpc_server_call_duration",
+    ),
+];
+
+/// No program has more of anything, and the sum of many is still exact enough and finite.
+const LARGEST: f64 = 1e15;
+
+impl Key {
+    fn of(role: Role, sample: &Sample<'_>) -> Self {
+        Self {
+            role,
+            peer: shown(sample.label("peer")),
+            method: shown(sample.label("rpc_method")),
+            code: shown(sample.label("rpc_response_status_code")),
+        }
+    }
+}
+
+impl Snapshot {
+    /// Reads an answer; `None` if it is not in Prometheus' text format. A line that cannot be read is left out where others can.
+    pub(super) fn read(text: &str) -> Option<Self> {
+        let mut read = Self::default();
+        let (mut samples, mut others, mut ours) = (0_u32, 0_u32, 0_u32);
+        for line in text.lines().map(str::trim) {
+            if line.is_empty() || line.starts_with('#') {
+                continue;
+            }
+            match Sample::read(line) {
+                None => others += 1,
+                Some(sample) => {
+                    samples += 1;
+                    ours += u32::from(read.take(&sample));
+                }
+            }
+        }
+        read.is_foreign = samples > 0 && ours == 0;
+        for calls in read.calls.values_mut() {
+            sum_up(&mut calls.buckets);
+        }
+        (samples > 0 || others == 0).then_some(read)
+    }
+
+    /// Returns whether the series is tower-iroh's, or one that it shares with OpenTelemetry.
+    fn take(&mut self, sample: &Sample<'_>) -> bool {
+        let name = sample.name;
+        let value = match sample.value.is_finite() {
+            true => sample.value.clamp(0.0, LARGEST),
+            false => 0.0,
+        };
+        if let Some(index) = METERS.iter().position(|meter| meter.series == name) {
+            let label = shown(sample.label(METERS[index].label));
+            *self.meters.entry((index, label)).or_default() += value;
+            return true;
+        }
+        for (role, in_flight, duration) in ROLES {
+            if name == in_flight {
+                let key = (role, shown(sample.label("peer")));
+                *self.in_flight.entry(key).or_default() += value;
+                return true;
+            }
+            let Some(part) = name.strip_prefix(duration) else {
+                continue;
+            };
+            // OpenTelemetry's own exporter puts the unit there.
+            let part = part.strip_prefix("_seconds").unwrap_or(part);
+            if part == "_count" || part == "_bucket" {
+                let calls = self.calls.entry(Key::of(role, sample)).or_default();
+                calls.is_error |= !sample.label("error_type").is_empty();
+                match sample.label("le").parse() {
+                    _ if part == "_count" => calls.count += value,
+                    Ok(bound) if !f64::is_nan(bound) => calls.buckets.push((bound, value)),
+                    _ => {}
+                }
+            }
+            return true;
+        }
+        name.starts_with("tower_iroh_")
+    }
+
+    /// What happened between an earlier answer and this one.
+    pub(super) fn since(&self, before: &Self, seconds: f64) -> View {
+        let seconds = seconds.max(0.001);
+        let mut peers: BTreeMap<(Role, &str), BTreeMap<&str, Tally>> = BTreeMap::new();
+        for (role, peer) in self.in_flight.keys() {
+            peers.entry((*role, peer)).or_default();
+        }
+        for (key, now) in &self.calls {
+            let methods = peers.entry((key.role, &key.peer)).or_default();
+            let more = now.since(before.calls.get(key));
+            methods
+                .entry(&key.method)
+                .or_default()
+                .add(&key.code, &more);
+        }
+        let peers = peers.into_iter().map(|((role, name), methods)| {
+            let mut total = Tally::default();
+            for tally in methods.values() {
+                total.merge(tally);
+            }
+            let rates = |(name, tally): (&str, Tally)| (name.to_owned(), tally.into_rates(seconds));
+            let in_flight = self.in_flight.get(&(role, name.to_owned()));
+            Peer {
+                role,
+                name: name.to_owned(),
+                in_flight: in_flight.copied().unwrap_or_default().max(0.0),
+                methods: methods.into_iter().map(rates).collect(),
+                total: total.into_rates(seconds),
+            }
+        });
+        let meters = self.meters.iter().map(|(key, now)| {
+            let meter = &METERS[key.0];
+            let value = match meter.kind {
+                Kind::Rate => grown(*now, before.meters.get(key).copied()) / seconds,
+                Kind::Level | Kind::Alarm => *now,
+            };
+            (meter, key.1.clone(), value)
+        });
+        View {
+            seconds,
+            peers: peers.collect(),
+            meters: meters.collect(),
+        }
+    }
+}
+
+/// A peer's text as one line that no terminal obeys.
+fn shown(text: &str) -> String {
+    printable(text).replace(['\n', '\t'], " ")
+}
+
+/// By how much a counter grew. One that is smaller than before began again at 0, with its program.
+fn grown(now: f64, before: Option<f64>) -> f64 {
+    match before {
+        Some(before) if before <= now => now - before,
+        _ => now.max(0.0),
+    }
+}
+
+/// Sorts by bound, and sums up what has the same one.
+fn sum_up(buckets: &mut Vec<(f64, f64)>) {
+    buckets.sort_by(|a, b| a.0.total_cmp(&b.0));
+    buckets.dedup_by(|later, kept| {
+        let is_same = later.0 == kept.0;
+        if is_same {
+            kept.1 += later.1;
+        }
+        is_same
+    });
+}
+
+impl Calls {
+    fn bucket(&self, bound: f64) -> f64 {
+        let at = self.buckets.binary_search_by(|it| it.0.total_cmp(&bound));
+        at.map_or(0.0, |at| self.buckets[at].1)
+    }
+
+    /// The calls since `before`. The counts of a series begin again together, so one that shrank means that all did.
+    fn since(&self, before: Option<&Self>) -> Self {
+        let before = before.filter(|before| {
+            let shrank = |(bound, now): &(f64, f64)| *now < before.bucket(*bound);
+            self.count >= before.count && !self.buckets.iter().any(shrank)
+        });
+        let Some(before) = before else {
+            return self.clone();
+        };
+        let more = |(bound, now): &(f64, f64)| (*bound, now - before.bucket(*bound));
+        Self {
+            is_error: self.is_error,
+            count: self.count - before.count,
+            buckets: self.buckets.iter().map(more).collect(),
+        }
+    }
+}
+
+/// The calls of one method, or of all of a peer.
+#[derive(Debug, Default)]
+struct Tally {
+    calls: f64,
+    errors: f64,
+    codes: BTreeMap<String, f64>,
+    /// How many took as long as that, and longer than the bound below.
+    durations: Vec<(f64, f64)>,
+}
+
+impl Tally {
+    fn add(&mut self, code: &str, calls: &Calls) {
+        self.calls += calls.count;
+        if calls.is_error {
+            self.errors += calls.count;
+        }
+        if code != "OK" {
+            *self.codes.entry(code.to_owned()).or_default() += calls.count;
+        }
+        let mut below = 0.0;
+        for (bound, up_to) in &calls.buckets {
+            self.durations.push((*bound, (up_to - below).max(0.0)));
+            below = up_to.max(below);
+        }
+    }
+
+    fn merge(&mut self, other: &Self) {
+        self.calls += other.calls;
+        self.errors += other.errors;
+        for (code, calls) in &other.codes {
+            *self.codes.entry(code.clone()).or_default() += calls;
+        }
+        self.durations.extend(&other.durations);
+    }
+
+    fn into_rates(mut self, seconds: f64) -> Rates {
+        sum_up(&mut self.durations);
+        let per_second = |calls: f64| calls / seconds;
+        Rates {
+            calls: per_second(self.calls),
+            errors: per_second(self.errors),
+            p50: quantile(&self.durations, 0.5),
+            p99: quantile(&self.durations, 0.99),
+            codes: self
+                .codes
+                .into_iter()
+                .filter(|(_, calls)| *calls > 0.0)
+                .map(|(code, calls)| (code, per_second(calls)))
+                .collect(),
+        }
+    }
+}
+
+/// The duration that a share of the calls did not exceed, as Prometheus' `histogram_quantile` finds it: evenly spread within a bucket, and the largest bound for
+/// what exceeds all.
+fn quantile(durations: &[(f64, f64)], share: f64) -> Option<f64> {
+    let rank = durations.iter().map(|it| it.1).sum::<f64>() * share;
+    let (mut lower, mut below) = (0.0, 0.0);
+    for (upper, calls) in durations.iter().copied() {
+        if calls > 0.0 && below + calls >= rank {
+            let part = ((rank - below) / calls).clamp(0.0, 1.0);
+            return Some(match upper.is_infinite() {
+                true => lower,
+                false => lower + (upper - lower) * part,
+            });
+        }
+        below += calls;
+        lower = upper.max(0.0);
+    }
+    None
+}
+
+/// What is shown of one interval.
+#[derive(Debug)]
+pub(super) struct View {
+    pub(super) seconds: f64,
+    pub(super) peers: Vec<Peer>,
+    /// With the label's value, and the rate or the level.
+    pub(super) meters: Vec<(&'static Meter, String, f64)>,
+}
+
+/// A peer in one role; its name is empty where peers are not told apart.
+#[derive(Debug)]
+pub(super) struct Peer {
+    pub(super) role: Role,
+    pub(super) name: String,
+    pub(super) in_flight: f64,
+    pub(super) total: Rates,
+    pub(super) methods: Vec<(String, Rates)>,
+}
+
+/// Calls per second, and how long they took.
+#[derive(Debug)]
+pub(super) struct Rates {
+    pub(super) calls: f64,
+    pub(super) errors: f64,
+    /// Every code but OK. A server's errors are its own failures alone, as OpenTelemetry defines them.
+    pub(super) codes: BTreeMap<String, f64>,
+    /// In seconds.
+    pub(super) p50: Option<f64>,
+    pub(super) p99: Option<f64>,
+}
