@@ -15,6 +15,7 @@ mod gateway;
 mod health;
 mod id;
 mod list;
+mod pages;
 mod ping;
 mod policy;
 mod print;
