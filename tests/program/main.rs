@@ -10,3 +10,4 @@ mod proxies;
 mod running;
 mod support;
 mod tools;
+mod top;

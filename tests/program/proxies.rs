@@ -104,12 +104,12 @@ impl Backend {
     }
 }
 
-fn client(address: &str) -> EchoClient<Channel> {
+pub fn client(address: &str) -> EchoClient<Channel> {
     let endpoint = Endpoint::from_shared(format!("http://{address}")).expect("a URI");
     EchoClient::new(endpoint.connect_lazy())
 }
 
-fn request(payload: &'static [u8]) -> tonic::Request<EchoRequest> {
+pub fn request(payload: &'static [u8]) -> tonic::Request<EchoRequest> {
     let mut request = tonic::Request::new(EchoRequest {
         payload: payload.into(),
     });
@@ -563,7 +563,7 @@ async fn a_tunnel_holds_its_connections_slot() {
 }
 
 /// A request over HTTP/1.1, as a browser sends it.
-async fn http1(
+pub async fn http1(
     address: &str,
     request: Request<http_body_util::Full<bytes::Bytes>>,
 ) -> http::Response<bytes::Bytes> {
@@ -1029,7 +1029,7 @@ async fn mistakes_are_told_and_nothing_is_half_started() {
 }
 
 /// What accepts connections and then does something else than HTTP/2.
-async fn odd_backend(answer: Option<&'static [u8]>) -> (SocketAddr, JoinHandle<()>) {
+pub async fn odd_backend(answer: Option<&'static [u8]>) -> (SocketAddr, JoinHandle<()>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
     let addr = listener.local_addr().expect("an address");
     let serving = tokio::spawn(async move {

@@ -214,3 +214,73 @@ pub(super) fn json(view: &View) -> Map<String, Value> {
     object.insert("meters".to_owned(), meters.collect());
     object
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::top::scrape::tests::view;
+
+    #[test]
+    fn the_table_has_a_line_for_each_peer_and_each_method() {
+        assert_eq!(
+            plain(&view()),
+            "\
+                          calls/s   errors/s  in flight        p50        p99  codes
+client db                    26.0        5.0          3    3.06 ms      10 ms  UNAVAILABLE 5.0
+  shop.v1.Stock/Get          25.0        5.0               3.25 ms      10 ms  UNAVAILABLE 5.0
+  shop.v1.Orders/Place        1.0        0.0               0.50 ms    0.99 ms
+server                        0.0        0.0          1          -          -
+breakers open (iroh): 1
+packets sent as client: 200.0/s"
+        );
+    }
+
+    #[test]
+    fn each_column_sorts() {
+        let view = view();
+        let mut sort = Sort::default();
+        let mut orders = Vec::new();
+        loop {
+            let names: Vec<_> = rows(&view, sort).into_iter().map(|row| row.name).collect();
+            orders.push((sort.name(), names[1].trim() == "shop.v1.Stock/Get"));
+            sort = sort.next();
+            if sort == Sort::default() {
+                break;
+            }
+        }
+        let orders: Vec<_> = orders
+            .iter()
+            .map(|(name, is_first)| (*name, *is_first))
+            .collect();
+        let expected = [
+            ("calls/s", true),
+            ("errors/s", true),
+            ("in flight", true),
+            ("p50", true),
+            ("p99", true),
+            ("name", false),
+        ];
+        assert_eq!(orders, expected);
+    }
+
+    #[test]
+    fn json_has_names_and_numbers() {
+        let object = json(&view());
+        let get = &object["peers"][0]["methods"][1];
+        assert_eq!(
+            (&get["method"], &get["calls_per_s"]),
+            (&"shop.v1.Stock/Get".into(), &25.0.into())
+        );
+        assert_eq!(get["codes_per_s"]["UNAVAILABLE"], 5.0);
+        assert_eq!(object["peers"][1]["p50_ms"], Value::Null);
+        let meter =
+            json!({ "series": "tower_iroh_breaker_not_closed", "label": "iroh", "value": 1.0 });
+        assert_eq!(object["meters"][0], meter);
+    }
+
+    #[test]
+    fn an_id_is_shortened_and_a_name_is_not() {
+        assert_eq!(short(&"0123456789abcdef".repeat(4)), "0123456789");
+        assert_eq!(short("db"), "db");
+    }
+}
