@@ -22,7 +22,7 @@ use crate::{
 const ECHO: &str = "tower_iroh.echo.v1.Echo/Echo";
 
 /// An endpoint in front of a server, its ticket, and where its metrics are.
-async fn exposed(backend: &str) -> (Running, String, String) {
+pub async fn measured(backend: &str) -> (Running, String, String) {
     let args = [backend, "--allow-all", "--metrics", "127.0.0.1:0"];
     let (mut exposed, ticket) = Running::expose(&args).await;
     let said = exposed.says("exposing").await;
@@ -88,7 +88,7 @@ impl Live {
 #[tokio::test]
 async fn top_counts_calls_by_peer_method_and_code() {
     let backend = Backend::start().await;
-    let (_exposed, ticket, metrics) = exposed(&backend.address()).await;
+    let (_exposed, ticket, metrics) = measured(&backend.address()).await;
     let (_gateway, address) = Running::gateway(&["--peer", &format!("db={ticket}")]).await;
     let mut client = client(&address);
     client.echo(request(b"known")).await.expect("answered");
@@ -268,7 +268,7 @@ async fn top_shows_the_gateways_token() {
 #[tokio::test]
 async fn expose_answers_probes_and_prometheus_on_this_machine_alone() {
     let backend = Backend::start().await;
-    let (_exposed, _ticket, metrics) = exposed(&backend.address()).await;
+    let (_exposed, _ticket, metrics) = measured(&backend.address()).await;
     let addr: SocketAddr = metrics.parse().expect("an address");
     for (path, host, status) in [
         ("/healthz", "probe.example", 200),

@@ -175,7 +175,7 @@ impl Snapshot {
                 calls.is_error |= !sample.label("error_type").is_empty();
                 match sample.label("le").parse() {
                     _ if part == "_count" => calls.count += value,
-                    Ok(bound) if !f64::is_nan(bound) => calls.buckets.push((bound, value)),
+                    Ok(bound) if bound >= 0.0 => calls.buckets.push((bound, value)),
                     _ => {}
                 }
             }

@@ -208,9 +208,13 @@ impl Screen {
             .take(shown)
             .map(|width| width + 1)
             .sum::<usize>();
-        let names = usize::from(area.width).saturating_sub(numbers);
-        // A wide terminal has space for codes after the longest name.
+        let free = usize::from(area.width).saturating_sub(numbers);
+        // A narrow terminal has no space for codes; any other shares what is left.
+        let has_codes = shown == WIDTHS.len();
+        let codes = rows.iter().map(|row| row.cells[5].len() + 1).max();
+        let codes = codes.filter(|_| has_codes).unwrap_or_default();
         let longest = rows.iter().map(|row| row.name.chars().count()).max();
+        let names = free.saturating_sub(codes).max(free / 2);
         let names = longest.unwrap_or_default().max(10).min(names);
         let right = |text: &str, width: usize| format!("{text:>width$}");
         let titles = COLUMNS
@@ -225,7 +229,8 @@ impl Screen {
                 Cell::from(Span::styled(right(title, width), style))
             });
         let titles = std::iter::once(Cell::from("")).chain(titles);
-        let titles = Row::new(titles.chain([Cell::from(COLUMNS[5])])).bold();
+        let last = |text| has_codes.then(|| Cell::from(text));
+        let titles = Row::new(titles.chain(last(COLUMNS[5]))).bold();
         let lines = rows.iter().skip(self.skipped).take(fit).map(|row| {
             let cells = row.cells.iter().zip(WIDTHS).take(shown).enumerate();
             let cells = cells.map(|(column, (text, width))| {
@@ -238,14 +243,17 @@ impl Screen {
                 })
             });
             let cells = std::iter::once(Cell::from(ending(&row.name, names))).chain(cells);
-            let codes = Cell::from(row.cells[5].as_str());
-            let line = Row::new(cells.chain([codes]));
+            let line = Row::new(cells.chain(last(&row.cells[5])));
             if row.is_peer { line.bold() } else { line }
         });
         let length = |width: usize| Constraint::Length(u16::try_from(width).unwrap_or(u16::MAX));
         let widths =
             std::iter::once(length(names)).chain(WIDTHS.into_iter().take(shown).map(length));
-        let table = Table::new(lines, widths.chain([Constraint::Fill(1)])).header(titles);
+        let table = Table::new(
+            lines,
+            widths.chain(has_codes.then_some(Constraint::Fill(1))),
+        )
+        .header(titles);
         frame.render_widget(table, area);
         rows.len().saturating_sub(self.skipped + fit)
     }
@@ -332,11 +340,11 @@ mod tests {
         let expected = [
             "127.0.0.1:7001  2.0 s",
             "breakers open (iroh): 1  packets sent as client: 200.0/s",
-            "                         calls/s  errors/s in flight       p50       p99 codes",
-            "client db                   26.0       5.0         3   3.06 ms     10 ms UNAVAIL",
-            "  shop.v1.Stock/Get         25.0       5.0             3.25 ms     10 ms UNAVAIL",
-            "  shop.v1.Orders/Place       1.0       0.0             0.50 ms   0.99 ms",
-            "server                       0.0       0.0         1         -         -",
+            "                    calls/s errors/s in flight      p50      p99 codes",
+            "client db              26.0      5.0         3  2.80 ms    10 ms UNAVAILABLE 5.0",
+            "…shop.v1.Stock/Get     25.0      5.0            3.25 ms    10 ms UNAVAILABLE 5.0",
+            "…p.v1.Orders/Place      1.0      0.0            0.50 ms  0.99 ms",
+            "server                  0.0      0.0         1        -        -",
         ];
         assert_eq!(lines[..expected.len()], expected, "{lines:#?}");
         assert_eq!(lines[23], "q quit  s sort: calls/s  p pause");
@@ -356,7 +364,7 @@ mod tests {
                 "127.0.0.1:7001  2.0",
                 "             calls/s",
                 "client db       26.0",
-                "…Stock/Get      25.0",
+                "….Stock/Get     25.0",
                 "q quit  s sort: call",
             ],
         );
