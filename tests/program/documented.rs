@@ -36,7 +36,9 @@ fn normal(text: &str) -> String {
     let word = |word: &str| {
         let bare = word.trim_end_matches([';', ',']);
         let rest = &word[bare.len()..];
-        let is_number = !bare.is_empty() && bare.chars().all(|it| it.is_ascii_digit() || it == '.');
+        let number = bare.strip_suffix("/s").unwrap_or(bare);
+        let is_number =
+            !number.is_empty() && number.chars().all(|it| it.is_ascii_digit() || it == '.');
         let bare = match bare {
             it if is_hex(it) => "ID",
             it if it.starts_with("endpoint") && it.len() > 40 => "TICKET",

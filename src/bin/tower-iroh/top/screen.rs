@@ -318,7 +318,7 @@ mod tests {
         let mut terminal = Terminal::new(TestBackend::new(width, height)).expect("a terminal");
         terminal.draw(|frame| screen.draw(frame)).expect("drawn");
         let cells = terminal.backend().buffer().content();
-        let lines = cells.chunks(usize::from(width)).map(|line| {
+        let lines = cells.chunks(usize::from(width).max(1)).map(|line| {
             let line: String = line.iter().map(|cell| cell.symbol()).collect();
             line.trim_end().to_owned()
         });
