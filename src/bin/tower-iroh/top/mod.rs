@@ -3,6 +3,7 @@
 mod address;
 mod keys;
 mod parse;
+mod rates;
 mod scrape;
 mod screen;
 mod table;
@@ -21,10 +22,7 @@ use tokio::{
     time::{Instant, Interval, MissedTickBehavior, interval},
 };
 
-use self::{
-    address::Address,
-    scrape::{Snapshot, View},
-};
+use self::{address::Address, rates::View, scrape::Snapshot};
 use crate::{connect::seconds, failure::Failure, print, signal::interruptible};
 
 /// Watch calls, errors and latencies by peer and method, from a metrics address

@@ -2,7 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use super::parse::Sample;
+use super::{
+    parse::Sample,
+    rates::{Peer, Tally, View, sum_up},
+};
 use crate::failure::printable;
 
 /// Which side of its calls the program was on.
@@ -88,11 +91,11 @@ struct Key {
 
 /// The calls that ended with one code.
 #[derive(Clone, Debug, Default)]
-struct Calls {
-    is_error: bool,
-    count: f64,
+pub(super) struct Calls {
+    pub(super) is_error: bool,
+    pub(super) count: f64,
     /// How many took no longer than the bound, by the bound in seconds.
-    buckets: Vec<(f64, f64)>,
+    pub(super) buckets: Vec<(f64, f64)>,
 }
 
 /// Each role with its series.
@@ -248,18 +251,6 @@ fn grown(now: f64, before: Option<f64>) -> f64 {
     }
 }
 
-/// Sorts by bound, and sums up what has the same one.
-fn sum_up(buckets: &mut Vec<(f64, f64)>) {
-    buckets.sort_by(|a, b| a.0.total_cmp(&b.0));
-    buckets.dedup_by(|later, kept| {
-        let is_same = later.0 == kept.0;
-        if is_same {
-            kept.1 += later.1;
-        }
-        is_same
-    });
-}
-
 impl Calls {
     fn bucket(&self, bound: f64) -> f64 {
         let at = self.buckets.binary_search_by(|it| it.0.total_cmp(&bound));
@@ -284,265 +275,5 @@ impl Calls {
     }
 }
 
-/// The calls of one method, or of all of a peer.
-#[derive(Debug, Default)]
-struct Tally {
-    calls: f64,
-    errors: f64,
-    codes: BTreeMap<String, f64>,
-    /// How many took as long as that, and longer than the bound below.
-    durations: Vec<(f64, f64)>,
-}
-
-impl Tally {
-    fn add(&mut self, code: &str, calls: &Calls) {
-        self.calls += calls.count;
-        if calls.is_error {
-            self.errors += calls.count;
-        }
-        if code != "OK" {
-            *self.codes.entry(code.to_owned()).or_default() += calls.count;
-        }
-        let mut below = 0.0;
-        for (bound, up_to) in &calls.buckets {
-            self.durations.push((*bound, (up_to - below).max(0.0)));
-            below = up_to.max(below);
-        }
-    }
-
-    fn merge(&mut self, other: &Self) {
-        self.calls += other.calls;
-        self.errors += other.errors;
-        for (code, calls) in &other.codes {
-            *self.codes.entry(code.clone()).or_default() += calls;
-        }
-        self.durations.extend(&other.durations);
-    }
-
-    fn into_rates(mut self, seconds: f64) -> Rates {
-        sum_up(&mut self.durations);
-        let per_second = |calls: f64| calls / seconds;
-        Rates {
-            calls: per_second(self.calls),
-            errors: per_second(self.errors),
-            p50: quantile(&self.durations, 0.5),
-            p99: quantile(&self.durations, 0.99),
-            codes: self
-                .codes
-                .into_iter()
-                .filter(|(_, calls)| *calls > 0.0)
-                .map(|(code, calls)| (code, per_second(calls)))
-                .collect(),
-        }
-    }
-}
-
-/// The duration that a share of the calls did not exceed, as Prometheus' `histogram_quantile` finds it: evenly spread within a bucket, and the largest bound for
-/// what exceeds all.
-fn quantile(durations: &[(f64, f64)], share: f64) -> Option<f64> {
-    let rank = durations.iter().map(|it| it.1).sum::<f64>() * share;
-    let (mut lower, mut below) = (0.0, 0.0);
-    for (upper, calls) in durations.iter().copied() {
-        if calls > 0.0 && below + calls >= rank {
-            let part = ((rank - below) / calls).clamp(0.0, 1.0);
-            return Some(match upper.is_infinite() {
-                true => lower,
-                false => lower + (upper - lower) * part,
-            });
-        }
-        below += calls;
-        lower = upper.max(0.0);
-    }
-    None
-}
-
-/// What is shown of one interval.
-#[derive(Debug)]
-pub(super) struct View {
-    pub(super) seconds: f64,
-    pub(super) peers: Vec<Peer>,
-    /// With the label's value, and the rate or the level.
-    pub(super) meters: Vec<(&'static Meter, String, f64)>,
-}
-
-/// A peer in one role; its name is empty where peers are not told apart.
-#[derive(Debug)]
-pub(super) struct Peer {
-    pub(super) role: Role,
-    pub(super) name: String,
-    pub(super) in_flight: f64,
-    pub(super) total: Rates,
-    pub(super) methods: Vec<(String, Rates)>,
-}
-
-/// Calls per second, and how long they took.
-#[derive(Debug)]
-pub(super) struct Rates {
-    pub(super) calls: f64,
-    pub(super) errors: f64,
-    /// Every code but OK. A server's errors are its own failures alone, as OpenTelemetry defines them.
-    pub(super) codes: BTreeMap<String, f64>,
-    /// In seconds.
-    pub(super) p50: Option<f64>,
-    pub(super) p99: Option<f64>,
-}
-
 #[cfg(test)]
-pub(super) mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    fn read(text: &str) -> Snapshot {
-        Snapshot::read(text).expect("Prometheus' text")
-    }
-
-    /// A method's calls that ended with a code: how many took up to 1 ms, up to 10 ms, and longer.
-    fn calls(method: &str, code: &str, [fast, slow, slower]: [u32; 3]) -> String {
-        let error = if code == "OK" {
-            String::new()
-        } else {
-            format!(",error_type=\"{code}\"")
-        };
-        let labels = format!(
-            "peer=\"db\",rpc_method=\"{method}\",rpc_response_status_code=\"{code}\"{error}"
-        );
-        let (name, all) = ("rpc_client_call_duration", fast + slow + slower);
-        format!(
-            "{name}_bucket{{{labels},le=\"0.001\"}} {fast}\n{name}_bucket{{{labels},le=\"0.01\"}} {}\n\
-             {name}_bucket{{{labels},le=\"+Inf\"}} {all}\n{name}_sum{{{labels}}} 1\n{name}_count{{{labels}}} {all}\n",
-            fast + slow
-        )
-    }
-
-    /// What a gateway with two peers might say, and say again two seconds later.
-    pub(in super::super) fn view() -> View {
-        let levels = "tower_iroh_client_calls_in_flight{peer=\"db\"} 3\n\
-                      tower_iroh_client_calls_in_flight{peer=\"_OTHER\"} 0\n\
-                      tower_iroh_server_calls_in_flight 1\n\
-                      tower_iroh_breaker_not_closed{transport=\"iroh\"} 1\n";
-        let packets = |count| format!("tower_iroh_client_packets_sent_total {count}\n");
-        let before =
-            levels.to_owned() + &packets(100) + &calls("shop.v1.Stock/Get", "OK", [10, 0, 0]);
-        let now = levels.to_owned()
-            + &packets(500)
-            + &calls("shop.v1.Stock/Get", "OK", [30, 20, 0])
-            + &calls("shop.v1.Stock/Get", "UNAVAILABLE", [0, 0, 10])
-            + &calls("shop.v1.Orders/Place", "OK", [2, 0, 0]);
-        read(&now).since(&read(&before), 2.0)
-    }
-
-    #[test]
-    fn rates_and_percentiles_are_of_the_interval() {
-        let view = view();
-        let [db, server] = &view.peers[..] else {
-            panic!("{view:?}")
-        };
-        assert_eq!(
-            (db.role, db.name.as_str(), db.in_flight),
-            (Role::Client, "db", 3.0)
-        );
-        assert_eq!((server.role, server.in_flight), (Role::Server, 1.0));
-        assert!(server.methods.is_empty());
-        let (name, get) = &db.methods[1];
-        assert_eq!(name, "shop.v1.Stock/Get");
-        assert_eq!((get.calls, get.errors), (25.0, 5.0));
-        assert_eq!(get.codes, BTreeMap::from([("UNAVAILABLE".to_owned(), 5.0)]));
-        // 20 calls up to 1 ms and 20 up to 10 ms: the 25th of 50 is the fifth of those.
-        assert!((get.p50.expect("calls") - 0.003_25).abs() < 1e-9, "{get:?}");
-        assert_eq!(get.p99, Some(0.01), "the largest bound for what exceeds it");
-        assert_eq!((db.total.calls, db.total.errors), (26.0, 5.0));
-        let meters: Vec<_> = view
-            .meters
-            .iter()
-            .map(|(meter, label, value)| (meter.what, label.as_str(), *value))
-            .collect();
-        assert_eq!(
-            meters,
-            [
-                ("breakers open", "iroh", 1.0),
-                ("packets sent as client", "", 200.0)
-            ]
-        );
-    }
-
-    #[test]
-    fn a_program_that_began_again_has_no_negative_rates() {
-        let before = read(&calls("a/B", "OK", [50, 50, 50]));
-        let now = read(&calls("a/B", "OK", [0, 151, 0]));
-        let peers = now.since(&before, 1.0).peers;
-        assert_eq!(
-            peers[0].total.calls, 151.0,
-            "a bucket shrank, so all calls are new"
-        );
-        assert!(peers[0].total.p50.expect("calls") > 0.001);
-        let gone = read("").since(&before, 1.0);
-        assert!(gone.peers.is_empty(), "{gone:?}");
-    }
-
-    #[test]
-    fn what_is_not_prometheus_is_told_from_what_is_not_ours() {
-        for text in ["<html>\n<body>\n", "ok\n", "{\"a\": 1}"] {
-            assert!(Snapshot::read(text).is_none(), "{text}");
-        }
-        assert!(!read("").is_foreign, "no call yet");
-        assert!(!read("# HELP a b\n").is_foreign);
-        assert!(read("node_load1 0.5\n<oops>\n").is_foreign);
-        for ours in [
-            "tower_iroh_batch_items_sum 1",
-            "rpc_server_call_duration_seconds_sum{a=\"b\"} 1",
-        ] {
-            assert!(!read(ours).is_foreign, "{ours}");
-        }
-    }
-
-    #[test]
-    fn a_name_moves_no_cursor_and_begins_no_line() {
-        let text = calls("\u{1b}[2J\\nx", "OK", [1, 0, 0]);
-        let view = read(&text).since(&Snapshot::default(), 1.0);
-        assert_eq!(view.peers[0].methods[0].0, "\\u001b[2J x");
-    }
-
-    /// Lines of which some are samples that are shown.
-    fn text() -> impl Strategy<Value = String> {
-        let value = prop_oneof![
-            (0..1000_u32).prop_map(|it| it.to_string()),
-            any::<f64>().prop_map(|it| it.to_string()),
-            ".{0,5}",
-        ];
-        let name = prop_oneof![
-            Just("rpc_client_call_duration_count{peer=\"a\",rpc_method=\"b\"}".to_owned()),
-            any::<f64>().prop_map(|le| format!(
-                "rpc_client_call_duration_bucket{{peer=\"a\",rpc_method=\"b\",le=\"{le}\"}}"
-            )),
-            (0..4_u32).prop_map(|le| format!("rpc_server_call_duration_bucket{{le=\"{le}\"}}")),
-            Just("tower_iroh_client_calls_in_flight".to_owned()),
-            Just("tower_iroh_client_packets_sent_total".to_owned()),
-            ".{0,20}",
-        ];
-        let line = (name, value).prop_map(|(name, value)| format!("{name} {value}\n"));
-        proptest::collection::vec(line, 0..40).prop_map(|lines| lines.concat())
-    }
-
-    proptest! {
-        #[test]
-        fn any_two_answers_have_rates_from_zero_up(before in text(), now in text(), seconds in 0.0..10.0) {
-            let (Some(before), Some(now)) = (Snapshot::read(&before), Snapshot::read(&now)) else {
-                return Ok(());
-            };
-            let view = now.since(&before, seconds);
-            for peer in &view.peers {
-                let of_methods = peer.methods.iter().map(|(_, rates)| rates);
-                for rates in of_methods.chain([&peer.total]) {
-                    let numbers = [rates.calls, rates.errors, rates.p50.unwrap_or_default(), rates.p99.unwrap_or_default()];
-                    for number in numbers.iter().chain(rates.codes.values()) {
-                        prop_assert!(number.is_finite() && *number >= 0.0, "{rates:?}");
-                    }
-                }
-            }
-            for (_, _, value) in &view.meters {
-                prop_assert!(value.is_finite() && *value >= 0.0);
-            }
-        }
-    }
-}
+pub(super) mod tests;

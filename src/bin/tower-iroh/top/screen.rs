@@ -19,7 +19,7 @@ use super::{
     Source,
     address::Address,
     keys::{self, Key},
-    scrape::View,
+    rates::View,
     table::{COLUMNS, NO_CALLS, Sort, WIDTHS, meters, rows},
 };
 use crate::{
@@ -129,7 +129,10 @@ impl Screen {
             }
             Err(failure) => {
                 let text = failure.to_string();
-                self.error = Some(text.trim_start_matches("error: ").to_owned());
+                // The header begins with the address.
+                let text = text.trim_start_matches("error: ");
+                let text = text.strip_prefix(&self.address).unwrap_or(text);
+                self.error = Some(text.trim_start().to_owned());
             }
         }
     }
@@ -211,8 +214,9 @@ impl Screen {
         let free = usize::from(area.width).saturating_sub(numbers);
         // A narrow terminal has no space for codes; any other shares what is left.
         let has_codes = shown == WIDTHS.len();
-        let codes = rows.iter().map(|row| row.cells[5].len() + 1).max();
-        let codes = codes.filter(|_| has_codes).unwrap_or_default();
+        let codes = rows.iter().map(|row| row.cells[5].len()).max();
+        let codes = codes.unwrap_or_default().max(COLUMNS[5].len()) + 1;
+        let codes = if has_codes { codes } else { 0 };
         let longest = rows.iter().map(|row| row.name.chars().count()).max();
         let names = free.saturating_sub(codes).max(free / 2);
         let names = longest.unwrap_or_default().max(10).min(names);
@@ -302,133 +306,4 @@ fn packed(texts: Vec<(String, bool)>, width: u16, most: usize) -> Vec<Line<'stat
 }
 
 #[cfg(test)]
-mod tests {
-    use ratatui::{backend::TestBackend, style::Color};
-
-    use super::*;
-    use crate::top::scrape::tests::view;
-
-    fn screen() -> Screen {
-        let mut screen = Screen::new("127.0.0.1:7001".to_owned(), Instant::now());
-        screen.take(Ok(view()));
-        screen
-    }
-
-    fn drawn(screen: &mut Screen, width: u16, height: u16) -> (Vec<String>, Terminal<TestBackend>) {
-        let mut terminal = Terminal::new(TestBackend::new(width, height)).expect("a terminal");
-        terminal.draw(|frame| screen.draw(frame)).expect("drawn");
-        let cells = terminal.backend().buffer().content();
-        let lines = cells.chunks(usize::from(width).max(1)).map(|line| {
-            let line: String = line.iter().map(|cell| cell.symbol()).collect();
-            line.trim_end().to_owned()
-        });
-        (lines.collect(), terminal)
-    }
-
-    /// The text that is red.
-    fn red(terminal: &Terminal<TestBackend>) -> String {
-        let cells = terminal.backend().buffer().content().iter();
-        cells
-            .filter(|cell| cell.fg == Color::Red)
-            .map(|cell| cell.symbol())
-            .collect()
-    }
-
-    #[test]
-    fn a_usual_terminal_shows_every_column() {
-        let (lines, terminal) = drawn(&mut screen(), 80, 24);
-        let expected = [
-            "127.0.0.1:7001  2.0 s",
-            "breakers open (iroh): 1  packets sent as client: 200.0/s",
-            "                    calls/s errors/s in flight      p50      p99 codes",
-            "client db              26.0      5.0         3  2.80 ms    10 ms UNAVAILABLE 5.0",
-            "…shop.v1.Stock/Get     25.0      5.0            3.25 ms    10 ms UNAVAILABLE 5.0",
-            "…p.v1.Orders/Place      1.0      0.0            0.50 ms  0.99 ms",
-            "server                  0.0      0.0         1        -        -",
-        ];
-        assert_eq!(lines[..expected.len()], expected, "{lines:#?}");
-        assert_eq!(lines[23], "q quit  s sort: calls/s  p pause");
-        assert_eq!(
-            red(&terminal).split_whitespace().collect::<String>(),
-            "breakersopen(iroh):15.05.0"
-        );
-    }
-
-    #[test]
-    fn a_tiny_terminal_shows_the_busiest_and_scrolls() {
-        let mut screen = screen();
-        let (lines, _) = drawn(&mut screen, 20, 5);
-        assert_eq!(
-            lines,
-            [
-                "127.0.0.1:7001  2.0",
-                "             calls/s",
-                "client db       26.0",
-                "….Stock/Get     25.0",
-                "q quit  s sort: call",
-            ],
-        );
-        for _ in 0..100 {
-            screen.obey(Key::Scroll(10));
-        }
-        let (lines, _) = drawn(&mut screen, 20, 5);
-        assert_eq!(
-            lines[2..4],
-            ["…ders/Place      1.0", "server           0.0"]
-        );
-        for (width, height) in [(0, 0), (1, 1), (3, 2), (500, 3), (12, 200)] {
-            drawn(&mut screen, width, height);
-        }
-    }
-
-    #[test]
-    fn a_silent_program_keeps_its_last_numbers() {
-        let mut screen = screen();
-        screen.take(Err(Failure::failed("127.0.0.1:7001 cannot be reached")));
-        let (lines, terminal) = drawn(&mut screen, 80, 24);
-        assert_eq!(
-            lines[0],
-            "127.0.0.1:7001  no answer since 0 s: 127.0.0.1:7001 cannot be reached"
-        );
-        assert!(lines[3].contains("26.0"), "{lines:#?}");
-        assert!(red(&terminal).starts_with("  no answer"));
-        screen.take(Ok(view()));
-        assert_eq!(drawn(&mut screen, 80, 24).0[0], "127.0.0.1:7001  2.0 s");
-    }
-
-    #[test]
-    fn a_paused_screen_says_so_and_stays() {
-        let mut screen = screen();
-        screen.obey(Key::Pause);
-        screen.take(Ok(View {
-            seconds: 9.0,
-            peers: Vec::new(),
-            meters: Vec::new(),
-        }));
-        assert_eq!(
-            drawn(&mut screen, 80, 24).0[0],
-            "127.0.0.1:7001  2.0 s, paused"
-        );
-        screen.obey(Key::Pause);
-        screen.take(Ok(View {
-            seconds: 9.0,
-            peers: Vec::new(),
-            meters: Vec::new(),
-        }));
-        let (lines, _) = drawn(&mut screen, 80, 24);
-        assert_eq!(lines[..2], ["127.0.0.1:7001  9.0 s", "no calls yet"]);
-    }
-
-    #[test]
-    fn the_sorted_column_is_marked() {
-        let mut screen = screen();
-        screen.obey(Key::Sort);
-        let (lines, terminal) = drawn(&mut screen, 80, 24);
-        assert_eq!(lines[23], "q quit  s sort: errors/s  p pause");
-        let cells = terminal.backend().buffer().content().iter();
-        let reversed =
-            cells.filter(|cell| cell.modifier.contains(ratatui::style::Modifier::REVERSED));
-        let reversed: String = reversed.map(|cell| cell.symbol()).collect();
-        assert_eq!(reversed.trim(), "errors/s");
-    }
-}
+mod tests;

@@ -4,7 +4,10 @@ use std::cmp::Ordering;
 
 use serde_json::{Map, Value, json};
 
-use super::scrape::{Kind, Peer, Rates, View};
+use super::{
+    rates::{Peer, Rates, View},
+    scrape::Kind,
+};
 
 /// The columns after the name.
 pub(super) const COLUMNS: [&str; 6] = ["calls/s", "errors/s", "in flight", "p50", "p99", "codes"];
