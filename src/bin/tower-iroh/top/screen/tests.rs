@@ -1,4 +1,3 @@
-use futures_util::future::OptionFuture;
 use ratatui::{backend::TestBackend, style::Color};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -164,8 +163,11 @@ async fn keys_signals_and_a_lost_terminal_end_it() {
         for key in pressed {
             keys.send(key).await.expect("received");
         }
-        let signal = OptionFuture::from((!signal).then(std::future::pending::<()>));
-        let signal = async { drop(signal.await) };
+        let signal = async move {
+            if !signal {
+                std::future::pending::<()>().await;
+            }
+        };
         let following = screen.follow(&mut terminal, source, received, signal);
         let ended = timeout(Duration::from_secs(30), following)
             .await
