@@ -118,6 +118,18 @@ async fn top_counts_calls_by_peer_method_and_code() {
         (caller, 2.0)
     );
 
+    // A client may name any id, and there is no end of them.
+    let mut by_id = request(b"by id");
+    let id = ticket.parse::<Peer>().expect("a ticket").id().to_string();
+    by_id
+        .metadata_mut()
+        .insert("x-iroh-peer", id.parse().expect("metadata"));
+    client.echo(by_id).await.expect_err("away");
+    assert_eq!(
+        of_gateway.count(ECHO, 1.0, "UNAVAILABLE").await,
+        ("by_id".to_owned(), 1.0)
+    );
+
     // In a pipe it is one table.
     let table = run(["top", &metrics, "--interval", "0.1"]).await;
     assert_eq!(table.code, Some(0), "{table:?}");

@@ -95,6 +95,12 @@ fn what_is_not_prometheus_is_told_from_what_is_not_ours() {
     assert!(!read("").is_foreign, "no call yet");
     assert!(!read("# HELP a b\n").is_foreign);
     assert!(read("node_load1 0.5\n<oops>\n").is_foreign);
+    let negative =
+        read("rpc_server_call_duration_bucket{le=\"-1\"} 7\n").since(&Snapshot::default(), 1.0);
+    assert_eq!(
+        negative.peers[0].total.p50, None,
+        "no call took less than no time"
+    );
     for ours in [
         "tower_iroh_batch_items_sum 1",
         "rpc_server_call_duration_seconds_sum{a=\"b\"} 1",
