@@ -4,10 +4,13 @@
 
 use std::{fs, path::PathBuf};
 
+use tokio_util::task::AbortOnDropHandle;
+
 use crate::{
-    proxies::Backend,
+    proxies::{Backend, client, request},
     running::Running,
     support::{PATIENCE, program},
+    top::measured,
 };
 
 fn page(name: &str) -> PathBuf {
@@ -27,11 +30,15 @@ fn words(line: &str) -> Vec<String> {
 
 /// What differs from run to run, by its name.
 fn normal(text: &str) -> String {
-    let is_hex = |word: &str| word.len() == 64 && word.chars().all(|it| it.is_ascii_hexdigit());
+    // An id, whole or as the logs and `top` have it.
+    let is_hex =
+        |word: &str| matches!(word.len(), 10 | 64) && word.chars().all(|it| it.is_ascii_hexdigit());
     let word = |word: &str| {
         let bare = word.trim_end_matches([';', ',', ')']);
         let rest = &word[bare.len()..];
-        let is_number = !bare.is_empty() && bare.chars().all(|it| it.is_ascii_digit() || it == '.');
+        let number = bare.strip_suffix("/s").unwrap_or(bare);
+        let is_number =
+            !number.is_empty() && number.chars().all(|it| it.is_ascii_digit() || it == '.');
         let bare = match bare {
             it if is_hex(it) => "ID",
             it if it.starts_with("endpoint") && it.len() > 40 => "TICKET",
@@ -55,11 +62,12 @@ fn normal(text: &str) -> String {
 }
 
 /// Runs a command of the page, and returns all that it prints.
-async fn output(line: &str, ticket: &str, backend: &str) -> String {
+async fn output(line: &str, ticket: &str, backend: &str, metrics: &str) -> String {
     let folder = tempfile::tempdir().expect("a folder");
     let line = line
         .replace("TICKET", ticket)
-        .replace("127.0.0.1:50051", backend);
+        .replace("127.0.0.1:50051", backend)
+        .replace("127.0.0.1:9090", metrics);
     let args = words(&line);
     if args[0] == "expose" || args[0] == "gateway" {
         let mut running = Running::start(&args);
@@ -83,6 +91,14 @@ async fn the_page_has_the_programs_output() {
     let server = Backend::start().await;
     let backend = server.address();
     let (_exposed, ticket) = Running::expose(&[&backend, "--allow-all"]).await;
+    // Somebody who calls all the time, for `top`.
+    let (_measured, busy, metrics) = measured(&backend).await;
+    let (_gateway, address) = Running::gateway(&[&busy]).await;
+    let mut client = client(&address);
+    client.echo(request(b"hello")).await.expect("answered");
+    let _calling = AbortOnDropHandle::new(tokio::spawn(async move {
+        while client.echo(request(b"hello")).await.is_ok() {}
+    }));
     let page = page("program.md");
     let text = fs::read_to_string(&page).expect("the page");
     let mut parts = text.split("```console\n");
@@ -95,7 +111,7 @@ async fn the_page_has_the_programs_output() {
         assert_eq!(commands.next(), Some(""), "a block begins with a command");
         for command in commands {
             let (line, shown) = command.split_once('\n').expect("a line");
-            let printed = output(line, &ticket, &backend).await;
+            let printed = output(line, &ticket, &backend, &metrics).await;
             let is_update = std::env::var_os("UPDATE_DOCS").is_some();
             if !is_update {
                 assert_eq!(normal(shown), normal(&printed), "`tower-iroh {line}`");

@@ -14,3 +14,4 @@ mod proxies;
 mod running;
 mod support;
 mod tools;
+mod top;

@@ -1029,7 +1029,7 @@ async fn mistakes_are_told_and_nothing_is_half_started() {
 }
 
 /// What accepts connections and then does something else than HTTP/2.
-async fn odd_backend(answer: Option<&'static [u8]>) -> (SocketAddr, JoinHandle<()>) {
+pub async fn odd_backend(answer: Option<&'static [u8]>) -> (SocketAddr, JoinHandle<()>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
     let addr = listener.local_addr().expect("an address");
     let serving = tokio::spawn(async move {

@@ -3,14 +3,19 @@
 use std::{convert::Infallible, net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::Args;
+use futures_util::future::OptionFuture;
 use http::{HeaderName, HeaderValue, Request, Response};
 use iroh::EndpointId;
 use serde_json::json;
+use tokio_util::sync::CancellationToken;
 use tonic::{body::Body, transport::Server as Tonic};
 use tower::service_fn;
 use tower_iroh::{
     Peer, PeerInfo, Server, authorize,
-    layers::authorize::{AccessPolicy, PolicyHandle},
+    layers::{
+        authorize::{AccessPolicy, PolicyHandle},
+        metrics::MetricsLayer,
+    },
 };
 
 use crate::{
@@ -19,6 +24,7 @@ use crate::{
     endpoint::EndpointOptions,
     failure::Failure,
     forward::{for_the_next_hop, forward},
+    pages::PagesListener,
     policy::{self, Following},
     print,
     signal::{listen, until_the_second},
@@ -26,6 +32,9 @@ use crate::{
 
 /// The id that the caller has proved, for the backend. One from outside never reaches it.
 const PEER_ID: HeaderName = HeaderName::from_static("x-iroh-peer-id");
+
+/// How many callers have metrics of their own; those of all others are together. A caller gets its own with a call that ends with OK.
+const MEASURED_CALLERS: usize = 32;
 
 /// Put a gRPC server behind a key, and print the ticket that clients need
 ///
@@ -36,6 +45,7 @@ Examples:
   tower-iroh expose 127.0.0.1:50051 --allow 2da7301c...   # one caller
   tower-iroh expose unix:/run/db.sock --policy policy.toml
   tower-iroh expose 127.0.0.1:50051 --allow-all           # everybody who has the ticket or the id
+  tower-iroh expose 127.0.0.1:50051 --allow-all --metrics 127.0.0.1:9090    # and `tower-iroh top 127.0.0.1:9090`
 
 The backend finds the caller's id, which the handshake has proved, in the header `x-iroh-peer-id`.")]
 pub(crate) struct Options {
@@ -53,6 +63,9 @@ pub(crate) struct Options {
     /// Listen on this TCP address too, with TLS in which both sides prove the same keys.
     #[arg(long, value_name = "ADDR")]
     tcp: Option<SocketAddr>,
+    /// Answer /metrics (Prometheus), /healthz and /readyz on this address of this machine, over plain HTTP.
+    #[arg(long, value_name = "ADDR")]
+    metrics: Option<SocketAddr>,
     /// Seconds that calls in flight have to finish after Ctrl-C or SIGTERM.
     #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = seconds)]
     drain: Duration,
@@ -66,8 +79,13 @@ pub(crate) async fn run(options: Options, json: bool) -> Result<(), Failure> {
     let (stop, first) = (listen(), listen());
     let (ticket, id) = (exposed.peer.ticket(), exposed.peer.id().to_string());
     match json {
-        true => print::line(json!({ "ticket": ticket, "id": id, "backend": backend.to_string() }))?,
+        true => print::line(json!({
+            "ticket": ticket, "id": id, "backend": backend.to_string(), "metrics": exposed.metrics_addr(),
+        }))?,
         false => print::line(ticket)?,
+    }
+    if let Some(addr) = exposed.metrics_addr() {
+        eprintln!("metrics at http://{addr}/metrics");
     }
     eprintln!("exposing {backend} as {id}; Ctrl-C stops");
     until_the_second(first, exposed.serve(stop)).await
@@ -80,6 +98,8 @@ pub(crate) struct Exposed {
     server: Server,
     service: Service,
     policy: PolicyHandle,
+    metrics: Option<PagesListener>,
+    stopping: CancellationToken,
     _following: Option<Following>,
 }
 
@@ -90,6 +110,11 @@ impl Exposed {
         let backend = &options.backend;
         let unusable = |error| Failure::usage(format!("the backend {backend}: {error}"));
         let service = backend.service().map_err(unusable)?;
+        let stopping = CancellationToken::new();
+        let metrics = match options.metrics {
+            Some(addr) => Some(PagesListener::bind(addr, stopping.clone()).await?),
+            None => None,
+        };
         let endpoint = options.endpoint.bind(None).await?;
         let mut server = Server::builder()
             .endpoint(endpoint.clone())
@@ -107,7 +132,13 @@ impl Exposed {
             service,
             _following: following,
             policy,
+            metrics,
+            stopping,
         })
+    }
+
+    fn metrics_addr(&self) -> Option<SocketAddr> {
+        self.metrics.as_ref().and_then(PagesListener::addr)
     }
 
     /// Serves until `stop`, and lets the calls in flight finish.
@@ -120,13 +151,34 @@ impl Exposed {
             let service = service.clone();
             async move { Ok::<_, Infallible>(to_backend(service, request).await) }
         });
+        let metrics = match &self.metrics {
+            Some(_) => MetricsLayer::server()
+                .peer_from(|extensions| {
+                    let id = extensions.get::<PeerInfo>()?.id()?;
+                    Some(id.to_string().into())
+                })
+                .peer_label(MEASURED_CALLERS),
+            None => MetricsLayer::disabled(),
+        };
         let layer = authorize(&self.policy);
+        let stopping = self.stopping;
+        let stop = async move {
+            stop.await;
+            stopping.cancel();
+        };
         let served = self.server.serve_with_shutdown(stop, |incoming, stopped| {
             Tonic::builder()
+                // Outermost, so that refused calls are counted too.
+                .layer(metrics)
                 .layer(layer)
                 .serve_with_incoming_shutdown(forwarding, incoming, stopped)
         });
-        served.await.map_err(Failure::failed)
+        // The pages answer for as long as calls are served, so that `/readyz` can say that it drains.
+        let pages = OptionFuture::from(self.metrics.as_ref().map(PagesListener::serve));
+        tokio::select! {
+            served = served => served.map_err(Failure::failed),
+            Some(never) = pages => match never {},
+        }
     }
 }
 

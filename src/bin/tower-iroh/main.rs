@@ -16,6 +16,7 @@ mod health;
 mod id;
 mod list;
 mod load;
+mod pages;
 mod ping;
 mod policy;
 mod print;
@@ -24,6 +25,7 @@ mod shell;
 mod signal;
 mod target;
 mod ticket;
+mod top;
 
 use std::process::ExitCode;
 
@@ -59,6 +61,7 @@ enum Verb {
     Load(Box<load::Options>),
     Id(id::Options),
     Ticket(ticket::Options),
+    Top(top::Options),
     Completions(shell::Completions),
     Man(shell::Man),
 }
@@ -126,6 +129,7 @@ async fn run(program: Program) -> Result<(), Failure> {
         Verb::Man(_) => shell::man(Program::command()),
         Verb::Ping(options) => ping::run(options, json).await,
         Verb::Ticket(options) => ticket::run(options, json).await,
+        Verb::Top(options) => top::run(options, json).await,
     }
 }
 

@@ -10,9 +10,7 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use http::{
-    HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version, header, uri::Authority,
-};
+use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version, header};
 use hyper::{body::Incoming, service::service_fn, upgrade::OnUpgrade};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
@@ -30,14 +28,15 @@ use tower_iroh::layers::BoxError;
 use super::{
     access_log::AccessLog,
     listener::Io,
-    own::{Own, plain},
-    routes::{PEER, Routes, is_this_machine},
+    own::Own,
+    routes::{PEER, Routes},
     token::Token,
 };
 use crate::{
     connect::Service,
     failure::Failure,
     forward::{CallEnd, ERROR_FROM, for_the_next_hop, forward, refuse},
+    pages::{is_asked_by_address, plain},
 };
 
 /// What the header `x-iroh-error-from` says of a status that is not the peer's.
@@ -179,7 +178,7 @@ impl Gateway {
         let path = request.uri().path();
         if is_get
             && matches!(path, "/healthz" | "/readyz")
-            && let Some(page) = self.own.page(path)
+            && let Some(page) = self.own.pages.page(path)
         {
             return page;
         }
@@ -213,7 +212,7 @@ impl Gateway {
         // A page elsewhere whose name leads here is not to read this machine's metrics.
         if is_get
             && (self.token.is_some() || is_asked_by_address(&request))
-            && let Some(page) = self.own.page(request.uri().path())
+            && let Some(page) = self.own.pages.page(request.uri().path())
         {
             return page;
         }
@@ -263,6 +262,7 @@ impl Gateway {
                 return refuse(status, BY, self.logging(client, None, method, began));
             }
         };
+        request.extensions_mut().insert(self.routes.label(&peer));
         let ended = self.logging(client, Some(peer), method, began);
         let service = Service::new(channel.map_err(BoxError::from));
         forward(service, request, BY, ended).await
@@ -343,14 +343,6 @@ impl Gateway {
             .insert(header::PROXY_AUTHENTICATE, basic);
         response
     }
-}
-
-/// Whether the URL of a request has an address or `localhost` as its host, and no name that somebody else may have given this machine.
-fn is_asked_by_address<B>(request: &Request<B>) -> bool {
-    let named = request.headers().get(header::HOST);
-    let named = || named?.to_str().ok()?.parse::<Authority>().ok();
-    let authority = request.uri().authority().cloned().or_else(named);
-    authority.is_some_and(|authority| is_this_machine(authority.host()))
 }
 
 /// Ends when a connection has had no request in its first minute. One that has not even said its protocol would hold its slot for ever.

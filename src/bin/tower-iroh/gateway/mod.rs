@@ -17,12 +17,17 @@ use tokio_util::sync::CancellationToken;
 use tower_iroh::{
     Transport,
     config::{Config, ConfigWatch, Mode},
-    layers::prometheus::Prometheus,
+    layers::{metrics::MetricsLayer, prometheus::Prometheus},
 };
 
 use self::{
-    access_log::AccessLog, connection::Gateway, listener::Listener, own::Own, routes::Routes,
-    tls::TlsOptions, token::Token,
+    access_log::AccessLog,
+    connection::Gateway,
+    listener::Listener,
+    own::Own,
+    routes::{PeerLabel, Routes},
+    tls::TlsOptions,
+    token::Token,
 };
 use crate::{
     connect::seconds,
@@ -36,6 +41,9 @@ use crate::{
 /// How often a connection to a peer is pinged. A client of the gateway may have an open stream and nothing else, and over TCP it would be told at once that
 /// the server's program has ended.
 const HEALTH_INTERVAL: Duration = Duration::from_secs(5);
+
+/// How many peers have metrics of their own; those of all others are together.
+const MEASURED_PEERS: usize = 64;
 
 /// Give local clients in any language an address for a peer
 ///
@@ -205,6 +213,15 @@ impl Options {
             builder = builder.key(endpoint.key()?);
         }
         let builder = builder.endpoint(move |builder| endpoint.apply(Some(&config), builder));
+        let metrics = MetricsLayer::client()
+            .peer_from(|extensions| Some(extensions.get::<PeerLabel>()?.0.clone()))
+            .peer_label(MEASURED_PEERS);
+        let builder = builder.peers(|peers| {
+            peers.channel(move |_, channel| {
+                let metrics = metrics.clone();
+                channel.stack(|stack| stack.metrics(metrics))
+            })
+        });
         builder.connect().await.map_err(Failure::failed)
     }
 }

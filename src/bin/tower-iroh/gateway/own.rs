@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use http::{Request, Response, StatusCode, header};
+use http::{Request, Response};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tonic::body::Body;
@@ -14,6 +14,8 @@ use tonic_health::{
 use tower::ServiceExt;
 use tower_iroh::{Peers, State, layers::prometheus::Prometheus};
 
+use crate::pages::Pages;
+
 /// The methods that the gateway answers where a call names no peer.
 const HEALTH: &str = "/grpc.health.v1.Health/";
 
@@ -21,8 +23,7 @@ const HEALTH: &str = "/grpc.health.v1.Health/";
 const INTERVAL: Duration = Duration::from_secs(1);
 
 pub(super) struct Own {
-    prometheus: Prometheus,
-    stop: CancellationToken,
+    pub(super) pages: Pages,
     health: HealthServer<HealthService>,
     follows: JoinHandle<()>,
 }
@@ -33,26 +34,10 @@ impl Own {
         let health = HealthServer::new(HealthService::from_health_reporter(reporter.clone()));
         let follows = tokio::spawn(follow(peers, reporter, stop.clone()));
         Self {
-            prometheus,
-            stop,
+            pages: Pages { prometheus, stop },
             health,
             follows,
         }
-    }
-
-    /// Answers a plain HTTP request; `None` if it is for none of the gateway's own pages.
-    pub(super) fn page(&self, path: &str) -> Option<Response<Body>> {
-        let (status, text) = match path {
-            "/healthz" => (StatusCode::OK, "ok\n".to_owned()),
-            "/readyz" if self.stop.is_cancelled() => (
-                StatusCode::SERVICE_UNAVAILABLE,
-                "shutting down\n".to_owned(),
-            ),
-            "/readyz" => (StatusCode::OK, "ready\n".to_owned()),
-            "/metrics" => (StatusCode::OK, self.prometheus.render()),
-            _ => return None,
-        };
-        Some(plain(status, text))
     }
 
     pub(super) fn is_health(path: &str) -> bool {
@@ -72,15 +57,6 @@ impl Drop for Own {
     fn drop(&mut self) {
         self.follows.abort();
     }
-}
-
-/// An answer to a person or a probe.
-pub(super) fn plain(status: StatusCode, text: String) -> Response<Body> {
-    let mut response = Response::new(Body::new(http_body_util::Full::from(text)));
-    *response.status_mut() = status;
-    let text = http::HeaderValue::from_static("text/plain; charset=utf-8");
-    response.headers_mut().insert(header::CONTENT_TYPE, text);
-    response
 }
 
 async fn follow(peers: Peers, mut reporter: HealthReporter, stop: CancellationToken) {

@@ -2,8 +2,7 @@
 
 use std::{
     collections::VecDeque,
-    net::IpAddr,
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use http::{HeaderName, Request, uri::Authority};
@@ -12,10 +11,14 @@ use tonic::Status;
 use tower_iroh::{Channel, Peer, Peers, PeersError, Transport};
 
 use super::Options;
-use crate::{failure::Failure, target::Target};
+use crate::{failure::Failure, pages::is_this_machine, target::Target};
 
 /// The metadata that names a call's peer. It goes no further.
 pub(super) const PEER: HeaderName = HeaderName::from_static("x-iroh-peer");
+
+/// In a request's extensions: what metrics call its peer.
+#[derive(Clone)]
+pub(super) struct PeerLabel(pub(super) Arc<str>);
 
 /// How many peers are remembered that clients named by id alone.
 const REMEMBERED: usize = 1000;
@@ -96,6 +99,13 @@ impl Routes {
     /// The peer of every call, if there is one.
     pub(super) fn fixed(&self) -> Option<&String> {
         self.fixed.as_ref()
+    }
+
+    /// What metrics call the peer of this name. The operator gave the names; ids come from clients, and there is no end of them.
+    pub(super) fn label(&self, name: &str) -> PeerLabel {
+        // To read a key takes microseconds. No name that is meant for people is as long as an id in either of its forms.
+        let is_id = matches!(name.len(), 52 | 64) && self.fixed.as_deref() != Some(name);
+        PeerLabel(if is_id { "by_id" } else { name }.into())
     }
 
     /// The channel for a call, and the name of its peer. `None` if the call names no peer.
@@ -180,12 +190,6 @@ impl Routes {
         drop(named);
         self.peers.channel(&name)
     }
-}
-
-/// Whether a host is an address or `localhost`: the gateway's own, which names no peer.
-pub(super) fn is_this_machine(host: &str) -> bool {
-    let bare = host.trim_start_matches('[').trim_end_matches(']');
-    bare.parse::<IpAddr>().is_ok() || host.eq_ignore_ascii_case("localhost")
 }
 
 /// An id in hexadecimal or in z-base-32, which fits into a host name.
