@@ -50,16 +50,38 @@ async fn headers_reach_the_calls_that_they_are_for() {
 
 #[tokio::test]
 async fn a_response_above_the_limit_is_refused_and_a_larger_limit_takes_it() {
-    let place = Place::new(Arm::Channel).await;
-    let method = format!("{ECHO}/ServerStream");
-    let data = "{\"count\": 1, \"size\": 5000000}";
-    let refused = place.run("call", &[&method, "-d", data]).await;
-    assert!(matches!(refused.code, Some(72 | 75)), "{}", refused.stderr);
-    let taken = place
-        .run("call", &[&method, "-d", data, "-max-msg-sz", "6000000"])
-        .await;
-    assert_eq!((taken.code, taken.stderr.as_str()), (Some(0), ""));
-    assert!(taken.stdout.len() > 6_000_000);
+    for place in Place::both().await {
+        let method = format!("{ECHO}/ServerStream");
+        let data = "{\"count\": 1, \"size\": 5000000}";
+        let refused = place.run("call", &[&method, "-d", data]).await;
+        assert_eq!(refused.code, Some(72), "{}", refused.stderr);
+        assert!(
+            refused
+                .stderr
+                .contains("`-max-msg-sz BYTES` accepts larger"),
+            "{refused:?}"
+        );
+        let taken = place
+            .run("call", &[&method, "-d", data, "-max-msg-sz", "6000000"])
+            .await;
+        assert_eq!((taken.code, taken.stderr.as_str()), (Some(0), ""));
+        assert!(taken.stdout.len() > 6_000_000);
+        // The schema is a response too, and requests have no limit.
+        let schema = place.run("list", &[ECHO, "-max-msg-sz", "100"]).await;
+        assert_eq!(schema.code, Some(72), "{schema:?}");
+        let request = format!("{{\"payload\": \"{}\"}}", "A".repeat(1000));
+        let method = format!("{ECHO}/ClientStream");
+        let protos = concat!(env!("CARGO_MANIFEST_DIR"), "/proto/proto");
+        let local = [
+            "-import-path",
+            protos,
+            "-proto",
+            "tower_iroh/echo/v1/echo.proto",
+        ];
+        let args = [&[&method, "-d", &request, "-max-msg-sz", "100"][..], &local].concat();
+        let sent = place.run("call", &args).await;
+        assert_ok(&sent);
+    }
 }
 
 #[tokio::test]

@@ -7,9 +7,13 @@ use std::{
 
 use clap::{ArgAction, Args};
 use http::{Request, Response};
+use http_body_util::BodyExt as _;
 use tonic::{Status, body::Body, metadata::MetadataMap};
 use tower::{ServiceExt as _, util::BoxCloneSyncService};
-use tower_iroh::Channel;
+use tower_iroh::{
+    Channel,
+    layers::message_size::{self, LimitedBody},
+};
 
 use super::{
     deadline::Deadline,
@@ -39,7 +43,7 @@ pub(crate) struct RequestOptions {
     /// Seconds that the verb may take; then it ends with DEADLINE_EXCEEDED, exit code 68.
     #[arg(long, value_name = "SECONDS", value_parser = seconds)]
     pub(crate) max_time: Option<Duration>,
-    /// The largest response that is accepted, in bytes.
+    /// The largest response that is accepted, in bytes; a larger one ends the call with RESOURCE_EXHAUSTED, exit code 72.
     #[arg(long, value_name = "BYTES", default_value_t = 4 << 20)]
     pub(crate) max_msg_sz: usize,
     /// The name of this program for the server.
@@ -106,9 +110,12 @@ impl Session {
 
     /// What calls go through.
     pub(crate) fn client(&self) -> Client {
-        let service = self.connection.service.clone();
         let is_tcp = self.connection.channel.is_none();
         let plaintext = self.plaintext;
+        // tonic's own limit fails with OUT_OF_RANGE; gRPC's code is RESOURCE_EXHAUSTED.
+        let largest = u32::try_from(self.request.max_msg_sz).unwrap_or(u32::MAX);
+        let limited = move |response| message_size::limit(response, largest).map(too_large_hinted);
+        let service = self.connection.service.clone().map_response(limited);
         Client::new(service.map_err(move |error| {
             let status = Status::from_error(error);
             match is_tcp {
@@ -199,6 +206,15 @@ fn with_hint(status: Status, hint: impl Fn(&str) -> Option<&'static str>) -> Sta
         status.details().to_vec().into(),
         status.metadata().clone(),
     )
+}
+
+/// Names the option in the error of a message that is too large.
+fn too_large_hinted(body: LimitedBody<Body>) -> Body {
+    let hint = |message: &str| {
+        let is_limit = message.starts_with("a message of ");
+        is_limit.then_some("`-max-msg-sz BYTES` accepts larger ones")
+    };
+    Body::new(body.map_err(move |error| with_hint(Status::from_error(error), hint)))
 }
 
 fn tcp_hint(plaintext: bool) -> impl Fn(&str) -> Option<&'static str> {
