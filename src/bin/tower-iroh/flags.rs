@@ -38,6 +38,12 @@ pub(crate) fn with_two_dashes(
     args
 }
 
+/// Whether `--json` is among the words of a command line that clap cannot read.
+pub(crate) fn ask_for_json(args: &[OsString]) -> bool {
+    let mut flags = args.iter().skip(1).take_while(|arg| *arg != "--");
+    flags.any(|arg| arg == "--json" || arg == "-json")
+}
+
 #[cfg(test)]
 mod tests {
     use clap::Arg;

@@ -64,10 +64,15 @@ fn main() -> ExitCode {
     let mut command = Program::command();
     let args = flags::with_two_dashes(&mut command, std::env::args_os());
     let program = match command
-        .try_get_matches_from_mut(args)
+        .try_get_matches_from_mut(&args)
         .and_then(|matches| Program::from_arg_matches(&matches))
     {
         Ok(program) => program,
+        Err(error) if error.use_stderr() && flags::ask_for_json(&args) => {
+            let text = error.to_string();
+            let text = text.strip_prefix("error: ").unwrap_or(&text);
+            return Failure::usage(text.trim_end()).report(true);
+        }
         // clap prints help to standard output with code 0, and mistakes to standard error with code 2.
         Err(error) => error.exit(),
     };

@@ -76,6 +76,29 @@ async fn errors_are_json_where_json_is_said() {
     assert_eq!((wrong.code, &error["code"]), (Some(1), &json!(2)));
 }
 
+/// Be it the program or the library of its command line that finds them.
+#[tokio::test]
+async fn mistakes_in_the_command_line_are_json_where_json_is_said() {
+    for (args, says) in [
+        (&["clal", "--json"][..], "'clal'"),
+        (&["call", "tcp://127.0.0.1:1", "-json"], "<METHOD>"),
+        (&["list", "tcp://127.0.0.1:1", "--nope", "--json"], "--nope"),
+        (&["--json", "list"], "a peer is required"),
+        (&["--json"], "Usage:"),
+    ] {
+        let wrong = crate::support::run(args).await;
+        assert_eq!((wrong.code, wrong.stdout.as_str()), (Some(2), ""));
+        let error: Value = serde_json::from_str(&wrong.stderr).expect(&wrong.stderr);
+        assert_eq!(error["code"], 3, "{args:?}");
+        let message = error["message"].as_str().expect("text");
+        assert!(message.contains(says), "{message}");
+        assert!(!message.starts_with("error"), "{message}");
+    }
+    let help = crate::support::run(["call", "--help", "--json"]).await;
+    assert_eq!(help.code, Some(0));
+    assert!(help.stdout.contains("Examples:"), "{help:?}");
+}
+
 #[tokio::test]
 async fn mistakes_in_the_request_have_their_place_and_a_suggestion() {
     let place = Place::new(Arm::Tcp).await;
