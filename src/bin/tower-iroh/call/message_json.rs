@@ -1,12 +1,13 @@
 //! A message as JSON, by protobuf's JSON mapping, in the order of its `.proto` file.
 
+use data_encoding::BASE64;
 use prost_reflect::{
     DescriptorPool, DynamicMessage, FieldDescriptor, Kind, MapKey, ReflectMessage, Value,
 };
 
 use super::{
     any::{ANY, MAX_DEPTH, any_parts, find_type, type_name},
-    json::{Json, base64},
+    json::Json,
 };
 
 /// How messages are written.
@@ -95,7 +96,7 @@ impl ToJson {
             (Value::F32(value), _) => Json::number(*value, f64::from(*value)),
             (Value::F64(value), _) => Json::number(*value, *value),
             (Value::String(value), _) => Json::string(value),
-            (Value::Bytes(value), _) => Json::string(&base64(value)),
+            (Value::Bytes(value), _) => Json::string(&BASE64.encode(value)),
             (Value::EnumNumber(_), Kind::Enum(kind))
                 if kind.full_name() == "google.protobuf.NullValue" =>
             {
@@ -158,7 +159,7 @@ impl ToJson {
             }
         };
         fields.push(("@error".to_owned(), Json::string(&problem)));
-        fields.push(("@value".to_owned(), Json::string(&base64(bytes))));
+        fields.push(("@value".to_owned(), Json::string(&BASE64.encode(bytes))));
         Json::Object(fields)
     }
 }

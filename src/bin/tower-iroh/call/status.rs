@@ -1,15 +1,12 @@
 //! The details of a call's status, decoded.
 
+use data_encoding::BASE64;
 use prost::Message;
 use prost_reflect::{DescriptorPool, DynamicMessage, text_format::FormatOptions};
 use tonic::Status;
 
 use super::{
-    any::type_name,
-    files::compiled,
-    format::Format,
-    json::{Json, base64},
-    message_json::ToJson,
+    any::type_name, files::compiled, format::Format, json::Json, message_json::ToJson,
     schema::Schema,
 };
 use crate::failure::Failure;
@@ -54,7 +51,7 @@ pub(crate) async fn failure(status: Status, schema: &mut Schema) -> Failure {
             decoded_details(&decoded.details, schema.pool().clone())
         }
         Err(error) => {
-            let bytes = Json::string(&base64(status.details()));
+            let bytes = Json::string(&BASE64.encode(status.details()));
             let error = format!("the status' details are no google.rpc.Status: {error}");
             vec![Json::Object(vec![
                 ("@error".to_owned(), Json::string(&error)),
