@@ -10,6 +10,7 @@ mod health;
 mod hostile;
 mod kinds;
 mod schema;
+mod servers;
 
 use std::ffi::OsString;
 

@@ -26,10 +26,13 @@ use tower_iroh::{
     layers::{BoxError, MethodConfig, Methods, retry::RetryPolicy},
 };
 
+#[cfg(unix)]
+use crate::backend::connect_unix;
 use crate::{
+    any_certificate::AnyCertificate,
     endpoint::EndpointOptions,
     failure::Failure,
-    target::{Names, Target},
+    target::{Names, Server, Target},
 };
 
 /// What carries calls to a target, whatever the target is.
@@ -52,10 +55,21 @@ pub(crate) struct ConnectOptions {
     /// The name that the server is asked for, in `:authority`.
     #[arg(long, value_name = "NAME")]
     pub(crate) authority: Option<String>,
-    /// Speak HTTP/2 without TLS to a `tcp://` target.
+    /// Seconds of silence after which the peer is pinged. Without an answer for as long again the connection is lost, and its calls end with UNAVAILABLE. A server
+    /// may end a connection that pings more often than it allows.
+    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    pub(crate) keepalive_time: Option<Duration>,
+    /// The target is the path of a unix socket, as `unix:PATH` is without this flag.
+    #[cfg(unix)]
+    #[arg(long)]
+    pub(crate) unix: bool,
+    /// Speak HTTP/2 without TLS to a `tcp://` or `unix:` target.
     #[arg(long)]
     pub(crate) plaintext: bool,
-    /// The certificate authorities to trust for a `tcp://` target, in PEM; without it Mozilla's.
+    /// Accept any certificate of a `tcp://` or `unix:` target, whoever shows it. A peer has to prove its key all the same.
+    #[arg(long, conflicts_with = "plaintext")]
+    pub(crate) insecure: bool,
+    /// The certificate authorities to trust for a `tcp://` target, in PEM; without it Mozilla's. Ignored with `--insecure`.
     #[arg(long, value_name = "FILE")]
     pub(crate) cacert: Option<PathBuf>,
     /// Our certificate for a `tcp://` target, in PEM.
@@ -154,9 +168,9 @@ impl Connection {
         wants: Wants,
     ) -> Result<Self, Failure> {
         let names = options.names.load()?;
-        match Target::read(target, names.as_deref())? {
+        match options.target(target, names.as_deref())? {
             Target::Peer(peer) => Self::to_peer(peer, options, names.as_deref(), &wants).await,
-            Target::Tcp(address) => Self::to_tcp(&address, options, &wants),
+            Target::Server(server) => Self::to_server(&server, options, &wants),
         }
     }
 
@@ -167,18 +181,20 @@ impl Connection {
         wants: &Wants,
     ) -> Result<Self, Failure> {
         let timeout = options.connect_timeout;
+        // The library's default.
+        let silence = options.keepalive_time.unwrap_or(Duration::from_secs(30));
         let (endpoint, mut builder) = match options.transport {
             Over::Iroh => {
                 let endpoint = options.endpoint.bind(names).await?;
                 let builder = Channel::builder(endpoint.clone());
-                (
-                    Some(endpoint),
-                    builder.links(|links| links.dial_timeout(timeout)),
-                )
+                let links = builder.links(|it| it.dial_timeout(timeout).health_interval(silence));
+                (Some(endpoint), links)
             }
             Over::Tcp => {
                 let builder = Channel::tcp(options.endpoint.key()?);
-                (None, builder.tcp_links(|links| links.dial_timeout(timeout)))
+                let links =
+                    builder.tcp_links(|it| it.dial_timeout(timeout).health_interval(silence));
+                (None, links)
             }
         };
         let stack = wants.configure(Stack::builder())?;
@@ -204,18 +220,36 @@ impl Connection {
         })
     }
 
-    fn to_tcp(address: &str, options: &ConnectOptions, wants: &Wants) -> Result<Self, Failure> {
+    fn to_server(
+        server: &Server,
+        options: &ConnectOptions,
+        wants: &Wants,
+    ) -> Result<Self, Failure> {
         let scheme = if options.plaintext { "http" } else { "https" };
-        let endpoint = TcpEndpoint::from_shared(format!("{scheme}://{address}"));
+        let authority = match server {
+            Server::Tcp(address) => address,
+            #[cfg(unix)]
+            Server::Unix(_) => "localhost",
+        };
+        let endpoint = TcpEndpoint::from_shared(format!("{scheme}://{authority}"));
         let mut endpoint = endpoint
-            .map_err(|error| Failure::usage(format!("`tcp://{address}`: {error}")))?
+            .map_err(|error| Failure::usage(format!("`{server}`: {error}")))?
             .connect_timeout(options.connect_timeout);
+        if let Some(time) = options.keepalive_time {
+            endpoint = endpoint
+                .http2_keep_alive_interval(time)
+                .keep_alive_timeout(time);
+        }
         if let Some(authority) = &options.authority {
             endpoint = endpoint.origin(origin(scheme, authority)?);
         }
         if !options.plaintext {
             let tls = options.tls()?;
-            endpoint = endpoint.tls_config(tls).map_err(Failure::failed)?;
+            let secured = match options.insecure {
+                true => endpoint.tls_config_with_verifier(tls, Arc::new(AnyCertificate::new())),
+                false => endpoint.tls_config(tls),
+            };
+            endpoint = secured.map_err(Failure::failed)?;
         }
         if let Some(name) = &wants.user_agent {
             endpoint = endpoint
@@ -229,7 +263,11 @@ impl Connection {
             .layer(stack.build().map_err(Failure::usage)?)
             .layer(MapRequestLayer::new(counted(&attempts)))
             .layer(ExactCodesLayer)
-            .service(endpoint.connect_lazy());
+            .service(match server {
+                Server::Tcp(_) => endpoint.connect_lazy(),
+                #[cfg(unix)]
+                Server::Unix(path) => connect_unix(&endpoint, path.clone()),
+            });
         Ok(Self {
             service: Service::new(service.map_err(BoxError::from)),
             channel: None,
@@ -274,9 +312,20 @@ fn origin(scheme: &str, authority: &str) -> Result<http::Uri, Failure> {
 }
 
 impl ConnectOptions {
+    /// Reads the target that these options are for.
+    pub(crate) fn target(&self, text: &str, names: Option<&Config>) -> Result<Target, Failure> {
+        #[cfg(unix)]
+        if self.unix {
+            let server = Server::read_unix(text).unwrap_or_else(|| Server::Unix(text.into()));
+            return Ok(Target::Server(server));
+        }
+        Target::read(text, names)
+    }
+
     fn tls(&self) -> Result<ClientTlsConfig, Failure> {
         let read = |path: &PathBuf| std::fs::read(path).map_err(|error| Failure::file(path, error));
         let mut tls = match &self.cacert {
+            _ if self.insecure => ClientTlsConfig::new(),
             Some(path) => ClientTlsConfig::new().ca_certificate(Certificate::from_pem(read(path)?)),
             None => ClientTlsConfig::new().with_webpki_roots(),
         };

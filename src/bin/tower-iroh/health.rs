@@ -22,7 +22,7 @@ use crate::{
     after_help = "Examples:\n  tower-iroh health TICKET\n  tower-iroh health TICKET shop.v1.Orders --watch"
 )]
 pub(crate) struct Options {
-    /// A ticket, an endpoint id, a name from the configuration, or `tcp://host:port`.
+    /// A ticket, an endpoint id, a name from the configuration, `tcp://host:port`, or `unix:/path`.
     peer: String,
     /// The service; without it the server as a whole.
     #[arg(default_value = "")]

@@ -10,7 +10,6 @@ use crate::{
     failure::Failure,
     print,
     signal::interruptible,
-    target::Target,
 };
 
 /// List the services of a peer, or the methods of a service.
@@ -26,7 +25,7 @@ pub(crate) struct Options {
 /// A peer and a symbol of its schema.
 #[derive(Debug, Args)]
 pub(crate) struct What {
-    /// A ticket, an endpoint id, a name from the configuration, or `tcp://host:port`. Not needed with `-proto` or `-protoset`.
+    /// A ticket, an endpoint id, a name from the configuration, `tcp://host:port`, or `unix:/path`. Not needed with `-proto` or `-protoset`.
     peer: Option<String>,
     /// A full name.
     symbol: Option<String>,
@@ -53,13 +52,13 @@ impl What {
             let schema = self.schema.local()?;
             // Files need no peer, so the one name that is given is a symbol, unless it is certainly a peer.
             let symbol = self.symbol.or_else(|| {
-                let is_peer = |text: &String| Target::read(text, None).is_ok();
+                let is_peer = |text: &String| self.connect.target(text, None).is_ok();
                 self.peer.filter(|text| !is_peer(text))
             });
             return interruptible(work(schema, symbol.map(trimmed), self.schema)).await;
         }
         let peer = self.peer.ok_or_else(|| {
-            Failure::usage("a peer is required: a ticket, an endpoint id, a name, or `tcp://host:port`; with -proto or -protoset none is needed")
+            Failure::usage("a peer is required: a ticket, an endpoint id, a name, `tcp://host:port`, or `unix:/path`; with -proto or -protoset none is needed")
         })?;
         let wants = self.request.wants();
         let mut session = Session::new(&peer, &self.connect, &self.request, wants).await?;

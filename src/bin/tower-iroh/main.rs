@@ -1,5 +1,6 @@
 //! `tower-iroh`: gRPC over iroh for programs in any language, and for people at a terminal. One file per verb.
 
+mod any_certificate;
 mod backend;
 mod call;
 mod connect;

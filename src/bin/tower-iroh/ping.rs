@@ -23,7 +23,7 @@ use crate::{
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  tower-iroh ping TICKET --count 10")]
 pub(crate) struct Options {
-    /// A ticket, an endpoint id, a name from the configuration, or `tcp://host:port`.
+    /// A ticket, an endpoint id, a name from the configuration, `tcp://host:port`, or `unix:/path`.
     peer: String,
     /// How often to ask.
     #[arg(long, short, value_name = "COUNT", default_value = "4", value_parser = clap::value_parser!(u32).range(1..))]

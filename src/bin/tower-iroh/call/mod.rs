@@ -57,7 +57,7 @@ use crate::{
     after_help = "Examples:\n  tower-iroh call TICKET shop.v1.Orders/Get -d '{\"id\": 7}'\n  tower-iroh call tcp://127.0.0.1:50051 chat.v1.Chat/Talk -plaintext -d @   # one JSON value for each request\n\nExit codes: 0, 1 for a failure before or beside the call, 2 for a wrong command line, 64 + the gRPC code for a call that failed, 130 after Ctrl-C."
 )]
 pub(crate) struct Options {
-    /// A ticket, an endpoint id, a name from the configuration, or `tcp://host:port`.
+    /// A ticket, an endpoint id, a name from the configuration, `tcp://host:port`, or `unix:/path`.
     peer: String,
     /// `pkg.Service/Method` or `pkg.Service.Method`.
     method: String,
