@@ -66,7 +66,7 @@ fn template_of(symbol: &Symbol, schema: &Schema) -> Option<impl std::fmt::Displa
         return None;
     };
     let to_json = ToJson {
-        types: vec![schema.pool().clone()],
+        types: schema.pools(),
         emit_defaults: true,
     };
     Some(to_json.message(&template(message)))

@@ -92,7 +92,7 @@ pub(crate) async fn run(options: Options, json: bool) -> Result<(), Failure> {
 
 async fn services(schema: &mut Schema, options: &SchemaOptions, json: bool) -> Result<(), Failure> {
     let services = schema.services().await?;
-    if options.protoset_out.is_some() {
+    if options.saves() {
         let mut files = Vec::new();
         for name in &services {
             files.push(schema.require(name).await?.file());

@@ -157,10 +157,10 @@ impl Call<'_> {
                         let message = "the server sent more than one response";
                         return Ok(Err(Status::internal(message)));
                     }
-                    let anys = Anys::of(&message, std::slice::from_ref(schema.pool()));
+                    let anys = Anys::of(&message, &schema.pools());
                     schema.learn_all(anys.unknown).await;
                     match self.method.is_server_streaming() {
-                        true => output.response(&message, schema.pool())?,
+                        true => output.response(&message, schema.pools())?,
                         false => only = Some(message),
                     }
                 }
@@ -176,7 +176,7 @@ impl Call<'_> {
             Err(status) => return Ok(Err(status)),
         };
         match only {
-            Some(message) => output.response(&message, schema.pool())?,
+            Some(message) => output.response(&message, schema.pools())?,
             None if self.method.is_server_streaming() => {}
             None => return Ok(Err(Status::internal("the server sent no response"))),
         }

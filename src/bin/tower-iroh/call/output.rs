@@ -2,7 +2,12 @@
 
 use prost_reflect::{DescriptorPool, DynamicMessage, ReflectMessage, text_format::FormatOptions};
 
-use super::{any::Anys, format::Format, input::SEPARATOR, message_json::ToJson};
+use super::{
+    any::{Anys, find_type},
+    format::Format,
+    input::SEPARATOR,
+    message_json::ToJson,
+};
 use crate::{
     failure::{Failure, printable},
     print,
@@ -39,7 +44,7 @@ impl Output {
     pub(crate) fn response(
         &mut self,
         message: &DynamicMessage,
-        types: &DescriptorPool,
+        types: Vec<DescriptorPool>,
     ) -> Result<(), Failure> {
         if self.verbosity > 1 {
             let size = prost::Message::encoded_len(message);
@@ -51,10 +56,10 @@ impl Output {
         print::raw(&text)
     }
 
-    fn text(&self, message: &DynamicMessage, types: &DescriptorPool) -> String {
+    fn text(&self, message: &DynamicMessage, types: Vec<DescriptorPool>) -> String {
         if self.format == Format::Json {
             let to_json = ToJson {
-                types: vec![types.clone()],
+                types,
                 emit_defaults: self.emit_defaults,
             };
             let json = to_json.message(message);
@@ -63,13 +68,13 @@ impl Output {
                 false => format!("{json:#}"),
             };
         }
-        let too_deep = Anys::of(message, std::slice::from_ref(types)).too_deep;
+        let too_deep = Anys::of(message, &types).too_deep;
         let options = FormatOptions::new()
             .pretty(!self.compact)
             .skip_default_fields(!self.emit_defaults)
             .expand_any(!too_deep);
         // The message's own types do not have what was learnt since.
-        let learnt = types.get_message_by_name(message.descriptor().full_name());
+        let learnt = find_type(&types, message.descriptor().full_name());
         let bytes = prost::Message::encode_to_vec(message);
         let again = learnt.and_then(|it| DynamicMessage::decode(it, bytes.as_slice()).ok());
         let text = again

@@ -164,19 +164,20 @@ impl Session {
         }
     }
 
-    /// The schema: of the files that the options name, else the server's.
+    /// The schema: the server's, of the files that the options name, or both.
     pub(crate) fn schema(&self, options: &SchemaOptions) -> Result<Schema, Failure> {
-        if options.is_local() {
-            return options.local();
+        let mut schema = options.local()?;
+        if !options.is_local() {
+            let headers = self.request.headers(&self.request.reflect_header)?;
+            schema.server = Some(Reflection::new(
+                self.client(),
+                headers,
+                self.deadline,
+                self.request.max_msg_sz,
+                self.request.wait_for_ready,
+            ));
         }
-        let headers = self.request.headers(&self.request.reflect_header)?;
-        Ok(Schema::Server(Box::new(Reflection::new(
-            self.client(),
-            headers,
-            self.deadline,
-            self.request.max_msg_sz,
-            self.request.wait_for_ready,
-        ))))
+        Ok(schema)
     }
 }
 

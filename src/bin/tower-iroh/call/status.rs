@@ -6,7 +6,11 @@ use prost_reflect::{DescriptorPool, DynamicMessage, text_format::FormatOptions};
 use tonic::Status;
 
 use super::{
-    any::type_name, files::compiled, format::Format, json::Json, message_json::ToJson,
+    any::{find_type, type_name},
+    files::compiled,
+    format::Format,
+    json::Json,
+    message_json::ToJson,
     schema::Schema,
 };
 use crate::failure::Failure;
@@ -36,19 +40,16 @@ fn standard_types() -> DescriptorPool {
 pub(crate) async fn failure(status: Status, schema: &mut Schema) -> Failure {
     let details = match RpcStatus::decode(status.details()) {
         Ok(decoded) => {
-            let types = [schema.pool().clone(), standard_types()];
-            let is_known = |name: &str| {
-                types
-                    .iter()
-                    .any(|it| it.get_message_by_name(name).is_some())
-            };
+            let mut types = schema.pools();
+            types.push(standard_types());
+            let is_known = |name: &str| find_type(&types, name).is_some();
             let names = decoded.details.iter().map(|any| type_name(&any.type_url));
             let unknown: Vec<_> = names
                 .filter(|name| !is_known(name))
                 .map(String::from)
                 .collect();
             schema.learn_all(unknown).await;
-            decoded_details(&decoded.details, schema.pool().clone())
+            decoded_details(&decoded.details, schema.pools())
         }
         Err(error) => {
             let bytes = Json::string(&BASE64.encode(status.details()));
@@ -65,9 +66,10 @@ pub(crate) async fn failure(status: Status, schema: &mut Schema) -> Failure {
     }
 }
 
-fn decoded_details(details: &[prost_types::Any], known: DescriptorPool) -> Vec<Json> {
+fn decoded_details(details: &[prost_types::Any], mut types: Vec<DescriptorPool>) -> Vec<Json> {
+    types.push(standard_types());
     let to_json = ToJson {
-        types: vec![known, standard_types()],
+        types,
         emit_defaults: false,
     };
     let details = details.iter();
@@ -134,7 +136,7 @@ mod tests {
 
     #[tokio::test]
     async fn standard_details_need_no_server() {
-        let mut schema = Schema::Files(DescriptorPool::new());
+        let mut schema = Schema::default();
         let failed = failure(status(), &mut schema).await;
         let json = failed.json();
         assert_eq!(json["details"][0]["reason"], "FULL");
@@ -156,7 +158,7 @@ mod tests {
     #[tokio::test]
     async fn details_that_are_no_status_are_shown_as_bytes() {
         let status = Status::with_details(Code::Aborted, "", vec![0xff].into());
-        let failed = failure(status, &mut Schema::Files(DescriptorPool::new())).await;
+        let failed = failure(status, &mut Schema::default()).await;
         assert_eq!(failed.json()["details"][0]["@value"], "/w==");
     }
 }
