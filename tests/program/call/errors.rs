@@ -219,6 +219,26 @@ async fn ctrl_c_cancels_the_call_at_the_server() {
     }
 }
 
+/// A million open brackets would need a stack of gigabytes.
+#[tokio::test]
+async fn requests_that_nest_without_an_end_are_refused() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("deep");
+    let data = format!("@{}", file.display());
+    let place = Place::new(Arm::Tcp).await;
+    for (format, part, says) in [
+        ("text", "payload {", "more than 100 messages"),
+        ("json", "{\"payload\": ", "line 1, column "),
+        ("json", "[", "line 1, column "),
+    ] {
+        std::fs::write(&file, part.repeat(1_000_000)).expect("written");
+        let args = ["-d", data.as_str(), "-format", format];
+        let refused = place.call("UnaryCall", &args).await;
+        assert_eq!(refused.code, Some(1), "{part}");
+        assert!(refused.stderr.contains(says), "{}", refused.stderr);
+    }
+}
+
 /// The schema is another one than the server's.
 #[tokio::test]
 async fn a_response_that_is_something_else_is_told() {

@@ -8,7 +8,7 @@ use tokio::{
     time::timeout,
 };
 
-use super::{ECHO, Place, SERVICE, assert_ok, values};
+use super::{ECHO, Place, SERVICE, assert_ok, harness::Arm, values};
 use crate::support::{PATIENCE, program};
 
 #[tokio::test]
@@ -155,4 +155,30 @@ async fn the_text_format_in_and_out() {
         .await;
     assert_ok(&text);
     assert_eq!(text.stdout, "payload: \"a\"\n\x1epayload: \"b\"\n");
+}
+
+/// Many small requests, and one large one: reading them takes time in proportion to their length.
+#[tokio::test]
+async fn a_long_input_is_read_once() {
+    let place = Place::new(Arm::Tcp).await;
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("requests");
+    let data = format!("@{}", file.display());
+    let method = format!("{ECHO}/ClientStream");
+    for (separator, format) in [("", "json"), ("\x1e", "text")] {
+        let (small, large) = match format {
+            "json" => (
+                "{}",
+                format!("{{\"payload\": \"{}\"}}", "A".repeat(3 << 20)),
+            ),
+            _ => ("payload: ''", format!("payload: '{}'", "A".repeat(3 << 20))),
+        };
+        let mut requests = vec![small; 20_000];
+        requests.push(&large);
+        std::fs::write(&file, requests.join(separator)).expect("written");
+        let args = [&method, "-d", &data, "-format", format];
+        let ended = place.run("call", &args).await;
+        assert_ok(&ended);
+        assert!(ended.stdout.contains("20001"), "{ended:?}");
+    }
 }

@@ -15,12 +15,12 @@ mod method;
 mod nearest;
 mod output;
 mod parse;
+mod pieces;
 mod pool;
 mod proto_text;
 mod reflection;
 mod schema;
 mod session;
-mod split;
 mod status;
 mod symbol;
 mod template;
@@ -165,7 +165,12 @@ pub(crate) async fn ended<T>(
 
 async fn call(options: &Options, mut session: Session, json: bool) -> Result<(), Failure> {
     let headers = options.request.headers(&options.rpc_header)?;
-    let source = Input::open(Source::read(options.data.as_deref())).await?;
+    let format = options.format.unwrap_or(Format::Json);
+    let reading = Reading {
+        format,
+        allow_unknown_fields: options.allow_unknown_fields,
+    };
+    let input = Input::open(Source::read(options.data.as_deref()), reading).await?;
     let mut schema = session.schema(&options.schema)?;
     // With a schema of its own the program finds mistakes before it dials.
     if !options.schema.is_local() {
@@ -173,22 +178,17 @@ async fn call(options: &Options, mut session: Session, json: bool) -> Result<(),
     }
     let begun = Instant::now();
     let method = method::find(&mut schema, &options.method).await?;
+    let method = schema.with_extensions(method).await;
     let schema_time = begun.elapsed();
     options.schema.save([method.parent_file()])?;
     if options.schema.is_local() {
         session.dial().await?;
     }
-    let format = options.format.unwrap_or(Format::Json);
     let mut output = Output::new(format, options.emit_defaults, json, options.request.verbose);
     let text = proto_text(&Symbol::Method(method.clone()));
     output.note(&format!("\nResolved method descriptor:\n{text}"))?;
     let shown = metadata::printed(&headers);
     output.note(&format!("\nRequest metadata to send:\n{shown}"))?;
-    let reading = Reading {
-        format,
-        allow_unknown_fields: options.allow_unknown_fields,
-    };
-    let input = Input::new(source, method.input(), reading);
     let call = Call {
         session: &session,
         method: &method,

@@ -5,8 +5,8 @@ use prost_reflect::{DescriptorPool, DynamicMessage, ReflectMessage, text_format:
 use super::{
     any::{Anys, find_type},
     format::Format,
-    input::SEPARATOR,
     message_json::ToJson,
+    pieces::SEPARATOR,
 };
 use crate::{
     failure::{Failure, printable},

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use prost_reflect::{DescriptorPool, FileDescriptor};
+use prost_reflect::{DescriptorPool, FileDescriptor, MessageDescriptor, MethodDescriptor};
 
 use super::{
     files,
@@ -140,6 +140,32 @@ impl Schema {
             .map(|name| format!("; did you mean `{name}`?"))
             .unwrap_or_else(|| "; `tower-iroh list PEER` has the services".to_owned());
         Err(Failure::failed(format!("the schema has no `{name}`{hint}")))
+    }
+
+    /// Learns a type that a message has in an `Any`. Returns the message's own type, which knows it from then on.
+    pub(crate) async fn learn_beside(
+        &mut self,
+        name: &str,
+        message: &MessageDescriptor,
+    ) -> Option<MessageDescriptor> {
+        self.learn_all(vec![name.to_owned()]).await;
+        let pool = self.server.as_ref()?.pool();
+        pool.get_message_by_name(name)?;
+        pool.get_message_by_name(message.full_name())
+    }
+
+    /// Learns the extensions of what the method sends and receives. Returns the method, which knows them from then on.
+    pub(crate) async fn with_extensions(&mut self, method: MethodDescriptor) -> MethodDescriptor {
+        let Some(reflection) = &mut self.server else {
+            return method;
+        };
+        reflection
+            .learn_extensions([method.input(), method.output()])
+            .await;
+        match symbol::find(reflection.pool(), method.full_name()) {
+            Some(Symbol::Method(method)) => method,
+            _ => method,
+        }
     }
 
     /// Learns the types of messages that came in an `Any`. What the server does not know, or does not tell, stays unknown.
