@@ -41,11 +41,9 @@ pub(crate) async fn run(options: Options, json: bool) -> Result<(), Failure> {
     let wants = options.request.wants();
     let session = Session::new(&options.peer, &options.connect, &options.request, wants).await?;
     let connection = session.connection.clone();
-    let asked = interruptible(async move {
-        let deadline = session.deadline;
-        deadline.bound(ask(options, headers, session, json)).await
-    });
-    ended(asked.await, connection).await
+    let deadline = session.deadline;
+    let asked = interruptible(ask(options, headers, session, json));
+    ended(deadline.bound(asked).await, connection).await
 }
 
 async fn ask(

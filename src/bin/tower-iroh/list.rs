@@ -65,18 +65,15 @@ impl What {
         let connection = session.connection.clone();
         let symbol = self.symbol.map(trimmed);
         let options = self.schema;
+        let deadline = session.deadline;
         let worked = interruptible(async move {
-            let deadline = session.deadline;
-            let work = async {
-                let schema = session.schema(&options)?;
-                session.dial().await?;
-                let worked = work(schema, symbol, options).await;
-                session.show(json);
-                worked
-            };
-            deadline.bound(work).await
+            let schema = session.schema(&options)?;
+            session.dial().await?;
+            let worked = work(schema, symbol, options).await;
+            session.show(json);
+            worked
         });
-        ended(worked.await, connection).await
+        ended(deadline.bound(worked).await, connection).await
     }
 }
 

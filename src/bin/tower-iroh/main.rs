@@ -78,7 +78,10 @@ fn main() -> ExitCode {
         Err(error) => error.exit(),
     };
     log(&program.verb);
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let runtime = match tokio::runtime::Builder::new_multi_thread()
+        // One may be blocked by a full pipe, and another one has to run the timers.
+        .worker_threads(cores.max(2))
         .enable_all()
         .build()
     {

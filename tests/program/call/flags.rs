@@ -249,6 +249,25 @@ async fn a_reader_that_leaves_ends_the_call() {
         .await;
 }
 
+/// Nobody reads the answers, so printing them blocks.
+#[tokio::test]
+async fn a_full_pipe_does_not_outlast_the_deadline() {
+    let place = Place::new(Arm::Channel).await;
+    let method = format!("{ECHO}/ServerStream");
+    let data = "{\"count\": 1000, \"size\": 100000}";
+    let args = place.args("call", &[&method, "-d", data, "-max-time", "1"]);
+    let mut child = program(args)
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .expect("started");
+    let unread = child.stdout.take();
+    let output = tokio::time::timeout(PATIENCE, child.wait_with_output()).await;
+    let ended = crate::support::Ended::from(output.expect("in time").expect("started"));
+    assert_eq!(ended.code, Some(68), "{ended:?}");
+    drop(unread);
+}
+
 #[tokio::test]
 async fn wrong_flags_are_usage_errors() {
     for (flags, says) in [

@@ -135,11 +135,9 @@ pub(crate) async fn run(options: Options, json: bool) -> Result<(), Failure> {
     let wants = options.wants();
     let session = Session::new(&options.peer, &options.connect, &options.request, wants).await?;
     let connection = session.connection.clone();
-    let called = interruptible(async move {
-        let deadline = session.deadline;
-        deadline.bound(call(&options, session, json)).await
-    });
-    let ended = ended(called.await, connection).await;
+    let deadline = session.deadline;
+    let called = interruptible(async move { call(&options, session, json).await });
+    let ended = ended(deadline.bound(called).await, connection).await;
     ended.map_err(|failure| match &failure {
         Failure::Told(_) => failure,
         Failure::Status { .. } if format_error => {
