@@ -6,12 +6,13 @@ use std::{
         Arc,
         atomic::{AtomicU32, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use clap::{Args, ValueEnum};
+use futures_util::StreamExt as _;
 use http::{Request, Response, uri::Authority};
-use iroh::Endpoint;
+use iroh::{Endpoint, EndpointAddr, EndpointId};
 use tonic::{
     body::Body,
     transport::{Certificate, ClientTlsConfig, Endpoint as TcpEndpoint, Identity},
@@ -157,6 +158,8 @@ pub(crate) struct Connection {
     pub(crate) service: Service,
     pub(crate) channel: Option<Channel>,
     endpoint: Option<Endpoint>,
+    /// Whether the target itself has an address.
+    has_address: bool,
     attempts: Arc<AtomicU32>,
 }
 
@@ -206,6 +209,7 @@ impl Connection {
             builder = builder.origin(origin("http", authority)?);
         }
         let attempts = Arc::default();
+        let has_address = !peer.addr().is_empty();
         let channel = builder
             .peer(peer)
             .around_attempts(MapRequestLayer::new(counted(&attempts)))
@@ -216,6 +220,7 @@ impl Connection {
             service: Service::new(service),
             channel: Some(channel),
             endpoint,
+            has_address,
             attempts,
         })
     }
@@ -272,6 +277,7 @@ impl Connection {
             service: Service::new(service.map_err(BoxError::from)),
             channel: None,
             endpoint: None,
+            has_address: true,
             attempts,
         })
     }
@@ -279,6 +285,18 @@ impl Connection {
     /// How often calls were begun so far, retries included.
     pub(crate) fn attempts(&self) -> u32 {
         self.attempts.load(Ordering::Relaxed)
+    }
+
+    /// Looks up the peer of an endpoint id without addresses, so that the dial has them. Returns how long that took, or `None` where there was nothing to look up.
+    pub(crate) async fn look_up(&self) -> Option<Duration> {
+        let (endpoint, channel) = (self.endpoint.as_ref()?, self.channel.as_ref()?);
+        if self.has_address {
+            return None;
+        }
+        let begun = Instant::now();
+        let found = found_address(endpoint, channel.peer()).await?;
+        channel.links()?.add_peer(Peer::from(found));
+        Some(begun.elapsed())
     }
 
     /// Says goodbye to the peer.
@@ -289,6 +307,18 @@ impl Connection {
             let _ = tokio::time::timeout(PATIENCE, endpoint.close()).await;
         }
     }
+}
+
+/// The first address that iroh's lookup has for the endpoint.
+async fn found_address(endpoint: &Endpoint, id: EndpointId) -> Option<EndpointAddr> {
+    let mut found = std::pin::pin!(endpoint.address_lookup().ok()?.resolve(id));
+    while let Some(answer) = found.next().await {
+        // One service's failure is not the others'.
+        if let Ok(Ok(item)) = answer {
+            return Some(item.into_endpoint_addr());
+        }
+    }
+    None
 }
 
 /// Counts what passes.
@@ -358,5 +388,28 @@ pub(crate) async fn becomes_direct(channel: &Channel) {
     };
     while !is_direct() {
         tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use iroh::{SecretKey, address_lookup::MemoryLookup};
+    use tower_iroh::presets::Offline;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn an_id_is_looked_up_where_a_service_knows_it() {
+        let known = SecretKey::from_bytes(&[7; 32]).public();
+        let addr = "127.0.0.1:7".parse().expect("valid");
+        let addr = EndpointAddr::new(known).with_ip_addr(addr);
+        let endpoint = Endpoint::bind(Offline).await.expect("a free port");
+        assert_eq!(found_address(&endpoint, known).await, None, "no service");
+        let lookup = MemoryLookup::new();
+        lookup.add_endpoint_info(addr.clone());
+        endpoint.address_lookup().expect("open").add(lookup);
+        assert_eq!(found_address(&endpoint, known).await, Some(addr));
+        let other = SecretKey::from_bytes(&[8; 32]).public();
+        assert_eq!(found_address(&endpoint, other).await, None);
     }
 }

@@ -100,7 +100,13 @@ async fn verbose_shows_what_grpcurl_shows_and_the_path_on_standard_error() {
         ] {
             assert!(ended.stdout.contains(part), "{part:?} in {}", ended.stdout);
         }
-        for part in ["attempts   1", "first byte ", "last byte  ", "schema     "] {
+        for part in [
+            "urgency    u=3",
+            "attempts   1",
+            "first byte ",
+            "last byte  ",
+            "schema     ",
+        ] {
             assert!(ended.stderr.contains(part), "{part:?} in {}", ended.stderr);
         }
         if place.world.ticket().is_some() {

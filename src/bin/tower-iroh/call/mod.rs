@@ -205,7 +205,7 @@ async fn call(options: &Options, mut session: Session, json: bool) -> Result<(),
     ))?;
     if options.request.verbose > 0 {
         let extras = Extras {
-            urgency: options.urgency,
+            urgency: Some(options.urgency.unwrap_or_default()),
             schema: Some(schema_time),
             call: Some(&ended),
             ..session.extras()

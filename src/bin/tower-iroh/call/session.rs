@@ -83,11 +83,14 @@ pub(crate) type Client = BoxCloneSyncService<Request<Body>, Response<Body>, Stat
 pub(crate) struct Session {
     pub(crate) connection: Connection,
     pub(crate) deadline: Deadline,
+    /// How long the lookup of the peer's addresses took, where there was one.
+    lookup: Option<Duration>,
     /// How long connecting took, where that is known.
     pub(crate) dial: Option<Duration>,
     peer: String,
     request: RequestOptions,
     plaintext: bool,
+    connect_timeout: Duration,
 }
 
 impl Session {
@@ -101,10 +104,12 @@ impl Session {
         Ok(Self {
             deadline: Deadline::begin(request.max_time),
             connection: Connection::new(peer, connect, wants).await?,
+            lookup: None,
             dial: None,
             peer: peer.to_owned(),
             request: request.clone(),
             plaintext: connect.plaintext,
+            connect_timeout: connect.connect_timeout,
         })
     }
 
@@ -133,6 +138,12 @@ impl Session {
         if self.request.wait_for_ready {
             return Ok(());
         }
+        // The dial looks up by itself, and does not say how long that took.
+        if self.request.verbose > 0 {
+            let limit = self.connect_timeout;
+            let found = tokio::time::timeout(limit, self.connection.look_up()).await;
+            self.lookup = found.unwrap_or(None);
+        }
         let begun = Instant::now();
         let dialled = async {
             let connected = channel.connect().await;
@@ -151,6 +162,7 @@ impl Session {
             peer: &self.peer,
             stats: self.connection.channel.as_ref().and_then(Channel::stats),
             urgency: None,
+            lookup: self.lookup,
             dial: self.dial,
             schema: None,
             call: None,
