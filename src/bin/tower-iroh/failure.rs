@@ -88,7 +88,7 @@ impl fmt::Display for Failure {
                 for (number, detail) in details.iter().enumerate() {
                     let number = format!("  {})", number + 1);
                     let margin = format!("\n{}\t", " ".repeat(number.len()));
-                    let detail = format!("{detail:#}").replace('\n', &margin);
+                    let detail = printable(&format!("{detail:#}")).replace('\n', &margin);
                     write!(f, "\n{number}\t{detail}")?;
                 }
                 Ok(())

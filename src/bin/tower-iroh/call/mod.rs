@@ -8,7 +8,6 @@ mod files;
 mod format;
 mod input;
 mod invoke;
-mod json;
 mod message_json;
 mod metadata;
 mod method;
@@ -79,6 +78,9 @@ pub(crate) struct Options {
     /// Print fields that have their default value too.
     #[arg(long)]
     emit_defaults: bool,
+    /// Print fields under the names of their `.proto` file instead of JSON's.
+    #[arg(long)]
+    keep_proto_names: bool,
     /// Pass over fields in requests that the message does not have.
     #[arg(long)]
     allow_unknown_fields: bool,
@@ -182,7 +184,9 @@ async fn call(options: &Options, mut session: Session, json: bool) -> Result<(),
     if options.schema.is_local() {
         session.dial().await?;
     }
-    let mut output = Output::new(format, options.emit_defaults, json, options.request.verbose);
+    let mut output = Output::new(format, json, options.request.verbose);
+    output.emit_defaults = options.emit_defaults;
+    output.keep_proto_names = options.keep_proto_names;
     let text = proto_text(&Symbol::Method(method.clone()));
     output.note(&format!("\nResolved method descriptor:\n{text}"))?;
     let shown = metadata::printed(&headers);

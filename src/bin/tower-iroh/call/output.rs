@@ -18,6 +18,7 @@ use crate::{
 pub(crate) struct Output {
     pub(crate) format: Format,
     pub(crate) emit_defaults: bool,
+    pub(crate) keep_proto_names: bool,
     /// One line for each response, and nothing else on standard output.
     pub(crate) compact: bool,
     pub(crate) verbosity: u8,
@@ -25,10 +26,11 @@ pub(crate) struct Output {
 }
 
 impl Output {
-    pub(crate) fn new(format: Format, emit_defaults: bool, compact: bool, verbosity: u8) -> Self {
+    pub(crate) fn new(format: Format, compact: bool, verbosity: u8) -> Self {
         Self {
             format,
-            emit_defaults,
+            emit_defaults: false,
+            keep_proto_names: false,
             compact,
             verbosity,
             printed: 0,
@@ -61,12 +63,15 @@ impl Output {
             let to_json = ToJson {
                 types,
                 emit_defaults: self.emit_defaults,
+                keep_proto_names: self.keep_proto_names,
             };
             let json = to_json.message(message);
-            return match self.compact {
+            let json = match self.compact {
                 true => json.to_string(),
                 false => format!("{json:#}"),
             };
+            // Not all that a terminal obeys is escaped by JSON.
+            return printable(&json).into_owned();
         }
         let too_deep = Anys::of(message, &types).too_deep;
         let options = FormatOptions::new()

@@ -3,13 +3,13 @@
 use data_encoding::BASE64;
 use prost::Message;
 use prost_reflect::{DescriptorPool, DynamicMessage, text_format::FormatOptions};
+use serde_json::{Value, json};
 use tonic::Status;
 
 use super::{
     any::{find_type, type_name},
     files::compiled,
     format::Format,
-    json::Json,
     message_json::ToJson,
     schema::Schema,
 };
@@ -52,25 +52,21 @@ pub(crate) async fn failure(status: Status, schema: &mut Schema) -> Failure {
             decoded_details(&decoded.details, schema.pools())
         }
         Err(error) => {
-            let bytes = Json::string(&BASE64.encode(status.details()));
             let error = format!("the status' details are no google.rpc.Status: {error}");
-            vec![Json::Object(vec![
-                ("@error".to_owned(), Json::string(&error)),
-                ("@value".to_owned(), bytes),
-            ])]
+            vec![json!({ "@error": error, "@value": BASE64.encode(status.details()) })]
         }
     };
     Failure::Status {
-        details: details.iter().map(Json::to_value).collect(),
+        details,
         status: Box::new(status),
     }
 }
 
-fn decoded_details(details: &[prost_types::Any], mut types: Vec<DescriptorPool>) -> Vec<Json> {
+fn decoded_details(details: &[prost_types::Any], mut types: Vec<DescriptorPool>) -> Vec<Value> {
     types.push(standard_types());
     let to_json = ToJson {
         types,
-        emit_defaults: false,
+        ..ToJson::default()
     };
     let details = details.iter();
     details
@@ -95,12 +91,7 @@ pub(crate) fn formatted(failure: &Failure, format: Format) -> String {
                 });
             text.unwrap_or_else(|| failure.to_string())
         }
-        _ => {
-            let value = failure.json();
-            let field = |name: &str| (name.to_owned(), Json::from(value[name].clone()));
-            let status = Json::Object(vec![field("code"), field("message"), field("details")]);
-            format!("{status:#}")
-        }
+        _ => format!("{:#}", failure.json()),
     }
 }
 

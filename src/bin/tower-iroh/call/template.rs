@@ -103,6 +103,7 @@ mod tests {
         let to_json = ToJson {
             types: vec![types],
             emit_defaults: true,
+            ..ToJson::default()
         };
         assert_eq!(
             to_json.message(&template(&descriptor)).to_string(),
