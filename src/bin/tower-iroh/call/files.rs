@@ -7,7 +7,6 @@ use std::{
 
 use prost::Message;
 use prost_reflect::{DescriptorPool, FileDescriptor};
-use protox::file::{ChainFileResolver, File, FileResolver, GoogleFileResolver};
 
 use super::{
     pool::{RawFiles, check},
@@ -65,7 +64,10 @@ pub(crate) fn from_protosets(files: &[PathBuf]) -> Result<DescriptorPool, Failur
 }
 
 /// Compiles one file of which the text is at hand.
+#[cfg(test)]
 pub(crate) fn compiled(name: &str, source: &str) -> Result<DescriptorPool, protox::Error> {
+    use protox::file::{ChainFileResolver, File, FileResolver, GoogleFileResolver};
+
     struct One(String, String);
     impl FileResolver for One {
         fn open_file(&self, name: &str) -> Result<File, protox::Error> {

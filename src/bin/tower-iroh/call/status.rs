@@ -3,53 +3,41 @@
 use data_encoding::BASE64;
 use prost::Message;
 use prost_reflect::{DescriptorPool, DynamicMessage, text_format::FormatOptions};
-use serde_json::{Value, json};
+use serde_json::json;
 use tonic::Status;
+use tonic_types::pb::{FILE_DESCRIPTOR_SET, Status as RpcStatus};
 
 use super::{
     any::{find_type, type_name},
-    files::compiled,
     format::Format,
     message_json::ToJson,
     schema::Schema,
 };
 use crate::failure::Failure;
 
-/// `google.rpc.Status`, as `grpc-status-details-bin` carries it.
-#[derive(Clone, PartialEq, Message)]
-struct RpcStatus {
-    #[prost(int32, tag = "1")]
-    code: i32,
-    #[prost(string, tag = "2")]
-    message: String,
-    #[prost(message, repeated, tag = "3")]
-    details: Vec<prost_types::Any>,
-}
-
-/// Google's own error details.
+/// `google.rpc.Status` and Google's own error details.
 fn standard_types() -> DescriptorPool {
-    // It compiles: a test says so.
-    compiled(
-        "google/rpc/error_details.proto",
-        include_str!("error_details.proto"),
-    )
-    .unwrap_or_default()
+    // It can be read: a test says so.
+    DescriptorPool::decode(FILE_DESCRIPTOR_SET).unwrap_or_default()
 }
 
 /// The failure that a status is, with its details decoded by the schema, the standard types, and what the server knows beside.
 pub(crate) async fn failure(status: Status, schema: &mut Schema) -> Failure {
     let details = match RpcStatus::decode(status.details()) {
         Ok(decoded) => {
-            let mut types = schema.pools();
-            types.push(standard_types());
-            let is_known = |name: &str| find_type(&types, name).is_some();
+            let types = |schema: &Schema| [schema.pools(), vec![standard_types()]].concat();
+            let known = types(schema);
             let names = decoded.details.iter().map(|any| type_name(&any.type_url));
-            let unknown: Vec<_> = names
-                .filter(|name| !is_known(name))
-                .map(String::from)
-                .collect();
-            schema.learn_all(unknown).await;
-            decoded_details(&decoded.details, schema.pools())
+            let unknown = names.filter(|name| find_type(&known, name).is_none());
+            schema.learn_all(unknown.map(String::from).collect()).await;
+            let to_json = ToJson {
+                types: types(schema),
+                ..ToJson::default()
+            };
+            let details = decoded.details.iter();
+            details
+                .map(|any| to_json.any_of(&any.type_url, &any.value, 0))
+                .collect()
         }
         Err(error) => {
             let error = format!("the status' details are no google.rpc.Status: {error}");
@@ -60,18 +48,6 @@ pub(crate) async fn failure(status: Status, schema: &mut Schema) -> Failure {
         details,
         status: Box::new(status),
     }
-}
-
-fn decoded_details(details: &[prost_types::Any], mut types: Vec<DescriptorPool>) -> Vec<Value> {
-    types.push(standard_types());
-    let to_json = ToJson {
-        types,
-        ..ToJson::default()
-    };
-    let details = details.iter();
-    details
-        .map(|any| to_json.any_of(&any.type_url, &any.value, 0))
-        .collect()
 }
 
 /// The failure as `google.rpc.Status` in the responses' format: `-format-error`.
