@@ -1,12 +1,12 @@
 //! Calls that fail: exit codes, sentences, details, deadlines, Ctrl-C.
 
-use std::{process::Stdio, time::Instant};
+use std::time::Instant;
 
 use serde_json::{Value, json};
-use tokio::{io::AsyncWriteExt as _, process::Command, time::timeout};
+use tokio::{io::AsyncWriteExt as _, process::Command};
 
 use super::{Place, SERVICE, harness::Arm, values};
-use crate::support::{Ended, PATIENCE, program};
+use crate::support::{PATIENCE, ended, run, spawn};
 
 /// `google.rpc.Status` with an `ErrorInfo` that says `FULL`, and with a message that nobody knows.
 const DETAILS: &str = "CAgSBGZ1bGwaMgoodHlwZS5nb29nbGVhcGlzLmNvbS9nb29nbGUucnBjLkVycm9ySW5mbxIGCgRGVUxMGg4KCXQvbm8uU3VjaBIBAQ==";
@@ -46,10 +46,7 @@ async fn errors_are_json_where_json_is_said() {
         &["-format-error", "-format", "json"],
     ] {
         let data = failing();
-        let args: Vec<_> = ["-d", &data]
-            .into_iter()
-            .chain(flags.iter().copied())
-            .collect();
+        let args = [&["-d", &data][..], flags].concat();
         let failed = place.call("UnaryCall", &args).await;
         assert_eq!(failed.code, Some(72));
         let error: Value = serde_json::from_str(&failed.stderr).expect("JSON");
@@ -86,7 +83,7 @@ async fn mistakes_in_the_command_line_are_json_where_json_is_said() {
         (&["--json", "list"], "a peer is required"),
         (&["--json"], "Usage:"),
     ] {
-        let wrong = crate::support::run(args).await;
+        let wrong = run(args).await;
         assert_eq!((wrong.code, wrong.stdout.as_str()), (Some(2), ""));
         let error: Value = serde_json::from_str(&wrong.stderr).expect(&wrong.stderr);
         assert_eq!(error["code"], 3, "{args:?}");
@@ -94,7 +91,7 @@ async fn mistakes_in_the_command_line_are_json_where_json_is_said() {
         assert!(message.contains(says), "{message}");
         assert!(!message.starts_with("error"), "{message}");
     }
-    let help = crate::support::run(["call", "--help", "--json"]).await;
+    let help = run(["call", "--help", "--json"]).await;
     assert_eq!(help.code, Some(0));
     assert!(help.stdout.contains("Examples:"), "{help:?}");
 }
@@ -194,10 +191,7 @@ async fn ctrl_c_cancels_the_call_at_the_server() {
     for place in Place::both().await {
         let method = format!("{SERVICE}/UnaryCall");
         let args = place.args("call", &[&method, "-d", "{\"sleepMs\": 60000}"]);
-        let child = program(args)
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("started");
+        let child = spawn(args);
         place
             .world
             .backstage
@@ -206,10 +200,7 @@ async fn ctrl_c_cancels_the_call_at_the_server() {
         let id = child.id().expect("running").to_string();
         let sent = Command::new("kill").args(["-INT", &id]).status().await;
         assert!(sent.expect("started").success());
-        let output = timeout(PATIENCE, child.wait_with_output())
-            .await
-            .expect("in time");
-        let ended = Ended::from(output.expect("started"));
+        let ended = ended(child).await;
         assert_eq!((ended.code, ended.stderr.as_str()), (Some(130), ""));
         place
             .world
@@ -288,7 +279,7 @@ async fn a_server_that_does_not_speak_grpc() {
             });
         }
     });
-    let failed = crate::support::run(["list", &target, "-plaintext"]).await;
+    let failed = run(["list", &target, "-plaintext"]).await;
     assert_eq!(failed.code, Some(78), "{failed:?}");
     assert!(
         failed.stderr.contains("may be no gRPC server"),
@@ -296,7 +287,7 @@ async fn a_server_that_does_not_speak_grpc() {
     );
     served.abort();
     let place = Place::new(Arm::Tcp).await;
-    let failed = crate::support::run(["list", &place.target[0]]).await;
+    let failed = run(["list", &place.target[0]]).await;
     assert_eq!(failed.code, Some(78), "{failed:?}");
     assert!(
         failed.stderr.contains("does not speak TLS; say -plaintext"),
@@ -323,11 +314,7 @@ async fn a_peer_that_is_not_there() {
         &[&ticket, "-connect-timeout", "0.5"],
     ] {
         for verb in [&["call", "a.B/C"][..], &["list"], &["health"]] {
-            let args = [verb[0]]
-                .into_iter()
-                .chain(target.iter().copied())
-                .chain(verb[1..].iter().copied());
-            let failed = crate::support::run(args).await;
+            let failed = run([&verb[..1], target, &verb[1..]].concat()).await;
             assert_eq!(failed.code, Some(64 + 14), "{verb:?} {failed:?}");
             assert!(failed.stderr.contains("Code: Unavailable"), "{failed:?}");
         }

@@ -1,7 +1,7 @@
 //! Flags of `call`: headers, sizes, urgency, retries, and what `-v` shows.
 
 use super::{ECHO, Place, SERVICE, assert_ok, harness::Arm, values};
-use crate::support::{PATIENCE, program};
+use crate::support::{ended, program, run, spawn};
 
 #[tokio::test]
 async fn headers_reach_the_calls_that_they_are_for() {
@@ -43,7 +43,7 @@ async fn headers_reach_the_calls_that_they_are_for() {
     let bytes = request.metadata().get_bin("x-bytes-bin").expect("there");
     assert_eq!(bytes.to_bytes().expect("base64").as_ref(), [1, 2]);
 
-    let missing = crate::support::run(args).await;
+    let missing = run(args).await;
     assert_eq!(missing.code, Some(2));
     assert!(missing.stderr.contains("no `TOKEN_OF_TEST`"), "{missing:?}");
 }
@@ -152,10 +152,7 @@ async fn a_call_that_waits_for_ready_waits() {
     let target = format!("tcp://{}", listener.local_addr().expect("bound"));
     let method = format!("{SERVICE}/EmptyCall");
     let args = ["call", &target, "-plaintext", &method, "-wait-for-ready"];
-    let child = program(args)
-        .stdout(std::process::Stdio::piped())
-        .spawn()
-        .expect("started");
+    let child = spawn(args);
     drop(listener.accept().await.expect("the program dials"));
     let place = Place::new(Arm::Tcp).await;
     let server = place.world.server_addr().expect("on TCP");
@@ -168,12 +165,8 @@ async fn a_call_that_waits_for_ready_waits() {
             tokio::spawn(async move { tokio::io::copy_bidirectional(&mut from, &mut to).await });
         }
     });
-    let output = tokio::time::timeout(PATIENCE, child.wait_with_output()).await;
-    let output = output.expect("in time").expect("started");
-    assert_eq!(
-        (output.status.code(), output.stdout.as_slice()),
-        (Some(0), &b"{}\n"[..])
-    );
+    let ended = ended(child).await;
+    assert_eq!((ended.code, ended.stdout.as_str()), (Some(0), "{}\n"));
     forward.abort();
 }
 
@@ -187,10 +180,7 @@ async fn a_call_waits_for_a_peer_over_iroh() {
         .ticket();
     endpoint.set_alpns(vec![tower_iroh::ALPN.to_vec()]);
     let args = ["health", &ticket, "-wait-for-ready"];
-    let child = program(args)
-        .stdout(std::process::Stdio::piped())
-        .spawn()
-        .expect("started");
+    let child = spawn(args);
     let first = endpoint.accept().await.expect("the program dials");
     first.refuse();
     let (acceptor, incoming) = tower_iroh::Acceptor::new();
@@ -201,9 +191,7 @@ async fn a_call_waits_for_a_peer_over_iroh() {
     let health = tonic_health::pb::health_server::HealthServer::new(health);
     let server = tonic::transport::Server::builder().add_service(health);
     tokio::spawn(server.serve_with_incoming(incoming));
-    let output = tokio::time::timeout(PATIENCE, child.wait_with_output()).await;
-    let output = output.expect("in time").expect("started");
-    assert_eq!(output.stdout, b"SERVING\n");
+    assert_eq!(ended(child).await.stdout, "SERVING\n");
     router.shutdown().await.expect("it shuts down");
 }
 
@@ -213,10 +201,7 @@ async fn a_method_that_may_be_done_twice_is_tried_again() {
         let data = "{\"responseStatus\": {\"code\": 14}}";
         for (flags, attempts) in [(&[][..], 1), (&["-retry"], 3), (&["-retry=5"], 5)] {
             let before = place.world.backstage.counts().begun;
-            let args: Vec<_> = ["-v", "-d", data]
-                .into_iter()
-                .chain(flags.iter().copied())
-                .collect();
+            let args = [&["-v", "-d", data][..], flags].concat();
             let failed = place.call("UnaryCall", &args).await;
             assert_eq!(failed.code, Some(78), "{failed:?}");
             assert_eq!(place.world.backstage.counts().begun - before, attempts);
@@ -235,14 +220,9 @@ async fn a_reader_that_leaves_ends_the_call() {
     let method = format!("{SERVICE}/FullDuplexCall");
     let data = "{\"responses\": [{\"size\": 1}, {\"intervalMs\": 1}, {\"intervalMs\": 1}, {\"intervalMs\": 60000}]}";
     let args = place.args("call", &[&method, "-d", data, "--json"]);
-    let mut child = program(args)
-        .stdout(std::process::Stdio::piped())
-        .stderr(std::process::Stdio::piped())
-        .spawn()
-        .expect("started");
+    let mut child = spawn(args);
     drop(child.stdout.take());
-    let output = tokio::time::timeout(PATIENCE, child.wait_with_output()).await;
-    let ended = crate::support::Ended::from(output.expect("in time").expect("started"));
+    let ended = ended(child).await;
     assert_eq!(ended.code, Some(1), "{ended:?}");
     assert!(
         ended.stderr.contains("standard output cannot be written"),
@@ -262,14 +242,9 @@ async fn a_full_pipe_does_not_outlast_the_deadline() {
     let method = format!("{ECHO}/ServerStream");
     let data = "{\"count\": 1000, \"size\": 100000}";
     let args = place.args("call", &[&method, "-d", data, "-max-time", "1"]);
-    let mut child = program(args)
-        .stdout(std::process::Stdio::piped())
-        .stderr(std::process::Stdio::piped())
-        .spawn()
-        .expect("started");
+    let mut child = spawn(args);
     let unread = child.stdout.take();
-    let output = tokio::time::timeout(PATIENCE, child.wait_with_output()).await;
-    let ended = crate::support::Ended::from(output.expect("in time").expect("started"));
+    let ended = ended(child).await;
     assert_eq!(ended.code, Some(68), "{ended:?}");
     drop(unread);
 }
@@ -284,12 +259,12 @@ async fn wrong_flags_are_usage_errors() {
         (&["-import-path", "x"], "--proto"),
     ] {
         let args = ["call", "tcp://127.0.0.1:1", "a.B/C", "-plaintext"];
-        let ended = crate::support::run(args.iter().chain(flags)).await;
+        let ended = run(args.iter().chain(flags)).await;
         assert_eq!(ended.code, Some(2), "{flags:?} {ended:?}");
         assert!(ended.stderr.contains(says), "{}", ended.stderr);
     }
     for verb in ["call", "list", "describe", "health"] {
-        let help = crate::support::run([verb, "--help"]).await;
+        let help = run([verb, "--help"]).await;
         assert_ok(&help);
         assert!(help.stdout.contains("Examples:\n  tower-iroh"), "{verb}");
     }

@@ -61,10 +61,7 @@ where
             .add_service(service)
             .serve_with_incoming(incoming),
     );
-    let args = [verb[0], &target, "-plaintext"]
-        .into_iter()
-        .chain(verb[1..].iter().copied());
-    let ended = run(args).await;
+    let ended = run([&[verb[0], &target, "-plaintext"], &verb[1..]].concat()).await;
     served.abort();
     ended
 }

@@ -75,7 +75,6 @@ async fn ping_pong_through_a_pipe() {
         let mut child = program(args)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
             .spawn()
             .expect("started");
         let mut stdin = child.stdin.take().expect("piped");

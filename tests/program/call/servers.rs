@@ -4,7 +4,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tonic::transport::{Identity, Server, ServerTlsConfig, server::TcpIncoming};
 
 use super::{Place, SERVICE, assert_ok, harness::Arm};
-use crate::support::{PATIENCE, program, run};
+use crate::support::{ended, run, spawn};
 
 fn health()
 -> tonic_health::pb::health_server::HealthServer<impl tonic_health::pb::health_server::Health> {
@@ -75,7 +75,7 @@ async fn a_silent_server_is_noticed_by_its_pings() {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let target = format!("tcp://{}", listener.local_addr().expect("bound"));
     let method = format!("{SERVICE}/UnaryCall");
-    let child = program([
+    let child = spawn([
         "call",
         &target,
         "-plaintext",
@@ -84,10 +84,7 @@ async fn a_silent_server_is_noticed_by_its_pings() {
         "{\"sleepMs\": 60000}",
         "-keepalive-time",
         "0.3",
-    ])
-    .stderr(std::process::Stdio::piped())
-    .spawn()
-    .expect("started");
+    ]);
     let (mut from, _) = listener.accept().await.expect("the program dials");
     let mut to = TcpStream::connect(server).await.expect("it serves");
     let (mut from, mut to) = (&mut from, &mut to);
@@ -96,7 +93,6 @@ async fn a_silent_server_is_noticed_by_its_pings() {
         ended = forwarded => panic!("the call was to last: {ended:?}"),
         _ = place.world.backstage.wait("the call", |it| it.begun == 1) => {}
     }
-    let output = tokio::time::timeout(PATIENCE, child.wait_with_output()).await;
-    let ended = crate::support::Ended::from(output.expect("in time").expect("started"));
+    let ended = ended(child).await;
     assert_eq!(ended.code, Some(78), "{ended:?}");
 }
