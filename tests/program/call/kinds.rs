@@ -156,7 +156,7 @@ async fn the_text_format_in_and_out() {
     assert_eq!(text.stdout, "payload: \"a\"\n\x1epayload: \"b\"\n");
 }
 
-/// Many small requests, and one large one: reading them takes time in proportion to their length.
+/// Many small requests, and one that comes in hundreds of chunks. More small ones are a flood for the server's h2.
 #[tokio::test]
 async fn a_long_input_is_read_once() {
     let place = Place::new(Arm::Tcp).await;
@@ -172,12 +172,12 @@ async fn a_long_input_is_read_once() {
             ),
             _ => ("payload: ''", format!("payload: '{}'", "A".repeat(3 << 20))),
         };
-        let mut requests = vec![small; 20_000];
+        let mut requests = vec![small; 300];
         requests.push(&large);
         std::fs::write(&file, requests.join(separator)).expect("written");
         let args = [&method, "-d", &data, "-format", format];
         let ended = place.run("call", &args).await;
         assert_ok(&ended);
-        assert!(ended.stdout.contains("20001"), "{ended:?}");
+        assert!(ended.stdout.contains("301"), "{ended:?}");
     }
 }
