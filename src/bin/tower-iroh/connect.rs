@@ -49,7 +49,7 @@ pub(crate) struct ConnectOptions {
     pub(crate) endpoint: EndpointOptions,
     /// The transport to a peer whose ticket has a TCP address too.
     #[arg(long, value_enum, default_value = "iroh")]
-    pub(crate) transport: Over,
+    pub(crate) transport: Transport,
     /// Seconds that connecting may take.
     #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = seconds)]
     pub(crate) connect_timeout: Duration,
@@ -85,7 +85,7 @@ pub(crate) struct ConnectOptions {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Over {
+pub(crate) enum Transport {
     Iroh,
     Tcp,
 }
@@ -102,7 +102,7 @@ pub(crate) fn seconds(text: &str) -> Result<Duration, String> {
 
 /// What a verb wants of its calls, over any transport.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Wants {
+pub(crate) struct CallPolicy {
     pub(crate) urgency: Option<Urgency>,
     /// Calls wait for the peer for so long.
     pub(crate) wait_for_ready: Option<Duration>,
@@ -114,13 +114,13 @@ pub(crate) struct Wants {
 }
 
 /// Services of which every method changes nothing.
-const LOOKS: [&str; 3] = [
+const READ_ONLY: [&str; 3] = [
     "grpc.health.v1.Health",
     "grpc.reflection.v1.ServerReflection",
     "grpc.reflection.v1alpha.ServerReflection",
 ];
 
-impl Wants {
+impl CallPolicy {
     fn configure(&self, mut stack: StackBuilder) -> Result<StackBuilder, Failure> {
         let mut every = MethodConfig::new();
         if let Some(patience) = self.wait_for_ready {
@@ -139,10 +139,10 @@ impl Wants {
             stack = stack.retry(policy.map_err(Failure::usage)?);
         }
         // What only looks may be asked again, whatever the verb says of its own calls.
-        let looks = MethodConfig::new().idempotent(true);
+        let read_only = MethodConfig::new().idempotent(true);
         let methods = Methods::builder()
             .method("*", every)
-            .methods(LOOKS, looks)
+            .methods(READ_ONLY, read_only)
             .build();
         stack = stack.methods(methods.map_err(Failure::usage)?);
         Ok(match self.urgency {
@@ -168,12 +168,12 @@ impl Connection {
     pub(crate) async fn new(
         target: &str,
         options: &ConnectOptions,
-        wants: Wants,
+        policy: CallPolicy,
     ) -> Result<Self, Failure> {
         let names = options.names.load()?;
         match options.target(target, names.as_deref())? {
-            Target::Peer(peer) => Self::to_peer(peer, options, names.as_deref(), &wants).await,
-            Target::Server(server) => Self::to_server(&server, options, &wants),
+            Target::Peer(peer) => Self::to_peer(peer, options, names.as_deref(), &policy).await,
+            Target::Server(server) => Self::to_server(&server, options, &policy),
         }
     }
 
@@ -181,28 +181,28 @@ impl Connection {
         peer: Peer,
         options: &ConnectOptions,
         names: Option<&Config>,
-        wants: &Wants,
+        policy: &CallPolicy,
     ) -> Result<Self, Failure> {
         let timeout = options.connect_timeout;
         // The library's default.
         let silence = options.keepalive_time.unwrap_or(Duration::from_secs(30));
         let (endpoint, mut builder) = match options.transport {
-            Over::Iroh => {
+            Transport::Iroh => {
                 let endpoint = options.endpoint.bind(names).await?;
                 let builder = Channel::builder(endpoint.clone());
                 let links = builder.links(|it| it.dial_timeout(timeout).health_interval(silence));
                 (Some(endpoint), links)
             }
-            Over::Tcp => {
+            Transport::Tcp => {
                 let builder = Channel::tcp(options.endpoint.key()?);
                 let links =
                     builder.tcp_links(|it| it.dial_timeout(timeout).health_interval(silence));
                 (None, links)
             }
         };
-        let stack = wants.configure(Stack::builder())?;
+        let stack = policy.configure(Stack::builder())?;
         builder = builder.stack(|_| stack);
-        if let Some(name) = &wants.user_agent {
+        if let Some(name) = &policy.user_agent {
             builder = builder.user_agent(name);
         }
         if let Some(authority) = &options.authority {
@@ -228,7 +228,7 @@ impl Connection {
     fn to_server(
         server: &Server,
         options: &ConnectOptions,
-        wants: &Wants,
+        policy: &CallPolicy,
     ) -> Result<Self, Failure> {
         let scheme = if options.plaintext { "http" } else { "https" };
         let authority = match server {
@@ -256,13 +256,13 @@ impl Connection {
             };
             endpoint = secured.map_err(Failure::failed)?;
         }
-        if let Some(name) = &wants.user_agent {
+        if let Some(name) = &policy.user_agent {
             endpoint = endpoint
                 .user_agent(name)
                 .map_err(|error| Failure::usage(format!("`--user-agent {name}`: {error}")))?;
         }
         let attempts = Arc::default();
-        let stack = wants.configure(Stack::builder().transport("tcp"))?;
+        let stack = policy.configure(Stack::builder().transport("tcp"))?;
         let service = tower::ServiceBuilder::new()
             .map_response(|response: Response<_>| response.map(Body::new))
             .layer(stack.build().map_err(Failure::usage)?)

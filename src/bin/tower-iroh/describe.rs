@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use crate::{
     call::{Schema, SchemaOptions, Symbol, ToJson, proto_text, template},
     failure::Failure,
-    list::What,
+    list::SchemaQuery,
     print,
 };
 
@@ -20,7 +20,7 @@ pub(crate) struct Options {
     #[arg(long)]
     msg_template: bool,
     #[command(flatten)]
-    what: What,
+    query: SchemaQuery,
 }
 
 pub(crate) async fn run(options: Options, json: bool) -> Result<(), Failure> {
@@ -57,7 +57,7 @@ pub(crate) async fn run(options: Options, json: bool) -> Result<(), Failure> {
             false => Ok(()),
         }
     };
-    options.what.with_schema(json, work).await
+    options.query.with_schema(json, work).await
 }
 
 /// An example, if the symbol is a message.

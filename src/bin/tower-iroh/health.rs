@@ -9,7 +9,7 @@ use tonic_health::pb::{
 };
 
 use crate::{
-    call::{RequestOptions, Session, ended},
+    call::{RequestOptions, Session, close_after},
     connect::ConnectOptions,
     failure::Failure,
     print,
@@ -38,12 +38,12 @@ pub(crate) struct Options {
 
 pub(crate) async fn run(options: Options, json: bool) -> Result<(), Failure> {
     let headers = options.request.headers(&[])?;
-    let wants = options.request.wants();
-    let session = Session::new(&options.peer, &options.connect, &options.request, wants).await?;
+    let policy = options.request.call_policy();
+    let session = Session::new(&options.peer, &options.connect, &options.request, policy).await?;
     let connection = session.connection.clone();
     let deadline = session.deadline;
     let asked = interruptible(ask(options, headers, session, json));
-    ended(deadline.bound(asked).await, connection).await
+    close_after(deadline.bound(asked).await, connection).await
 }
 
 async fn ask(
@@ -68,7 +68,7 @@ async fn ask(
         session.show(json);
         return match serves {
             true => Ok(()),
-            false => Err(Failure::Told(1)),
+            false => Err(Failure::Exit(1)),
         };
     }
     let mut changes = client.watch(request).await?.into_inner();

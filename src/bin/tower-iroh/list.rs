@@ -5,7 +5,7 @@ use prost_reflect::MethodDescriptor;
 use serde_json::json;
 
 use crate::{
-    call::{RequestOptions, Schema, SchemaOptions, Session, Symbol, ended},
+    call::{RequestOptions, Schema, SchemaOptions, Session, Symbol, close_after},
     connect::ConnectOptions,
     failure::Failure,
     print,
@@ -19,12 +19,12 @@ use crate::{
 )]
 pub(crate) struct Options {
     #[command(flatten)]
-    pub(crate) what: What,
+    pub(crate) query: SchemaQuery,
 }
 
 /// A peer and a symbol of its schema.
 #[derive(Debug, Args)]
-pub(crate) struct What {
+pub(crate) struct SchemaQuery {
     /// A ticket, an endpoint id, a name from the configuration, `tcp://host:port`, or `unix:/path`. Not needed with `-proto` or `-protoset`.
     peer: Option<String>,
     /// A full name.
@@ -37,7 +37,7 @@ pub(crate) struct What {
     pub(crate) connect: ConnectOptions,
 }
 
-impl What {
+impl SchemaQuery {
     /// Opens the schema and does the work with it and the symbol, until Ctrl-C or `-max-time`.
     pub(crate) async fn with_schema<F>(
         self,
@@ -60,8 +60,8 @@ impl What {
         let peer = self.peer.ok_or_else(|| {
             Failure::usage("a peer is required: a ticket, an endpoint id, a name, `tcp://host:port`, or `unix:/path`; with -proto or -protoset none is needed")
         })?;
-        let wants = self.request.wants();
-        let mut session = Session::new(&peer, &self.connect, &self.request, wants).await?;
+        let policy = self.request.call_policy();
+        let mut session = Session::new(&peer, &self.connect, &self.request, policy).await?;
         let connection = session.connection.clone();
         let symbol = self.symbol.map(trimmed);
         let options = self.schema;
@@ -73,7 +73,7 @@ impl What {
             session.show(json);
             worked
         });
-        ended(deadline.bound(worked).await, connection).await
+        close_after(deadline.bound(worked).await, connection).await
     }
 }
 
@@ -84,7 +84,7 @@ pub(crate) async fn run(options: Options, json: bool) -> Result<(), Failure> {
             None => services(&mut schema, &options, json).await,
         }
     };
-    options.what.with_schema(json, work).await
+    options.query.with_schema(json, work).await
 }
 
 async fn services(schema: &mut Schema, options: &SchemaOptions, json: bool) -> Result<(), Failure> {

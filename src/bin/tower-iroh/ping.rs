@@ -11,7 +11,7 @@ use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 use tower_iroh::{Channel, Path};
 
 use crate::{
-    connect::{ConnectOptions, Connection, Wants, becomes_direct, seconds},
+    connect::{CallPolicy, ConnectOptions, Connection, becomes_direct, seconds},
     failure::Failure,
     print,
     signal::{INTERRUPTED, listen},
@@ -36,7 +36,8 @@ pub(crate) struct Options {
 }
 
 pub(crate) async fn run(options: Options, json: bool) -> Result<(), Failure> {
-    let connection = Connection::new(&options.peer, &options.connect, Wants::default()).await?;
+    let connection =
+        Connection::new(&options.peer, &options.connect, CallPolicy::default()).await?;
     let ended = ping(&connection, &options, json).await;
     connection.close().await;
     ended
@@ -117,7 +118,7 @@ async fn ping(connection: &Connection, options: &Options, json: bool) -> Result<
     };
     summary(count, json, &answers, direct, channel)?;
     if is_interrupted {
-        return Err(Failure::Told(INTERRUPTED));
+        return Err(Failure::Exit(INTERRUPTED));
     }
     match (answers.is_empty(), last_failure) {
         (true, Some(status)) => Err(status.into()),

@@ -20,7 +20,7 @@ pub(crate) async fn until_the_second(
     };
     tokio::select! {
         ended = serving => ended,
-        () = second => Err(Failure::Told(INTERRUPTED)),
+        () = second => Err(Failure::Exit(INTERRUPTED)),
     }
 }
 
@@ -37,7 +37,7 @@ pub(crate) async fn interruptible<T: Send + 'static>(
             // Dropping the call resets it at the peer.
             work.abort();
             let _ = tokio::time::timeout(Duration::from_secs(1), work).await;
-            Err(Failure::Told(INTERRUPTED))
+            Err(Failure::Exit(INTERRUPTED))
         }
     }
 }

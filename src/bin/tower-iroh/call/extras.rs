@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tower_iroh::{PeerStats, Urgency};
 
-use super::invoke::Ended;
+use super::invoke::CallStats;
 
 /// What is known of a call and of its connection.
 pub(crate) struct Extras<'a> {
@@ -16,7 +16,7 @@ pub(crate) struct Extras<'a> {
     pub(crate) dial: Option<Duration>,
     pub(crate) schema: Option<Duration>,
     /// `None` for a verb that only looks.
-    pub(crate) call: Option<&'a Ended>,
+    pub(crate) call: Option<&'a CallStats>,
 }
 
 impl Extras<'_> {

@@ -43,7 +43,7 @@ impl Source {
 
 /// How requests are read.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Reading {
+pub(crate) struct ReadOptions {
     pub(crate) format: Format,
     pub(crate) allow_unknown_fields: bool,
 }
@@ -51,14 +51,14 @@ pub(crate) struct Reading {
 /// The requests, in their order.
 pub(crate) struct Input {
     source: Source,
-    reading: Reading,
+    options: ReadOptions,
     pieces: mpsc::Receiver<Result<Piece, String>>,
     given: u64,
 }
 
 impl Input {
     /// Opens the source and begins to read it, one request ahead of the call.
-    pub(crate) async fn open(source: Source, reading: Reading) -> Result<Self, Failure> {
+    pub(crate) async fn open(source: Source, options: ReadOptions) -> Result<Self, Failure> {
         let reader: Box<dyn Read + Send> = match &source {
             Source::Text(text) => Box::new(std::io::Cursor::new(text.clone())),
             Source::StandardInput => Box::new(std::io::stdin()),
@@ -73,14 +73,14 @@ impl Input {
         // Nobody waits for the task: what it reads may never end.
         tokio::task::spawn_blocking(move || {
             let give = |piece| sender.blocking_send(piece).is_ok();
-            match reading.format {
+            match options.format {
                 Format::Json => pieces::json(reader, give),
                 Format::Text => pieces::text(reader, give),
             }
         });
         Ok(Self {
             source,
-            reading,
+            options,
             pieces,
             given: 0,
         })
@@ -101,7 +101,7 @@ impl Input {
             Err(problem) => Err(problem),
         };
         read.map(Some).map_err(|problem| {
-            let expected = match self.reading.format {
+            let expected = match self.options.format {
                 Format::Json => "a JSON object for",
                 Format::Text => "the text format of",
             };
@@ -122,8 +122,8 @@ impl Input {
     ) -> Result<DynamicMessage, String> {
         /// How many types one request may add to the schema.
         const MOST: usize = 64;
-        let parse = |descriptor: &MessageDescriptor| match self.reading.format {
-            Format::Json => parse::json(descriptor, piece, self.reading.allow_unknown_fields),
+        let parse = |descriptor: &MessageDescriptor| match self.options.format {
+            Format::Json => parse::json(descriptor, piece, self.options.allow_unknown_fields),
             Format::Text => parse::text(descriptor, &piece.text),
         };
         let mut read = parse(descriptor);
@@ -152,11 +152,11 @@ mod tests {
     }
 
     async fn input(text: &str, format: Format) -> Input {
-        let reading = Reading {
+        let options = ReadOptions {
             format,
             allow_unknown_fields: false,
         };
-        let input = Input::open(Source::read(Some(text)), reading).await;
+        let input = Input::open(Source::read(Some(text)), options).await;
         input.expect("opened")
     }
 

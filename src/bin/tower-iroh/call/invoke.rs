@@ -28,7 +28,7 @@ pub(crate) struct Call<'a> {
 
 /// What is known of a call that has ended.
 #[derive(Debug, Default)]
-pub(crate) struct Ended {
+pub(crate) struct CallStats {
     pub(crate) sent: u64,
     /// From the start of the call to the head of its response.
     pub(crate) first_byte: Option<Duration>,
@@ -44,7 +44,7 @@ impl Call<'_> {
         mut input: Input,
         output: &mut Output,
         schema: &mut Schema,
-    ) -> Result<(Ended, Result<(), Failure>), Failure> {
+    ) -> Result<(CallStats, Result<(), Failure>), Failure> {
         let schema = Mutex::new(schema);
         let (requests, pump) = self.requests(&mut input, &schema).await?;
         let sent = AtomicU64::new(u64::from(pump.is_none()));
@@ -73,7 +73,7 @@ impl Call<'_> {
                 }
             }
         };
-        let ended_call = Ended {
+        let stats = CallStats {
             sent: sent.load(Ordering::Relaxed),
             first_byte,
             last_byte: begun.elapsed(),
@@ -83,7 +83,7 @@ impl Call<'_> {
             Ok(()) => Ok(()),
             Err(status) => Err(status::failure(status, schema.into_inner()).await),
         };
-        Ok((ended_call, failed))
+        Ok((stats, failed))
     }
 
     /// The requests, and for a stream of them where the next ones are to be put.

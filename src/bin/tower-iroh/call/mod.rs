@@ -32,7 +32,7 @@ use tower_iroh::Urgency;
 use self::{
     extras::Extras,
     format::Format,
-    input::{Input, Reading, Source},
+    input::{Input, ReadOptions, Source},
     invoke::Call,
     output::Output,
 };
@@ -45,7 +45,7 @@ pub(crate) use self::{
     template::template,
 };
 use crate::{
-    connect::{ConnectOptions, Connection, Wants},
+    connect::{CallPolicy, ConnectOptions, Connection},
     failure::{Failure, printable},
     signal::interruptible,
 };
@@ -119,11 +119,11 @@ fn urgency(text: &str) -> Result<Urgency, String> {
 }
 
 impl Options {
-    fn wants(&self) -> Wants {
-        Wants {
+    fn call_policy(&self) -> CallPolicy {
+        CallPolicy {
             urgency: self.urgency,
             attempts: self.retry,
-            ..self.request.wants()
+            ..self.request.call_policy()
         }
     }
 }
@@ -134,28 +134,28 @@ pub(crate) async fn run(options: Options, json: bool) -> Result<(), Failure> {
     let errors_are_json = options.format == Some(Format::Json) && !json;
     // A wrong name is told before anything is dialled.
     method::parts(&options.method)?;
-    let wants = options.wants();
-    let session = Session::new(&options.peer, &options.connect, &options.request, wants).await?;
+    let policy = options.call_policy();
+    let session = Session::new(&options.peer, &options.connect, &options.request, policy).await?;
     let connection = session.connection.clone();
     let deadline = session.deadline;
     let called = interruptible(async move { call(&options, session, json).await });
-    let ended = ended(deadline.bound(called).await, connection).await;
+    let ended = close_after(deadline.bound(called).await, connection).await;
     ended.map_err(|failure| match &failure {
-        Failure::Told(_) => failure,
+        Failure::Exit(_) => failure,
         Failure::Status { .. } if format_error => {
             eprintln!("{}", printable(&status::formatted(&failure, format)));
-            Failure::Told(failure.exit_code())
+            Failure::Exit(failure.exit_code())
         }
         _ if errors_are_json => {
             eprintln!("{}", printable(&failure.json().to_string()));
-            Failure::Told(failure.exit_code())
+            Failure::Exit(failure.exit_code())
         }
         _ => failure,
     })
 }
 
 /// Closes the connection, whatever the verb has come to.
-pub(crate) async fn ended<T>(
+pub(crate) async fn close_after<T>(
     result: Result<T, Failure>,
     connection: Connection,
 ) -> Result<T, Failure> {
@@ -166,11 +166,11 @@ pub(crate) async fn ended<T>(
 async fn call(options: &Options, mut session: Session, json: bool) -> Result<(), Failure> {
     let headers = options.request.headers(&options.rpc_header)?;
     let format = options.format.unwrap_or(Format::Json);
-    let reading = Reading {
+    let read_options = ReadOptions {
         format,
         allow_unknown_fields: options.allow_unknown_fields,
     };
-    let input = Input::open(Source::read(options.data.as_deref()), reading).await?;
+    let input = Input::open(Source::read(options.data.as_deref()), read_options).await?;
     let mut schema = session.schema(&options.schema)?;
     // With a schema of its own the program finds mistakes before it dials.
     if !options.schema.is_local() {

@@ -23,7 +23,7 @@ use super::{
     schema::{Schema, SchemaOptions},
 };
 use crate::{
-    connect::{ConnectOptions, Connection, Wants, seconds},
+    connect::{CallPolicy, ConnectOptions, Connection, seconds},
     failure::Failure,
 };
 
@@ -59,14 +59,14 @@ pub(crate) struct RequestOptions {
 
 impl RequestOptions {
     /// What these options want of the connection. Without `-max-time` a call waits for a day.
-    pub(crate) fn wants(&self) -> Wants {
+    pub(crate) fn call_policy(&self) -> CallPolicy {
         const DAY: Duration = Duration::from_secs(24 * 60 * 60);
-        Wants {
+        CallPolicy {
             wait_for_ready: self.wait_for_ready.then(|| self.max_time.unwrap_or(DAY)),
             user_agent: self.user_agent.clone(),
             // A call that waits needs it: it says when the peer may be tried again.
             without_breaker: !self.wait_for_ready,
-            ..Wants::default()
+            ..CallPolicy::default()
         }
     }
 
@@ -99,11 +99,11 @@ impl Session {
         peer: &str,
         connect: &ConnectOptions,
         request: &RequestOptions,
-        wants: Wants,
+        policy: CallPolicy,
     ) -> Result<Self, Failure> {
         Ok(Self {
             deadline: Deadline::begin(request.max_time),
-            connection: Connection::new(peer, connect, wants).await?,
+            connection: Connection::new(peer, connect, policy).await?,
             lookup: None,
             dial: None,
             peer: peer.to_owned(),
