@@ -135,7 +135,9 @@ struct Tracked<R> {
 impl<R: Read> Read for Tracked<R> {
     /// Reads one byte, as serde_json asks for: with more, the place would be that of what comes after the value.
     fn read(&mut self, to: &mut [u8]) -> io::Result<usize> {
-        let to = &mut to[..1];
+        let Some(to) = to.get_mut(..1) else {
+            return Ok(0);
+        };
         if self.reader.read(to)? == 0 {
             return Ok(0);
         }
