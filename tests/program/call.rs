@@ -10,8 +10,7 @@ mod health;
 mod hostile;
 mod kinds;
 mod schema;
-
-use std::ffi::OsString;
+mod servers;
 
 use serde_json::Value;
 
@@ -46,14 +45,10 @@ impl Place {
     }
 
     /// The command line of a verb.
-    pub fn args(&self, verb: &str, rest: &[&str]) -> Vec<OsString> {
-        let words = [verb]
-            .into_iter()
-            .chain(self.target.iter().map(String::as_str));
-        words
-            .chain(rest.iter().copied())
-            .map(OsString::from)
-            .collect()
+    pub fn args(&self, verb: &str, rest: &[&str]) -> Vec<String> {
+        let target: Vec<_> = self.target.iter().map(String::as_str).collect();
+        let words = [&[verb][..], &target, rest].concat();
+        words.into_iter().map(String::from).collect()
     }
 
     pub async fn run(&self, verb: &str, rest: &[&str]) -> Ended {
@@ -63,11 +58,7 @@ impl Place {
     /// Calls a method of the test service.
     async fn call(&self, method: &str, rest: &[&str]) -> Ended {
         let name = format!("{SERVICE}/{method}");
-        let rest: Vec<_> = [name.as_str()]
-            .into_iter()
-            .chain(rest.iter().copied())
-            .collect();
-        self.run("call", &rest).await
+        self.run("call", &[&[name.as_str()], rest].concat()).await
     }
 }
 

@@ -1,7 +1,5 @@
 //! `load`: real servers over iroh and over TCP, called by a schedule.
 
-use std::ffi::OsString;
-
 use serde_json::{Value, json};
 
 use crate::{
@@ -324,7 +322,7 @@ async fn the_options_of_call_are_those_of_load() {
         "/proto/proto/tower_iroh/testing/v1/testing.proto"
     );
     let rest = args(UNARY, &["-proto", proto, "-H", "x-test: yes", "-v"]);
-    let words: Vec<OsString> = place.args("load", &rest);
+    let words = place.args("load", &rest);
     let ended = run(words).await;
     assert_eq!(ended.code, Some(0), "{ended:?}");
     assert!(ended.stderr.contains("transport  iroh"), "{ended:?}");

@@ -6,7 +6,10 @@ use std::{
     time::Duration,
 };
 
-use tokio::{process::Command, time::timeout};
+use tokio::{
+    process::{Child, Command},
+    time::timeout,
+};
 
 /// How long a run may take; most take less than a second.
 pub const PATIENCE: Duration = Duration::from_secs(30);
@@ -27,8 +30,20 @@ pub fn program<A: AsRef<OsStr>>(args: impl IntoIterator<Item = A>) -> Command {
 
 /// Runs the program to its end.
 pub async fn run<A: AsRef<OsStr>>(args: impl IntoIterator<Item = A>) -> Ended {
-    let output = timeout(PATIENCE, program(args).output()).await;
-    Ended::from(output.expect("in time").expect("started"))
+    ended(spawn(args)).await
+}
+
+/// Starts the program, whose output is read.
+pub fn spawn<A: AsRef<OsStr>>(args: impl IntoIterator<Item = A>) -> Child {
+    let mut command = program(args);
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    command.spawn().expect("started")
+}
+
+/// Waits for the program's end.
+pub async fn ended(child: Child) -> Ended {
+    let output = timeout(PATIENCE, child.wait_with_output()).await;
+    Ended::from(output.expect("in time").expect("a status"))
 }
 
 /// What the program printed, and its exit code.

@@ -95,20 +95,22 @@ impl Backend {
     fn connect(&self, endpoint: &Endpoint) -> Channel {
         match self {
             #[cfg(unix)]
-            Self::Unix(path) => {
-                let path = path.clone();
-                endpoint.connect_with_connector_lazy(service_fn(move |_| {
-                    let path = path.clone();
-                    async move {
-                        tokio::net::UnixStream::connect(path)
-                            .await
-                            .map(TokioIo::new)
-                    }
-                }))
-            }
+            Self::Unix(path) => connect_unix(endpoint, path.clone()),
             _ => endpoint.connect_lazy(),
         }
     }
+}
+
+/// A channel to a unix socket, which connects when a call needs it.
+#[cfg(unix)]
+pub(crate) fn connect_unix(endpoint: &Endpoint, path: PathBuf) -> Channel {
+    endpoint.connect_with_connector_lazy(service_fn(move |_| {
+        let path = path.clone();
+        async move {
+            let stream = tokio::net::UnixStream::connect(path).await;
+            stream.map(TokioIo::new)
+        }
+    }))
 }
 
 #[cfg(test)]

@@ -6,12 +6,13 @@ use std::{
         Arc,
         atomic::{AtomicU32, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use clap::{Args, ValueEnum};
+use futures_util::StreamExt as _;
 use http::{Request, Response, uri::Authority};
-use iroh::Endpoint;
+use iroh::{Endpoint, EndpointAddr, EndpointId};
 use tonic::{
     body::Body,
     transport::{Certificate, ClientTlsConfig, Endpoint as TcpEndpoint, Identity},
@@ -26,10 +27,13 @@ use tower_iroh::{
     layers::{BoxError, MethodConfig, Methods, retry::RetryPolicy},
 };
 
+#[cfg(unix)]
+use crate::backend::connect_unix;
 use crate::{
+    any_certificate::AnyCertificate,
     endpoint::EndpointOptions,
     failure::Failure,
-    target::{Names, Target},
+    target::{Names, Server, Target},
 };
 
 /// What carries calls to a target, whatever the target is.
@@ -45,17 +49,28 @@ pub(crate) struct ConnectOptions {
     pub(crate) endpoint: EndpointOptions,
     /// The transport to a peer whose ticket has a TCP address too.
     #[arg(long, value_enum, default_value = "iroh")]
-    pub(crate) transport: Over,
+    pub(crate) transport: Transport,
     /// Seconds that connecting may take.
     #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = seconds)]
     pub(crate) connect_timeout: Duration,
     /// The name that the server is asked for, in `:authority`.
     #[arg(long, value_name = "NAME")]
     pub(crate) authority: Option<String>,
-    /// Speak HTTP/2 without TLS to a `tcp://` target.
+    /// Seconds of silence after which the peer is pinged. Without an answer for as long again the connection is lost, and its calls end with UNAVAILABLE. A server
+    /// may end a connection that pings more often than it allows.
+    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    pub(crate) keepalive_time: Option<Duration>,
+    /// The target is the path of a unix socket, as `unix:PATH` is without this flag.
+    #[cfg(unix)]
+    #[arg(long)]
+    pub(crate) unix: bool,
+    /// Speak HTTP/2 without TLS to a `tcp://` or `unix:` target.
     #[arg(long)]
     pub(crate) plaintext: bool,
-    /// The certificate authorities to trust for a `tcp://` target, in PEM; without it Mozilla's.
+    /// Accept any certificate of a `tcp://` or `unix:` target, whoever shows it. A peer has to prove its key all the same.
+    #[arg(long, conflicts_with = "plaintext")]
+    pub(crate) insecure: bool,
+    /// The certificate authorities to trust for a `tcp://` target, in PEM; without it Mozilla's. Ignored with `--insecure`.
     #[arg(long, value_name = "FILE")]
     pub(crate) cacert: Option<PathBuf>,
     /// Our certificate for a `tcp://` target, in PEM.
@@ -70,7 +85,7 @@ pub(crate) struct ConnectOptions {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Over {
+pub(crate) enum Transport {
     Iroh,
     Tcp,
 }
@@ -87,7 +102,7 @@ pub(crate) fn seconds(text: &str) -> Result<Duration, String> {
 
 /// What a verb wants of its calls, over any transport.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Wants {
+pub(crate) struct CallPolicy {
     pub(crate) urgency: Option<Urgency>,
     /// Calls wait for the peer for so long.
     pub(crate) wait_for_ready: Option<Duration>,
@@ -99,13 +114,13 @@ pub(crate) struct Wants {
 }
 
 /// Services of which every method changes nothing.
-const LOOKS: [&str; 3] = [
+const READ_ONLY: [&str; 3] = [
     "grpc.health.v1.Health",
     "grpc.reflection.v1.ServerReflection",
     "grpc.reflection.v1alpha.ServerReflection",
 ];
 
-impl Wants {
+impl CallPolicy {
     fn configure(&self, mut stack: StackBuilder) -> Result<StackBuilder, Failure> {
         let mut every = MethodConfig::new();
         if let Some(patience) = self.wait_for_ready {
@@ -124,10 +139,10 @@ impl Wants {
             stack = stack.retry(policy.map_err(Failure::usage)?);
         }
         // What only looks may be asked again, whatever the verb says of its own calls.
-        let looks = MethodConfig::new().idempotent(true);
+        let read_only = MethodConfig::new().idempotent(true);
         let methods = Methods::builder()
             .method("*", every)
-            .methods(LOOKS, looks)
+            .methods(READ_ONLY, read_only)
             .build();
         stack = stack.methods(methods.map_err(Failure::usage)?);
         Ok(match self.urgency {
@@ -143,6 +158,8 @@ pub(crate) struct Connection {
     pub(crate) service: Service,
     pub(crate) channel: Option<Channel>,
     endpoint: Option<Endpoint>,
+    /// Whether the target itself has an address.
+    has_address: bool,
     attempts: Arc<AtomicU32>,
 }
 
@@ -151,12 +168,12 @@ impl Connection {
     pub(crate) async fn new(
         target: &str,
         options: &ConnectOptions,
-        wants: Wants,
+        policy: CallPolicy,
     ) -> Result<Self, Failure> {
         let names = options.names.load()?;
-        match Target::read(target, names.as_deref())? {
-            Target::Peer(peer) => Self::to_peer(peer, options, names.as_deref(), &wants).await,
-            Target::Tcp(address) => Self::to_tcp(&address, options, &wants),
+        match options.target(target, names.as_deref())? {
+            Target::Peer(peer) => Self::to_peer(peer, options, names.as_deref(), &policy).await,
+            Target::Server(server) => Self::to_server(&server, options, &policy),
         }
     }
 
@@ -164,32 +181,35 @@ impl Connection {
         peer: Peer,
         options: &ConnectOptions,
         names: Option<&Config>,
-        wants: &Wants,
+        policy: &CallPolicy,
     ) -> Result<Self, Failure> {
         let timeout = options.connect_timeout;
+        // The library's default.
+        let silence = options.keepalive_time.unwrap_or(Duration::from_secs(30));
         let (endpoint, mut builder) = match options.transport {
-            Over::Iroh => {
+            Transport::Iroh => {
                 let endpoint = options.endpoint.bind(names).await?;
                 let builder = Channel::builder(endpoint.clone());
-                (
-                    Some(endpoint),
-                    builder.links(|links| links.dial_timeout(timeout)),
-                )
+                let links = builder.links(|it| it.dial_timeout(timeout).health_interval(silence));
+                (Some(endpoint), links)
             }
-            Over::Tcp => {
+            Transport::Tcp => {
                 let builder = Channel::tcp(options.endpoint.key()?);
-                (None, builder.tcp_links(|links| links.dial_timeout(timeout)))
+                let links =
+                    builder.tcp_links(|it| it.dial_timeout(timeout).health_interval(silence));
+                (None, links)
             }
         };
-        let stack = wants.configure(Stack::builder())?;
+        let stack = policy.configure(Stack::builder())?;
         builder = builder.stack(|_| stack);
-        if let Some(name) = &wants.user_agent {
+        if let Some(name) = &policy.user_agent {
             builder = builder.user_agent(name);
         }
         if let Some(authority) = &options.authority {
             builder = builder.origin(origin("http", authority)?);
         }
         let attempts = Arc::default();
+        let has_address = !peer.addr().is_empty();
         let channel = builder
             .peer(peer)
             .around_attempts(MapRequestLayer::new(counted(&attempts)))
@@ -200,40 +220,64 @@ impl Connection {
             service: Service::new(service),
             channel: Some(channel),
             endpoint,
+            has_address,
             attempts,
         })
     }
 
-    fn to_tcp(address: &str, options: &ConnectOptions, wants: &Wants) -> Result<Self, Failure> {
+    fn to_server(
+        server: &Server,
+        options: &ConnectOptions,
+        policy: &CallPolicy,
+    ) -> Result<Self, Failure> {
         let scheme = if options.plaintext { "http" } else { "https" };
-        let endpoint = TcpEndpoint::from_shared(format!("{scheme}://{address}"));
+        let authority = match server {
+            Server::Tcp(address) => address,
+            #[cfg(unix)]
+            Server::Unix(_) => "localhost",
+        };
+        let endpoint = TcpEndpoint::from_shared(format!("{scheme}://{authority}"));
         let mut endpoint = endpoint
-            .map_err(|error| Failure::usage(format!("`tcp://{address}`: {error}")))?
+            .map_err(|error| Failure::usage(format!("`{server}`: {error}")))?
             .connect_timeout(options.connect_timeout);
+        if let Some(time) = options.keepalive_time {
+            endpoint = endpoint
+                .http2_keep_alive_interval(time)
+                .keep_alive_timeout(time);
+        }
         if let Some(authority) = &options.authority {
             endpoint = endpoint.origin(origin(scheme, authority)?);
         }
         if !options.plaintext {
             let tls = options.tls()?;
-            endpoint = endpoint.tls_config(tls).map_err(Failure::failed)?;
+            let secured = match options.insecure {
+                true => endpoint.tls_config_with_verifier(tls, Arc::new(AnyCertificate::new())),
+                false => endpoint.tls_config(tls),
+            };
+            endpoint = secured.map_err(Failure::failed)?;
         }
-        if let Some(name) = &wants.user_agent {
+        if let Some(name) = &policy.user_agent {
             endpoint = endpoint
                 .user_agent(name)
                 .map_err(|error| Failure::usage(format!("`--user-agent {name}`: {error}")))?;
         }
         let attempts = Arc::default();
-        let stack = wants.configure(Stack::builder().transport("tcp"))?;
+        let stack = policy.configure(Stack::builder().transport("tcp"))?;
         let service = tower::ServiceBuilder::new()
             .map_response(|response: Response<_>| response.map(Body::new))
             .layer(stack.build().map_err(Failure::usage)?)
             .layer(MapRequestLayer::new(counted(&attempts)))
             .layer(ExactCodesLayer)
-            .service(endpoint.connect_lazy());
+            .service(match server {
+                Server::Tcp(_) => endpoint.connect_lazy(),
+                #[cfg(unix)]
+                Server::Unix(path) => connect_unix(&endpoint, path.clone()),
+            });
         Ok(Self {
             service: Service::new(service.map_err(BoxError::from)),
             channel: None,
             endpoint: None,
+            has_address: true,
             attempts,
         })
     }
@@ -241,6 +285,18 @@ impl Connection {
     /// How often calls were begun so far, retries included.
     pub(crate) fn attempts(&self) -> u32 {
         self.attempts.load(Ordering::Relaxed)
+    }
+
+    /// Looks up the peer of an endpoint id without addresses, so that the dial has them. Returns how long that took, or `None` where there was nothing to look up.
+    pub(crate) async fn look_up(&self) -> Option<Duration> {
+        let (endpoint, channel) = (self.endpoint.as_ref()?, self.channel.as_ref()?);
+        if self.has_address {
+            return None;
+        }
+        let begun = Instant::now();
+        let found = found_address(endpoint, channel.peer()).await?;
+        channel.links()?.add_peer(Peer::from(found));
+        Some(begun.elapsed())
     }
 
     /// Says goodbye to the peer.
@@ -251,6 +307,18 @@ impl Connection {
             let _ = tokio::time::timeout(PATIENCE, endpoint.close()).await;
         }
     }
+}
+
+/// The first address that iroh's lookup has for the endpoint.
+async fn found_address(endpoint: &Endpoint, id: EndpointId) -> Option<EndpointAddr> {
+    let mut found = std::pin::pin!(endpoint.address_lookup().ok()?.resolve(id));
+    while let Some(answer) = found.next().await {
+        // One service's failure is not the others'.
+        if let Ok(Ok(item)) = answer {
+            return Some(item.into_endpoint_addr());
+        }
+    }
+    None
 }
 
 /// Counts what passes.
@@ -274,9 +342,20 @@ fn origin(scheme: &str, authority: &str) -> Result<http::Uri, Failure> {
 }
 
 impl ConnectOptions {
+    /// Reads the target that these options are for.
+    pub(crate) fn target(&self, text: &str, names: Option<&Config>) -> Result<Target, Failure> {
+        #[cfg(unix)]
+        if self.unix {
+            let server = Server::read_unix(text).unwrap_or_else(|| Server::Unix(text.into()));
+            return Ok(Target::Server(server));
+        }
+        Target::read(text, names)
+    }
+
     fn tls(&self) -> Result<ClientTlsConfig, Failure> {
         let read = |path: &PathBuf| std::fs::read(path).map_err(|error| Failure::file(path, error));
         let mut tls = match &self.cacert {
+            _ if self.insecure => ClientTlsConfig::new(),
             Some(path) => ClientTlsConfig::new().ca_certificate(Certificate::from_pem(read(path)?)),
             None => ClientTlsConfig::new().with_webpki_roots(),
         };
@@ -309,5 +388,28 @@ pub(crate) async fn becomes_direct(channel: &Channel) {
     };
     while !is_direct() {
         tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use iroh::{SecretKey, address_lookup::MemoryLookup};
+    use tower_iroh::presets::Offline;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn an_id_is_looked_up_where_a_service_knows_it() {
+        let known = SecretKey::from_bytes(&[7; 32]).public();
+        let addr = "127.0.0.1:7".parse().expect("valid");
+        let addr = EndpointAddr::new(known).with_ip_addr(addr);
+        let endpoint = Endpoint::bind(Offline).await.expect("a free port");
+        assert_eq!(found_address(&endpoint, known).await, None, "no service");
+        let lookup = MemoryLookup::new();
+        lookup.add_endpoint_info(addr.clone());
+        endpoint.address_lookup().expect("open").add(lookup);
+        assert_eq!(found_address(&endpoint, known).await, Some(addr));
+        let other = SecretKey::from_bytes(&[8; 32]).public();
+        assert_eq!(found_address(&endpoint, other).await, None);
     }
 }

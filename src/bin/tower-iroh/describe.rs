@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use crate::{
     call::{Schema, SchemaOptions, Symbol, ToJson, proto_text, template},
     failure::Failure,
-    list::What,
+    list::SchemaQuery,
     print,
 };
 
@@ -20,7 +20,7 @@ pub(crate) struct Options {
     #[arg(long)]
     msg_template: bool,
     #[command(flatten)]
-    what: What,
+    query: SchemaQuery,
 }
 
 pub(crate) async fn run(options: Options, json: bool) -> Result<(), Failure> {
@@ -57,27 +57,28 @@ pub(crate) async fn run(options: Options, json: bool) -> Result<(), Failure> {
             false => Ok(()),
         }
     };
-    options.what.with_schema(json, work).await
+    options.query.with_schema(json, work).await
 }
 
-/// An example, if the symbol is a message. Its values are sorted in JSON, and in their file's order in text.
-fn template_of(symbol: &Symbol, schema: &Schema) -> Option<impl std::fmt::Display + use<>> {
+/// An example, if the symbol is a message.
+fn template_of(symbol: &Symbol, schema: &Schema) -> Option<Value> {
     let Symbol::Message(message) = symbol else {
         return None;
     };
     let to_json = ToJson {
-        types: vec![schema.pool().clone()],
+        types: schema.pools(),
         emit_defaults: true,
+        ..ToJson::default()
     };
     Some(to_json.message(&template(message)))
 }
 
-fn entry(symbol: &Symbol, text: String, example: Option<impl std::fmt::Display>) -> Value {
+fn entry(symbol: &Symbol, text: String, example: Option<Value>) -> Value {
     let kind = symbol.kind();
     let kind = kind.strip_prefix("a ").or(kind.strip_prefix("an "));
     let mut entry = json!({ "name": symbol.full_name(), "kind": kind, "proto": text });
     if let Some(example) = example {
-        entry["template"] = serde_json::from_str(&example.to_string()).unwrap_or_default();
+        entry["template"] = example;
     }
     entry
 }

@@ -74,9 +74,9 @@ pub(crate) async fn run(options: Options, json: bool) -> Result<(), Failure> {
         None => None,
         Some(text) => match Target::read(text, names.as_deref())? {
             Target::Peer(peer) => Some(peer),
-            Target::Tcp(address) => {
+            Target::Server(server) => {
                 let message = format!(
-                    "`tcp://{address}` is no peer; `tower-iroh ping tcp://{address}` asks it for an answer"
+                    "`{server}` is no peer; `tower-iroh ping {server}` asks it for an answer"
                 );
                 return Err(Failure::usage(message));
             }

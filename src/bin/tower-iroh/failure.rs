@@ -19,7 +19,7 @@ pub(crate) enum Failure {
         details: Vec<Value>,
     },
     /// The verb has said all itself; this is the exit code.
-    Told(u8),
+    Exit(u8),
 }
 
 impl Failure {
@@ -38,7 +38,7 @@ impl Failure {
 
     pub(crate) fn exit_code(&self) -> u8 {
         match self {
-            Self::Told(code) => *code,
+            Self::Exit(code) => *code,
             Self::Usage(_) => 2,
             Self::Failed(_) => 1,
             // The codes are 0 to 16.
@@ -52,7 +52,7 @@ impl Failure {
             Self::Usage(message) => (Code::InvalidArgument, message.as_str(), &[]),
             Self::Failed(message) => (Code::Unknown, message.as_str(), &[]),
             Self::Status { status, details } => (status.code(), status.message(), details),
-            Self::Told(_) => (Code::Unknown, "", &[]),
+            Self::Exit(_) => (Code::Unknown, "", &[]),
         };
         json!({ "code": code as i32, "message": message, "details": details })
     }
@@ -60,7 +60,7 @@ impl Failure {
     /// Prints the failure on standard error, and returns the program's exit code.
     pub(crate) fn report(self, json: bool) -> ExitCode {
         match json {
-            _ if matches!(self, Self::Told(_)) => {}
+            _ if matches!(self, Self::Exit(_)) => {}
             true => eprintln!("{}", printable(&self.json().to_string())),
             false => eprintln!("{self}"),
         }
@@ -88,12 +88,12 @@ impl fmt::Display for Failure {
                 for (number, detail) in details.iter().enumerate() {
                     let number = format!("  {})", number + 1);
                     let margin = format!("\n{}\t", " ".repeat(number.len()));
-                    let detail = format!("{detail:#}").replace('\n', &margin);
+                    let detail = printable(&format!("{detail:#}")).replace('\n', &margin);
                     write!(f, "\n{number}\t{detail}")?;
                 }
                 Ok(())
             }
-            Self::Told(_) => Ok(()),
+            Self::Exit(_) => Ok(()),
         }
     }
 }

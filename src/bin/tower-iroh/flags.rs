@@ -1,10 +1,11 @@
-//! grpcurl's flags have one dash or two; clap reads two.
+//! grpcurl's flags have one dash or two, and a switch may have a value; clap reads two dashes, and no value.
 
-use std::{collections::BTreeSet, ffi::OsString};
+use std::{collections::BTreeMap, ffi::OsString};
 
-use clap::Command;
+use clap::{ArgAction, Command};
 
-/// Gives each long flag of the verb its second dash where it has one: `-plaintext` becomes `--plaintext`.
+/// Gives each long flag of the verb its second dash where it has one: `-plaintext` becomes `--plaintext`, and so does `-plaintext=true`. A switch with `=false` is
+/// left out.
 pub(crate) fn with_two_dashes(
     command: &mut Command,
     args: impl IntoIterator<Item = OsString>,
@@ -15,27 +16,42 @@ pub(crate) fn with_two_dashes(
     let Some(verb) = args.iter().skip(1).position(is_verb).map(|at| at + 1) else {
         return args;
     };
-    let long: BTreeSet<&str> = command
+    let long: BTreeMap<&str, bool> = command
         .find_subcommand(&args[verb])
         .into_iter()
         .flat_map(Command::get_arguments)
-        .filter_map(|arg| arg.get_long())
-        .filter(|name| name.len() > 1)
+        .filter_map(|arg| {
+            Some((
+                arg.get_long()?,
+                matches!(arg.get_action(), ArgAction::SetTrue),
+            ))
+        })
+        .filter(|(name, _)| name.len() > 1)
         .collect();
-    for arg in &mut args[verb + 1..] {
-        if arg == "--" {
-            break;
-        }
-        let Some(text) = arg.to_str() else { continue };
-        let Some(flag) = text.strip_prefix('-').filter(|rest| !rest.starts_with('-')) else {
-            continue;
+    let mut flags = args.split_off(verb + 1);
+    let rest = flags.iter().position(|arg| arg == "--");
+    let rest = flags.split_off(rest.unwrap_or(flags.len()));
+    args.extend(flags.into_iter().filter_map(|arg| {
+        let flag = arg.to_str().and_then(|text| text.strip_prefix('-'));
+        let Some(flag) = flag.map(|flag| flag.strip_prefix('-').unwrap_or(flag)) else {
+            return Some(arg);
         };
-        let name = flag.split('=').next().unwrap_or(flag);
-        if long.contains(name) {
-            *arg = format!("--{flag}").into();
+        let (name, value) = flag.split_once('=').unwrap_or((flag, ""));
+        match (long.get(name), value) {
+            (None, _) => Some(arg),
+            (Some(true), "true") => Some(format!("--{name}").into()),
+            (Some(true), "false") => None,
+            _ => Some(format!("--{flag}").into()),
         }
-    }
+    }));
+    args.extend(rest);
     args
+}
+
+/// Whether `--json` is among the words of a command line that clap cannot read.
+pub(crate) fn ask_for_json(args: &[OsString]) -> bool {
+    let mut flags = args.iter().skip(1).take_while(|arg| *arg != "--");
+    flags.any(|arg| arg == "--json" || arg == "-json")
 }
 
 #[cfg(test)]
@@ -47,6 +63,7 @@ mod tests {
     fn read(args: &[&str]) -> Vec<String> {
         let call = Command::new("call")
             .arg(Arg::new("max-time").long("max-time"))
+            .arg(Arg::new("unix").long("unix").action(ArgAction::SetTrue))
             .arg(Arg::new("data").short('d'));
         let mut command = Command::new("tower-iroh").subcommand(call);
         with_two_dashes(&mut command, args.iter().map(OsString::from))
@@ -67,6 +84,18 @@ mod tests {
             "-1",
         ]);
         assert_eq!(read[2..], ["--max-time=5", "--max-time", "5", "-d", "-1"]);
+    }
+
+    #[test]
+    fn a_switch_may_have_a_value() {
+        let read = read(&[
+            "tower-iroh",
+            "call",
+            "-unix=true",
+            "--unix=false",
+            "-unix=no",
+        ]);
+        assert_eq!(read[2..], ["--unix", "--unix=no"]);
     }
 
     #[test]

@@ -9,7 +9,7 @@ use tonic_health::pb::{
 };
 
 use crate::{
-    call::{RequestOptions, Session, ended},
+    call::{RequestOptions, Session, close_after},
     connect::ConnectOptions,
     failure::Failure,
     print,
@@ -22,7 +22,7 @@ use crate::{
     after_help = "Examples:\n  tower-iroh health TICKET\n  tower-iroh health TICKET shop.v1.Orders --watch"
 )]
 pub(crate) struct Options {
-    /// A ticket, an endpoint id, a name from the configuration, or `tcp://host:port`.
+    /// A ticket, an endpoint id, a name from the configuration, `tcp://host:port`, or `unix:/path`.
     peer: String,
     /// The service; without it the server as a whole.
     #[arg(default_value = "")]
@@ -38,14 +38,12 @@ pub(crate) struct Options {
 
 pub(crate) async fn run(options: Options, json: bool) -> Result<(), Failure> {
     let headers = options.request.headers(&[])?;
-    let wants = options.request.wants();
-    let session = Session::new(&options.peer, &options.connect, &options.request, wants).await?;
+    let policy = options.request.call_policy();
+    let session = Session::new(&options.peer, &options.connect, &options.request, policy).await?;
     let connection = session.connection.clone();
-    let asked = interruptible(async move {
-        let deadline = session.deadline;
-        deadline.bound(ask(options, headers, session, json)).await
-    });
-    ended(asked.await, connection).await
+    let deadline = session.deadline;
+    let asked = interruptible(ask(options, headers, session, json));
+    close_after(deadline.bound(asked).await, connection).await
 }
 
 async fn ask(
@@ -70,7 +68,7 @@ async fn ask(
         session.show(json);
         return match serves {
             true => Ok(()),
-            false => Err(Failure::Told(1)),
+            false => Err(Failure::Exit(1)),
         };
     }
     let mut changes = client.watch(request).await?.into_inner();

@@ -5,12 +5,11 @@ use prost_reflect::MethodDescriptor;
 use serde_json::json;
 
 use crate::{
-    call::{RequestOptions, Schema, SchemaOptions, Session, Symbol, ended},
+    call::{RequestOptions, Schema, SchemaOptions, Session, Symbol, close_after},
     connect::ConnectOptions,
     failure::Failure,
     print,
     signal::interruptible,
-    target::Target,
 };
 
 /// List the services of a peer, or the methods of a service.
@@ -20,13 +19,13 @@ use crate::{
 )]
 pub(crate) struct Options {
     #[command(flatten)]
-    pub(crate) what: What,
+    pub(crate) query: SchemaQuery,
 }
 
 /// A peer and a symbol of its schema.
 #[derive(Debug, Args)]
-pub(crate) struct What {
-    /// A ticket, an endpoint id, a name from the configuration, or `tcp://host:port`. Not needed with `-proto` or `-protoset`.
+pub(crate) struct SchemaQuery {
+    /// A ticket, an endpoint id, a name from the configuration, `tcp://host:port`, or `unix:/path`. Not needed with `-proto` or `-protoset`.
     peer: Option<String>,
     /// A full name.
     symbol: Option<String>,
@@ -38,7 +37,7 @@ pub(crate) struct What {
     pub(crate) connect: ConnectOptions,
 }
 
-impl What {
+impl SchemaQuery {
     /// Opens the schema and does the work with it and the symbol, until Ctrl-C or `-max-time`.
     pub(crate) async fn with_schema<F>(
         self,
@@ -53,31 +52,28 @@ impl What {
             let schema = self.schema.local()?;
             // Files need no peer, so the one name that is given is a symbol, unless it is certainly a peer.
             let symbol = self.symbol.or_else(|| {
-                let is_peer = |text: &String| Target::read(text, None).is_ok();
+                let is_peer = |text: &String| self.connect.target(text, None).is_ok();
                 self.peer.filter(|text| !is_peer(text))
             });
             return interruptible(work(schema, symbol.map(trimmed), self.schema)).await;
         }
         let peer = self.peer.ok_or_else(|| {
-            Failure::usage("a peer is required: a ticket, an endpoint id, a name, or `tcp://host:port`; with -proto or -protoset none is needed")
+            Failure::usage("a peer is required: a ticket, an endpoint id, a name, `tcp://host:port`, or `unix:/path`; with -proto or -protoset none is needed")
         })?;
-        let wants = self.request.wants();
-        let mut session = Session::new(&peer, &self.connect, &self.request, wants).await?;
+        let policy = self.request.call_policy();
+        let mut session = Session::new(&peer, &self.connect, &self.request, policy).await?;
         let connection = session.connection.clone();
         let symbol = self.symbol.map(trimmed);
         let options = self.schema;
+        let deadline = session.deadline;
         let worked = interruptible(async move {
-            let deadline = session.deadline;
-            let work = async {
-                let schema = session.schema(&options)?;
-                session.dial().await?;
-                let worked = work(schema, symbol, options).await;
-                session.show(json);
-                worked
-            };
-            deadline.bound(work).await
+            let schema = session.schema(&options)?;
+            session.dial().await?;
+            let worked = work(schema, symbol, options).await;
+            session.show(json);
+            worked
         });
-        ended(worked.await, connection).await
+        close_after(deadline.bound(worked).await, connection).await
     }
 }
 
@@ -88,12 +84,12 @@ pub(crate) async fn run(options: Options, json: bool) -> Result<(), Failure> {
             None => services(&mut schema, &options, json).await,
         }
     };
-    options.what.with_schema(json, work).await
+    options.query.with_schema(json, work).await
 }
 
 async fn services(schema: &mut Schema, options: &SchemaOptions, json: bool) -> Result<(), Failure> {
     let services = schema.services().await?;
-    if options.protoset_out.is_some() {
+    if options.saves() {
         let mut files = Vec::new();
         for name in &services {
             files.push(schema.require(name).await?.file());

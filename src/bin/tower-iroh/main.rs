@@ -1,5 +1,6 @@
 //! `tower-iroh`: gRPC over iroh for programs in any language, and for people at a terminal. One file per verb.
 
+mod any_certificate;
 mod backend;
 mod call;
 mod connect;
@@ -70,15 +71,23 @@ fn main() -> ExitCode {
     let mut command = Program::command();
     let args = flags::with_two_dashes(&mut command, std::env::args_os());
     let program = match command
-        .try_get_matches_from_mut(args)
+        .try_get_matches_from_mut(&args)
         .and_then(|matches| Program::from_arg_matches(&matches))
     {
         Ok(program) => program,
+        Err(error) if error.use_stderr() && flags::ask_for_json(&args) => {
+            let text = error.to_string();
+            let text = text.strip_prefix("error: ").unwrap_or(&text);
+            return Failure::usage(text.trim_end()).report(true);
+        }
         // clap prints help to standard output with code 0, and mistakes to standard error with code 2.
         Err(error) => error.exit(),
     };
     log(&program.verb);
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let runtime = match tokio::runtime::Builder::new_multi_thread()
+        // One may be blocked by a full pipe, and another one has to run the timers.
+        .worker_threads(cores.max(2))
         .enable_all()
         .build()
     {

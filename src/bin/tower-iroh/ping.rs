@@ -11,7 +11,7 @@ use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 use tower_iroh::{Channel, Path};
 
 use crate::{
-    connect::{ConnectOptions, Connection, Wants, becomes_direct, seconds},
+    connect::{CallPolicy, ConnectOptions, Connection, becomes_direct, seconds},
     failure::Failure,
     print, progress,
     signal::{INTERRUPTED, listen},
@@ -23,7 +23,7 @@ use crate::{
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  tower-iroh ping TICKET --count 10")]
 pub(crate) struct Options {
-    /// A ticket, an endpoint id, a name from the configuration, or `tcp://host:port`.
+    /// A ticket, an endpoint id, a name from the configuration, `tcp://host:port`, or `unix:/path`.
     peer: String,
     /// How often to ask.
     #[arg(long, short, value_name = "COUNT", default_value = "4", value_parser = clap::value_parser!(u32).range(1..))]
@@ -36,7 +36,8 @@ pub(crate) struct Options {
 }
 
 pub(crate) async fn run(options: Options, json: bool) -> Result<(), Failure> {
-    let connection = Connection::new(&options.peer, &options.connect, Wants::default()).await?;
+    let connection =
+        Connection::new(&options.peer, &options.connect, CallPolicy::default()).await?;
     let ended = ping(&connection, &options, json).await;
     connection.close().await;
     ended
@@ -118,7 +119,7 @@ async fn ping(connection: &Connection, options: &Options, json: bool) -> Result<
     };
     summary(count, json, &answers, direct, channel)?;
     if is_interrupted {
-        return Err(Failure::Told(INTERRUPTED));
+        return Err(Failure::Exit(INTERRUPTED));
     }
     match (answers.is_empty(), last_failure) {
         (true, Some(status)) => Err(status.into()),

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use tokio_util::task::AbortOnDropHandle;
+
 use crate::failure::Failure;
 
 /// What a shell expects of a program that SIGINT ended.
@@ -18,7 +20,7 @@ pub(crate) async fn until_the_second(
     };
     tokio::select! {
         ended = serving => ended,
-        () = second => Err(Failure::Told(INTERRUPTED)),
+        () = second => Err(Failure::Exit(INTERRUPTED)),
     }
 }
 
@@ -27,14 +29,15 @@ pub(crate) async fn interruptible<T: Send + 'static>(
     work: impl Future<Output = Result<T, Failure>> + Send + 'static,
 ) -> Result<T, Failure> {
     let interrupted = listen();
-    let mut work = tokio::spawn(work);
+    // Also where a deadline drops this future.
+    let mut work = AbortOnDropHandle::new(tokio::spawn(work));
     tokio::select! {
         ended = &mut work => ended.unwrap_or_else(|error| Err(Failure::failed(error))),
         () = interrupted => {
             // Dropping the call resets it at the peer.
             work.abort();
             let _ = tokio::time::timeout(Duration::from_secs(1), work).await;
-            Err(Failure::Told(INTERRUPTED))
+            Err(Failure::Exit(INTERRUPTED))
         }
     }
 }

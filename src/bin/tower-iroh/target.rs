@@ -1,6 +1,6 @@
 //! The peer of a verb: a ticket, an endpoint id, a name from the configuration, or an address of a server that does not speak iroh.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{fmt, path::PathBuf, sync::Arc};
 
 use clap::Args;
 use tower_iroh::{Peer, config::Config};
@@ -35,8 +35,41 @@ impl Names {
 pub(crate) enum Target {
     /// A peer by its key.
     Peer(Peer),
-    /// Today's gRPC server: `host:port`, with TLS unless the verb's flags say otherwise.
+    /// A gRPC server that does not speak iroh, with TLS unless the verb's flags say otherwise.
+    Server(Server),
+}
+
+/// Where a server listens.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Server {
+    /// `host:port`.
     Tcp(String),
+    #[cfg(unix)]
+    Unix(PathBuf),
+}
+
+impl Server {
+    /// Reads `unix:path` or `unix:///path`.
+    #[cfg(unix)]
+    pub(crate) fn read_unix(text: &str) -> Option<Self> {
+        let path = text.strip_prefix("unix:")?;
+        Some(Self::Unix(path.strip_prefix("//").unwrap_or(path).into()))
+    }
+
+    #[cfg(not(unix))]
+    pub(crate) fn read_unix(_: &str) -> Option<Self> {
+        None
+    }
+}
+
+impl fmt::Display for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => write!(f, "tcp://{address}"),
+            #[cfg(unix)]
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
 }
 
 impl Target {
@@ -49,7 +82,10 @@ impl Target {
                 let message = format!("`{text}` has no host and port; write `tcp://host:port`");
                 return Err(Failure::usage(message));
             }
-            return Ok(Self::Tcp(address.to_owned()));
+            return Ok(Self::Server(Server::Tcp(address.to_owned())));
+        }
+        if let Some(server) = Server::read_unix(text) {
+            return Ok(Self::Server(server));
         }
         if let Some((_, peer)) = names.and_then(|config| config.peers().find(|it| it.0 == text)) {
             return Ok(Self::Peer(peer.clone()));
@@ -61,7 +97,7 @@ impl Target {
                 None => "`--config FILE` gives peers names".to_owned(),
             };
             Failure::usage(format!(
-                "{error}. A peer is a ticket, an endpoint id, a name ({known}), or `tcp://host:port`"
+                "{error}. A peer is a ticket, an endpoint id, a name ({known}), `tcp://host:port`, or `unix:/path`"
             ))
         })
     }
@@ -78,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn a_target_has_four_forms() {
+    fn a_target_has_five_forms() {
         let config = Config::builder().peer("db", peer()).build().expect("valid");
         let read = |text: &str| Target::read(text, Some(&config)).expect("valid");
         for text in [
@@ -88,7 +124,18 @@ mod tests {
         ] {
             assert_eq!(read(text), Target::Peer(peer()), "{text}");
         }
-        assert_eq!(read("tcp://[::1]:50051"), Target::Tcp("[::1]:50051".into()));
+        for (text, shown) in [
+            ("tcp://[::1]:50051", "tcp://[::1]:50051"),
+            #[cfg(unix)]
+            ("unix:db.sock", "unix:db.sock"),
+            #[cfg(unix)]
+            ("unix:///run/db.sock", "unix:/run/db.sock"),
+        ] {
+            match read(text) {
+                Target::Server(server) => assert_eq!(server.to_string(), shown),
+                Target::Peer(_) => panic!("{text}"),
+            }
+        }
     }
 
     #[test]

@@ -30,8 +30,8 @@ pub(crate) async fn run(options: Options, json: bool) -> Result<(), Failure> {
     let names = options.names.load()?;
     let peer = match Target::read(&options.peer, names.as_deref())? {
         Target::Peer(peer) => peer,
-        Target::Tcp(address) => {
-            let message = format!("`tcp://{address}` has no key, so there is no ticket for it");
+        Target::Server(server) => {
+            let message = format!("`{server}` has no key, so there is no ticket for it");
             return Err(Failure::usage(message));
         }
     };

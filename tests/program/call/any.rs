@@ -22,7 +22,7 @@ use super::{assert_ok, values};
 use crate::support::run;
 
 const SERVICE: &str = "syntax = \"proto3\"; package a; import \"google/protobuf/any.proto\"; import \"google/protobuf/empty.proto\"; \
-    service Boxes { rpc Open(google.protobuf.Empty) returns (google.protobuf.Any); }";
+    service Boxes { rpc Open(google.protobuf.Empty) returns (google.protobuf.Any); rpc Pack(stream google.protobuf.Any) returns (google.protobuf.Any); }";
 const INSIDE: &str = "syntax = \"proto3\"; package a; message Inside { string text = 1; }";
 
 /// Answers with a message in an `Any`, or with a status that has it among its details.
@@ -114,6 +114,31 @@ async fn a_type_that_only_reflection_knows_is_learnt_for_answers_and_details() {
     .await;
     assert_eq!(failed.code, Some(74), "{failed:?}");
     assert_eq!(values(&failed.stderr)[0]["details"], json!([expected]));
+}
+
+#[tokio::test]
+async fn a_type_that_only_reflection_knows_is_learnt_for_requests() {
+    let target = server("type.googleapis.com/a.Inside").await;
+    let packed = r#"{"@type": "type.googleapis.com/a.Inside", "text": "hi"}"#;
+    let twice = [packed, packed].concat();
+    let text = "[type.googleapis.com/a.Inside] { text: 'hi' }";
+    for data in [&["-d", &twice][..], &["-d", text, "-format", "text"]] {
+        let args = ["call", &target, "-plaintext", "a.Boxes/Pack"];
+        assert_ok(&run(args.iter().chain(data)).await);
+    }
+    let unknown = packed.replace("a.Inside", "a.Outside");
+    for (data, says) in [
+        (unknown.as_str(), "message 'a.Outside' not found"),
+        (
+            &packed.replace("text", "txet"),
+            "unrecognized field name 'txet'",
+        ),
+    ] {
+        let args = ["call", &target, "-plaintext", "a.Boxes/Pack", "-d", data];
+        let refused = run(args).await;
+        assert_eq!(refused.code, Some(1), "{refused:?}");
+        assert!(refused.stderr.contains(says), "{refused:?}");
+    }
 }
 
 #[tokio::test]

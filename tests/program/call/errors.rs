@@ -1,12 +1,12 @@
 //! Calls that fail: exit codes, sentences, details, deadlines, Ctrl-C.
 
-use std::{process::Stdio, time::Instant};
+use std::time::Instant;
 
 use serde_json::{Value, json};
-use tokio::{io::AsyncWriteExt as _, process::Command, time::timeout};
+use tokio::{io::AsyncWriteExt as _, process::Command};
 
 use super::{Place, SERVICE, harness::Arm, values};
-use crate::support::{Ended, PATIENCE, program};
+use crate::support::{PATIENCE, ended, run, spawn};
 
 /// `google.rpc.Status` with an `ErrorInfo` that says `FULL`, and with a message that nobody knows.
 const DETAILS: &str = "CAgSBGZ1bGwaMgoodHlwZS5nb29nbGVhcGlzLmNvbS9nb29nbGUucnBjLkVycm9ySW5mbxIGCgRGVUxMGg4KCXQvbm8uU3VjaBIBAQ==";
@@ -46,10 +46,7 @@ async fn errors_are_json_where_json_is_said() {
         &["-format-error", "-format", "json"],
     ] {
         let data = failing();
-        let args: Vec<_> = ["-d", &data]
-            .into_iter()
-            .chain(flags.iter().copied())
-            .collect();
+        let args = [&["-d", &data][..], flags].concat();
         let failed = place.call("UnaryCall", &args).await;
         assert_eq!(failed.code, Some(72));
         let error: Value = serde_json::from_str(&failed.stderr).expect("JSON");
@@ -74,6 +71,29 @@ async fn errors_are_json_where_json_is_said() {
         .await;
     let error: Value = serde_json::from_str(&wrong.stderr).expect("JSON");
     assert_eq!((wrong.code, &error["code"]), (Some(1), &json!(2)));
+}
+
+/// Be it the program or the library of its command line that finds them.
+#[tokio::test]
+async fn mistakes_in_the_command_line_are_json_where_json_is_said() {
+    for (args, says) in [
+        (&["clal", "--json"][..], "'clal'"),
+        (&["call", "tcp://127.0.0.1:1", "-json"], "<METHOD>"),
+        (&["list", "tcp://127.0.0.1:1", "--nope", "--json"], "--nope"),
+        (&["--json", "list"], "a peer is required"),
+        (&["--json"], "Usage:"),
+    ] {
+        let wrong = run(args).await;
+        assert_eq!((wrong.code, wrong.stdout.as_str()), (Some(2), ""));
+        let error: Value = serde_json::from_str(&wrong.stderr).expect(&wrong.stderr);
+        assert_eq!(error["code"], 3, "{args:?}");
+        let message = error["message"].as_str().expect("text");
+        assert!(message.contains(says), "{message}");
+        assert!(!message.starts_with("error"), "{message}");
+    }
+    let help = run(["call", "--help", "--json"]).await;
+    assert_eq!(help.code, Some(0));
+    assert!(help.stdout.contains("Examples:"), "{help:?}");
 }
 
 #[tokio::test]
@@ -171,10 +191,7 @@ async fn ctrl_c_cancels_the_call_at_the_server() {
     for place in Place::both().await {
         let method = format!("{SERVICE}/UnaryCall");
         let args = place.args("call", &[&method, "-d", "{\"sleepMs\": 60000}"]);
-        let child = program(args)
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("started");
+        let child = spawn(args);
         place
             .world
             .backstage
@@ -183,16 +200,33 @@ async fn ctrl_c_cancels_the_call_at_the_server() {
         let id = child.id().expect("running").to_string();
         let sent = Command::new("kill").args(["-INT", &id]).status().await;
         assert!(sent.expect("started").success());
-        let output = timeout(PATIENCE, child.wait_with_output())
-            .await
-            .expect("in time");
-        let ended = Ended::from(output.expect("started"));
+        let ended = ended(child).await;
         assert_eq!((ended.code, ended.stderr.as_str()), (Some(130), ""));
         place
             .world
             .backstage
             .wait("the end", |it| it.cancelled == 1)
             .await;
+    }
+}
+
+/// A million open brackets would need a stack of gigabytes.
+#[tokio::test]
+async fn requests_that_nest_without_an_end_are_refused() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("deep");
+    let data = format!("@{}", file.display());
+    let place = Place::new(Arm::Tcp).await;
+    for (format, part, says) in [
+        ("text", "payload {", "more than 100 messages"),
+        ("json", "{\"payload\": ", "line 1, column "),
+        ("json", "[", "line 1, column "),
+    ] {
+        std::fs::write(&file, part.repeat(1_000_000)).expect("written");
+        let args = ["-d", data.as_str(), "-format", format];
+        let refused = place.call("UnaryCall", &args).await;
+        assert_eq!(refused.code, Some(1), "{part}");
+        assert!(refused.stderr.contains(says), "{}", refused.stderr);
     }
 }
 
@@ -245,7 +279,7 @@ async fn a_server_that_does_not_speak_grpc() {
             });
         }
     });
-    let failed = crate::support::run(["list", &target, "-plaintext"]).await;
+    let failed = run(["list", &target, "-plaintext"]).await;
     assert_eq!(failed.code, Some(78), "{failed:?}");
     assert!(
         failed.stderr.contains("may be no gRPC server"),
@@ -253,7 +287,7 @@ async fn a_server_that_does_not_speak_grpc() {
     );
     served.abort();
     let place = Place::new(Arm::Tcp).await;
-    let failed = crate::support::run(["list", &place.target[0]]).await;
+    let failed = run(["list", &place.target[0]]).await;
     assert_eq!(failed.code, Some(78), "{failed:?}");
     assert!(
         failed.stderr.contains("does not speak TLS; say -plaintext"),
@@ -280,11 +314,7 @@ async fn a_peer_that_is_not_there() {
         &[&ticket, "-connect-timeout", "0.5"],
     ] {
         for verb in [&["call", "a.B/C"][..], &["list"], &["health"]] {
-            let args = [verb[0]]
-                .into_iter()
-                .chain(target.iter().copied())
-                .chain(verb[1..].iter().copied());
-            let failed = crate::support::run(args).await;
+            let failed = run([&verb[..1], target, &verb[1..]].concat()).await;
             assert_eq!(failed.code, Some(64 + 14), "{verb:?} {failed:?}");
             assert!(failed.stderr.contains("Code: Unavailable"), "{failed:?}");
         }

@@ -1,7 +1,7 @@
 //! Flags of `call`: headers, sizes, urgency, retries, and what `-v` shows.
 
 use super::{ECHO, Place, SERVICE, assert_ok, harness::Arm, values};
-use crate::support::{PATIENCE, program};
+use crate::support::{ended, program, run, spawn};
 
 #[tokio::test]
 async fn headers_reach_the_calls_that_they_are_for() {
@@ -43,23 +43,45 @@ async fn headers_reach_the_calls_that_they_are_for() {
     let bytes = request.metadata().get_bin("x-bytes-bin").expect("there");
     assert_eq!(bytes.to_bytes().expect("base64").as_ref(), [1, 2]);
 
-    let missing = crate::support::run(args).await;
+    let missing = run(args).await;
     assert_eq!(missing.code, Some(2));
     assert!(missing.stderr.contains("no `TOKEN_OF_TEST`"), "{missing:?}");
 }
 
 #[tokio::test]
 async fn a_response_above_the_limit_is_refused_and_a_larger_limit_takes_it() {
-    let place = Place::new(Arm::Channel).await;
-    let method = format!("{ECHO}/ServerStream");
-    let data = "{\"count\": 1, \"size\": 5000000}";
-    let refused = place.run("call", &[&method, "-d", data]).await;
-    assert!(matches!(refused.code, Some(72 | 75)), "{}", refused.stderr);
-    let taken = place
-        .run("call", &[&method, "-d", data, "-max-msg-sz", "6000000"])
-        .await;
-    assert_eq!((taken.code, taken.stderr.as_str()), (Some(0), ""));
-    assert!(taken.stdout.len() > 6_000_000);
+    for place in Place::both().await {
+        let method = format!("{ECHO}/ServerStream");
+        let data = "{\"count\": 1, \"size\": 5000000}";
+        let refused = place.run("call", &[&method, "-d", data]).await;
+        assert_eq!(refused.code, Some(72), "{}", refused.stderr);
+        assert!(
+            refused
+                .stderr
+                .contains("`-max-msg-sz BYTES` accepts larger"),
+            "{refused:?}"
+        );
+        let taken = place
+            .run("call", &[&method, "-d", data, "-max-msg-sz", "6000000"])
+            .await;
+        assert_eq!((taken.code, taken.stderr.as_str()), (Some(0), ""));
+        assert!(taken.stdout.len() > 6_000_000);
+        // The schema is a response too, and requests have no limit.
+        let schema = place.run("list", &[ECHO, "-max-msg-sz", "100"]).await;
+        assert_eq!(schema.code, Some(72), "{schema:?}");
+        let request = format!("{{\"payload\": \"{}\"}}", "A".repeat(1000));
+        let method = format!("{ECHO}/ClientStream");
+        let protos = concat!(env!("CARGO_MANIFEST_DIR"), "/proto/proto");
+        let local = [
+            "-import-path",
+            protos,
+            "-proto",
+            "tower_iroh/echo/v1/echo.proto",
+        ];
+        let args = [&[&method, "-d", &request, "-max-msg-sz", "100"][..], &local].concat();
+        let sent = place.run("call", &args).await;
+        assert_ok(&sent);
+    }
 }
 
 #[tokio::test]
@@ -78,7 +100,13 @@ async fn verbose_shows_what_grpcurl_shows_and_the_path_on_standard_error() {
         ] {
             assert!(ended.stdout.contains(part), "{part:?} in {}", ended.stdout);
         }
-        for part in ["attempts   1", "first byte ", "last byte  ", "schema     "] {
+        for part in [
+            "urgency    u=3",
+            "attempts   1",
+            "first byte ",
+            "last byte  ",
+            "schema     ",
+        ] {
             assert!(ended.stderr.contains(part), "{part:?} in {}", ended.stderr);
         }
         if place.world.ticket().is_some() {
@@ -124,10 +152,7 @@ async fn a_call_that_waits_for_ready_waits() {
     let target = format!("tcp://{}", listener.local_addr().expect("bound"));
     let method = format!("{SERVICE}/EmptyCall");
     let args = ["call", &target, "-plaintext", &method, "-wait-for-ready"];
-    let child = program(args)
-        .stdout(std::process::Stdio::piped())
-        .spawn()
-        .expect("started");
+    let child = spawn(args);
     drop(listener.accept().await.expect("the program dials"));
     let place = Place::new(Arm::Tcp).await;
     let server = place.world.server_addr().expect("on TCP");
@@ -140,12 +165,8 @@ async fn a_call_that_waits_for_ready_waits() {
             tokio::spawn(async move { tokio::io::copy_bidirectional(&mut from, &mut to).await });
         }
     });
-    let output = tokio::time::timeout(PATIENCE, child.wait_with_output()).await;
-    let output = output.expect("in time").expect("started");
-    assert_eq!(
-        (output.status.code(), output.stdout.as_slice()),
-        (Some(0), &b"{}\n"[..])
-    );
+    let ended = ended(child).await;
+    assert_eq!((ended.code, ended.stdout.as_str()), (Some(0), "{}\n"));
     forward.abort();
 }
 
@@ -159,10 +180,7 @@ async fn a_call_waits_for_a_peer_over_iroh() {
         .ticket();
     endpoint.set_alpns(vec![tower_iroh::ALPN.to_vec()]);
     let args = ["health", &ticket, "-wait-for-ready"];
-    let child = program(args)
-        .stdout(std::process::Stdio::piped())
-        .spawn()
-        .expect("started");
+    let child = spawn(args);
     let first = endpoint.accept().await.expect("the program dials");
     first.refuse();
     let (acceptor, incoming) = tower_iroh::Acceptor::new();
@@ -173,9 +191,7 @@ async fn a_call_waits_for_a_peer_over_iroh() {
     let health = tonic_health::pb::health_server::HealthServer::new(health);
     let server = tonic::transport::Server::builder().add_service(health);
     tokio::spawn(server.serve_with_incoming(incoming));
-    let output = tokio::time::timeout(PATIENCE, child.wait_with_output()).await;
-    let output = output.expect("in time").expect("started");
-    assert_eq!(output.stdout, b"SERVING\n");
+    assert_eq!(ended(child).await.stdout, "SERVING\n");
     router.shutdown().await.expect("it shuts down");
 }
 
@@ -185,10 +201,7 @@ async fn a_method_that_may_be_done_twice_is_tried_again() {
         let data = "{\"responseStatus\": {\"code\": 14}}";
         for (flags, attempts) in [(&[][..], 1), (&["-retry"], 3), (&["-retry=5"], 5)] {
             let before = place.world.backstage.counts().begun;
-            let args: Vec<_> = ["-v", "-d", data]
-                .into_iter()
-                .chain(flags.iter().copied())
-                .collect();
+            let args = [&["-v", "-d", data][..], flags].concat();
             let failed = place.call("UnaryCall", &args).await;
             assert_eq!(failed.code, Some(78), "{failed:?}");
             assert_eq!(place.world.backstage.counts().begun - before, attempts);
@@ -207,14 +220,9 @@ async fn a_reader_that_leaves_ends_the_call() {
     let method = format!("{SERVICE}/FullDuplexCall");
     let data = "{\"responses\": [{\"size\": 1}, {\"intervalMs\": 1}, {\"intervalMs\": 1}, {\"intervalMs\": 60000}]}";
     let args = place.args("call", &[&method, "-d", data, "--json"]);
-    let mut child = program(args)
-        .stdout(std::process::Stdio::piped())
-        .stderr(std::process::Stdio::piped())
-        .spawn()
-        .expect("started");
+    let mut child = spawn(args);
     drop(child.stdout.take());
-    let output = tokio::time::timeout(PATIENCE, child.wait_with_output()).await;
-    let ended = crate::support::Ended::from(output.expect("in time").expect("started"));
+    let ended = ended(child).await;
     assert_eq!(ended.code, Some(1), "{ended:?}");
     assert!(
         ended.stderr.contains("standard output cannot be written"),
@@ -227,6 +235,20 @@ async fn a_reader_that_leaves_ends_the_call() {
         .await;
 }
 
+/// Nobody reads the answers, so printing them blocks.
+#[tokio::test]
+async fn a_full_pipe_does_not_outlast_the_deadline() {
+    let place = Place::new(Arm::Channel).await;
+    let method = format!("{ECHO}/ServerStream");
+    let data = "{\"count\": 1000, \"size\": 100000}";
+    let args = place.args("call", &[&method, "-d", data, "-max-time", "1"]);
+    let mut child = spawn(args);
+    let unread = child.stdout.take();
+    let ended = ended(child).await;
+    assert_eq!(ended.code, Some(68), "{ended:?}");
+    drop(unread);
+}
+
 #[tokio::test]
 async fn wrong_flags_are_usage_errors() {
     for (flags, says) in [
@@ -237,12 +259,12 @@ async fn wrong_flags_are_usage_errors() {
         (&["-import-path", "x"], "--proto"),
     ] {
         let args = ["call", "tcp://127.0.0.1:1", "a.B/C", "-plaintext"];
-        let ended = crate::support::run(args.iter().chain(flags)).await;
+        let ended = run(args.iter().chain(flags)).await;
         assert_eq!(ended.code, Some(2), "{flags:?} {ended:?}");
         assert!(ended.stderr.contains(says), "{}", ended.stderr);
     }
     for verb in ["call", "list", "describe", "health"] {
-        let help = crate::support::run([verb, "--help"]).await;
+        let help = run([verb, "--help"]).await;
         assert_ok(&help);
         assert!(help.stdout.contains("Examples:\n  tower-iroh"), "{verb}");
     }

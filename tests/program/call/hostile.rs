@@ -9,8 +9,8 @@ use tonic::{
     transport::{Server, server::TcpIncoming},
 };
 use tonic_reflection::pb::v1::{
-    FileDescriptorResponse, ListServiceResponse, ServerReflectionRequest, ServerReflectionResponse,
-    ServiceResponse,
+    ExtensionNumberResponse, FileDescriptorResponse, ListServiceResponse, ServerReflectionRequest,
+    ServerReflectionResponse, ServiceResponse,
     server_reflection_request::MessageRequest,
     server_reflection_response::MessageResponse,
     server_reflection_server::{ServerReflection, ServerReflectionServer},
@@ -61,10 +61,7 @@ where
             .add_service(service)
             .serve_with_incoming(incoming),
     );
-    let args = [verb[0], &target, "-plaintext"]
-        .into_iter()
-        .chain(verb[1..].iter().copied());
-    let ended = run(args).await;
+    let ended = run([&[verb[0], &target, "-plaintext"], &verb[1..]].concat()).await;
     served.abort();
     ended
 }
@@ -180,6 +177,56 @@ async fn imports_that_lead_nowhere_are_told() {
             told.stderr.contains(says) || told.stderr.contains("an answer to another"),
             "{told:?}"
         );
+    }
+}
+
+/// A server with an extension in a file of its own, and one whose extensions are nonsense. Neither has the method.
+#[tokio::test]
+async fn extensions_are_learnt_and_nonsense_in_their_place_is_passed_over() {
+    let folder = tempfile::tempdir().expect("a folder");
+    for (name, source) in [
+        (
+            "m.proto",
+            "syntax = \"proto2\"; package a; message M { optional N n = 1; } message N { extensions 100 to 200; } service B { rpc C(M) returns (M); }",
+        ),
+        (
+            "ext.proto",
+            "syntax = \"proto2\"; package a; import \"m.proto\"; extend N { optional int32 more = 100; }",
+        ),
+    ] {
+        std::fs::write(folder.path().join(name), source).expect("written");
+    }
+    let set = protox::compile(["ext.proto"], [folder.path()]).expect("valid");
+    let [m, ext] = set.file.try_into().expect("two files");
+    for (sane, data, code) in [
+        (true, r#"{"n": {"[a.more]": 5}}"#, 76),
+        (true, r#"{"n": {"[a.less]": 5}}"#, 1),
+        (false, "{}", 76),
+    ] {
+        let (m, ext) = (m.clone(), ext.clone());
+        let answer = move |question| {
+            Some(match question {
+                MessageRequest::AllExtensionNumbersOfType(name) => {
+                    MessageResponse::AllExtensionNumbersResponse(ExtensionNumberResponse {
+                        base_type_name: name,
+                        extension_number: if sane {
+                            vec![100]
+                        } else {
+                            vec![-1, 150, i32::MAX]
+                        },
+                    })
+                }
+                MessageRequest::FileContainingExtension(_) if sane => file(&ext),
+                MessageRequest::FileContainingExtension(_) => {
+                    MessageResponse::FileDescriptorResponse(FileDescriptorResponse {
+                        file_descriptor_proto: vec![vec![0xff; 100]],
+                    })
+                }
+                _ => file(&m),
+            })
+        };
+        let told = against(answer, &["call", "a.B/C", "-d", data]).await;
+        assert_eq!(told.code, Some(code), "{data}: {told:?}");
     }
 }
 

@@ -8,7 +8,7 @@ use tokio::{
     time::timeout,
 };
 
-use super::{ECHO, Place, SERVICE, assert_ok, values};
+use super::{ECHO, Place, SERVICE, assert_ok, harness::Arm, values};
 use crate::support::{PATIENCE, program};
 
 #[tokio::test]
@@ -75,7 +75,6 @@ async fn ping_pong_through_a_pipe() {
         let mut child = program(args)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
             .spawn()
             .expect("started");
         let mut stdin = child.stdin.take().expect("piped");
@@ -155,4 +154,30 @@ async fn the_text_format_in_and_out() {
         .await;
     assert_ok(&text);
     assert_eq!(text.stdout, "payload: \"a\"\n\x1epayload: \"b\"\n");
+}
+
+/// Many small requests, and one that comes in hundreds of chunks. More small ones are a flood for the server's h2.
+#[tokio::test]
+async fn a_long_input_is_read_once() {
+    let place = Place::new(Arm::Tcp).await;
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("requests");
+    let data = format!("@{}", file.display());
+    let method = format!("{ECHO}/ClientStream");
+    for (separator, format) in [("", "json"), ("\x1e", "text")] {
+        let (small, large) = match format {
+            "json" => (
+                "{}",
+                format!("{{\"payload\": \"{}\"}}", "A".repeat(3 << 20)),
+            ),
+            _ => ("payload: ''", format!("payload: '{}'", "A".repeat(3 << 20))),
+        };
+        let mut requests = vec![small; 300];
+        requests.push(&large);
+        std::fs::write(&file, requests.join(separator)).expect("written");
+        let args = [&method, "-d", &data, "-format", format];
+        let ended = place.run("call", &args).await;
+        assert_ok(&ended);
+        assert!(ended.stdout.contains("301"), "{ended:?}");
+    }
 }

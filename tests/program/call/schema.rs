@@ -223,3 +223,49 @@ async fn a_server_with_the_older_reflection_alone_is_asked_in_its_version() {
     .await;
     assert_ok(&called);
 }
+
+#[tokio::test]
+async fn a_schema_is_written_as_proto_files() {
+    let place = Place::new(Arm::Tcp).await;
+    let folder = tempfile::tempdir().expect("a folder");
+    let protos = folder.path().to_str().expect("text");
+    for (verb, rest) in [
+        ("list", &[][..]),
+        ("list", &[ECHO]),
+        ("describe", &[ECHO]),
+        ("call", &["tower_iroh.testing.v1.TestService.EmptyCall"]),
+    ] {
+        let args = [rest, &["-proto-out-dir", protos]].concat();
+        assert_ok(&place.run(verb, &args).await);
+    }
+    let local = ["-import-path", protos, "-proto"];
+    let file = "tower_iroh/echo/v1/echo.proto";
+    let described = run(["describe", ECHO].iter().chain(&local).chain(&[file])).await;
+    assert_ok(&described);
+    let by_reflection = place.run("describe", &[ECHO]).await;
+    assert_eq!(described.stdout, by_reflection.stdout);
+}
+
+#[tokio::test]
+async fn files_and_reflection_together_and_none_of_both() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let set = folder.path().join("echo.protoset");
+    std::fs::write(&set, FILE_DESCRIPTOR_SET).expect("written");
+    let set = ["-protoset", set.to_str().expect("text"), "-use-reflection"];
+    // The server has no reflection, so the files count.
+    let server = silent().await;
+    let method = format!("{ECHO}/Echo");
+    let args = ["call", &server, "-plaintext", &method];
+    assert_ok(&run(args.iter().chain(&set)).await);
+    // The server has more services than the files.
+    let place = Place::new(Arm::Tcp).await;
+    let listed = place.run("list", &set).await;
+    assert_ok(&listed);
+    assert!(listed.stdout.contains("grpc.reflection.v1."), "{listed:?}");
+    for verb in [&["list"][..], &["call", "a.B/C"]] {
+        let none = [&verb[1..], &["-use-reflection=false"]].concat();
+        let none = place.run(verb[0], &none).await;
+        assert_eq!(none.code, Some(2), "{none:?}");
+        assert!(none.stderr.contains("-protoset"), "{none:?}");
+    }
+}

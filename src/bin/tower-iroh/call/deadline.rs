@@ -39,7 +39,7 @@ impl Deadline {
         Status::deadline_exceeded(format!("`-max-time {limit}` is over")).into()
     }
 
-    /// Ends the work with DEADLINE_EXCEEDED when the time is over.
+    /// Ends the work with DEADLINE_EXCEEDED when the time is over. Work that prints is to be a task of its own, because a full pipe blocks it.
     pub(crate) async fn bound<T>(
         &self,
         work: impl Future<Output = Result<T, Failure>>,

@@ -5,21 +5,22 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tower_iroh::{PeerStats, Urgency};
 
-use super::invoke::Ended;
+use super::invoke::CallStats;
 
 /// What is known of a call and of its connection.
 pub(crate) struct Extras<'a> {
     pub(crate) peer: &'a str,
     pub(crate) stats: Option<PeerStats>,
     pub(crate) urgency: Option<Urgency>,
+    pub(crate) lookup: Option<Duration>,
     pub(crate) dial: Option<Duration>,
     pub(crate) schema: Option<Duration>,
     /// `None` for a verb that only looks.
-    pub(crate) call: Option<&'a Ended>,
+    pub(crate) call: Option<&'a CallStats>,
 }
 
 impl Extras<'_> {
-    fn values(&self) -> [(&'static str, Option<String>); 10] {
+    fn values(&self) -> [(&'static str, Option<String>); 11] {
         let stats = self.stats.as_ref();
         let path = stats.and_then(|it| it.path.as_ref());
         [
@@ -34,6 +35,7 @@ impl Extras<'_> {
             ("rtt", stats.and_then(|it| it.rtt).map(milliseconds)),
             ("urgency", self.urgency.map(|it| it.to_string())),
             ("attempts", self.call.map(|it| it.attempts.to_string())),
+            ("lookup", self.lookup.map(milliseconds)),
             ("dial", self.dial.map(milliseconds)),
             ("schema", self.schema.map(milliseconds)),
             (

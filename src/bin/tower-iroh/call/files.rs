@@ -2,14 +2,16 @@
 
 use std::{
     collections::HashSet,
-    path::{Path, PathBuf},
+    path::{Component, Path, PathBuf},
 };
 
 use prost::Message;
 use prost_reflect::{DescriptorPool, FileDescriptor};
-use protox::file::{ChainFileResolver, File, FileResolver, GoogleFileResolver};
 
-use super::pool::{RawFiles, check};
+use super::{
+    pool::{RawFiles, check},
+    proto_text::file_text,
+};
 use crate::failure::Failure;
 
 /// Compiles `.proto` files. Without an import path, the working directory and the folder of each file are searched.
@@ -62,7 +64,10 @@ pub(crate) fn from_protosets(files: &[PathBuf]) -> Result<DescriptorPool, Failur
 }
 
 /// Compiles one file of which the text is at hand.
+#[cfg(test)]
 pub(crate) fn compiled(name: &str, source: &str) -> Result<DescriptorPool, protox::Error> {
+    use protox::file::{ChainFileResolver, File, FileResolver, GoogleFileResolver};
+
     struct One(String, String);
     impl FileResolver for One {
         fn open_file(&self, name: &str) -> Result<File, protox::Error> {
@@ -83,22 +88,49 @@ pub(crate) fn compiled(name: &str, source: &str) -> Result<DescriptorPool, proto
     Ok(compiler.descriptor_pool())
 }
 
-/// Encodes files with all that they import, imports first, as a `FileDescriptorSet`.
-pub(crate) fn protoset(files: impl IntoIterator<Item = FileDescriptor>) -> Vec<u8> {
+/// Encodes files as a `FileDescriptorSet`.
+pub(crate) fn protoset(files: &[FileDescriptor]) -> Vec<u8> {
+    let file = files.iter().map(FileDescriptor::encode_to_vec).collect();
+    RawFiles { file }.encode_to_vec()
+}
+
+/// Writes files as `.proto` text into a folder, under the names that their server gives them.
+pub(crate) fn write_protos(files: &[FileDescriptor], folder: &Path) -> Result<(), Failure> {
+    for file in files {
+        let name = Path::new(file.name());
+        let mut parts = name.components();
+        // The server chooses the names, and is not to choose where else it writes.
+        if !parts.all(|part| matches!(part, Component::Normal(_))) || file.name().is_empty() {
+            return Err(Failure::failed(format!(
+                "the schema has a file `{}`, which would not be in {}",
+                file.name(),
+                folder.display()
+            )));
+        }
+        let path = folder.join(name);
+        let written = std::fs::create_dir_all(path.parent().unwrap_or(folder))
+            .and_then(|()| std::fs::write(&path, file_text(file)));
+        written.map_err(|error| Failure::file(&path, error))?;
+    }
+    Ok(())
+}
+
+/// The files with all that they import, imports first.
+pub(crate) fn with_imports(files: impl IntoIterator<Item = FileDescriptor>) -> Vec<FileDescriptor> {
     let mut done = HashSet::new();
-    let mut raw = RawFiles::default();
+    let mut sorted = Vec::new();
     // A stack of our own: a server decides how long the chain of imports is.
     let mut stack: Vec<_> = files.into_iter().map(|file| (file, false)).collect();
     while let Some((file, imports_done)) = stack.pop() {
         if imports_done {
-            raw.file.push(file.encode_to_vec());
+            sorted.push(file);
         } else if done.insert(file.name().to_owned()) {
             let imports: Vec<_> = file.dependencies().map(|file| (file, false)).collect();
             stack.push((file, true));
             stack.extend(imports);
         }
     }
-    raw.encode_to_vec()
+    sorted
 }
 
 #[cfg(test)]
@@ -111,10 +143,28 @@ mod tests {
     fn a_set_has_its_imports_first_and_can_be_read_back() {
         let pool = compiled("m.proto", PROTO).expect("valid");
         let file = pool.get_file_by_name("m.proto").expect("there");
-        let set = protoset([file.clone(), file]);
+        let set = protoset(&with_imports([file.clone(), file]));
         let read = DescriptorPool::decode(set.as_slice()).expect("valid");
         let names: Vec<_> = read.files().map(|file| file.name().to_owned()).collect();
         assert_eq!(names, ["google/protobuf/any.proto", "m.proto"]);
+    }
+
+    #[test]
+    fn files_are_written_where_the_folder_is_and_nowhere_else() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let inside = folder.path().join("inside");
+        for name in ["../out.proto", "/out.proto", "a/../../out.proto", ""] {
+            let proto = prost_types::FileDescriptorProto {
+                name: Some(name.to_owned()),
+                ..Default::default()
+            };
+            let mut pool = DescriptorPool::new();
+            pool.add_file_descriptor_proto(proto).expect("valid");
+            let files: Vec<_> = pool.files().collect();
+            let error = write_protos(&files, &inside).expect_err(name).to_string();
+            assert!(error.contains("would not be in"), "{error}");
+        }
+        assert_eq!(std::fs::read_dir(folder.path()).expect("there").count(), 0);
     }
 
     #[test]

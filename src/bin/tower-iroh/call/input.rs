@@ -1,22 +1,17 @@
 //! The requests: read from `-d`, each given out as soon as it is complete.
 
-use std::path::PathBuf;
+use std::{io::Read, path::PathBuf};
 
 use prost_reflect::{DynamicMessage, MessageDescriptor};
-use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::sync::{Mutex, mpsc};
 
 use super::{
     format::Format,
     parse,
-    split::{Piece, Splitter},
+    pieces::{self, Piece},
+    schema::Schema,
 };
 use crate::failure::Failure;
-
-/// The longest text of one request that is kept while it arrives.
-const MAX_TEXT: usize = 64 << 20;
-
-/// What separates messages in the text format, as grpcurl has it.
-pub(crate) const SEPARATOR: u8 = 0x1e;
 
 /// Where requests come from.
 #[derive(Clone, Debug, PartialEq)]
@@ -48,134 +43,101 @@ impl Source {
 
 /// How requests are read.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Reading {
+pub(crate) struct ReadOptions {
     pub(crate) format: Format,
     pub(crate) allow_unknown_fields: bool,
-}
-
-/// A source from which nothing is read yet.
-pub(crate) struct OpenSource {
-    source: Source,
-    reader: Box<dyn AsyncRead + Send + Unpin>,
 }
 
 /// The requests, in their order.
 pub(crate) struct Input {
     source: Source,
-    reader: Box<dyn AsyncRead + Send + Unpin>,
-    reading: Reading,
-    descriptor: MessageDescriptor,
-    splitter: Splitter,
-    /// The text format's bytes before their separator.
-    text: Vec<u8>,
-    ended: bool,
+    options: ReadOptions,
+    pieces: mpsc::Receiver<Result<Piece, String>>,
     given: u64,
 }
 
 impl Input {
-    /// Opens the source. The type of the requests may be known only later.
-    pub(crate) async fn open(source: Source) -> Result<OpenSource, Failure> {
-        let reader: Box<dyn AsyncRead + Send + Unpin> = match &source {
-            Source::Text(text) => Box::new(std::io::Cursor::new(text.clone().into_bytes())),
-            Source::StandardInput => Box::new(tokio::io::stdin()),
+    /// Opens the source and begins to read it, one request ahead of the call.
+    pub(crate) async fn open(source: Source, options: ReadOptions) -> Result<Self, Failure> {
+        let reader: Box<dyn Read + Send> = match &source {
+            Source::Text(text) => Box::new(std::io::Cursor::new(text.clone())),
+            Source::StandardInput => Box::new(std::io::stdin()),
             Source::File(path) => {
-                Box::new(tokio::fs::File::open(path).await.map_err(|error| {
+                let file = tokio::fs::File::open(path).await.map_err(|error| {
                     Failure::failed(format!("`-d @{}`: {error}", path.display()))
-                })?)
+                })?;
+                Box::new(file.into_std().await)
             }
         };
-        Ok(OpenSource { source, reader })
-    }
-
-    pub(crate) fn new(
-        OpenSource { source, reader }: OpenSource,
-        descriptor: MessageDescriptor,
-        reading: Reading,
-    ) -> Self {
-        Self {
+        let (sender, pieces) = mpsc::channel(1);
+        // Nobody waits for the task: what it reads may never end.
+        tokio::task::spawn_blocking(move || {
+            let give = |piece| sender.blocking_send(piece).is_ok();
+            match options.format {
+                Format::Json => pieces::json(reader, give),
+                Format::Text => pieces::text(reader, give),
+            }
+        });
+        Ok(Self {
             source,
-            reader,
-            reading,
-            descriptor,
-            splitter: Splitter::default(),
-            text: Vec::new(),
-            ended: false,
+            options,
+            pieces,
             given: 0,
-        }
+        })
     }
 
-    /// The next request; `None` at the end of the input.
-    ///
-    /// **Cancel safety.** What has arrived is kept, so the future may be dropped.
-    pub(crate) async fn next(&mut self) -> Result<Option<DynamicMessage>, Failure> {
-        loop {
-            let read = match self.reading.format {
-                Format::Json => self.complete_json(),
-                Format::Text => self.complete_text(),
+    /// The next request; `None` at the end of the input. Types in its `Any`s are learnt from the server.
+    pub(crate) async fn next(
+        &mut self,
+        descriptor: &MessageDescriptor,
+        schema: &Mutex<&mut Schema>,
+    ) -> Result<Option<DynamicMessage>, Failure> {
+        let Some(piece) = self.pieces.recv().await else {
+            return Ok(None);
+        };
+        self.given += 1;
+        let read = match piece {
+            Ok(piece) => self.parse(&piece, descriptor, schema).await,
+            Err(problem) => Err(problem),
+        };
+        read.map(Some).map_err(|problem| {
+            let expected = match self.options.format {
+                Format::Json => "a JSON object for",
+                Format::Text => "the text format of",
             };
-            if let Some(read) = read {
-                self.given += 1;
-                return read.map(Some).map_err(|problem| {
-                    let source = self.source.name();
-                    Failure::failed(format!(
-                        "{source}: request {} cannot be read: {problem}",
-                        self.given
-                    ))
-                });
-            }
-            if self.ended {
-                return Ok(None);
-            }
-            self.fill().await?;
-        }
-    }
-
-    async fn fill(&mut self) -> Result<(), Failure> {
-        let mut chunk = vec![0; 16 << 10];
-        let read = self.reader.read(&mut chunk).await.map_err(|error| {
-            Failure::failed(format!("{} cannot be read: {error}", self.source.name()))
-        })?;
-        let bytes = &chunk[..read];
-        self.ended = read == 0;
-        match self.reading.format {
-            Format::Json => self.splitter.push(bytes),
-            Format::Text => self.text.extend_from_slice(bytes),
-        }
-        if self.splitter.pending().max(self.text.len()) > MAX_TEXT {
-            return Err(Failure::failed(format!(
-                "{}: request {} is longer than {} MiB, and its end has not come",
+            Failure::failed(format!(
+                "{}: request {} cannot be read: {problem} ({expected} {} is expected)",
                 self.source.name(),
-                self.given + 1,
-                MAX_TEXT >> 20
-            )));
+                self.given,
+                descriptor.full_name()
+            ))
+        })
+    }
+
+    async fn parse(
+        &self,
+        piece: &Piece,
+        descriptor: &MessageDescriptor,
+        schema: &Mutex<&mut Schema>,
+    ) -> Result<DynamicMessage, String> {
+        /// How many types one request may add to the schema.
+        const MOST: usize = 64;
+        let parse = |descriptor: &MessageDescriptor| match self.options.format {
+            Format::Json => parse::json(descriptor, piece, self.options.allow_unknown_fields),
+            Format::Text => parse::text(descriptor, &piece.text),
+        };
+        let mut read = parse(descriptor);
+        for _ in 0..MOST {
+            let Some(name) = read.as_ref().err().and_then(|it| parse::unknown_type(it)) else {
+                break;
+            };
+            let mut schema = schema.lock().await;
+            match schema.learn_beside(name, descriptor).await {
+                Some(descriptor) => read = parse(&descriptor),
+                None => break,
+            }
         }
-        Ok(())
-    }
-
-    fn complete_json(&mut self) -> Option<Result<DynamicMessage, String>> {
-        let piece: Piece = match self.splitter.next() {
-            Some(piece) => piece,
-            None if self.ended => self.splitter.finish()?,
-            None => return None,
-        };
-        let allow = self.reading.allow_unknown_fields;
-        Some(parse::json(&self.descriptor, &piece, allow))
-    }
-
-    fn complete_text(&mut self) -> Option<Result<DynamicMessage, String>> {
-        let piece = match self.text.iter().position(|byte| *byte == SEPARATOR) {
-            Some(at) => {
-                let rest = self.text.split_off(at + 1);
-                let mut piece = std::mem::replace(&mut self.text, rest);
-                piece.pop();
-                piece
-            }
-            None if self.ended && !self.text.trim_ascii().is_empty() => {
-                std::mem::take(&mut self.text)
-            }
-            None => return None,
-        };
-        Some(parse::text(&self.descriptor, &piece))
+        read
     }
 }
 
@@ -185,14 +147,17 @@ mod tests {
 
     use super::*;
 
+    fn duration() -> MessageDescriptor {
+        prost_types::Duration::default().descriptor()
+    }
+
     async fn input(text: &str, format: Format) -> Input {
-        let descriptor = prost_types::Duration::default().descriptor();
-        let reading = Reading {
+        let options = ReadOptions {
             format,
             allow_unknown_fields: false,
         };
-        let source = Input::open(Source::read(Some(text))).await;
-        Input::new(source.expect("opened"), descriptor, reading)
+        let input = Input::open(Source::read(Some(text)), options).await;
+        input.expect("opened")
     }
 
     #[test]
@@ -210,21 +175,39 @@ mod tests {
             ("\"1s\"\n\"2s\"", Format::Json),
             ("seconds: 1\x1eseconds: 2\n", Format::Text),
         ] {
+            let mut schema = Schema::default();
+            let schema = Mutex::new(&mut schema);
             let mut input = input(text, format).await;
             for expected in [1, 2] {
-                let message = input.next().await.expect("valid").expect("a message");
+                let message = input
+                    .next(&duration(), &schema)
+                    .await
+                    .expect("valid")
+                    .expect("a message");
                 let message: prost_types::Duration = message.transcode_to().expect("a duration");
                 assert_eq!(message.seconds, expected);
             }
-            assert!(input.next().await.expect("valid").is_none());
+            assert!(
+                input
+                    .next(&duration(), &schema)
+                    .await
+                    .expect("valid")
+                    .is_none()
+            );
         }
     }
 
     #[tokio::test]
     async fn a_mistake_names_the_source_and_the_request() {
+        let mut schema = Schema::default();
+        let schema = Mutex::new(&mut schema);
         let mut input = input("\"1s\" \"x\"", Format::Json).await;
-        input.next().await.expect("valid");
-        let error = input.next().await.expect_err("wrong").to_string();
+        input.next(&duration(), &schema).await.expect("valid");
+        let error = input
+            .next(&duration(), &schema)
+            .await
+            .expect_err("wrong")
+            .to_string();
         assert!(
             error.starts_with("error: -d: request 2 cannot be read: line 1, column "),
             "{error}"

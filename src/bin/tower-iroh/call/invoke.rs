@@ -8,7 +8,7 @@ use std::{
 
 use futures_util::{Stream, StreamExt as _, stream, stream::BoxStream};
 use prost_reflect::{DynamicMessage, MethodDescriptor};
-use tokio::sync::mpsc;
+use tokio::sync::{Mutex, mpsc};
 use tonic::{Request, Status, client::Grpc, metadata::MetadataMap};
 
 use super::{
@@ -27,7 +27,7 @@ pub(crate) struct Call<'a> {
 
 /// What is known of a call that has ended.
 #[derive(Debug, Default)]
-pub(crate) struct Ended {
+pub(crate) struct CallStats {
     pub(crate) sent: u64,
     /// From the start of the call to the head of its response.
     pub(crate) first_byte: Option<Duration>,
@@ -43,8 +43,9 @@ impl Call<'_> {
         mut input: Input,
         output: &mut Output,
         schema: &mut Schema,
-    ) -> Result<(Ended, Result<(), Failure>), Failure> {
-        let (requests, pump) = self.requests(&mut input).await?;
+    ) -> Result<(CallStats, Result<(), Failure>), Failure> {
+        let schema = Mutex::new(schema);
+        let (requests, pump) = self.requests(&mut input, &schema).await?;
         let sent = AtomicU64::new(u64::from(pump.is_none()));
         let mut first_byte = None;
         let before = self.session.connection.attempts();
@@ -52,11 +53,11 @@ impl Call<'_> {
         let ended = {
             let pump = async {
                 match pump {
-                    Some(sender) => forward(&mut input, sender, &sent).await,
+                    Some(sender) => self.forward(&mut input, &schema, sender, &sent).await,
                     None => Ok(()),
                 }
             };
-            let receive = self.receive(requests, output, schema, &mut first_byte, begun);
+            let receive = self.receive(requests, output, &schema, &mut first_byte, begun);
             let (mut pump, mut receive) = (pin!(pump), pin!(receive));
             let mut pumping = true;
             loop {
@@ -71,7 +72,7 @@ impl Call<'_> {
                 }
             }
         };
-        let ended_call = Ended {
+        let stats = CallStats {
             sent: sent.load(Ordering::Relaxed),
             first_byte,
             last_byte: begun.elapsed(),
@@ -79,15 +80,16 @@ impl Call<'_> {
         };
         let failed = match ended {
             Ok(()) => Ok(()),
-            Err(status) => Err(status::failure(status, schema).await),
+            Err(status) => Err(status::failure(status, schema.into_inner()).await),
         };
-        Ok((ended_call, failed))
+        Ok((stats, failed))
     }
 
     /// The requests, and for a stream of them where the next ones are to be put.
     async fn requests(
         &self,
         input: &mut Input,
+        schema: &Mutex<&mut Schema>,
     ) -> Result<
         (
             BoxStream<'static, DynamicMessage>,
@@ -99,14 +101,15 @@ impl Call<'_> {
             let (sender, receiver) = mpsc::channel(1);
             return Ok((from_channel(receiver).boxed(), Some(sender)));
         }
-        let first = input.next().await?;
-        if first.is_some() && input.next().await?.is_some() {
+        let descriptor = self.method.input();
+        let first = input.next(&descriptor, schema).await?;
+        if first.is_some() && input.next(&descriptor, schema).await?.is_some() {
             return Err(Failure::failed(format!(
                 "{} takes one request, and there are more",
                 self.method.full_name()
             )));
         }
-        let first = first.unwrap_or_else(|| DynamicMessage::new(self.method.input()));
+        let first = first.unwrap_or_else(|| DynamicMessage::new(descriptor));
         Ok((stream::iter([first]).boxed(), None))
     }
 
@@ -115,7 +118,7 @@ impl Call<'_> {
         &self,
         requests: BoxStream<'static, DynamicMessage>,
         output: &mut Output,
-        schema: &mut Schema,
+        schema: &Mutex<&mut Schema>,
         first_byte: &mut Option<Duration>,
         begun: Instant,
     ) -> Result<Result<(), Status>, Failure> {
@@ -152,10 +155,11 @@ impl Call<'_> {
                         let message = "the server sent more than one response";
                         return Ok(Err(Status::internal(message)));
                     }
-                    let anys = Anys::of(&message, std::slice::from_ref(schema.pool()));
+                    let mut schema = schema.lock().await;
+                    let anys = Anys::of(&message, &schema.pools());
                     schema.learn_all(anys.unknown).await;
                     match self.method.is_server_streaming() {
-                        true => output.response(&message, schema.pool())?,
+                        true => output.response(&message, schema.pools())?,
                         false => only = Some(message),
                     }
                 }
@@ -171,12 +175,31 @@ impl Call<'_> {
             Err(status) => return Ok(Err(status)),
         };
         match only {
-            Some(message) => output.response(&message, schema.pool())?,
+            Some(message) => output.response(&message, schema.lock().await.pools())?,
             None if self.method.is_server_streaming() => {}
             None => return Ok(Err(Status::internal("the server sent no response"))),
         }
         trailers(output, &found)?;
         Ok(Ok(()))
+    }
+
+    /// Sends each request as soon as it is complete.
+    async fn forward(
+        &self,
+        input: &mut Input,
+        schema: &Mutex<&mut Schema>,
+        sender: mpsc::Sender<DynamicMessage>,
+        sent: &AtomicU64,
+    ) -> Result<(), Failure> {
+        let descriptor = self.method.input();
+        while let Some(message) = input.next(&descriptor, schema).await? {
+            // A call that has ended takes no more; its status says why.
+            if sender.send(message).await.is_err() {
+                break;
+            }
+            sent.fetch_add(1, Ordering::Relaxed);
+        }
+        Ok(())
     }
 }
 
@@ -198,20 +221,4 @@ fn from_channel(
         let message = receiver.recv().await?;
         Some((message, receiver))
     })
-}
-
-/// Sends each request as soon as it is complete.
-async fn forward(
-    input: &mut Input,
-    sender: mpsc::Sender<DynamicMessage>,
-    sent: &AtomicU64,
-) -> Result<(), Failure> {
-    while let Some(message) = input.next().await? {
-        // A call that has ended takes no more; its status says why.
-        if sender.send(message).await.is_err() {
-            break;
-        }
-        sent.fetch_add(1, Ordering::Relaxed);
-    }
-    Ok(())
 }

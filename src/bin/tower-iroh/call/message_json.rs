@@ -1,20 +1,20 @@
 //! A message as JSON, by protobuf's JSON mapping, in the order of its `.proto` file.
 
+use data_encoding::BASE64;
 use prost_reflect::{
     DescriptorPool, DynamicMessage, FieldDescriptor, Kind, MapKey, ReflectMessage, Value,
 };
+use serde_json::{Map, Value as Json, json};
 
-use super::{
-    any::{ANY, MAX_DEPTH, any_parts, find_type, type_name},
-    json::{Json, base64},
-};
+use super::any::{ANY, MAX_DEPTH, any_parts, find_type, type_name};
 
 /// How messages are written.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct ToJson {
     /// Where the types of `Any`s are found; the first that knows a type counts.
     pub(crate) types: Vec<DescriptorPool>,
     pub(crate) emit_defaults: bool,
+    pub(crate) keep_proto_names: bool,
 }
 
 impl ToJson {
@@ -44,9 +44,13 @@ impl ToJson {
                 &prost_reflect::SerializeOptions::new(),
             );
             return match value {
-                Ok(value) => value.into(),
+                Ok(mut value) => {
+                    // A `Struct` is a map, which has no order.
+                    value.sort_all_objects();
+                    with_short_numbers(value)
+                }
                 // Such as a time in the year 20000: the rest of the message can be read all the same.
-                Err(error) => Json::string(&format!("<{name}: {error}>")),
+                Err(error) => format!("<{name}: {error}>").into(),
             };
         }
         // Of a stranger's schema a message may have a hundred thousand, and few of them set.
@@ -57,13 +61,17 @@ impl ToJson {
         fields.sort_by_key(|field| field.path().last().copied());
         let own = fields.iter().filter_map(|field| {
             let value = self.field(message, field, depth)?;
-            Some((field.json_name().to_owned(), value))
+            let name = match self.keep_proto_names {
+                true => field.name(),
+                false => field.json_name(),
+            };
+            Some((name.to_owned(), value))
         });
         let extensions = message.extensions().map(|(extension, value)| {
             let value = self.value(value, &extension.kind(), depth);
             (extension.json_name().to_owned(), value)
         });
-        Json::Object(own.chain(extensions).collect())
+        own.chain(extensions).collect()
     }
 
     fn field(
@@ -79,37 +87,38 @@ impl ToJson {
             return None;
         }
         Some(match field.supports_presence() {
-            true => Json::null(),
+            true => Json::Null,
             false => self.value(&Value::default_value_for_field(field), &field.kind(), depth),
         })
     }
 
     fn value(&self, value: &Value, kind: &Kind, depth: usize) -> Json {
         match (value, kind) {
-            (Value::Bool(value), _) => Json::Leaf(value.to_string()),
-            (Value::I32(value), _) => Json::Leaf(value.to_string()),
-            (Value::U32(value), _) => Json::Leaf(value.to_string()),
+            (Value::Bool(value), _) => (*value).into(),
+            (Value::I32(value), _) => (*value).into(),
+            (Value::U32(value), _) => (*value).into(),
             // JavaScript's numbers are exact up to 2^53 only.
-            (Value::I64(value), _) => Json::string(&value.to_string()),
-            (Value::U64(value), _) => Json::string(&value.to_string()),
-            (Value::F32(value), _) => Json::number(*value, f64::from(*value)),
-            (Value::F64(value), _) => Json::number(*value, *value),
-            (Value::String(value), _) => Json::string(value),
-            (Value::Bytes(value), _) => Json::string(&base64(value)),
+            (Value::I64(value), _) => value.to_string().into(),
+            (Value::U64(value), _) => value.to_string().into(),
+            // The `f64` with the same digits: the exact one has more than the `f32` says.
+            (Value::F32(value), _) => number(value.to_string().parse().unwrap_or_default()),
+            (Value::F64(value), _) => number(*value),
+            (Value::String(value), _) => value.as_str().into(),
+            (Value::Bytes(value), _) => BASE64.encode(value).into(),
             (Value::EnumNumber(_), Kind::Enum(kind))
                 if kind.full_name() == "google.protobuf.NullValue" =>
             {
-                Json::null()
+                Json::Null
             }
             (Value::EnumNumber(value), Kind::Enum(kind)) => match kind.get_value(*value) {
-                Some(value) => Json::string(value.name()),
-                None => Json::Leaf(value.to_string()),
+                Some(value) => value.name().into(),
+                None => (*value).into(),
             },
-            (Value::EnumNumber(value), _) => Json::Leaf(value.to_string()),
+            (Value::EnumNumber(value), _) => (*value).into(),
             (Value::Message(message), _) => self.at_depth(message, depth),
             (Value::List(values), kind) => {
                 let values = values.iter().map(|value| self.value(value, kind, depth));
-                Json::List(values.collect())
+                values.collect()
             }
             (Value::Map(values), kind) => {
                 let kind = match kind {
@@ -123,7 +132,7 @@ impl ToJson {
                 let values = values
                     .into_iter()
                     .map(|(key, value)| (key_text(key), self.value(value, &kind, depth)));
-                Json::Object(values.collect())
+                values.collect()
             }
         }
     }
@@ -136,9 +145,10 @@ impl ToJson {
     /// The message in an `Any`. What cannot be read is given as base64, with the reason.
     pub(crate) fn any_of(&self, url: &str, bytes: &[u8], depth: usize) -> Json {
         if url.is_empty() && bytes.is_empty() {
-            return Json::Object(Vec::new());
+            return json!({});
         }
-        let mut fields = vec![("@type".to_owned(), Json::string(url))];
+        let mut fields = Map::new();
+        fields.insert("@type".to_owned(), url.into());
         let name = type_name(url);
         let problem = if depth > MAX_DEPTH {
             format!("more than {MAX_DEPTH} messages lie in each other")
@@ -150,16 +160,43 @@ impl ToJson {
                     Ok(message) => {
                         match self.at_depth(&message, depth) {
                             Json::Object(inner) if !has_own_form(name) => fields.extend(inner),
-                            value => fields.push(("value".to_owned(), value)),
+                            value => drop(fields.insert("value".to_owned(), value)),
                         }
                         return Json::Object(fields);
                     }
                 },
             }
         };
-        fields.push(("@error".to_owned(), Json::string(&problem)));
-        fields.push(("@value".to_owned(), Json::string(&base64(bytes))));
+        fields.insert("@error".to_owned(), problem.into());
+        fields.insert("@value".to_owned(), BASE64.encode(bytes).into());
         Json::Object(fields)
+    }
+}
+
+/// A whole number is written as one, as Go and JavaScript do; what is none has a name.
+fn number(value: f64) -> Json {
+    /// Up to here each whole number has digits of its own.
+    const EXACT: f64 = 9_007_199_254_740_992.0;
+    match value {
+        value if value.is_nan() => "NaN".into(),
+        f64::INFINITY => "Infinity".into(),
+        f64::NEG_INFINITY => "-Infinity".into(),
+        value if value.fract() == 0.0 && value.abs() <= EXACT => json!(value as i64),
+        value => value.into(),
+    }
+}
+
+fn with_short_numbers(value: Json) -> Json {
+    match value {
+        Json::Number(it) if it.is_f64() => it.as_f64().map_or(Json::Null, number),
+        Json::Array(values) => values.into_iter().map(with_short_numbers).collect(),
+        Json::Object(fields) => {
+            let fields = fields.into_iter();
+            fields
+                .map(|(name, it)| (name, with_short_numbers(it)))
+                .collect()
+        }
+        other => other,
     }
 }
 
@@ -239,6 +276,7 @@ mod tests {
         ToJson {
             types: vec![types],
             emit_defaults,
+            ..ToJson::default()
         }
     }
 
@@ -259,6 +297,33 @@ mod tests {
     }
 
     #[test]
+    fn numbers_are_short() {
+        for (value, text) in [
+            (1.0, "1"),
+            (-0.5, "-0.5"),
+            (1e300, "1e+300"),
+            (1e-9, "1e-9"),
+            (1e15, "1000000000000000"),
+            (f64::NEG_INFINITY, "\"-Infinity\""),
+        ] {
+            assert_eq!(number(value).to_string(), text);
+        }
+        let values = json!({ "a": [2.0, { "b": 0.5 }] });
+        assert_eq!(
+            with_short_numbers(values).to_string(),
+            r#"{"a":[2,{"b":0.5}]}"#
+        );
+    }
+
+    #[test]
+    fn names_are_the_files_where_that_is_said() {
+        let mut to = to_json(false);
+        to.keep_proto_names = true;
+        let json = to.message(&message(&to, "z_last: 'x'"));
+        assert_eq!(json.to_string(), r#"{"z_last":"x"}"#);
+    }
+
+    #[test]
     fn defaults_are_written_where_they_are_wanted() {
         let to = to_json(true);
         let json = to.message(&message(&to, "")).to_string();
@@ -272,7 +337,7 @@ mod tests {
     fn what_cannot_be_read_is_told_in_its_place() {
         let to = to_json(false);
         let text = r#"any { type_url: "t/no.Such" value: "\001" } at { seconds: 999999999999999 } e: ONE f: inf"#;
-        let json = to.message(&message(&to, text)).to_value();
+        let json = to.message(&message(&to, text));
         assert_eq!(json["any"]["@value"], "AQ==");
         let error = json["any"]["@error"].as_str().expect("a sentence");
         assert!(error.contains("no.Such is not recognized"), "{error}");
@@ -345,7 +410,7 @@ mod tests {
                 )
                 .expect("valid"),
             ],
-            emit_defaults: false,
+            ..ToJson::default()
         };
         let descriptor = to.types[0].get_message_by_name("w.W").expect("there");
         let text = "f { value: 0.1 } d { value: nan } i { value: 7 }";

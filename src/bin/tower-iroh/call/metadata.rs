@@ -1,12 +1,12 @@
 //! Request headers as `-H` gives them, and metadata as it is printed.
 
+use data_encoding::{BASE64, BASE64_NOPAD, BASE64URL, BASE64URL_NOPAD};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use tonic::metadata::{BinaryMetadataValue, KeyAndValueRef, MetadataMap, MetadataValue};
 
-use super::json::base64;
 use crate::failure::Failure;
 
-/// Reads headers of the form `name: value`. A `-bin` value is base64; anything else under such a name is sent as it is, encoded.
+/// Reads headers of the form `name: value`. A `-bin` value is base64, of either alphabet, padded or not; anything else under such a name is sent as it is, encoded.
 pub(crate) fn read<'a>(
     headers: impl IntoIterator<Item = &'a String>,
     expand: bool,
@@ -39,24 +39,20 @@ fn header_value(name: &HeaderName, value: &str) -> Result<HeaderValue, Failure> 
             "the value of the header `{name}` has characters that headers cannot have; bytes go in a header whose name ends in -bin"
         ))
     };
-    let text = HeaderValue::from_str(value).ok();
-    if !name.as_str().ends_with("-bin") {
-        let is_ascii = value.chars().all(|c| matches!(c, ' '..='~'));
-        return text.filter(|_| is_ascii).ok_or_else(refused);
-    }
-    let mut map = HeaderMap::new();
-    if let Some(text) = text {
-        map.insert(name.clone(), text.clone());
-        let map = MetadataMap::from_headers(map);
-        if map
-            .get_bin(name.as_str())
-            .is_some_and(|value| value.to_bytes().is_ok())
-        {
-            return Ok(text);
+    let text = match name.as_str().ends_with("-bin") {
+        false if !value.chars().all(|c| matches!(c, ' '..='~')) => return Err(refused()),
+        false => HeaderValue::from_str(value),
+        true => {
+            // grpcurl takes any of these too, and in this order.
+            let bytes = [BASE64, BASE64URL, BASE64_NOPAD, BASE64URL_NOPAD]
+                .iter()
+                .find_map(|it| it.decode(value.as_bytes()).ok())
+                .unwrap_or_else(|| value.into());
+            let encoded: BinaryMetadataValue = MetadataValue::from_bytes(&bytes);
+            HeaderValue::from_bytes(encoded.as_encoded_bytes())
         }
-    }
-    let encoded: BinaryMetadataValue = MetadataValue::from_bytes(value.as_bytes());
-    HeaderValue::from_bytes(encoded.as_encoded_bytes()).map_err(|_| refused())
+    };
+    text.map_err(|_| refused())
 }
 
 /// Puts the environment's values in the place of `${NAME}`.
@@ -89,7 +85,7 @@ pub(crate) fn printed(metadata: &MetadataMap) -> String {
                 format!("{name}: {value}")
             }
             KeyAndValueRef::Binary(name, value) => match value.to_bytes() {
-                Ok(bytes) => format!("{name}: {}", base64(&bytes)),
+                Ok(bytes) => format!("{name}: {}", BASE64.encode(&bytes)),
                 Err(_) => format!("{name}: {value:?}"),
             },
         })
@@ -124,6 +120,10 @@ mod tests {
             printed,
             "x-one: a:b\nx-one: c\nx-raw-bin: w7wh\nx-two-bin: AQI="
         );
+        for text in ["+/8=", "+/8", "-_8=", "-_8"] {
+            let map = read_all(&[&format!("x-bin: {text}")]).expect("valid");
+            assert_eq!(super::printed(&map), "x-bin: +/8=", "{text}");
+        }
     }
 
     #[test]

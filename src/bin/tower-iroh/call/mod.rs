@@ -8,19 +8,18 @@ mod files;
 mod format;
 mod input;
 mod invoke;
-mod json;
 mod message_json;
 mod metadata;
 mod method;
 mod nearest;
 mod output;
 mod parse;
+mod pieces;
 mod pool;
 mod proto_text;
 mod reflection;
 mod schema;
 mod session;
-mod split;
 mod status;
 mod symbol;
 mod template;
@@ -33,7 +32,7 @@ use tower_iroh::Urgency;
 pub(crate) use self::{
     codec::DynamicCodec,
     format::Format,
-    input::{Input, OpenSource, Reading, Source},
+    input::{Input, ReadOptions, Source},
     message_json::ToJson,
     method::{find as find_method, parts as method_parts, path as method_path},
     proto_text::proto_text,
@@ -44,7 +43,7 @@ pub(crate) use self::{
 };
 use self::{extras::Extras, invoke::Call, output::Output};
 use crate::{
-    connect::{ConnectOptions, Connection, Wants},
+    connect::{CallPolicy, ConnectOptions, Connection},
     failure::{Failure, printable},
     signal::interruptible,
 };
@@ -55,7 +54,7 @@ use crate::{
     after_help = "Examples:\n  tower-iroh call TICKET shop.v1.Orders/Get -d '{\"id\": 7}'\n  tower-iroh call tcp://127.0.0.1:50051 chat.v1.Chat/Talk -plaintext -d @   # one JSON value for each request\n\nExit codes: 0, 1 for a failure before or beside the call, 2 for a wrong command line, 64 + the gRPC code for a call that failed, 130 after Ctrl-C."
 )]
 pub(crate) struct Options {
-    /// A ticket, an endpoint id, a name from the configuration, or `tcp://host:port`.
+    /// A ticket, an endpoint id, a name from the configuration, `tcp://host:port`, or `unix:/path`.
     peer: String,
     /// `pkg.Service/Method` or `pkg.Service.Method`.
     method: String,
@@ -77,6 +76,9 @@ pub(crate) struct Options {
     /// Print fields that have their default value too.
     #[arg(long)]
     emit_defaults: bool,
+    /// Print fields under the names of their `.proto` file instead of JSON's.
+    #[arg(long)]
+    keep_proto_names: bool,
     /// Pass over fields in requests that the message does not have.
     #[arg(long)]
     allow_unknown_fields: bool,
@@ -115,11 +117,11 @@ fn urgency(text: &str) -> Result<Urgency, String> {
 }
 
 impl Options {
-    fn wants(&self) -> Wants {
-        Wants {
+    fn call_policy(&self) -> CallPolicy {
+        CallPolicy {
             urgency: self.urgency,
             attempts: self.retry,
-            ..self.request.wants()
+            ..self.request.call_policy()
         }
     }
 }
@@ -130,30 +132,28 @@ pub(crate) async fn run(options: Options, json: bool) -> Result<(), Failure> {
     let errors_are_json = options.format == Some(Format::Json) && !json;
     // A wrong name is told before anything is dialled.
     method::parts(&options.method)?;
-    let wants = options.wants();
-    let session = Session::new(&options.peer, &options.connect, &options.request, wants).await?;
+    let policy = options.call_policy();
+    let session = Session::new(&options.peer, &options.connect, &options.request, policy).await?;
     let connection = session.connection.clone();
-    let called = interruptible(async move {
-        let deadline = session.deadline;
-        deadline.bound(call(&options, session, json)).await
-    });
-    let ended = ended(called.await, connection).await;
+    let deadline = session.deadline;
+    let called = interruptible(async move { call(&options, session, json).await });
+    let ended = close_after(deadline.bound(called).await, connection).await;
     ended.map_err(|failure| match &failure {
-        Failure::Told(_) => failure,
+        Failure::Exit(_) => failure,
         Failure::Status { .. } if format_error => {
             eprintln!("{}", printable(&status::formatted(&failure, format)));
-            Failure::Told(failure.exit_code())
+            Failure::Exit(failure.exit_code())
         }
         _ if errors_are_json => {
             eprintln!("{}", printable(&failure.json().to_string()));
-            Failure::Told(failure.exit_code())
+            Failure::Exit(failure.exit_code())
         }
         _ => failure,
     })
 }
 
 /// Closes the connection, whatever the verb has come to.
-pub(crate) async fn ended<T>(
+pub(crate) async fn close_after<T>(
     result: Result<T, Failure>,
     connection: Connection,
 ) -> Result<T, Failure> {
@@ -163,7 +163,12 @@ pub(crate) async fn ended<T>(
 
 async fn call(options: &Options, mut session: Session, json: bool) -> Result<(), Failure> {
     let headers = options.request.headers(&options.rpc_header)?;
-    let source = Input::open(Source::read(options.data.as_deref())).await?;
+    let format = options.format.unwrap_or(Format::Json);
+    let read_options = ReadOptions {
+        format,
+        allow_unknown_fields: options.allow_unknown_fields,
+    };
+    let input = Input::open(Source::read(options.data.as_deref()), read_options).await?;
     let mut schema = session.schema(&options.schema)?;
     // With a schema of its own the program finds mistakes before it dials.
     if !options.schema.is_local() {
@@ -171,22 +176,19 @@ async fn call(options: &Options, mut session: Session, json: bool) -> Result<(),
     }
     let begun = Instant::now();
     let method = method::find(&mut schema, &options.method).await?;
+    let method = schema.with_extensions(method).await;
     let schema_time = begun.elapsed();
     options.schema.save([method.parent_file()])?;
     if options.schema.is_local() {
         session.dial().await?;
     }
-    let format = options.format.unwrap_or(Format::Json);
-    let mut output = Output::new(format, options.emit_defaults, json, options.request.verbose);
+    let mut output = Output::new(format, json, options.request.verbose);
+    output.emit_defaults = options.emit_defaults;
+    output.keep_proto_names = options.keep_proto_names;
     let text = proto_text(&Symbol::Method(method.clone()));
     output.note(&format!("\nResolved method descriptor:\n{text}"))?;
     let shown = metadata::printed(&headers);
     output.note(&format!("\nRequest metadata to send:\n{shown}"))?;
-    let reading = Reading {
-        format,
-        allow_unknown_fields: options.allow_unknown_fields,
-    };
-    let input = Input::new(source, method.input(), reading);
     let call = Call {
         session: &session,
         method: &method,
@@ -205,7 +207,7 @@ async fn call(options: &Options, mut session: Session, json: bool) -> Result<(),
     ))?;
     if options.request.verbose > 0 {
         let extras = Extras {
-            urgency: options.urgency,
+            urgency: Some(options.urgency.unwrap_or_default()),
             schema: Some(schema_time),
             call: Some(&ended),
             ..session.extras()

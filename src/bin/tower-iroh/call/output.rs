@@ -2,7 +2,12 @@
 
 use prost_reflect::{DescriptorPool, DynamicMessage, ReflectMessage, text_format::FormatOptions};
 
-use super::{any::Anys, format::Format, input::SEPARATOR, message_json::ToJson};
+use super::{
+    any::{Anys, find_type},
+    format::Format,
+    message_json::ToJson,
+    pieces::SEPARATOR,
+};
 use crate::{
     failure::{Failure, printable},
     print,
@@ -13,6 +18,7 @@ use crate::{
 pub(crate) struct Output {
     pub(crate) format: Format,
     pub(crate) emit_defaults: bool,
+    pub(crate) keep_proto_names: bool,
     /// One line for each response, and nothing else on standard output.
     pub(crate) compact: bool,
     pub(crate) verbosity: u8,
@@ -20,10 +26,11 @@ pub(crate) struct Output {
 }
 
 impl Output {
-    pub(crate) fn new(format: Format, emit_defaults: bool, compact: bool, verbosity: u8) -> Self {
+    pub(crate) fn new(format: Format, compact: bool, verbosity: u8) -> Self {
         Self {
             format,
-            emit_defaults,
+            emit_defaults: false,
+            keep_proto_names: false,
             compact,
             verbosity,
             printed: 0,
@@ -39,7 +46,7 @@ impl Output {
     pub(crate) fn response(
         &mut self,
         message: &DynamicMessage,
-        types: &DescriptorPool,
+        types: Vec<DescriptorPool>,
     ) -> Result<(), Failure> {
         if self.verbosity > 1 {
             let size = prost::Message::encoded_len(message);
@@ -51,25 +58,28 @@ impl Output {
         print::raw(&text)
     }
 
-    fn text(&self, message: &DynamicMessage, types: &DescriptorPool) -> String {
+    fn text(&self, message: &DynamicMessage, types: Vec<DescriptorPool>) -> String {
         if self.format == Format::Json {
             let to_json = ToJson {
-                types: vec![types.clone()],
+                types,
                 emit_defaults: self.emit_defaults,
+                keep_proto_names: self.keep_proto_names,
             };
             let json = to_json.message(message);
-            return match self.compact {
+            let json = match self.compact {
                 true => json.to_string(),
                 false => format!("{json:#}"),
             };
+            // Not all that a terminal obeys is escaped by JSON.
+            return printable(&json).into_owned();
         }
-        let too_deep = Anys::of(message, std::slice::from_ref(types)).too_deep;
+        let too_deep = Anys::of(message, &types).too_deep;
         let options = FormatOptions::new()
             .pretty(!self.compact)
             .skip_default_fields(!self.emit_defaults)
             .expand_any(!too_deep);
         // The message's own types do not have what was learnt since.
-        let learnt = types.get_message_by_name(message.descriptor().full_name());
+        let learnt = find_type(&types, message.descriptor().full_name());
         let bytes = prost::Message::encode_to_vec(message);
         let again = learnt.and_then(|it| DynamicMessage::decode(it, bytes.as_slice()).ok());
         let text = again

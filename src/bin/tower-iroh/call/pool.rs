@@ -80,6 +80,7 @@ enum E { ZERO = 0; ONE = 1; }
         let to_json = ToJson {
             types: vec![pool.clone()],
             emit_defaults: true,
+            ..ToJson::default()
         };
         for name in symbol::names(pool) {
             if let Some(symbol) = symbol::find(pool, &name) {

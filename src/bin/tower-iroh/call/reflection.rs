@@ -9,11 +9,11 @@ use std::{
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use http::uri::PathAndQuery;
 use prost::Message;
-use prost_reflect::DescriptorPool;
+use prost_reflect::{DescriptorPool, Kind, MessageDescriptor};
 use tonic::{Code, Request, Status, client::Grpc, metadata::MetadataMap};
 use tonic_prost::ProstCodec;
 use tonic_reflection::pb::v1::{
-    ErrorResponse, ServerReflectionRequest, ServerReflectionResponse,
+    ErrorResponse, ExtensionRequest, ServerReflectionRequest, ServerReflectionResponse,
     server_reflection_request::MessageRequest, server_reflection_response::MessageResponse,
 };
 
@@ -32,6 +32,8 @@ const MAX_FILES: usize = 2000;
 const MAX_BYTES: usize = 64 << 20;
 /// How many types in `Any`s may turn out to be unknown.
 const MAX_UNKNOWN: usize = 1000;
+/// How many extensions of one message are asked for.
+const MAX_EXTENSIONS: usize = 1000;
 /// How many imports are asked for at the same time.
 const AT_ONCE: usize = 8;
 
@@ -114,6 +116,12 @@ impl Reflection {
         let Some(files) = self.ask_for_files(question).await? else {
             return Ok(false);
         };
+        self.complete(files).await?;
+        Ok(true)
+    }
+
+    /// Keeps files with all that they import.
+    async fn complete(&mut self, files: Vec<Vec<u8>>) -> Result<(), Failure> {
         let mut missing = self.keep(files)?;
         while !missing.is_empty() {
             let answers: Vec<_> = stream::iter(std::mem::take(&mut missing))
@@ -125,7 +133,52 @@ impl Reflection {
         }
         self.pool = pool_of(self.files.values())
             .map_err(|error| nonsense(&format!("descriptors that do not fit together: {error}")))?;
-        Ok(true)
+        Ok(())
+    }
+
+    /// Learns the extensions of these messages and of those in them. A server that does not tell them is believed to have none.
+    pub(crate) async fn learn_extensions(
+        &mut self,
+        messages: impl IntoIterator<Item = MessageDescriptor>,
+    ) {
+        let mut files = Vec::new();
+        for message in extendable(messages) {
+            match self.extensions_of(&message).await {
+                Ok(more) => files.extend(more),
+                Err(_) => return,
+            }
+            if files.len() > MAX_FILES {
+                return;
+            }
+        }
+        let before = (self.files.clone(), self.bytes);
+        if !files.is_empty() && self.complete(files).await.is_err() {
+            (self.files, self.bytes) = before;
+        }
+    }
+
+    async fn extensions_of(&self, message: &MessageDescriptor) -> Result<Vec<Vec<u8>>, Failure> {
+        let name = message.full_name();
+        let question = MessageRequest::AllExtensionNumbersOfType(name.to_owned());
+        let MessageResponse::AllExtensionNumbersResponse(all) = self.ask(question).await? else {
+            return Ok(Vec::new());
+        };
+        let numbers = all.extension_number.into_iter().take(MAX_EXTENSIONS);
+        let unknown = numbers.filter(|it| {
+            u32::try_from(*it).is_ok_and(|number| message.get_extension(number).is_none())
+        });
+        let answers: Vec<_> = stream::iter(unknown)
+            .map(|extension_number| {
+                let containing_type = name.to_owned();
+                self.ask_for_files(MessageRequest::FileContainingExtension(ExtensionRequest {
+                    containing_type,
+                    extension_number,
+                }))
+            })
+            .buffered(AT_ONCE)
+            .try_collect()
+            .await?;
+        Ok(answers.into_iter().flatten().flatten().collect())
     }
 
     /// Learns the types of messages that came in an `Any`. A type that the server does not know, or does not tell, is not asked for again.
@@ -270,6 +323,26 @@ impl Reflection {
         let answer = answers.message().await?;
         Ok(answer.and_then(|answer| answer.message_response))
     }
+}
+
+/// The messages that can be extended, among these and those in them.
+fn extendable(messages: impl IntoIterator<Item = MessageDescriptor>) -> Vec<MessageDescriptor> {
+    let mut stack: Vec<_> = messages.into_iter().collect();
+    let mut seen = HashSet::new();
+    let mut found = Vec::new();
+    while let Some(message) = stack.pop() {
+        if !seen.insert(message.full_name().to_owned()) {
+            continue;
+        }
+        stack.extend(message.fields().filter_map(|field| match field.kind() {
+            Kind::Message(inner) => Some(inner),
+            _ => None,
+        }));
+        if message.extension_ranges().len() > 0 {
+            found.push(message);
+        }
+    }
+    found
 }
 
 fn refused(error: &ErrorResponse) -> Failure {

@@ -4,9 +4,13 @@ use std::time::{Duration, Instant};
 
 use clap::{ArgAction, Args};
 use http::{Request, Response};
+use http_body_util::BodyExt as _;
 use tonic::{Status, body::Body, metadata::MetadataMap};
 use tower::{ServiceExt as _, util::BoxCloneSyncService};
-use tower_iroh::Channel;
+use tower_iroh::{
+    Channel,
+    layers::message_size::{self, LimitedBody},
+};
 
 use super::{
     deadline::Deadline,
@@ -16,7 +20,7 @@ use super::{
     schema::{Schema, SchemaOptions},
 };
 use crate::{
-    connect::{ConnectOptions, Connection, Wants, seconds},
+    connect::{CallPolicy, ConnectOptions, Connection, seconds},
     failure::Failure,
     progress,
 };
@@ -37,7 +41,7 @@ pub(crate) struct RequestOptions {
     /// Seconds that the verb may take; then it ends with DEADLINE_EXCEEDED, exit code 68.
     #[arg(long, value_name = "SECONDS", value_parser = seconds)]
     pub(crate) max_time: Option<Duration>,
-    /// The largest response that is accepted, in bytes.
+    /// The largest response that is accepted, in bytes; a larger one ends the call with RESOURCE_EXHAUSTED, exit code 72.
     #[arg(long, value_name = "BYTES", default_value_t = 4 << 20)]
     pub(crate) max_msg_sz: usize,
     /// The name of this program for the server.
@@ -53,14 +57,14 @@ pub(crate) struct RequestOptions {
 
 impl RequestOptions {
     /// What these options want of the connection. Without `-max-time` a call waits for a day.
-    pub(crate) fn wants(&self) -> Wants {
+    pub(crate) fn call_policy(&self) -> CallPolicy {
         const DAY: Duration = Duration::from_secs(24 * 60 * 60);
-        Wants {
+        CallPolicy {
             wait_for_ready: self.wait_for_ready.then(|| self.max_time.unwrap_or(DAY)),
             user_agent: self.user_agent.clone(),
             // A call that waits needs it: it says when the peer may be tried again.
             without_breaker: !self.wait_for_ready,
-            ..Wants::default()
+            ..CallPolicy::default()
         }
     }
 
@@ -77,11 +81,14 @@ pub(crate) type Client = BoxCloneSyncService<Request<Body>, Response<Body>, Stat
 pub(crate) struct Session {
     pub(crate) connection: Connection,
     pub(crate) deadline: Deadline,
+    /// How long the lookup of the peer's addresses took, where there was one.
+    lookup: Option<Duration>,
     /// How long connecting took, where that is known.
     pub(crate) dial: Option<Duration>,
     peer: String,
     request: RequestOptions,
     plaintext: bool,
+    connect_timeout: Duration,
 }
 
 impl Session {
@@ -90,23 +97,28 @@ impl Session {
         peer: &str,
         connect: &ConnectOptions,
         request: &RequestOptions,
-        wants: Wants,
+        policy: CallPolicy,
     ) -> Result<Self, Failure> {
         Ok(Self {
             deadline: Deadline::begin(request.max_time),
-            connection: Connection::new(peer, connect, wants).await?,
+            connection: Connection::new(peer, connect, policy).await?,
+            lookup: None,
             dial: None,
             peer: peer.to_owned(),
             request: request.clone(),
             plaintext: connect.plaintext,
+            connect_timeout: connect.connect_timeout,
         })
     }
 
     /// What calls go through.
     pub(crate) fn client(&self) -> Client {
-        let service = self.connection.service.clone();
         let is_tcp = self.connection.channel.is_none();
         let plaintext = self.plaintext;
+        // tonic's own limit fails with OUT_OF_RANGE; gRPC's code is RESOURCE_EXHAUSTED.
+        let largest = u32::try_from(self.request.max_msg_sz).unwrap_or(u32::MAX);
+        let limited = move |response| message_size::limit(response, largest).map(too_large_hinted);
+        let service = self.connection.service.clone().map_response(limited);
         Client::new(service.map_err(move |error| {
             let status = Status::from_error(error);
             match is_tcp {
@@ -123,6 +135,12 @@ impl Session {
         };
         if self.request.wait_for_ready {
             return Ok(());
+        }
+        // The dial looks up by itself, and does not say how long that took.
+        if self.request.verbose > 0 {
+            let limit = self.connect_timeout;
+            let found = tokio::time::timeout(limit, self.connection.look_up()).await;
+            self.lookup = found.unwrap_or(None);
         }
         let begun = Instant::now();
         let dialled = async {
@@ -145,6 +163,7 @@ impl Session {
             peer: &self.peer,
             stats: self.connection.channel.as_ref().and_then(Channel::stats),
             urgency: None,
+            lookup: self.lookup,
             dial: self.dial,
             schema: None,
             call: None,
@@ -158,19 +177,20 @@ impl Session {
         }
     }
 
-    /// The schema: of the files that the options name, else the server's.
+    /// The schema: the server's, of the files that the options name, or both.
     pub(crate) fn schema(&self, options: &SchemaOptions) -> Result<Schema, Failure> {
-        if options.is_local() {
-            return options.local();
+        let mut schema = options.local()?;
+        if !options.is_local() {
+            let headers = self.request.headers(&self.request.reflect_header)?;
+            schema.server = Some(Reflection::new(
+                self.client(),
+                headers,
+                self.deadline,
+                self.request.max_msg_sz,
+                self.request.wait_for_ready,
+            ));
         }
-        let headers = self.request.headers(&self.request.reflect_header)?;
-        Ok(Schema::Server(Box::new(Reflection::new(
-            self.client(),
-            headers,
-            self.deadline,
-            self.request.max_msg_sz,
-            self.request.wait_for_ready,
-        ))))
+        Ok(schema)
     }
 }
 
@@ -186,6 +206,15 @@ fn with_hint(status: Status, hint: impl Fn(&str) -> Option<&'static str>) -> Sta
         status.details().to_vec().into(),
         status.metadata().clone(),
     )
+}
+
+/// Names the option in the error of a message that is too large.
+fn too_large_hinted(body: LimitedBody<Body>) -> Body {
+    let hint = |message: &str| {
+        let is_limit = message.starts_with("a message of ");
+        is_limit.then_some("`-max-msg-sz BYTES` accepts larger ones")
+    };
+    Body::new(body.map_err(move |error| with_hint(Status::from_error(error), hint)))
 }
 
 fn tcp_hint(plaintext: bool) -> impl Fn(&str) -> Option<&'static str> {

@@ -1,82 +1,53 @@
 //! The details of a call's status, decoded.
 
+use data_encoding::BASE64;
 use prost::Message;
 use prost_reflect::{DescriptorPool, DynamicMessage, text_format::FormatOptions};
+use serde_json::json;
 use tonic::Status;
+use tonic_types::pb::{FILE_DESCRIPTOR_SET, Status as RpcStatus};
 
 use super::{
-    any::type_name,
-    files::compiled,
+    any::{find_type, type_name},
     format::Format,
-    json::{Json, base64},
     message_json::ToJson,
     schema::Schema,
 };
 use crate::failure::Failure;
 
-/// `google.rpc.Status`, as `grpc-status-details-bin` carries it.
-#[derive(Clone, PartialEq, Message)]
-struct RpcStatus {
-    #[prost(int32, tag = "1")]
-    code: i32,
-    #[prost(string, tag = "2")]
-    message: String,
-    #[prost(message, repeated, tag = "3")]
-    details: Vec<prost_types::Any>,
-}
-
-/// Google's own error details.
+/// `google.rpc.Status` and Google's own error details.
 fn standard_types() -> DescriptorPool {
-    // It compiles: a test says so.
-    compiled(
-        "google/rpc/error_details.proto",
-        include_str!("error_details.proto"),
-    )
-    .unwrap_or_default()
+    // It can be read: a test says so.
+    DescriptorPool::decode(FILE_DESCRIPTOR_SET).unwrap_or_default()
 }
 
 /// The failure that a status is, with its details decoded by the schema, the standard types, and what the server knows beside.
 pub(crate) async fn failure(status: Status, schema: &mut Schema) -> Failure {
     let details = match RpcStatus::decode(status.details()) {
         Ok(decoded) => {
-            let types = [schema.pool().clone(), standard_types()];
-            let is_known = |name: &str| {
-                types
-                    .iter()
-                    .any(|it| it.get_message_by_name(name).is_some())
-            };
+            let types = |schema: &Schema| [schema.pools(), vec![standard_types()]].concat();
+            let known = types(schema);
             let names = decoded.details.iter().map(|any| type_name(&any.type_url));
-            let unknown: Vec<_> = names
-                .filter(|name| !is_known(name))
-                .map(String::from)
-                .collect();
-            schema.learn_all(unknown).await;
-            decoded_details(&decoded.details, schema.pool().clone())
+            let unknown = names.filter(|name| find_type(&known, name).is_none());
+            schema.learn_all(unknown.map(String::from).collect()).await;
+            let to_json = ToJson {
+                types: types(schema),
+                ..ToJson::default()
+            };
+            let details = decoded.details.iter();
+            details
+                .map(|any| to_json.any_of(&any.type_url, &any.value, 0))
+                .collect()
         }
         Err(error) => {
-            let bytes = Json::string(&base64(status.details()));
             let error = format!("the status' details are no google.rpc.Status: {error}");
-            vec![Json::Object(vec![
-                ("@error".to_owned(), Json::string(&error)),
-                ("@value".to_owned(), bytes),
-            ])]
+            vec![json!({ "@error": error, "@value": BASE64.encode(status.details()) })]
         }
     };
     Failure::Status {
-        details: details.iter().map(Json::to_value).collect(),
+        details,
         status: Box::new(status),
     }
-}
-
-fn decoded_details(details: &[prost_types::Any], known: DescriptorPool) -> Vec<Json> {
-    let to_json = ToJson {
-        types: vec![known, standard_types()],
-        emit_defaults: false,
-    };
-    let details = details.iter();
-    details
-        .map(|any| to_json.any_of(&any.type_url, &any.value, 0))
-        .collect()
 }
 
 /// The failure as `google.rpc.Status` in the responses' format: `-format-error`.
@@ -96,12 +67,7 @@ pub(crate) fn formatted(failure: &Failure, format: Format) -> String {
                 });
             text.unwrap_or_else(|| failure.to_string())
         }
-        _ => {
-            let value = failure.json();
-            let field = |name: &str| (name.to_owned(), Json::from(value[name].clone()));
-            let status = Json::Object(vec![field("code"), field("message"), field("details")]);
-            format!("{status:#}")
-        }
+        _ => format!("{:#}", failure.json()),
     }
 }
 
@@ -137,7 +103,7 @@ mod tests {
 
     #[tokio::test]
     async fn standard_details_need_no_server() {
-        let mut schema = Schema::Files(DescriptorPool::new());
+        let mut schema = Schema::default();
         let failed = failure(status(), &mut schema).await;
         let json = failed.json();
         assert_eq!(json["details"][0]["reason"], "FULL");
@@ -159,7 +125,7 @@ mod tests {
     #[tokio::test]
     async fn details_that_are_no_status_are_shown_as_bytes() {
         let status = Status::with_details(Code::Aborted, "", vec![0xff].into());
-        let failed = failure(status, &mut Schema::Files(DescriptorPool::new())).await;
+        let failed = failure(status, &mut Schema::default()).await;
         assert_eq!(failed.json()["details"][0]["@value"], "/w==");
     }
 }

@@ -6,73 +6,73 @@ use prost_reflect::{DynamicMessage, FieldDescriptor, Kind, MapKey, MessageDescri
 
 /// A message in which each field has its default, each list and map one entry, and each message its fields in turn.
 pub(crate) fn template(descriptor: &MessageDescriptor) -> DynamicMessage {
-    let mut within = Within {
+    let mut nesting = Nesting {
         names: Vec::new(),
         left: 10_000,
     };
-    filled(descriptor, &mut within)
+    filled(descriptor, &mut nesting)
 }
 
 /// Where in the example a field is.
-struct Within {
+struct Nesting {
     /// The messages around it.
     names: Vec<String>,
     /// How many fields the example may still have: a schema of eight levels with twenty fields each has billions.
     left: usize,
 }
 
-fn filled(descriptor: &MessageDescriptor, within: &mut Within) -> DynamicMessage {
+fn filled(descriptor: &MessageDescriptor, nesting: &mut Nesting) -> DynamicMessage {
     /// A schema may nest without repeating itself, and the example grows with each level.
     const DEEPEST: usize = 8;
     let mut message = DynamicMessage::new(descriptor.clone());
     let name = descriptor.full_name();
-    if within.names.len() >= DEEPEST || within.names.iter().any(|it| it == name) {
+    if nesting.names.len() >= DEEPEST || nesting.names.iter().any(|it| it == name) {
         return message;
     }
     // `Any` has no type yet, and `Value` would nest.
     if matches!(name, "google.protobuf.Any" | "google.protobuf.Value") {
         return message;
     }
-    within.names.push(name.to_owned());
+    nesting.names.push(name.to_owned());
     for field in descriptor.fields() {
-        let Some(left) = within.left.checked_sub(1) else {
+        let Some(left) = nesting.left.checked_sub(1) else {
             break;
         };
-        within.left = left;
-        if let Some(value) = example(&field, within) {
+        nesting.left = left;
+        if let Some(value) = example(&field, nesting) {
             message.set_field(&field, value);
         }
     }
-    within.names.pop();
+    nesting.names.pop();
     message
 }
 
-fn example(field: &FieldDescriptor, within: &mut Within) -> Option<Value> {
+fn example(field: &FieldDescriptor, nesting: &mut Nesting) -> Option<Value> {
     let kind = field.kind();
     if let (true, Kind::Message(entry)) = (field.is_map(), &kind) {
         let key = entry.map_entry_key_field().default_value().into_map_key()?;
-        let value = one(&entry.map_entry_value_field().kind(), within)?;
+        let value = one(&entry.map_entry_value_field().kind(), nesting)?;
         return Some(Value::Map(HashMap::<MapKey, Value>::from([(key, value)])));
     }
     let value = match &kind {
-        Kind::Message(_) => one(&kind, within)?,
+        Kind::Message(_) => one(&kind, nesting)?,
         _ => field.default_value(),
     };
     Some(match field.is_list() {
-        true => Value::List(vec![one(&kind, within)?]),
+        true => Value::List(vec![one(&kind, nesting)?]),
         false => value,
     })
 }
 
-fn one(kind: &Kind, within: &mut Within) -> Option<Value> {
+fn one(kind: &Kind, nesting: &mut Nesting) -> Option<Value> {
     let Kind::Message(descriptor) = kind else {
         return Some(Value::default_value(kind));
     };
     // A message in itself ends here; an empty one would look like a mistake.
-    if within.names.iter().any(|it| it == descriptor.full_name()) {
+    if nesting.names.iter().any(|it| it == descriptor.full_name()) {
         return None;
     }
-    Some(Value::Message(filled(descriptor, within)))
+    Some(Value::Message(filled(descriptor, nesting)))
 }
 
 #[cfg(test)]
@@ -103,6 +103,7 @@ mod tests {
         let to_json = ToJson {
             types: vec![types],
             emit_defaults: true,
+            ..ToJson::default()
         };
         assert_eq!(
             to_json.message(&template(&descriptor)).to_string(),

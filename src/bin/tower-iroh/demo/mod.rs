@@ -129,7 +129,7 @@ async fn shown(args: &[&str]) -> Result<(), Failure> {
             call::run(*options, false).await
         }
         Verb::List(mut options) => {
-            offline(&mut options.what.connect.endpoint);
+            offline(&mut options.query.connect.endpoint);
             list::run(*options, false).await
         }
         _ => Err(Failure::failed("the demo shows `call` and `list` alone")),

@@ -49,8 +49,8 @@ impl Routes {
         let config = transport.config();
         let read = |text: &str| match Target::read(text, Some(config))? {
             Target::Peer(peer) => Ok(peer),
-            Target::Tcp(address) => Err(Failure::usage(format!(
-                "`tcp://{address}` is no peer: clients reach it without a gateway"
+            Target::Server(server) => Err(Failure::usage(format!(
+                "`{server}` is no peer: clients reach it without a gateway"
             ))),
         };
         for (name, text) in &options.peers {

@@ -140,9 +140,9 @@ async fn load(
         session.show(json);
     }
     match run.is_interrupted {
-        true => Err(Failure::Told(INTERRUPTED)),
+        true => Err(Failure::Exit(INTERRUPTED)),
         false if run.tallies.iter().all(Tally::is_clean) => Ok(()),
-        false => Err(Failure::Told(1)),
+        false => Err(Failure::Exit(1)),
     }
 }
 

@@ -5,17 +5,17 @@ use std::time::Duration;
 use clap::ValueEnum as _;
 use http::uri::PathAndQuery;
 use prost_reflect::{DescriptorPool, DynamicMessage, MessageDescriptor, MethodDescriptor};
-use tokio::time::timeout;
+use tokio::{sync::Mutex, time::timeout};
 use tonic::{Code, Request, Status, client::Grpc, metadata::MetadataMap};
 use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 
 use super::{Options, schedule::LONGEST};
 use crate::{
     call::{
-        Client, DynamicCodec, Format, Input, OpenSource, Reading, RequestOptions, Schema, Session,
-        Source, find_method, method_path,
+        Client, DynamicCodec, Format, Input, ReadOptions, RequestOptions, Schema, Session, Source,
+        find_method, method_path,
     },
-    connect::{ConnectOptions, Over, Wants},
+    connect::{CallPolicy, ConnectOptions, Transport},
     failure::Failure,
     progress,
 };
@@ -64,13 +64,13 @@ impl Options {
     pub(super) async fn sessions(&self) -> Result<(Vec<String>, Vec<Session>), Failure> {
         let mut targets = vec![(self.peer.as_str(), self.connect.transport)];
         targets.extend(self.beside.as_deref().map(|beside| {
-            let same_peer = Over::from_str(beside, false).map(|over| (self.peer.as_str(), over));
+            let same_peer = Transport::from_str(beside, false).map(|it| (self.peer.as_str(), it));
             same_peer.unwrap_or((beside, self.connect.transport))
         }));
-        let wants = Wants {
+        let policy = CallPolicy {
             // What fails is to be seen.
             attempts: Some(1),
-            ..self.request.wants()
+            ..self.request.call_policy()
         };
         // What comes before the calls may take as long as connecting and one call.
         let request = RequestOptions {
@@ -83,11 +83,11 @@ impl Options {
                 transport,
                 ..self.connect.clone()
             };
-            let session = Session::new(target, &connect, &request, wants.clone()).await?;
+            let session = Session::new(target, &connect, &request, policy.clone()).await?;
             let name = match (&session.connection.channel, transport) {
                 (None, _) => target,
-                (Some(_), Over::Iroh) => "iroh",
-                (Some(_), Over::Tcp) => "tcp",
+                (Some(_), Transport::Iroh) => "iroh",
+                (Some(_), Transport::Tcp) => "tcp",
             };
             let is_taken = names.iter().any(|it| it == name);
             names.push(if is_taken { "beside" } else { name }.to_owned());
@@ -106,7 +106,11 @@ impl Options {
         let deadline = sessions[0].deadline;
         let prepared = async {
             let headers = self.request.headers(&[])?;
-            let source = Input::open(Source::read(self.data.as_deref())).await?;
+            let options = ReadOptions {
+                format: Format::Json,
+                allow_unknown_fields: false,
+            };
+            let input = Input::open(Source::read(self.data.as_deref()), options).await?;
             // With a schema of its own the program finds mistakes before it dials.
             let is_known = self.schema.is_local() || self.method.is_none();
             if !is_known {
@@ -127,7 +131,7 @@ impl Options {
                 )));
             }
             self.schema.save([method.parent_file()])?;
-            let requests = requests(source, method.input()).await?;
+            let requests = requests(input, method.input(), &mut schema).await?;
             if is_known {
                 dial(&mut sessions).await?;
             }
@@ -156,16 +160,13 @@ impl Options {
 
 /// All requests of the input; an empty message where there is none.
 async fn requests(
-    source: OpenSource,
+    mut input: Input,
     descriptor: MessageDescriptor,
+    schema: &mut Schema,
 ) -> Result<Vec<DynamicMessage>, Failure> {
-    let reading = Reading {
-        format: Format::Json,
-        allow_unknown_fields: false,
-    };
-    let mut input = Input::new(source, descriptor.clone(), reading);
+    let schema = Mutex::new(schema);
     let mut requests = Vec::new();
-    while let Some(request) = input.next().await? {
+    while let Some(request) = input.next(&descriptor, &schema).await? {
         requests.push(request);
     }
     if requests.is_empty() {
@@ -183,7 +184,10 @@ async fn dial(sessions: &mut [Session]) -> Result<(), Failure> {
 
 fn health() -> Result<Schema, Failure> {
     let pool = DescriptorPool::decode(tonic_health::pb::FILE_DESCRIPTOR_SET);
-    pool.map(Schema::Files).map_err(Failure::failed)
+    Ok(Schema {
+        server: None,
+        files: Some(pool.map_err(Failure::failed)?),
+    })
 }
 
 /// Makes sure that a target's program answers, whatever it says, so that a wrong address is told at once and not by a table of failures.

@@ -106,13 +106,13 @@ impl Screen {
                 Some(view) = viewed.recv() => self.take(view),
                 key = keys.recv() => match key {
                     Some(Ok(Key::Quit)) => return Ok(()),
-                    Some(Ok(Key::Interrupt)) => return Err(Failure::Told(INTERRUPTED)),
+                    Some(Ok(Key::Interrupt)) => return Err(Failure::Exit(INTERRUPTED)),
                     Some(Ok(key)) => self.obey(key),
                     Some(Err(error)) => return Err(gone(&error)),
                     None => return Err(gone(&"its keys cannot be read")),
                 },
                 _ = second.tick() => {}
-                () = &mut interrupted => return Err(Failure::Told(INTERRUPTED)),
+                () = &mut interrupted => return Err(Failure::Exit(INTERRUPTED)),
             }
         }
     }

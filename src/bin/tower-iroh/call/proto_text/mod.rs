@@ -5,8 +5,10 @@ use prost_reflect::{
     MessageDescriptor, MethodDescriptor, OneofDescriptor, ServiceDescriptor, Syntax,
 };
 
+mod file;
 mod options;
 
+pub(crate) use self::file::file_text;
 use self::options::{bracketed, defaults, json_name, options, span};
 use super::symbol::Symbol;
 

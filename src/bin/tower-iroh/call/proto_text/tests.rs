@@ -1,5 +1,8 @@
 use super::*;
-use crate::call::{files::compiled, symbol::find};
+use crate::call::{
+    files::{compiled, from_protos, write_protos},
+    symbol::find,
+};
 
 const PROTO: &str = r#"syntax = "proto3";
 package a;
@@ -51,6 +54,21 @@ fn a_message_is_in_the_order_of_its_numbers() {
     let expected = "enum E {\n  ZERO = 0;\n  ONE = 1 [deprecated = true];\n}";
     assert_eq!(described("a.E"), expected);
     assert_eq!(described("a.ONE"), "ONE = 1 [deprecated = true];");
+}
+
+/// Google's own files too: they have most of what a file can have.
+#[test]
+fn a_whole_file_compiles_to_the_same_types() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let pool = compiled("a.proto", PROTO).expect("valid");
+    let files: Vec<_> = pool.files().collect();
+    write_protos(&files, folder.path()).expect("written");
+    let again = from_protos(&["a.proto".into()], &[folder.path().to_owned()]).expect("valid");
+    assert_eq!(again.files().count(), 2);
+    for file in files {
+        let other = again.get_file_by_name(file.name()).expect("there");
+        assert_eq!(file_text(&other), file_text(&file));
+    }
 }
 
 #[test]
