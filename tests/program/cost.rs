@@ -2,13 +2,14 @@
 #![cfg(target_os = "linux")]
 
 use futures_util::future::join_all;
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, time::timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tower_iroh_proto::echo::{EchoRequest, StreamRequest};
 
 use crate::{
     proxies::{client, way},
     running::Running,
+    support::PATIENCE,
 };
 
 const MB: u64 = 1 << 20;
@@ -36,10 +37,14 @@ async fn a_stream_of_100_mb_passes_in_less_than_64_mb() {
     };
     let stream = client(&address).server_stream(asked).await;
     let mut stream = stream.expect("begun").into_inner();
-    let mut bytes = 0;
-    while let Some(message) = stream.message().await.expect("a message") {
-        bytes += message.payload.len() as u64;
-    }
+    let all = async {
+        let mut bytes = 0;
+        while let Some(message) = stream.message().await.expect("a message") {
+            bytes += message.payload.len() as u64;
+        }
+        bytes
+    };
+    let bytes = timeout(PATIENCE * 4, all).await.expect("in time");
     assert_eq!(bytes, 100 * MB);
     for (name, running) in [("expose", &exposed), ("gateway", &gateway)] {
         let most = memory(running, "VmHWM:");
@@ -67,7 +72,8 @@ async fn an_idle_stream_costs_less_than_64_kb() {
     let before = [&exposed, &gateway].map(|it| memory(it, "VmRSS:"));
     let mut idle = Vec::new();
     for _ in 0..STREAMS / 10 {
-        idle.extend(join_all((0..10).map(&begin)).await);
+        let ten = timeout(PATIENCE, join_all((0..10).map(&begin))).await;
+        idle.extend(ten.expect("in time"));
     }
     for ((name, running), before) in [("expose", &exposed), ("gateway", &gateway)]
         .iter()

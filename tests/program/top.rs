@@ -1,6 +1,6 @@
 //! `top`: what a metrics address says, as rates.
 
-use std::{net::SocketAddr, time::Duration};
+use std::net::SocketAddr;
 
 use http::Request;
 use serde_json::Value;
@@ -192,9 +192,10 @@ async fn told(answer: &'static str) -> Ended {
 
 #[tokio::test]
 async fn top_says_what_is_wrong_with_an_address() {
-    let free = TcpListener::bind("127.0.0.1:0").await.expect("bound");
+    // Bound, so that nobody else listens there, and not listening.
+    let free = tokio::net::TcpSocket::new_v4().expect("a socket");
+    free.bind(([127, 0, 0, 1], 0).into()).expect("bound");
     let addr = free.local_addr().expect("an address").to_string();
-    drop(free);
     let nobody = run(["top", &addr]).await;
     assert_eq!(nobody.code, Some(1), "{nobody:?}");
     assert!(nobody.stderr.contains("cannot be reached"), "{nobody:?}");
@@ -291,9 +292,7 @@ async fn expose_answers_probes_and_prometheus_on_this_machine_alone() {
             &metrics,
             request.body(Default::default()).expect("a request"),
         );
-        let answer = timeout(Duration::from_secs(10), answer)
-            .await
-            .expect("in time");
+        let answer = timeout(PATIENCE, answer).await.expect("in time");
         assert_eq!(answer.status(), status, "{path} of {host}");
     }
     let open = run([

@@ -90,12 +90,15 @@ pub(crate) enum Transport {
     Tcp,
 }
 
-/// Reads a number of seconds above 0.
+/// The longest time that a flag can give.
+pub(crate) const YEAR: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+
+/// Reads a number of seconds above 0, and up to a year: nothing here lasts longer, and no time that is added to it overflows.
 pub(crate) fn seconds(text: &str) -> Result<Duration, String> {
-    let wrong = || format!("`{text}` is not a number of seconds above 0");
+    let wrong = || format!("`{text}` is not a number of seconds above 0, and up to a year");
     let seconds: f64 = text.parse().map_err(|_| wrong())?;
     match Duration::try_from_secs_f64(seconds) {
-        Ok(time) if !time.is_zero() => Ok(time),
+        Ok(time) if !time.is_zero() && time <= YEAR => Ok(time),
         _ => Err(wrong()),
     }
 }
@@ -170,9 +173,22 @@ impl Connection {
         options: &ConnectOptions,
         policy: CallPolicy,
     ) -> Result<Self, Failure> {
+        Self::with_endpoint_of(None, target, options, policy).await
+    }
+
+    /// The same through the endpoint of another connection, if it has one: two with one key would disturb each other.
+    pub(crate) async fn with_endpoint_of(
+        other: Option<&Self>,
+        target: &str,
+        options: &ConnectOptions,
+        policy: CallPolicy,
+    ) -> Result<Self, Failure> {
+        let bound = other.and_then(|other| other.endpoint.clone());
         let names = options.names.load()?;
         match options.target(target, names.as_deref())? {
-            Target::Peer(peer) => Self::to_peer(peer, options, names.as_deref(), &policy).await,
+            Target::Peer(peer) => {
+                Self::to_peer(peer, options, names.as_deref(), &policy, bound).await
+            }
             Target::Server(server) => Self::to_server(&server, options, &policy),
         }
     }
@@ -182,21 +198,34 @@ impl Connection {
         options: &ConnectOptions,
         names: Option<&Config>,
         policy: &CallPolicy,
+        bound: Option<Endpoint>,
     ) -> Result<Self, Failure> {
         let timeout = options.connect_timeout;
-        // The library's default.
-        let silence = options.keepalive_time.unwrap_or(Duration::from_secs(30));
         let (endpoint, mut builder) = match options.transport {
             Transport::Iroh => {
-                let endpoint = options.endpoint.bind(names).await?;
+                let endpoint = match bound {
+                    Some(endpoint) => endpoint,
+                    None => options.endpoint.bind(names).await?,
+                };
                 let builder = Channel::builder(endpoint.clone());
-                let links = builder.links(|it| it.dial_timeout(timeout).health_interval(silence));
+                let links = builder.links(|links| {
+                    let links = links.dial_timeout(timeout);
+                    match options.keepalive_time {
+                        Some(time) => links.health_interval(time),
+                        None => links,
+                    }
+                });
                 (Some(endpoint), links)
             }
             Transport::Tcp => {
                 let builder = Channel::tcp(options.endpoint.key()?);
-                let links =
-                    builder.tcp_links(|it| it.dial_timeout(timeout).health_interval(silence));
+                let links = builder.tcp_links(|links| {
+                    let links = links.dial_timeout(timeout);
+                    match options.keepalive_time {
+                        Some(time) => links.health_interval(time),
+                        None => links,
+                    }
+                });
                 (None, links)
             }
         };

@@ -46,7 +46,7 @@ impl Failure {
         }
     }
 
-    /// The failure as `google.rpc.Status` in JSON; one that no call had is INVALID_ARGUMENT or UNKNOWN.
+    /// The failure as `google.rpc.Status` in JSON; a failure outside a call is INVALID_ARGUMENT or UNKNOWN.
     pub(crate) fn json(&self) -> Value {
         let (code, message, details): (_, _, &[Value]) = match self {
             Self::Usage(message) => (Code::InvalidArgument, message.as_str(), &[]),

@@ -31,19 +31,24 @@ pub(crate) fn with_two_dashes(
     let mut flags = args.split_off(verb + 1);
     let rest = flags.iter().position(|arg| arg == "--");
     let rest = flags.split_off(rest.unwrap_or(flags.len()));
-    args.extend(flags.into_iter().filter_map(|arg| {
+    for arg in flags {
         let flag = arg.to_str().and_then(|text| text.strip_prefix('-'));
         let Some(flag) = flag.map(|flag| flag.strip_prefix('-').unwrap_or(flag)) else {
-            return Some(arg);
+            args.push(arg);
+            continue;
         };
         let (name, value) = flag.split_once('=').unwrap_or((flag, ""));
         match (long.get(name), value) {
-            (None, _) => Some(arg),
-            (Some(true), "true") => Some(format!("--{name}").into()),
-            (Some(true), "false") => None,
-            _ => Some(format!("--{flag}").into()),
+            (None, _) => args.push(arg),
+            (Some(true), "true") => args.push(format!("--{name}").into()),
+            // The last one counts.
+            (Some(true), "false") => {
+                let switch = format!("--{name}");
+                args.retain(|earlier| *earlier != *switch);
+            }
+            _ => args.push(format!("--{flag}").into()),
         }
-    }));
+    }
     args.extend(rest);
     args
 }
@@ -91,11 +96,12 @@ mod tests {
         let read = read(&[
             "tower-iroh",
             "call",
-            "-unix=true",
+            "-unix",
             "--unix=false",
             "-unix=no",
+            "-unix=true",
         ]);
-        assert_eq!(read[2..], ["--unix", "--unix=no"]);
+        assert_eq!(read[2..], ["--unix=no", "--unix"]);
     }
 
     #[test]

@@ -90,7 +90,7 @@ pub(crate) fn refuse(
 
 /// Takes out a claim of the other side to be this program.
 fn not_from(by: &'static str, headers: &mut HeaderMap) {
-    if headers.get(ERROR_FROM).is_some_and(|from| from == by) {
+    if headers.get_all(ERROR_FROM).iter().any(|from| from == by) {
         headers.remove(ERROR_FROM);
     }
 }

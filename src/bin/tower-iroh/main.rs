@@ -26,6 +26,7 @@ mod shell;
 mod signal;
 mod target;
 mod ticket;
+mod token;
 mod top;
 
 use std::process::ExitCode;

@@ -53,7 +53,7 @@ impl Pages {
             _ => None,
         };
         page.unwrap_or_else(|| {
-            let text = "GET /healthz, /readyz, or by address /metrics\n".to_owned();
+            let text = "this address answers GET /healthz and /readyz, and GET /metrics if the URL's host is an IP address or localhost\n".to_owned();
             plain(StatusCode::NOT_FOUND, text)
         })
     }
@@ -115,8 +115,9 @@ impl PagesListener {
     pub(crate) async fn serve(&self) -> Infallible {
         let mut connections = JoinSet::new();
         loop {
+            let accepted = self.listener.accept().await;
             while connections.try_join_next().is_some() {}
-            match self.listener.accept().await {
+            match accepted {
                 // Beyond the limit a connection is closed rather than left to wait.
                 Ok((io, _)) if connections.len() < MOST => {
                     connections.spawn(serve_one(io, self.pages.clone()));

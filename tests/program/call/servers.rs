@@ -83,7 +83,7 @@ async fn a_silent_server_is_noticed_by_its_pings() {
         "-d",
         "{\"sleepMs\": 60000}",
         "-keepalive-time",
-        "0.3",
+        "2",
     ]);
     let (mut from, _) = listener.accept().await.expect("the program dials");
     let mut to = TcpStream::connect(server).await.expect("it serves");

@@ -96,17 +96,20 @@ pub(crate) fn protoset(files: &[FileDescriptor]) -> Vec<u8> {
 
 /// Writes files as `.proto` text into a folder, under the names that their server gives them.
 pub(crate) fn write_protos(files: &[FileDescriptor], folder: &Path) -> Result<(), Failure> {
+    // The server chooses the names, and is not to choose which other file is written.
+    let is_plain = |part: Component<'_>| matches!(part, Component::Normal(name) if !name.as_encoded_bytes().starts_with(b"."));
+    let is_proto = |name: &Path| {
+        name.extension().is_some_and(|it| it == "proto") && name.components().all(is_plain)
+    };
+    if let Some(file) = files.iter().find(|file| !is_proto(Path::new(file.name()))) {
+        return Err(Failure::failed(format!(
+            "the schema has a file `{}`, which is not written to {}: its name is no relative path to a `.proto` file",
+            file.name(),
+            folder.display()
+        )));
+    }
     for file in files {
         let name = Path::new(file.name());
-        let mut parts = name.components();
-        // The server chooses the names, and is not to choose where else it writes.
-        if !parts.all(|part| matches!(part, Component::Normal(_))) || file.name().is_empty() {
-            return Err(Failure::failed(format!(
-                "the schema has a file `{}`, which would not be in {}",
-                file.name(),
-                folder.display()
-            )));
-        }
         let path = folder.join(name);
         let written = std::fs::create_dir_all(path.parent().unwrap_or(folder))
             .and_then(|()| std::fs::write(&path, file_text(file)));
@@ -153,7 +156,15 @@ mod tests {
     fn files_are_written_where_the_folder_is_and_nowhere_else() {
         let folder = tempfile::tempdir().expect("a folder");
         let inside = folder.path().join("inside");
-        for name in ["../out.proto", "/out.proto", "a/../../out.proto", ""] {
+        for name in [
+            "../out.proto",
+            "/out.proto",
+            "a/../../out.proto",
+            "",
+            "Makefile",
+            ".bashrc",
+            ".git/x.proto",
+        ] {
             let proto = prost_types::FileDescriptorProto {
                 name: Some(name.to_owned()),
                 ..Default::default()
@@ -162,7 +173,7 @@ mod tests {
             pool.add_file_descriptor_proto(proto).expect("valid");
             let files: Vec<_> = pool.files().collect();
             let error = write_protos(&files, &inside).expect_err(name).to_string();
-            assert!(error.contains("would not be in"), "{error}");
+            assert!(error.contains("is not written to"), "{error}");
         }
         assert_eq!(std::fs::read_dir(folder.path()).expect("there").count(), 0);
     }

@@ -34,6 +34,8 @@ const MAX_BYTES: usize = 64 << 20;
 const MAX_UNKNOWN: usize = 1000;
 /// How many extensions of one message are asked for.
 const MAX_EXTENSIONS: usize = 1000;
+/// Of how many messages.
+const MAX_EXTENDED: usize = 1000;
 /// How many imports are asked for at the same time.
 const AT_ONCE: usize = 8;
 
@@ -141,13 +143,13 @@ impl Reflection {
         &mut self,
         messages: impl IntoIterator<Item = MessageDescriptor>,
     ) {
-        let mut files = Vec::new();
-        for message in extendable(messages) {
-            match self.extensions_of(&message).await {
-                Ok(more) => files.extend(more),
-                Err(_) => return,
-            }
-            if files.len() > MAX_FILES {
+        let (mut files, mut bytes) = (Vec::new(), 0);
+        for message in extendable(messages).into_iter().take(MAX_EXTENDED) {
+            if self
+                .extensions_of(&message, &mut files, &mut bytes)
+                .await
+                .is_err()
+            {
                 return;
             }
         }
@@ -157,17 +159,22 @@ impl Reflection {
         }
     }
 
-    async fn extensions_of(&self, message: &MessageDescriptor) -> Result<Vec<Vec<u8>>, Failure> {
+    async fn extensions_of(
+        &self,
+        message: &MessageDescriptor,
+        files: &mut Vec<Vec<u8>>,
+        bytes: &mut usize,
+    ) -> Result<(), Failure> {
         let name = message.full_name();
         let question = MessageRequest::AllExtensionNumbersOfType(name.to_owned());
         let MessageResponse::AllExtensionNumbersResponse(all) = self.ask(question).await? else {
-            return Ok(Vec::new());
+            return Ok(());
         };
         let numbers = all.extension_number.into_iter().take(MAX_EXTENSIONS);
         let unknown = numbers.filter(|it| {
             u32::try_from(*it).is_ok_and(|number| message.get_extension(number).is_none())
         });
-        let answers: Vec<_> = stream::iter(unknown)
+        let mut answers = stream::iter(unknown)
             .map(|extension_number| {
                 let containing_type = name.to_owned();
                 self.ask_for_files(MessageRequest::FileContainingExtension(ExtensionRequest {
@@ -175,10 +182,17 @@ impl Reflection {
                     extension_number,
                 }))
             })
-            .buffered(AT_ONCE)
-            .try_collect()
-            .await?;
-        Ok(answers.into_iter().flatten().flatten().collect())
+            .buffered(AT_ONCE);
+        while let Some(answer) = answers.next().await {
+            for file in answer?.into_iter().flatten() {
+                *bytes += file.len();
+                files.push(file);
+                if files.len() > MAX_FILES || *bytes > MAX_BYTES {
+                    return Err(nonsense("extensions without an end"));
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Learns the types of messages that came in an `Any`. A type that the server does not know, or does not tell, is not asked for again.

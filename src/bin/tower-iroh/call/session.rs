@@ -99,9 +99,21 @@ impl Session {
         request: &RequestOptions,
         policy: CallPolicy,
     ) -> Result<Self, Failure> {
+        Self::beside(None, peer, connect, request, policy).await
+    }
+
+    /// The same with the endpoint of another session.
+    pub(crate) async fn beside(
+        other: Option<&Self>,
+        peer: &str,
+        connect: &ConnectOptions,
+        request: &RequestOptions,
+        policy: CallPolicy,
+    ) -> Result<Self, Failure> {
+        let other = other.map(|it| &it.connection);
         Ok(Self {
             deadline: Deadline::begin(request.max_time),
-            connection: Connection::new(peer, connect, policy).await?,
+            connection: Connection::with_endpoint_of(other, peer, connect, policy).await?,
             lookup: None,
             dial: None,
             peer: peer.to_owned(),

@@ -17,7 +17,10 @@ use hyper_util::{
     server::conn::auto,
 };
 use serde_json::json;
-use tokio::{sync::Semaphore, time::Instant};
+use tokio::{
+    sync::Semaphore,
+    time::{Instant, timeout},
+};
 use tokio_util::sync::CancellationToken;
 use tonic::{Status, body::Body};
 use tonic_web::GrpcWebLayer;
@@ -30,13 +33,13 @@ use super::{
     listener::Io,
     own::Own,
     routes::{PEER, Routes},
-    token::Token,
 };
 use crate::{
     connect::Service,
     failure::Failure,
     forward::{CallEnd, ERROR_FROM, for_the_next_hop, forward, refuse},
     pages::{is_asked_by_address, plain},
+    token::Token,
 };
 
 /// What the header `x-iroh-error-from` says of a status that is not the peer's.
@@ -81,6 +84,9 @@ type Tunnel = Arc<Mutex<Option<(OnUpgrade, Client)>>>;
 
 /// How long a connection may take to its first request that is permitted. A client of gRPC connects when it calls.
 const FIRST_REQUEST: Duration = Duration::from_secs(60);
+
+/// How long a client that has made no call may take to end its connection when the gateway stops.
+const GOODBYE: Duration = Duration::from_secs(1);
 
 /// Which web pages may call; `None` where none may.
 pub(super) fn cors(origins: &[HeaderValue]) -> Result<Option<CorsLayer>, Failure> {
@@ -157,7 +163,14 @@ impl Gateway {
             ended = connection.as_mut() => ended,
             () = stop.cancelled() => {
                 connection.as_mut().graceful_shutdown();
-                connection.await
+                match is_used.load(Ordering::Relaxed) {
+                    true => connection.await,
+                    // Nothing is in flight, and a client that is silent does not hold up the stop.
+                    false => match timeout(GOODBYE, connection).await {
+                        Ok(ended) => ended,
+                        Err(_) => return,
+                    },
+                }
             }
             () = unused(&is_used) => return,
         };
@@ -355,8 +368,6 @@ async fn unused(is_used: &AtomicBool) {
 
 #[cfg(test)]
 mod tests {
-    use tokio::time::timeout;
-
     use super::*;
 
     #[tokio::test(start_paused = true)]

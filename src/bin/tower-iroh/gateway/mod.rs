@@ -6,7 +6,6 @@ mod listener;
 mod own;
 mod routes;
 mod tls;
-mod token;
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
@@ -27,7 +26,6 @@ use self::{
     own::Own,
     routes::{PeerLabel, Routes},
     tls::TlsOptions,
-    token::Token,
 };
 use crate::{
     connect::seconds,
@@ -36,6 +34,7 @@ use crate::{
     print,
     signal::{listen, until_the_second},
     target::Names,
+    token::Token,
 };
 
 /// How often a connection to a peer is pinged. A client of the gateway may have an open stream and nothing else, and over TCP it would be told at once that
@@ -47,7 +46,7 @@ const MEASURED_PEERS: usize = 64;
 
 /// Give local clients in any language an address for a peer
 ///
-/// It speaks gRPC over HTTP/2 in clear text, gRPC-Web, and CONNECT for clients with `grpc_proxy`.
+/// It speaks gRPC over HTTP/2, gRPC-Web, and CONNECT for clients with `grpc_proxy`.
 ///
 /// The gateway calls its peers with its own key. Whoever reaches its port acts as that key.
 #[derive(Debug, Args)]

@@ -53,16 +53,16 @@ pub(crate) struct Options {
     /// Calls a second, to each target.
     #[arg(long, value_name = "CALLS", default_value = "100", value_parser = rate, allow_negative_numbers = true)]
     rate: f64,
-    /// Seconds in which the calls start that count.
+    /// Seconds of measured calls.
     #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = seconds, allow_negative_numbers = true)]
     duration: Duration,
-    /// Seconds of calls before that, which do not count; may be 0.
+    /// Seconds of unmeasured calls before them; 0 for none.
     #[arg(long, value_name = "SECONDS", default_value = "1", value_parser = seconds_or_none, allow_negative_numbers = true)]
     warm_up: Duration,
-    /// How many calls to a target may be in flight. A call that is due beyond them is not sent, and counted as that.
+    /// The most calls in flight to each target. A call that is due above this limit is counted as not sent.
     #[arg(long, value_name = "CALLS", default_value = "10000", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     max_in_flight: u32,
-    /// A second target for the same calls, in turn with the first one, to compare them. `tcp` and `iroh` are the same peer over that transport.
+    /// A second target that gets the same calls in turn. `tcp` or `iroh` calls the same peer over that transport.
     #[arg(long, value_name = "TARGET")]
     beside: Option<String>,
     #[command(flatten)]

@@ -9,16 +9,19 @@ use tokio::{sync::Mutex, time::timeout};
 use tonic::{Code, Request, Status, client::Grpc, metadata::MetadataMap};
 use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 
-use super::{Options, schedule::LONGEST};
+use super::Options;
 use crate::{
     call::{
         Client, DynamicCodec, Format, Input, ReadOptions, RequestOptions, Schema, Session, Source,
         find_method, method_path,
     },
-    connect::{CallPolicy, ConnectOptions, Transport},
+    connect::{CallPolicy, ConnectOptions, Transport, YEAR},
     failure::Failure,
     progress,
 };
+
+/// Requests are kept, to be sent in turn.
+const MAX_REQUESTS: usize = 100_000;
 
 /// Makes calls to one target.
 #[derive(Clone)]
@@ -72,9 +75,9 @@ impl Options {
             attempts: Some(1),
             ..self.request.call_policy()
         };
-        // What comes before the calls may take as long as connecting and one call.
+        // `-max-time` is each call's. What comes before the calls has limits of its own.
         let request = RequestOptions {
-            max_time: Some(self.connect.connect_timeout.saturating_add(self.limit())),
+            max_time: None,
             ..self.request.clone()
         };
         let (mut names, mut sessions) = (Vec::new(), Vec::new());
@@ -83,7 +86,16 @@ impl Options {
                 transport,
                 ..self.connect.clone()
             };
-            let session = Session::new(target, &connect, &request, policy.clone()).await?;
+            let first = sessions.first();
+            let session =
+                Session::beside(first, target, &connect, &request, policy.clone()).await?;
+            if let (Some(name), None) = (&self.beside, &session.connection.channel)
+                && Transport::from_str(name, false).is_ok()
+            {
+                return Err(Failure::usage(format!(
+                    "`--beside {name}` needs a peer with a key; `{target}` is a server on TCP"
+                )));
+            }
             let name = match (&session.connection.channel, transport) {
                 (None, _) => target,
                 (Some(_), Transport::Iroh) => "iroh",
@@ -96,60 +108,55 @@ impl Options {
         Ok((names, sessions))
     }
 
-    /// How long a call may take. Longer times cannot be told to a server.
+    /// How long a call may take.
     fn limit(&self) -> Duration {
-        self.request.max_time.unwrap_or(LONGEST).min(LONGEST)
+        self.request.max_time.unwrap_or(YEAR)
     }
 
     /// Reads the requests, finds the method, and makes sure that each target answers.
     pub(super) async fn prepare(self, mut sessions: Vec<Session>) -> Result<Ready, Failure> {
-        let deadline = sessions[0].deadline;
-        let prepared = async {
-            let headers = self.request.headers(&[])?;
-            let options = ReadOptions {
-                format: Format::Json,
-                allow_unknown_fields: false,
-            };
-            let input = Input::open(Source::read(self.data.as_deref()), options).await?;
-            // With a schema of its own the program finds mistakes before it dials.
-            let is_known = self.schema.is_local() || self.method.is_none();
-            if !is_known {
-                dial(&mut sessions).await?;
-            }
-            let mut schema = match self.method {
-                Some(_) => sessions[0].schema(&self.schema)?,
-                // A server with a health service need not have reflection.
-                None => health()?,
-            };
-            let name = self.method.as_deref();
-            let name = name.unwrap_or("grpc.health.v1.Health/Check");
-            let method = find_method(&mut schema, name).await?;
-            if method.is_client_streaming() {
-                return Err(Failure::usage(format!(
-                    "{} takes a stream of requests; `load` calls methods that take one request",
-                    method.full_name()
-                )));
-            }
-            self.schema.save([method.parent_file()])?;
-            let requests = requests(input, method.input(), &mut schema).await?;
-            if is_known {
-                dial(&mut sessions).await?;
-            }
-            let mut callers = Vec::new();
-            for session in &sessions {
-                answers(session, &headers).await?;
-                callers.push(Caller {
-                    client: Grpc::new(session.client())
-                        .max_decoding_message_size(self.request.max_msg_sz),
-                    path: method_path(&method)?,
-                    method: method.clone(),
-                    headers: headers.clone(),
-                    limit: self.limit(),
-                });
-            }
-            Ok((callers, requests))
+        let headers = self.request.headers(&[])?;
+        let options = ReadOptions {
+            format: Format::Json,
+            allow_unknown_fields: false,
         };
-        let (callers, requests) = deadline.bound(prepared).await?;
+        let input = Input::open(Source::read(self.data.as_deref()), options).await?;
+        // With a schema of its own the program finds mistakes before it dials.
+        let is_known = self.schema.is_local() || self.method.is_none();
+        if !is_known {
+            dial(&mut sessions).await?;
+        }
+        let mut schema = match self.method {
+            Some(_) => sessions[0].schema(&self.schema)?,
+            // A server with a health service need not have reflection.
+            None => health()?,
+        };
+        let name = self.method.as_deref();
+        let name = name.unwrap_or("grpc.health.v1.Health/Check");
+        let method = find_method(&mut schema, name).await?;
+        if method.is_client_streaming() {
+            return Err(Failure::usage(format!(
+                "{} takes a stream of requests; `load` calls methods that take one request",
+                method.full_name()
+            )));
+        }
+        self.schema.save([method.parent_file()])?;
+        let requests = requests(input, method.input(), &mut schema).await?;
+        if is_known {
+            dial(&mut sessions).await?;
+        }
+        let mut callers = Vec::new();
+        for session in &sessions {
+            ensure_reachable(session, &headers, self.limit()).await?;
+            callers.push(Caller {
+                client: Grpc::new(session.client())
+                    .max_decoding_message_size(self.request.max_msg_sz),
+                path: method_path(&method)?,
+                method: method.clone(),
+                headers: headers.clone(),
+                limit: self.limit(),
+            });
+        }
         Ok(Ready {
             callers,
             requests,
@@ -167,6 +174,11 @@ async fn requests(
     let schema = Mutex::new(schema);
     let mut requests = Vec::new();
     while let Some(request) = input.next(&descriptor, &schema).await? {
+        if requests.len() == MAX_REQUESTS {
+            return Err(Failure::usage(format!(
+                "`-d` has more than {MAX_REQUESTS} requests"
+            )));
+        }
         requests.push(request);
     }
     if requests.is_empty() {
@@ -190,19 +202,26 @@ fn health() -> Result<Schema, Failure> {
     })
 }
 
-/// Makes sure that a target's program answers, whatever it says, so that a wrong address is told at once and not by a table of failures.
-async fn answers(session: &Session, headers: &MetadataMap) -> Result<(), Failure> {
+/// Makes sure that a target's program answers, so that a wrong address is told at once and not by a table of failures. Any answer will do but UNAVAILABLE, which a
+/// proxy in front of the program may say.
+async fn ensure_reachable(
+    session: &Session,
+    headers: &MetadataMap,
+    limit: Duration,
+) -> Result<(), Failure> {
     let mut request = Request::new(HealthCheckRequest::default());
     *request.metadata_mut() = headers.clone();
-    if let Some(left) = session.deadline.left() {
-        request.set_timeout(left);
-    }
+    request.set_timeout(limit);
     let mut health = HealthClient::new(session.client());
-    let asked = progress::over_two_seconds("waiting for the first answer", health.check(request));
+    let asked = progress::over_two_seconds(
+        "waiting for the first answer",
+        timeout(limit, health.check(request)),
+    );
     match asked.await {
-        Err(status) if matches!(status.code(), Code::Unavailable | Code::DeadlineExceeded) => {
+        Err(_) => Err(Status::deadline_exceeded("`-max-time` is over, without an answer").into()),
+        Ok(Err(status)) if matches!(status.code(), Code::Unavailable | Code::DeadlineExceeded) => {
             Err(status.into())
         }
-        _ => Ok(()),
+        Ok(_) => Ok(()),
     }
 }

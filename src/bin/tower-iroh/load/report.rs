@@ -37,7 +37,7 @@ impl Report<'_> {
                 "not_sent": tally.not_sent,
                 "unfinished": tally.unfinished(),
                 "rate_reached": self.rate(tally),
-                "latest_start_ms": ms(tally.latest_start),
+                "max_start_delay_ms": ms(tally.max_start_delay),
                 "latency_ms": latency.collect::<Map<_, _>>(),
             })
         });
@@ -94,8 +94,8 @@ impl Report<'_> {
         let or_none = |value: Option<String>| value.unwrap_or_else(|| "-".to_owned());
         let rate = |it: &Tally| or_none(self.rate(it).map(|rate| format!("{rate:.1} /s")));
         rows.push(("rate reached", row(&rate)));
-        let late = |it: &Tally| format!("{:.2} ms", ms(it.latest_start));
-        rows.push(("latest start", row(&late)));
+        let late = |it: &Tally| format!("{:.2} ms", ms(it.max_start_delay));
+        rows.push(("start delay", row(&late)));
         let latencies: Vec<_> = tallies.iter().map(|it| latency(&it.latencies)).collect();
         rows.extend((0..LATENCIES).map(|number| {
             let cell = |it: &[(&str, Option<f64>); LATENCIES]| {
@@ -202,7 +202,7 @@ mod tests {
             "sent                           10                 11",
             "ABORTED                         0                  1",
             "rate reached               5.0 /s             5.5 /s",
-            "latest start              1.50 ms            1.50 ms",
+            "start delay               1.50 ms            1.50 ms",
             "p99.9                     4.00 ms            2.00 ms",
             "p50 of iroh is 2.00 times that of tcp://localhost:1 (quartiles 2.00 and 2.00)",
             "tcp://localhost:1: 1 failed with ABORTED, the first one with: no",

@@ -14,7 +14,7 @@ pub(super) struct Tally {
     /// By code: how many, and what the first one said.
     pub(super) failed: BTreeMap<i32, (u64, Status)>,
     /// The furthest that a call started after it was due.
-    pub(super) latest_start: Duration,
+    pub(super) max_start_delay: Duration,
     /// The latencies of answered calls, in microseconds.
     pub(super) latencies: Histogram<u64>,
     /// The same for each slice of the run.
@@ -31,7 +31,7 @@ impl Tally {
             sent: 0,
             not_sent: 0,
             failed: BTreeMap::new(),
-            latest_start: Duration::ZERO,
+            max_start_delay: Duration::ZERO,
             latencies: empty(),
             slices: vec![empty(); slices],
         }
@@ -39,7 +39,7 @@ impl Tally {
 
     pub(super) fn start(&mut self, late: Duration) {
         self.sent += 1;
-        self.latest_start = self.latest_start.max(late);
+        self.max_start_delay = self.max_start_delay.max(late);
     }
 
     pub(super) fn end(&mut self, slice: usize, latency: Duration, answer: Result<(), Status>) {
@@ -144,7 +144,7 @@ mod tests {
         assert_eq!((*count, first.message()), (2, "first"));
         assert_eq!((tally.failures(), tally.unfinished()), (2, 1));
         assert_eq!((tally.answered(), tally.latencies.len()), (1, 1));
-        assert_eq!(tally.latest_start, Duration::from_millis(3));
+        assert_eq!(tally.max_start_delay, Duration::from_millis(3));
         assert!(!tally.is_clean());
     }
 

@@ -1,6 +1,6 @@
 //! A metrics address, and what it answers.
 
-use std::{fmt, path::Path, str::FromStr, time::Duration};
+use std::{fmt, str::FromStr, time::Duration};
 
 use bytes::Bytes;
 use http::{HeaderValue, Request, StatusCode, Uri, header};
@@ -66,20 +66,6 @@ impl fmt::Display for Address {
     }
 }
 
-/// Reads the token that a gateway wants, as a header's value.
-pub(super) fn token(path: &Path) -> Result<HeaderValue, Failure> {
-    let text = std::fs::read_to_string(path).map_err(|error| Failure::file(path, error))?;
-    let token = HeaderValue::try_from(format!("Bearer {}", text.trim()));
-    let mut token = token.map_err(|_| {
-        Failure::usage(format!(
-            "{} holds no token; a token is one line of text",
-            path.display()
-        ))
-    })?;
-    token.set_sensitive(true);
-    Ok(token)
-}
-
 impl Address {
     /// Asks once, on a connection of its own.
     pub(super) async fn scrape(&self, token: Option<&HeaderValue>) -> Result<Snapshot, Failure> {
@@ -107,7 +93,7 @@ impl Address {
             let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}"));
             let cause = cause.unwrap_or_default();
             self.failed(format_args!(
-                "does not speak HTTP/1.1 to its end ({error}{cause}); is that its metrics address?"
+                "broke off its HTTP/1.1 answer, or does not speak HTTP/1.1 ({error}{cause}); is that its metrics address? A gateway with `--tls-cert` speaks TLS, which `top` does not"
             ))
         };
         let mut request = Request::get(&self.path)

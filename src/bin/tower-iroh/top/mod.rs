@@ -23,7 +23,7 @@ use tokio::{
 };
 
 use self::{address::Address, rates::View, scrape::Snapshot};
-use crate::{connect::seconds, failure::Failure, print, signal::interruptible};
+use crate::{connect::seconds, failure::Failure, print, signal::interruptible, token::Token};
 
 /// Watch calls, errors and latencies by peer and method, from a metrics address
 ///
@@ -106,11 +106,10 @@ impl Source {
     /// Waits for the first answer, which must have something to show.
     async fn open(options: &Options) -> Result<Self, Failure> {
         let address = options.address.clone();
-        let token = options
-            .token_file
-            .as_deref()
-            .map(address::token)
-            .transpose()?;
+        let token = match &options.token_file {
+            Some(file) => Token::read(file)?.header(),
+            None => None,
+        };
         let latest = address.scrape(token.as_ref()).await?;
         if latest.is_foreign {
             return Err(address.failed(

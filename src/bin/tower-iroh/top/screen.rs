@@ -172,7 +172,7 @@ impl Screen {
         match (&self.error, &self.view) {
             (Some(error), _) => {
                 let silence = self.answered.elapsed().as_secs();
-                let text = format!("  no answer since {silence} s: {error}");
+                let text = format!("  no answer for {silence} s: {error}");
                 Line::from(vec![address, Span::raw(text).red()])
             }
             (None, Some(view)) => {

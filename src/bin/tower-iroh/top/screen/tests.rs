@@ -82,14 +82,14 @@ fn a_tiny_terminal_shows_the_busiest_and_scrolls() {
     }
 }
 
-#[test]
-fn a_silent_program_keeps_its_last_numbers() {
+#[tokio::test(start_paused = true)]
+async fn a_silent_program_keeps_its_last_numbers() {
     let mut screen = screen();
     screen.take(Err(Failure::failed("127.0.0.1:7001 cannot be reached")));
     let (lines, terminal) = drawn(&mut screen, 80, 24);
     assert_eq!(
         lines[0],
-        "127.0.0.1:7001  no answer since 0 s: cannot be reached"
+        "127.0.0.1:7001  no answer for 0 s: cannot be reached"
     );
     assert!(lines[3].contains("26.0"), "{lines:#?}");
     assert!(red(&terminal).starts_with("  no answer"));

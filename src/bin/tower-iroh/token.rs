@@ -3,19 +3,19 @@
 use std::path::Path;
 
 use data_encoding::BASE64;
-use http::{HeaderMap, header};
+use http::{HeaderMap, HeaderValue, header};
 use subtle::ConstantTimeEq;
 
 use crate::failure::Failure;
 
 /// A secret of the gateway and its callers.
-pub(super) struct Token(Vec<u8>);
+pub(crate) struct Token(Vec<u8>);
 
 /// A shorter one can be guessed.
 const SHORTEST: usize = 16;
 
 impl Token {
-    pub(super) fn read(path: &Path) -> Result<Self, Failure> {
+    pub(crate) fn read(path: &Path) -> Result<Self, Failure> {
         let text = std::fs::read_to_string(path).map_err(|error| Failure::file(path, error))?;
         let token = text.trim();
         if token.len() < SHORTEST {
@@ -25,11 +25,17 @@ impl Token {
                 token.len()
             )));
         }
+        if !token.bytes().all(|byte| byte.is_ascii_graphic()) {
+            return Err(Failure::usage(format!(
+                "{} holds no token: it is one word of printable ASCII characters",
+                path.display()
+            )));
+        }
         Ok(Self(token.as_bytes().to_vec()))
     }
 
     /// Whether the head shows the token, as `Bearer TOKEN` or as the password of `Basic`, and takes it out: it is not for the peer.
-    pub(super) fn take_from(&self, headers: &mut HeaderMap) -> bool {
+    pub(crate) fn take_from(&self, headers: &mut HeaderMap) -> bool {
         let Some(value) = headers.remove(header::PROXY_AUTHORIZATION) else {
             return false;
         };
@@ -50,6 +56,13 @@ impl Token {
         scheme.eq_ignore_ascii_case("basic") && password.is_some_and(|password| self.is(password))
     }
 
+    /// What shows it, as a value of `proxy-authorization`.
+    pub(crate) fn header(&self) -> Option<HeaderValue> {
+        let mut value = HeaderValue::from_bytes(&[b"Bearer ", &self.0[..]].concat()).ok()?;
+        value.set_sensitive(true);
+        Some(value)
+    }
+
     /// In a time that does not tell how much of it is right.
     fn is(&self, shown: &[u8]) -> bool {
         self.0.ct_eq(shown).into()
@@ -58,8 +71,6 @@ impl Token {
 
 #[cfg(test)]
 mod tests {
-    use http::HeaderValue;
-
     use super::*;
 
     #[test]
