@@ -160,7 +160,7 @@ async fn every_service_and_layer_is_on_both() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_signal_drains_both_and_closes_both_ports() {
-    let drain = Duration::from_secs(1);
+    let drain = Duration::from_secs(3);
     let key = SecretKey::generate();
     let running = run(Server::builder()
         .endpoint(endpoint(&key).await)

@@ -852,7 +852,7 @@ mod over_tonic {
             size: 10,
             interval_ms: 10,
         });
-        request.set_timeout(Duration::from_millis(100));
+        request.set_timeout(Duration::from_secs(2));
         request
     }
 

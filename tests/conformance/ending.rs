@@ -98,10 +98,10 @@ pub async fn timeout_of_the_channel(world: &World) -> String {
 pub async fn timeout_within_a_stream(world: &World) -> String {
     let mut client = world.test_client().await;
     let mut request = Request::new(StreamingOutputRequest {
-        responses: [0, 1_500].map(wanted).to_vec(),
+        responses: [0, 6_000].map(wanted).to_vec(),
         ..StreamingOutputRequest::default()
     });
-    request.set_timeout(Duration::from_millis(500));
+    request.set_timeout(Duration::from_secs(2));
     client.empty_call(Empty {}).await.expect("OK");
     let call = client.streaming_output_call(request).await;
     let mut responses = call.expect("a head").into_inner();
@@ -147,7 +147,8 @@ async fn timed_out(
             others[0]
         );
     }
-    let all = |it: &Counts| it.cancelled == ROUNDS * CALLS;
+    // A call that is late itself may not get as far as its handler.
+    let all = |it: &Counts| it.begun == it.finished + it.cancelled && it.cancelled > 0;
     let counts = world.backstage.wait("the ends", all).await;
     assert_eq!(counts.finished, 1);
     client.empty_call(Empty {}).await.expect("OK");

@@ -15,7 +15,7 @@ on_both_arms! {
     two_peers_dial_each_other
 }
 
-const FULL: Duration = Duration::from_millis(400);
+const FULL: Duration = Duration::from_secs(1);
 
 async fn one_connection() -> Links {
     let links = Links::builder(offline().await)
@@ -46,7 +46,7 @@ async fn pool_full_of_busy_connections() {
     assert_eq!(links.connections(), 1);
 
     // With one: until then, and the answer says what it waited for.
-    let most = FULL / 2;
+    let most = FULL / 8;
     let hasty = Caller::over(Arm::Channel, &wanted.peer, Some(most), links.clone());
     let start = Instant::now();
     let ended = soon("the call's end", hasty.kind()).await;

@@ -162,13 +162,10 @@ where
 fn assert_unhurt(before: (Duration, Duration), beside: (Duration, Duration)) {
     println!("median and worst: {before:?} alone, {beside:?} beside a stalled lane");
     assert!(
-        beside.0 < before.0 * 3 + Duration::from_millis(5),
+        beside.0 < before.0 * 3 + Duration::from_millis(100),
         "{before:?}, {beside:?}"
     );
-    assert!(
-        beside.1 < Duration::from_millis(500),
-        "{before:?}, {beside:?}"
-    );
+    assert!(beside.1 < Duration::from_secs(3), "{before:?}, {beside:?}");
 }
 
 /// A client that stops reading one lane does not stop its other lane: the acceptor's side of the promise.

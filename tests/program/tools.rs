@@ -89,7 +89,7 @@ async fn doctor_finds_nothing_wrong_where_nothing_is() {
 
 /// What the doctor calls wrong, and what to do about it.
 async fn wrong(args: &[&str]) -> (String, String) {
-    let args = ["doctor", "--json", "--connect-timeout", "0.5"]
+    let args = ["doctor", "--json", "--connect-timeout", "3"]
         .iter()
         .chain(args)
         .chain(&BIND);

@@ -199,7 +199,7 @@ async fn a_deadline_ends_the_wait_and_limits_are_told(arm: Arm) {
     noticed(&caller).await;
     let mut waiting = request("waits");
     waiting.extensions_mut().insert(WaitForReady);
-    waiting.set_timeout(Duration::from_millis(700));
+    waiting.set_timeout(Duration::from_secs(5));
     let waits = tokio::spawn({
         let caller = caller.clone();
         async move { caller.send(waiting).await }

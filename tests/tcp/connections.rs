@@ -233,15 +233,15 @@ async fn a_lane_opens_though_every_call_is_shorter_than_its_dial() {
     let links = TcpLinks::new(SecretKey::generate());
     let client = bare(&links, &between.peer);
     echo(&client, Urgency::INTERACTIVE).await.expect("answered");
-    between.delay(Duration::from_millis(400));
+    between.delay(Duration::from_secs(3));
     let mut answers = Vec::new();
     for _ in 0..3 {
         let mut call = Request::new(request(b"heartbeat"));
-        call.set_timeout(Duration::from_millis(200));
+        call.set_timeout(Duration::from_millis(1500));
         call.extensions_mut().insert(Urgency::CONTROL);
         let answer = soon("an answer", client.clone().echo(call)).await;
         answers.push(answer.map_or_else(|status| status.code(), |_| Code::Ok));
-        sleep(Duration::from_secs(1)).await;
+        until("the lane", || server.acceptor.connections() == 2).await;
     }
     assert_eq!(answers, [Code::DeadlineExceeded, Code::Ok, Code::Ok]);
     assert_eq!(between.count(), 2, "one dial for the lane");

@@ -374,7 +374,7 @@ async fn who_never_begins_to_speak_gives_its_place_up() {
     let server = Server::with(&SecretKey::generate(), |acceptor| {
         acceptor
             .plaintext(true)
-            .handshake_timeout(Duration::from_millis(300))
+            .handshake_timeout(Duration::from_secs(2))
     })
     .await;
     let mut encrypted = stranger(&server, Some(some_key()), true, &[b"h2"]).await;
@@ -474,7 +474,11 @@ async fn who_is_not_known_or_not_there_is_named() {
         nowhere.refusal().await,
         (ErrorKind::NoAddress, Code::Unavailable)
     );
-    let gone = Caller::new(Kind::Channel, &at(&key, nobody().await));
+    let gone = at(&key, nobody().await);
+    let gone = Caller::with(Kind::Channel, &gone, &SecretKey::generate(), |links| {
+        let hour = Duration::from_secs(3600);
+        links.backoff(hour, hour)
+    });
     assert_eq!(
         gone.refusal().await,
         (ErrorKind::DialFailed, Code::Unavailable)

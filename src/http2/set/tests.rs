@@ -474,7 +474,7 @@ async fn a_call_that_waits_for_an_opening_goes_on_when_its_runtime_ends() {
     let runtime = Runtime::new(Some(away.handle().clone()));
     let lanes = LaneSet::new(Lanes::new([LaneConfig::new(0..=7)]), runtime.clone());
     let opener = Arc::new(Opens {
-        takes: Duration::from_millis(300),
+        takes: Duration::from_secs(2),
         runtime,
         ..Opens::new()
     });
@@ -490,7 +490,7 @@ async fn a_call_that_waits_for_an_opening_goes_on_when_its_runtime_ends() {
             .expect("no panic");
     };
     let both = async { tokio::join!(waits, ends) };
-    timeout(Duration::from_secs(5), both)
+    timeout(Duration::from_secs(20), both)
         .await
         .expect("no hang");
     // Once more where the runtime ended between its choice and its use.
