@@ -379,7 +379,7 @@ mod tests {
                 "methodConfig[1].name[0].service = 1: a string is accepted",
             ),
             (
-                entry(r#"{ "name": [{ "service": "a.B" }, { "service": "a.B", "method": "" }] }"#),
+                entry(r#"{ "name": [{ "service": "a.B" }, { "method": "", "service": "a.B" }] }"#),
                 "methodConfig[1].name[1] = {\"method\":\"\",\"service\":\"a.B\"}: one entry per name is accepted",
             ),
             (
