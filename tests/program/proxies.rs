@@ -196,6 +196,24 @@ async fn each_kind_of_call_goes_through() {
 }
 
 #[tokio::test]
+async fn more_threads_than_one_pass_calls_on_too() {
+    let backend = Backend::start().await;
+    let threads = ["--threads", "2"];
+    let address = backend.address();
+    let expose = [&[address.as_str(), "--allow-all"], &threads[..]].concat();
+    let (_exposed, ticket) = Running::expose(&expose).await;
+    let (_gateway, address) = Running::gateway(&[&[&*ticket], &threads[..]].concat()).await;
+    let client = client(&address);
+    let calls = (0..100).map(|_| {
+        let mut client = client.clone();
+        async move { client.echo(request(b"hello")).await }
+    });
+    for answer in futures_util::future::join_all(calls).await {
+        answer.expect("answered");
+    }
+}
+
+#[tokio::test]
 async fn nothing_is_exposed_by_accident() {
     let refused = run(["expose", "127.0.0.1:1"]).await;
     assert_eq!(refused.code, Some(2), "{refused:?}");
@@ -975,7 +993,8 @@ async fn mistakes_are_told_and_nothing_is_half_started() {
         .local_addr()
         .map(|addr| (taken, addr.to_string()))
         .expect("bound");
-    let cases: [(&[&str], i32, &[&str]); 10] = [
+    let cases: [(&[&str], i32, &[&str]); 11] = [
+        (&["gateway", &ticket, "--threads", "0"], 2, &["1..=1024"]),
         (
             &["gateway", &ticket, "--max-connections", "0"],
             2,

@@ -66,6 +66,9 @@ pub(crate) struct Options {
     /// Answer /metrics (Prometheus), /healthz and /readyz on this address of this machine, over plain HTTP.
     #[arg(long, value_name = "ADDR")]
     metrics: Option<SocketAddr>,
+    /// How many threads pass calls on. With one a call takes the least time; more pass more calls on machines with cores to spare.
+    #[arg(long, value_name = "COUNT", default_value = "1", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub(crate) threads: u16,
     /// Seconds that calls in flight have to finish after Ctrl-C or SIGTERM.
     #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = seconds)]
     drain: Duration,

@@ -34,6 +34,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use failure::Failure;
+use tokio::runtime::{Builder, Runtime};
 use tracing_subscriber::{
     Layer as _, filter::Targets, layer::SubscriberExt, util::SubscriberInitExt,
 };
@@ -85,13 +86,7 @@ fn main() -> ExitCode {
         Err(error) => error.exit(),
     };
     log(&program.verb);
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let runtime = match tokio::runtime::Builder::new_multi_thread()
-        // One may be blocked by a full pipe, and another one has to run the timers.
-        .worker_threads(cores.max(2))
-        .enable_all()
-        .build()
-    {
+    let runtime = match program.verb.runtime() {
         Ok(runtime) => runtime,
         Err(error) => return Failure::failed(format!("no threads: {error}")).report(program.json),
     };
@@ -102,6 +97,25 @@ fn main() -> ExitCode {
     match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => failure.report(json),
+    }
+}
+
+impl Verb {
+    /// What the verb runs on.
+    fn runtime(&self) -> std::io::Result<Runtime> {
+        let cores = || std::thread::available_parallelism().map_or(1, usize::from);
+        let threads = match self {
+            Self::Expose(options) => usize::from(options.threads),
+            Self::Gateway(options) => usize::from(options.threads),
+            // One may be blocked by a full pipe, and another one has to run the timers.
+            _ => cores().max(2),
+        };
+        let mut builder = match threads {
+            // Not several with one worker: there a woken task goes before the others, and calls that came together leave one by one.
+            1 => Builder::new_current_thread(),
+            _ => Builder::new_multi_thread(),
+        };
+        builder.worker_threads(threads).enable_all().build()
     }
 }
 
