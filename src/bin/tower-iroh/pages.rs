@@ -78,8 +78,12 @@ pub(crate) fn is_asked_by_address<B>(request: &Request<B>) -> bool {
 
 /// Whether a host is an address or `localhost`: this program's own, which names no peer.
 pub(crate) fn is_this_machine(host: &str) -> bool {
-    let bare = host.trim_start_matches('[').trim_end_matches(']');
-    bare.parse::<IpAddr>().is_ok() || host.eq_ignore_ascii_case("localhost")
+    bare(host).parse::<IpAddr>().is_ok() || host.eq_ignore_ascii_case("localhost")
+}
+
+/// A host without the brackets that a URL has around an IPv6 address.
+pub(crate) fn bare(host: &str) -> &str {
+    host.trim_start_matches('[').trim_end_matches(']')
 }
 
 /// How long a connection may last, which is for one answer, and how many there may be at once.

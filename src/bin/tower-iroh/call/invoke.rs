@@ -9,7 +9,7 @@ use std::{
 use futures_util::{Stream, StreamExt as _, stream, stream::BoxStream};
 use prost_reflect::{DynamicMessage, MethodDescriptor};
 use tokio::sync::{Mutex, mpsc};
-use tonic::{Request, Status, client::Grpc, metadata::MetadataMap};
+use tonic::{Request, Status, metadata::MetadataMap};
 
 use super::{
     any::Anys, codec::DynamicCodec, input::Input, metadata::printed, method, output::Output,
@@ -22,7 +22,6 @@ pub(crate) struct Call<'a> {
     pub(crate) session: &'a Session,
     pub(crate) method: &'a MethodDescriptor,
     pub(crate) headers: MetadataMap,
-    pub(crate) max_message_size: usize,
 }
 
 /// What is known of a call that has ended.
@@ -128,9 +127,7 @@ impl Call<'_> {
             request.set_timeout(left);
         }
         let path = method::path(self.method)?;
-        let mut client = Grpc::new(self.session.client())
-            .max_decoding_message_size(self.max_message_size)
-            .accept_compressed(tonic::codec::CompressionEncoding::Gzip);
+        let mut client = self.session.grpc();
         if let Err(status) = client.ready().await {
             return Ok(Err(status));
         }

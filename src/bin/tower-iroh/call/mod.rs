@@ -193,7 +193,6 @@ async fn call(options: &Options, mut session: Session, json: bool) -> Result<(),
         session: &session,
         method: &method,
         headers,
-        max_message_size: options.request.max_msg_sz,
     };
     let (ended, result) = call.run(input, &mut output, &mut schema).await?;
     let count = |number: u64, what: &str| match number {

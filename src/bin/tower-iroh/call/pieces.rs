@@ -214,7 +214,7 @@ mod tests {
 
     #[test]
     fn a_value_is_out_with_its_last_byte_and_a_mistake_ends_the_input() {
-        // Whoever reads more than a value waits.
+        // Reading on after a complete value would wait for more input; here it panics.
         struct Endless<'a>(&'a [u8]);
         impl Read for Endless<'_> {
             fn read(&mut self, to: &mut [u8]) -> io::Result<usize> {

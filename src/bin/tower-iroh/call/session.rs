@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use clap::{ArgAction, Args};
 use http::{Request, Response};
 use http_body_util::BodyExt as _;
-use tonic::{Status, body::Body, metadata::MetadataMap};
+use tonic::{Status, body::Body, client::Grpc, codec::CompressionEncoding, metadata::MetadataMap};
 use tower::{ServiceExt as _, util::BoxCloneSyncService};
 use tower_iroh::{
     Channel,
@@ -138,6 +138,13 @@ impl Session {
                 false => status,
             }
         }))
+    }
+
+    /// A client for methods that are known only now, with the limits that the command line gives.
+    pub(crate) fn grpc(&self) -> Grpc<Client> {
+        Grpc::new(self.client())
+            .max_decoding_message_size(self.request.max_msg_sz)
+            .accept_compressed(CompressionEncoding::Gzip)
     }
 
     /// Connects, so that a failure is told as one of the connection, after the time that `-connect-timeout` gives.

@@ -18,7 +18,7 @@ use tokio::{
 use tokio_rustls::TlsAcceptor;
 
 use super::connection::{Client, Gateway};
-use crate::failure::Failure;
+use crate::{failure::Failure, pages::bare};
 
 /// A local address, and the peer of all calls that come there.
 #[derive(Clone, Debug, PartialEq)]
@@ -81,8 +81,7 @@ impl Place {
     pub(super) fn is_private(&self) -> bool {
         match &self.at {
             At::Tcp { host, .. } => {
-                let host = host.trim_start_matches('[').trim_end_matches(']');
-                host == "localhost" || host.parse().is_ok_and(|ip: IpAddr| ip.is_loopback())
+                host == "localhost" || bare(host).parse().is_ok_and(|ip: IpAddr| ip.is_loopback())
             }
             #[cfg(unix)]
             At::Unix(_) => true,

@@ -22,8 +22,8 @@ pub(super) struct Run {
     pub(super) is_interrupted: bool,
 }
 
-/// Makes the calls of the schedule, no more than so many in flight to each target. `call` makes one of a number to a target. An interruption cancels what is in
-/// flight. `show` is told the state each second.
+/// Makes the calls of the schedule, with at most `max_in_flight` open to each target. `call(target, number)` makes one. `interrupted` ends the run and cancels
+/// the open calls. `show` gets the state each second.
 pub(super) async fn drive<F>(
     schedule: &Schedule,
     max_in_flight: usize,

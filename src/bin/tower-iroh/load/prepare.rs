@@ -140,6 +140,7 @@ impl Options {
                 method.full_name()
             )));
         }
+        let method = schema.with_extensions(method).await;
         self.schema.save([method.parent_file()])?;
         let requests = requests(input, method.input(), &mut schema).await?;
         if is_known {
@@ -149,8 +150,7 @@ impl Options {
         for session in &sessions {
             ensure_reachable(session, &headers, self.limit()).await?;
             callers.push(Caller {
-                client: Grpc::new(session.client())
-                    .max_decoding_message_size(self.request.max_msg_sz),
+                client: session.grpc(),
                 path: method_path(&method)?,
                 method: method.clone(),
                 headers: headers.clone(),

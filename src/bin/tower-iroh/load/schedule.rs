@@ -77,8 +77,8 @@ impl Schedule {
     }
 }
 
-/// From when on the latency of a call counts that was due at one time and started at another: when it was due, unless it was on time as far as a timer can
-/// be. Tokio's timer ticks in milliseconds, and a millisecond is longer than many calls take.
+/// The time from which a call's latency is measured: when it was due. A call that started within two ticks of tokio's timer was on time, and is measured from its
+/// start: a tick is a millisecond, which is longer than many calls take.
 pub(super) fn counts_since<T>(due: T, started: T) -> T
 where
     T: Copy + std::ops::Sub<Output = Duration>,

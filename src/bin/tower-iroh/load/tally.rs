@@ -96,7 +96,7 @@ impl Quartiles {
     }
 }
 
-/// With three digits; it grows as far as it must.
+/// A histogram that keeps three significant digits, and grows with the values.
 fn empty() -> Histogram<u64> {
     match Histogram::new(3) {
         Ok(histogram) => histogram,

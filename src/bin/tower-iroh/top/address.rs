@@ -9,7 +9,7 @@ use hyper_util::rt::TokioIo;
 use tokio::{net::TcpStream, time::timeout};
 
 use super::scrape::Snapshot;
-use crate::failure::Failure;
+use crate::{failure::Failure, pages::bare};
 
 /// How long an answer may take, and how large it may be.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -82,8 +82,7 @@ impl Address {
     }
 
     async fn get(&self, token: Option<&HeaderValue>) -> Result<Bytes, Failure> {
-        let host = self.host.trim_start_matches('[').trim_end_matches(']');
-        let io = TcpStream::connect((host, self.port)).await.map_err(|error| {
+        let io = TcpStream::connect((bare(&self.host), self.port)).await.map_err(|error| {
             self.failed(format_args!(
                 "cannot be reached: {error}; a gateway has its metrics at its own address, `expose` with `--metrics ADDR`"
             ))
