@@ -10,10 +10,16 @@ use crate::pool::{Busy, HandshakePermit, Handshakes, Source};
 /// How long a caller whose ClientHello is complete is waited for. The router hands it over at once, unless it failed or another protocol's handler has it.
 const AT_ONCE: Duration = Duration::from_secs(1);
 
-/// What the filter has let in and no handler has claimed. Each entry has a permit, so there are no more than permits.
+/// How long a caller whose ClientHello never ended counts as one of those. Its connection is the router's, which cannot be told to drop it and does not say when
+/// it ends: as long as packets come, it lives.
+const LINGER: Duration = Duration::from_secs(600);
+
+/// What the filter has let in and no handler has claimed. Each entry has a permit of one kind or of both, so there are no more than permits.
 #[derive(Debug)]
 pub(super) struct Reservations<A> {
     handshakes: Handshakes,
+    /// Those whose ClientHello did not come with the first packet, under limits of their own.
+    unfinished: Handshakes,
     handshake_timeout: Duration,
     /// In the order of arrival.
     reserved: Vec<Reserved<A>>,
@@ -25,8 +31,10 @@ pub(super) struct Reservations<A> {
 struct Reserved<A> {
     from: A,
     since: Instant,
-    is_whole: bool,
-    permit: HandshakePermit,
+    /// Released in time.
+    permit: Option<HandshakePermit>,
+    /// `None` if the first packet had the whole ClientHello.
+    unfinished: Option<HandshakePermit>,
 }
 
 /// Reservations that were released because the ClientHello never ended.
@@ -37,6 +45,7 @@ impl<A: PartialEq> Reservations<A> {
     pub(super) fn new(most: usize, handshake_timeout: Duration) -> Self {
         Self {
             handshakes: Handshakes::new(most),
+            unfinished: Handshakes::new(most),
             handshake_timeout,
             reserved: Vec::new(),
             has_filter: false,
@@ -45,17 +54,18 @@ impl<A: PartialEq> Reservations<A> {
 
     /// Releases what has not been claimed in time.
     pub(super) fn expire(&mut self, now: Instant) -> Unfinished {
-        let mut unfinished = 0;
-        self.reserved.retain(|one| {
-            let most = match one.is_whole {
-                true => AT_ONCE.min(self.handshake_timeout),
-                false => self.handshake_timeout,
-            };
-            let keep = now.saturating_duration_since(one.since) < most;
-            unfinished += usize::from(!keep && !one.is_whole);
-            keep
+        let mut given_up = 0;
+        self.reserved.retain_mut(|one| {
+            let age = now.saturating_duration_since(one.since);
+            if one.unfinished.is_none() {
+                return age < AT_ONCE.min(self.handshake_timeout);
+            }
+            if age >= self.handshake_timeout && one.permit.take().is_some() {
+                given_up += 1;
+            }
+            age < LINGER.max(self.handshake_timeout)
         });
-        Unfinished(unfinished)
+        Unfinished(given_up)
     }
 
     /// Reserves a permit for a caller that the filter is about to let in. `is_whole` finds out whether its first packet has the whole ClientHello, which is asked
@@ -71,16 +81,17 @@ impl<A: PartialEq> Reservations<A> {
     ) -> Result<(), Busy> {
         self.has_filter = true;
         let is_proven = source != Source::Unproven;
-        let permit = self.handshakes.try_acquire(source)?;
-        let is_whole = is_whole();
-        if !is_whole && !is_proven {
-            return Err(Busy::Unproven);
-        }
+        let permit = self.handshakes.try_acquire(source.clone())?;
+        let unfinished = match (is_whole(), is_proven) {
+            (true, _) => None,
+            (false, true) => Some(self.unfinished.try_acquire(source)?),
+            (false, false) => return Err(Busy::Unproven),
+        };
         self.reserved.push(Reserved {
             from,
             since: now,
-            is_whole,
-            permit,
+            permit: Some(permit),
+            unfinished,
         });
         Ok(())
     }
@@ -94,9 +105,18 @@ impl<A: PartialEq> Reservations<A> {
         from: &A,
         now: Instant,
     ) -> Result<(HandshakePermit, Instant), Busy> {
-        if let Some(index) = self.reserved.iter().position(|one| one.from == *from) {
-            let reserved = self.reserved.remove(index);
-            return Ok((reserved.permit, reserved.since));
+        let of_it =
+            |one: &Reserved<A>, has_permit| one.from == *from && one.permit.is_some() == has_permit;
+        // One that has run out counts only if there is no other: the same caller may have come again.
+        let mut find = |has_permit| {
+            let mut all = self.reserved.iter();
+            let index = all.position(|one| of_it(one, has_permit))?;
+            Some(self.reserved.remove(index))
+        };
+        if let Some(reserved) = find(true).or_else(|| find(false))
+            && let Some(permit) = reserved.permit
+        {
+            return Ok((permit, reserved.since));
         }
         let source = match self.has_filter {
             true => Source::Unproven,
@@ -153,6 +173,25 @@ mod tests {
         assert_eq!(reservations.handshakes.taken(), 1);
         assert_eq!(reservations.expire(start + TIMEOUT), Unfinished(1));
         assert_eq!(reservations.handshakes.taken(), 0);
+        assert_eq!(reservations.unfinished.taken(), 1);
+        assert_eq!(reservations.expire(start + LINGER), Unfinished(0));
+        assert_eq!(reservations.unfinished.taken(), 0);
+        assert!(reservations.reserved.is_empty());
+    }
+
+    #[test]
+    fn connections_that_may_live_for_ever_do_not_add_up() {
+        let (mut reservations, start) = reservations(16);
+        let mut let_in = 0;
+        // One source begins a ClientHello whenever the time of the last is over, beside an honest caller.
+        for round in 0..50 {
+            let now = start + TIMEOUT * round;
+            reservations.expire(now);
+            let one = reservations.reserve(1, source(1), || false, now);
+            let_in += usize::from(one.is_ok());
+            assert!(reservations.reserve(2, source(2), || true, now).is_ok());
+        }
+        assert_eq!(let_in, 5, "a quarter and one more");
     }
 
     #[test]
@@ -178,6 +217,14 @@ mod tests {
         let reserved = filtered.reserve(0, source(0), || false, now);
         assert_eq!(reserved, Ok(()));
         assert_eq!(filtered.expire(now + TIMEOUT), Unfinished(1));
+        // The same caller comes again in time.
+        assert_eq!(
+            filtered.reserve(0, source(0), || true, now + TIMEOUT),
+            Ok(())
+        );
+        let in_time = filtered.claim(&0, now + TIMEOUT * 2).expect("reserved");
+        assert_eq!(in_time.1, now + TIMEOUT);
+        drop(in_time);
         let late: Vec<_> = (0..3).map(|_| filtered.claim(&0, now + TIMEOUT)).collect();
         assert!(late.iter().all(Result::is_ok), "{late:?}");
         let refused = filtered.claim(&0, now + TIMEOUT).map(|_| ());
