@@ -11,8 +11,10 @@ use std::{
 
 use crate::lock::lock;
 
+mod allowed;
 mod refusals;
 
+pub(crate) use allowed::{Allowed, REFUSED, REVOKED, not_allowed};
 pub(crate) use refusals::Refusals;
 
 /// How many connections may be open at once.

@@ -15,7 +15,7 @@ use tokio_util::{
     task::{TaskTracker, task_tracker::TaskTrackerToken},
 };
 
-use crate::pool::{Admission, Admitted, Full, Limits, Refusals};
+use crate::pool::{Admission, Admitted, Allowed, Full, Limits, Refusals};
 use tower_iroh_layers::ConfigError;
 
 mod builder;
@@ -29,7 +29,7 @@ pub use incoming::TcpIncoming;
 ///
 /// See [`tcp`](super) for an example. This is a handle; the [`TcpIncoming`] that comes with it does the work.
 ///
-/// **Admission.** Every caller that proves a key is let in. It proves the key over TLS 1.3, as a raw public key; handlers find the key in
+/// **Admission.** Every caller that proves a key is let in, unless an [`allow_list`](TcpAcceptorBuilder::allow_list) says otherwise. It proves the key over TLS 1.3, as a raw public key; handlers find the key in
 /// [`PeerInfo::id`](crate::PeerInfo::id), and [`authorize`](crate::authorize()) decides which calls it may make. iroh's endpoint hooks do not see these callers.
 /// A caller without TLS is refused in HTTP/2 (tonic shows it PERMISSION_DENIED) unless [`plaintext`](TcpAcceptorBuilder::plaintext) lets it in.
 ///
@@ -37,7 +37,7 @@ pub use incoming::TcpIncoming;
 /// in flight end. A connection ends when its last call has ended, or when the drain time is over; [`drained`](Self::drained) waits for that.
 ///
 /// **Metrics.** The counters `tower_iroh_tcp_connections_total`, `tower_iroh_tcp_refused_total` by `reason` (`handshake`, `timeout`, `plaintext`, `garbage`,
-/// `limit`), and `tower_iroh_tcp_accept_errors_total`. The log has at most one line a second about each reason.
+/// `limit`, `policy`, `revoked`), and `tower_iroh_tcp_accept_errors_total`. The log has at most one line a second about each reason.
 #[derive(Clone, Debug)]
 pub struct TcpAcceptor {
     shared: Arc<Shared>,
@@ -59,6 +59,7 @@ struct Shared {
 #[derive(Clone, Debug)]
 struct AcceptorConfig {
     limits: Limits,
+    allowed: Allowed,
     max_handshakes: usize,
     handshake_timeout: Duration,
     drain_timeout: Duration,
