@@ -21,6 +21,7 @@ mod peers;
 mod readers;
 mod readme;
 mod runtimes;
+mod secrets;
 mod selection;
 mod server;
 mod transport;
