@@ -11,8 +11,10 @@ use std::{
 
 use crate::lock::lock;
 
+mod handshakes;
 mod refusals;
 
+pub(crate) use handshakes::{Busy, HandshakePermit, Handshakes, Source};
 pub(crate) use refusals::Refusals;
 
 /// How many connections may be open at once.
