@@ -89,6 +89,8 @@ pub use http2::{LaneConfig, Lanes};
 pub use peer::{Path, Peer, PeerError, PeerInfo, TcpAddr, TransportKind, identity};
 pub use peers::{Peers, PeersBuilder, PeersError};
 pub use pool::{EarlyData, PeerStats, State};
+#[cfg(feature = "authorize")]
+pub use quic::AllowList;
 pub use quic::{
     Acceptor, AcceptorBuilder, BareAcceptor, Connector, ConnectorIo, Incoming, Links, LinksBuilder,
     QuicIo, Tuning, presets,

@@ -11,9 +11,11 @@ use std::{
 
 use crate::lock::lock;
 
+mod allowed;
 mod handshakes;
 mod refusals;
 
+pub(crate) use allowed::{Allowed, REFUSED, REVOKED, not_allowed};
 pub(crate) use handshakes::{Busy, HandshakePermit, Handshakes, Source};
 pub(crate) use refusals::Refusals;
 

@@ -13,7 +13,7 @@ use iroh::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{QuicIo, Tuning};
-use crate::pool::{Admission, Limits, Refusals};
+use crate::pool::{Admission, Allowed, Limits, Refusals};
 
 mod builder;
 mod connection;
@@ -65,7 +65,8 @@ use reservations::Reservations;
 ///
 /// **Metrics** of all connections together: the counters `tower_iroh_server_packets_sent_total` and
 /// `tower_iroh_server_packets_lost_total`, up to a second old while nothing moves; [`PeerInfo`](crate::PeerInfo) has them per peer.
-/// `tower_iroh_quic_refused_total` by `reason`: `limit` and `handshakes` count connections beyond a limit, `source` connections beyond their source's share of
+/// `tower_iroh_quic_refused_total` by `reason`: `policy` counts callers to whom the [allow-list](AcceptorBuilder::allow_list) permits nothing,
+/// `revoked` those whose connection a reload ended, `limit` and `handshakes` connections beyond a limit, `source` connections beyond their source's share of
 /// the handshakes, `timeout` handshakes that took too long, `lanes` lanes beyond a connection's limit, `preamble` streams without a valid preamble. The log has at
 /// most one line a second about each reason. `tower_iroh_quic_retries_total` counts callers that had to prove their address first.
 #[derive(Clone, Debug)]
@@ -88,6 +89,7 @@ struct Shared {
 #[derive(Clone, Debug)]
 struct AcceptorConfig {
     limits: Limits,
+    allowed: Allowed,
     max_lanes_per_connection: usize,
     max_handshakes: usize,
     handshake_timeout: Duration,

@@ -24,7 +24,7 @@ use super::{
     Shared,
     silent::Accepted,
 };
-use crate::pool::{Busy, Full, HandshakePermit, Source};
+use crate::pool::{Busy, Full, HandshakePermit, Source, admission};
 
 /// A TLS record that holds a handshake: RFC 8446, section 5.1.
 const TLS: u8 = 0x16;
@@ -124,6 +124,9 @@ impl Shared {
         Refused::Full(..) | Refused::Busy(_) => {
             tracing::warn!(%remote, reason, suppressed, "refused a TCP connection: {refused}");
         }
+        Refused::Policy(_) => {
+            tracing::info!(%remote, reason, suppressed, "refused a TCP connection: {refused}");
+        }
         _ => tracing::debug!(%remote, reason, suppressed, "refused a TCP connection: {refused}"),
     });
     }
@@ -164,6 +167,11 @@ async fn encrypted(
         return Err(Refused::NoAlpn);
     }
     let id = tls::proved(session).ok_or(Refused::NoKey)?;
+    // Not in the handshake: an answer to a key that is not proved would tell anybody who is on the list.
+    if !shared.settings.allowed.admits(Some(id)) {
+        refusal::say(stream, h2::Reason::INADEQUATE_SECURITY, admission::REFUSED).await;
+        return Err(Refused::Policy(Some(id)));
+    }
     let permit = match shared.admit(Some(id)) {
         Ok(permit) => permit,
         Err(full) => {
@@ -173,7 +181,7 @@ async fn encrypted(
     };
     let stream = Stream::Tls(Box::new(stream.into()));
     let io = TcpIo::new(stream, Some(id), remote).at(permit);
-    Ok(bounded(shared, io))
+    Ok(bounded(shared, io, Some(id)))
 }
 
 async fn plain(
@@ -187,6 +195,11 @@ async fn plain(
             "serving a caller without TLS, because plaintext is allowed: it has no identity, and anybody on the path can read and change its calls; this is logged once"
         );
     }
+    if !shared.settings.allowed.admits(None) {
+        let said = "callers without TLS may call nothing here; use TLS with an iroh identity";
+        refusal::answer(stream, Code::Unauthenticated, said).await;
+        return Err(Refused::Policy(None));
+    }
     let permit = match shared.admit(None) {
         Ok(permit) => permit,
         Err(full) => {
@@ -195,20 +208,41 @@ async fn plain(
         }
     };
     let io = TcpIo::new(Stream::Plain(stream), None, remote).at(permit);
-    Ok(bounded(shared, io))
+    Ok(bounded(shared, io, None))
 }
 
-/// Cuts a connection on which HTTP/2 does not begin in time, or that is open at the end of the drain time.
-fn bounded(shared: &Shared, io: TcpIo) -> TcpIo {
+/// Cuts a connection on which HTTP/2 does not begin in time, that is open at the end of the drain time, or whose caller a reload shuts out.
+fn bounded(shared: &Arc<Shared>, io: TcpIo, caller: Option<EndpointId>) -> TcpIo {
     let draining = shared.draining.clone().cancelled_owned();
     let most = shared.settings.drain_timeout;
     let io = io.begun_within(shared.settings.handshake_timeout);
-    io.until(Box::pin(async move {
+    let drained = async move {
         draining.await;
         sleep(most).await;
         let said = "the server shut down, and its drain time ended before the calls";
         io::Error::new(io::ErrorKind::ConnectionAborted, said)
+    };
+    let revoked = revoked(shared.clone(), caller);
+    io.until(Box::pin(async move {
+        tokio::select! {
+            error = drained => error,
+            error = revoked => error,
+        }
     }))
+}
+
+/// Waits until a reload shuts the caller out.
+async fn revoked(shared: Arc<Shared>, caller: Option<EndpointId>) -> io::Error {
+    shared.settings.allowed.clone().revoked(caller).await;
+    shared.refusals.add("revoked", |suppressed| {
+        let peer = caller.map(|id| id.fmt_short().to_string());
+        tracing::info!(
+            peer,
+            suppressed,
+            "closing a TCP connection: a reload of the policy shuts the caller out"
+        );
+    });
+    io::Error::new(io::ErrorKind::PermissionDenied, admission::REVOKED)
 }
 
 /// Why a connection was refused.
@@ -223,6 +257,8 @@ enum Refused {
     Garbage(u8),
     Full(Full, Option<EndpointId>),
     Busy(Busy),
+    /// The policy permits nothing to the caller.
+    Policy(Option<EndpointId>),
 }
 
 impl Refused {
@@ -234,6 +270,7 @@ impl Refused {
             Self::Garbage(_) => "garbage",
             Self::Full(..) => "limit",
             Self::Busy(busy) => busy.reason(),
+            Self::Policy(_) => "policy",
         }
     }
 }
@@ -261,6 +298,10 @@ impl fmt::Display for Refused {
             Self::Full(full, Some(peer)) => write!(f, "peer {}: {full}", peer.fmt_short()),
             Self::Full(full, None) => full.fmt(f),
             Self::Busy(busy) => busy.fmt(f),
+            Self::Policy(Some(peer)) => {
+                write!(f, "the policy permits nothing to peer {}", peer.fmt_short())
+            }
+            Self::Policy(None) => f.write_str("the policy permits nothing to callers without TLS"),
         }
     }
 }
