@@ -8,7 +8,7 @@
 //! ```
 //!
 //! There are three processes. The server has the default settings, both transports and a policy. This process has the honest callers. Each attack runs in a
-//! process of its own and is killed at its end, so that nothing is closed politely. The attackers come from other addresses of this machine than the callers do
+//! process of its own, with a low priority since a real one has processors of its own, and ends without a word to the server. The attackers come from other addresses of this machine than the callers do
 //! (127.0.0.2 and up), and therefore the siege needs Linux.
 //!
 //! Twenty honest callers make 200 calls a second in all, ten over iroh and ten over TCP. Calls begin when they are due, whether those before have ended or not,
@@ -63,7 +63,7 @@ struct Options {
     /// Repeats all attacks until this time is over, in minutes. Default: once.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=10_000))]
     minutes: Option<u64>,
-    /// A 99th percentile below this is never too slow, in milliseconds. Default 25, and 250 with `--quick`, because the attackers use the same processors.
+    /// A 99th percentile below this is never too slow, nor is a newcomer, in milliseconds. Default 25, and 250 with `--quick`, because the attackers use the same processors.
     #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u64).range(1..=10_000))]
     floor: Option<u64>,
     /// Names the attacks and what each does.

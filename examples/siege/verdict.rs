@@ -77,9 +77,10 @@ impl Row {
             ));
         }
         let newcomer = during.worst_newcomer();
-        if newcomer >= NEWCOMER {
+        let bound = NEWCOMER.max(plan.floor);
+        if newcomer >= bound {
             broken.push(format!(
-                "a newcomer waited {newcomer:.1?}, and {NEWCOMER:?} is the bound"
+                "a newcomer waited {newcomer:.1?}, and {bound:.1?} is the bound"
             ));
         }
         let taken = seen.most.memory.saturating_sub(seen.before.memory);

@@ -3,7 +3,11 @@
 use std::{future::pending, time::Duration};
 
 use iroh::SecretKey;
-use tokio::{io::AsyncReadExt as _, task::JoinSet, time::sleep};
+use tokio::{
+    io::AsyncReadExt as _,
+    task::JoinSet,
+    time::{interval, sleep},
+};
 
 use super::{
     Target,
@@ -15,6 +19,8 @@ use crate::Error;
 const KEYS: u32 = 256;
 /// How many connections an attacker with one key tries to have: twice what it may.
 const ONE_KEY: u32 = 32;
+/// Between the first attempts of two connections: making a hundred keys and endpoints a second is work for the attacker too.
+const PACE: Duration = Duration::from_millis(10);
 /// How many sources the keys come from.
 const SOURCES: u32 = 32;
 
@@ -36,7 +42,9 @@ async fn idle(
     key: impl Fn(&Target) -> SecretKey,
 ) -> Result<(), Error> {
     let mut idle = JoinSet::new();
+    let mut due = interval(PACE);
     for number in 0..connections {
+        due.tick().await;
         for over in target.over.clone() {
             let (target, key) = (target.clone(), key(&target));
             let from = wire::source(number % sources);
