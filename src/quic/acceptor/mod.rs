@@ -12,7 +12,7 @@ use iroh::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::{QuicIo, Tuning};
+use super::{QuicIo, Tuning, tuning::WindowBudget};
 use crate::pool::{Admission, Limits, Refusals};
 
 mod builder;
@@ -64,7 +64,8 @@ pub use incoming::Incoming;
 /// **Metrics** of all connections together: the counters `tower_iroh_server_packets_sent_total` and
 /// `tower_iroh_server_packets_lost_total`, up to a second old while nothing moves; [`PeerInfo`](crate::PeerInfo) has them per peer.
 /// `tower_iroh_quic_refused_total` by `reason`: `limit` and `handshakes` count connections beyond a limit, `timeout` handshakes that took too long, `lanes`
-/// lanes beyond a connection's limit, `preamble` streams without a valid preamble. The log has at most one line a second about each reason.
+/// lanes beyond a connection's limit, `preamble` streams without a valid preamble, `unidirectional` streams that the protocol does not have, `windows` connections
+/// that got less than their window, and `abuse` HTTP/2 connections whose peer broke the rules. The log has at most one line a second about each reason.
 #[derive(Clone, Debug)]
 pub struct Acceptor {
     shared: Arc<Shared>,
@@ -79,13 +80,15 @@ struct Shared {
     handshakes: AtomicUsize,
     admission: Admission<EndpointId>,
     connections: TaskTracker,
-    refusals: Refusals,
+    refusals: Arc<Refusals>,
+    windows: Arc<WindowBudget>,
 }
 
 #[derive(Clone, Debug)]
 struct AcceptorConfig {
     limits: Limits,
     max_lanes_per_connection: usize,
+    window_budget: u64,
     max_handshakes: usize,
     handshake_timeout: Duration,
     preamble_timeout: Duration,
@@ -109,15 +112,17 @@ impl Acceptor {
     fn with(settings: AcceptorConfig) -> (Self, Incoming) {
         let draining = CancellationToken::new();
         let (lanes, incoming) = Incoming::new(draining.clone());
+        let refusals = Arc::new(Refusals::new("tower_iroh_quic_refused_total"));
         let acceptor = Self {
             shared: Arc::new(Shared {
                 admission: Admission::new(settings.limits),
+                windows: WindowBudget::new(settings.window_budget, refusals.clone()),
                 settings,
                 lanes,
                 draining,
                 handshakes: AtomicUsize::new(0),
                 connections: TaskTracker::new(),
-                refusals: Refusals::new("tower_iroh_quic_refused_total"),
+                refusals,
             }),
         };
         (acceptor, incoming)

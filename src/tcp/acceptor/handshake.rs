@@ -22,7 +22,7 @@ use super::{
     },
     Shared,
 };
-use crate::pool::Full;
+use crate::{http2::Conduct, pool::Full};
 
 /// A TLS record that holds a handshake: RFC 8446, section 5.1.
 const TLS: u8 = 0x16;
@@ -129,7 +129,9 @@ async fn plain(
 fn bounded(shared: &Shared, io: TcpIo) -> TcpIo {
     let draining = shared.draining.clone().cancelled_owned();
     let most = shared.settings.drain_timeout;
-    let io = io.begun_within(shared.settings.handshake_timeout);
+    let io = io
+        .begun_within(shared.settings.handshake_timeout)
+        .watched(Conduct::new(shared.refusals.clone()));
     io.until(Box::pin(async move {
         draining.await;
         sleep(most).await;

@@ -37,7 +37,7 @@ pub use incoming::TcpIncoming;
 /// in flight end. A connection ends when its last call has ended, or when the drain time is over; [`drained`](Self::drained) waits for that.
 ///
 /// **Metrics.** The counters `tower_iroh_tcp_connections_total`, `tower_iroh_tcp_refused_total` by `reason` (`handshake`, `timeout`, `plaintext`, `garbage`,
-/// `limit`), and `tower_iroh_tcp_accept_errors_total`. The log has at most one line a second about each reason.
+/// `limit`, `abuse`), and `tower_iroh_tcp_accept_errors_total`. The log has at most one line a second about each reason.
 #[derive(Clone, Debug)]
 pub struct TcpAcceptor {
     shared: Arc<Shared>,
@@ -51,7 +51,7 @@ struct Shared {
     draining: CancellationToken,
     admission: Admission<EndpointId>,
     connections: TaskTracker,
-    refusals: Refusals,
+    refusals: Arc<Refusals>,
     /// Whether the log says already that a caller without TLS is served.
     warned: AtomicBool,
 }
@@ -130,7 +130,7 @@ impl Shared {
             tls: Arc::new(tls),
             draining: CancellationToken::new(),
             connections: TaskTracker::new(),
-            refusals: Refusals::new("tower_iroh_tcp_refused_total"),
+            refusals: Arc::new(Refusals::new("tower_iroh_tcp_refused_total")),
             warned: AtomicBool::new(false),
         }
     }
