@@ -6,7 +6,7 @@
 //!
 //! ```
 //! use tower_iroh::{Acceptor, Channel, Peer, presets};
-//! use iroh::{Endpoint, protocol::Router};
+//! use iroh::Endpoint;
 //! # use tower_iroh_proto::{EchoService, echo::{EchoRequest, echo_client::EchoClient, echo_server::EchoServer}};
 //!
 //! # #[tokio::main(flavor = "current_thread")]
@@ -15,7 +15,7 @@
 //! let endpoint = Endpoint::bind(presets::Offline).await?;
 //! let peer = Peer::of(&endpoint)?;
 //! let (acceptor, incoming) = Acceptor::new();
-//! let router = Router::builder(endpoint).accept(tower_iroh::ALPN, acceptor).spawn();
+//! let router = acceptor.router(endpoint).spawn();
 //! tokio::spawn(
 //!     tonic::transport::Server::builder()
 //!         .add_service(EchoServer::new(EchoService::default()))
@@ -45,6 +45,10 @@
 //!
 //! [`Transport`] makes the server and the channels to all [`Peers`] from a [configuration](config), and follows it while the program runs.
 
+// The fuzz targets name this crate as its users do, and its own tests run them.
+#[cfg(test)]
+extern crate self as tower_iroh;
+
 #[cfg(feature = "config")]
 pub mod config;
 pub mod tcp;
@@ -52,6 +56,9 @@ pub mod wire;
 
 mod channel;
 mod error;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod http2;
 mod lock;
 mod peer;
@@ -82,6 +89,8 @@ pub use http2::{LaneConfig, Lanes};
 pub use peer::{Path, Peer, PeerError, PeerInfo, TcpAddr, TransportKind, identity};
 pub use peers::{Peers, PeersBuilder, PeersError};
 pub use pool::{EarlyData, PeerStats, State};
+#[cfg(feature = "authorize")]
+pub use quic::AllowList;
 pub use quic::{
     Acceptor, AcceptorBuilder, BareAcceptor, Connector, ConnectorIo, Incoming, Links, LinksBuilder,
     QuicIo, Tuning, presets,

@@ -1,9 +1,6 @@
 use std::{fmt, net::SocketAddr, time::Duration};
 
-use iroh::{
-    Endpoint, SecretKey, endpoint,
-    protocol::{Router, RouterBuilder},
-};
+use iroh::{Endpoint, SecretKey, endpoint, protocol::RouterBuilder};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -14,6 +11,8 @@ use crate::{
     tcp::{TcpAcceptor, TcpAcceptorBuilder, TcpIncoming},
 };
 use tower_iroh_layers::ConfigError;
+#[cfg(feature = "authorize")]
+use tower_iroh_layers::authorize::PolicyHandle;
 
 /// Which transports of a [`Server`] must be bound for it to run.
 ///
@@ -162,6 +161,15 @@ impl ServerBuilder {
             .tcp_acceptor(move |acceptor| acceptor.drain_timeout(timeout))
     }
 
+    /// Takes connections over both transports only of callers to whom this policy permits a call at all, and closes those that a reload shuts out: see
+    /// [`AcceptorBuilder::allow_list`] and [`TcpAcceptorBuilder::allow_list`]. Default: every caller that proves a key is taken.
+    #[cfg(feature = "authorize")]
+    pub fn allow_list(self, policy: &PolicyHandle) -> Self {
+        let over_tcp = policy.clone();
+        self.acceptor(|acceptor| acceptor.allow_list(policy))
+            .tcp_acceptor(move |acceptor| acceptor.allow_list(&over_tcp))
+    }
+
     /// Adds other protocols on the same endpoint, or this one under further ALPNs: `router.accept(alpn, acceptor.bare())`. The router has tower-iroh's own ALPN
     /// and [filter](Acceptor::incoming_filter) already.
     pub fn routes(
@@ -224,9 +232,7 @@ impl ServerBuilder {
         let (tcp, tcp_incoming): (Option<TcpAcceptor>, Option<TcpIncoming>) = tcp.unzip();
         let (iroh, incoming): (Option<Iroh>, Option<Incoming>) = endpoint
             .map(|endpoint| {
-                let mut router = Router::builder(endpoint.clone())
-                    .incoming_filter(acceptor.incoming_filter())
-                    .accept(crate::wire::ALPN, acceptor.clone());
+                let mut router = acceptor.router(endpoint.clone());
                 for configure in self.routes {
                     router = configure(router, &acceptor);
                 }

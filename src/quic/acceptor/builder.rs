@@ -5,7 +5,7 @@ use tower_iroh_layers::authorize::PolicyHandle;
 use tower_iroh_layers::{ConfigError, MethodSet};
 
 use super::{super::Tuning, Acceptor, AcceptorConfig, Incoming, early::EarlyData};
-use crate::pool::Limits;
+use crate::pool::{Allowed, Limits};
 
 /// Settings of an [`Acceptor`].
 ///
@@ -37,6 +37,7 @@ impl Default for AcceptorBuilder {
                     // QUIC has no callers without an identity.
                     anonymous: 0,
                 },
+                allowed: Allowed::default(),
                 max_lanes_per_connection: 64,
                 window_budget: 1 << 30,
                 max_handshakes: 256,
@@ -88,8 +89,8 @@ impl AcceptorBuilder {
         self
     }
 
-    /// How many handshakes may be in flight, of all peers. Default 256. Further connections are refused; with
-    /// [`Acceptor::incoming_filter`] before they cost anything.
+    /// How many handshakes may be in flight, of all peers. Default 256. [`Acceptor::router`] refuses further connections before they cost anything, and from a
+    /// quarter on it asks for proof of an address and limits each source: see [`Acceptor::incoming_filter`].
     pub fn max_handshakes(mut self, handshakes: usize) -> Self {
         self.settings.max_handshakes = handshakes;
         self
@@ -134,6 +135,20 @@ impl AcceptorBuilder {
     #[cfg(feature = "authorize")]
     pub fn early_data_policy(mut self, policy: &PolicyHandle) -> Self {
         self.early_data_policy = Some(policy.clone());
+        self
+    }
+
+    /// Takes connections only of callers to whom this policy permits a call at all, by name or by its entry for authenticated peers. A stranger is refused
+    /// when its handshake is complete and costs no HTTP/2: the acceptor closes the connection with [`FORBIDDEN`](crate::wire::close::FORBIDDEN), which its
+    /// client sees as PERMISSION_DENIED. Default: every caller that proves a key is taken.
+    ///
+    /// A reload that shuts a caller out closes its connections with the same code within a second, also where the caller reads nothing. Calls have half a
+    /// second to end with a status. Calls answered as [early data](Self::early_data) come before the handshake, so they are not affected.
+    ///
+    /// An [`authorize`](crate::authorize()) layer is needed all the same: it decides over each call.
+    #[cfg(feature = "authorize")]
+    pub fn allow_list(mut self, policy: &PolicyHandle) -> Self {
+        self.settings.allowed = Allowed::by(policy);
         self
     }
 

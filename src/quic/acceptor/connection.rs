@@ -73,6 +73,7 @@ impl Serving {
         let mut tick = pin!(follow.tick());
         let mut drained = pin!(drained(shared, streams.lanes.clone(), &connection));
         let mut closed = pin!(connection.closed());
+        let mut revoked = pin!(shared.revoked(&connection));
         // Not before the handshake: a datagram could be a replay as well.
         let mut copies = pin!(copies.run(&connection));
         let mut streams = pin!(streams.run(&connection));
@@ -81,6 +82,7 @@ impl Serving {
                 _ = &mut closed => return,
                 () = &mut drained => return,
                 () = &mut streams => return,
+                () = &mut revoked => return,
                 never = &mut copies => match never {},
                 () = &mut tick => tick.set(follow.tick()),
             }

@@ -4,8 +4,10 @@ use iroh::SecretKey;
 use tokio::net::TcpListener;
 
 use super::{super::tls::TlsIdentity, AcceptorConfig, Shared, TcpAcceptor, TcpIncoming};
-use crate::pool::Limits;
+use crate::pool::{Allowed, Limits};
 use tower_iroh_layers::ConfigError;
+#[cfg(feature = "authorize")]
+use tower_iroh_layers::authorize::PolicyHandle;
 
 /// Settings of a [`TcpAcceptor`].
 ///
@@ -41,6 +43,7 @@ impl TcpAcceptorBuilder {
                     per_peer: 64,
                     anonymous: 1024,
                 },
+                allowed: Allowed::default(),
                 max_handshakes: 256,
                 handshake_timeout: Duration::from_secs(10),
                 drain_timeout: Duration::from_secs(10),
@@ -70,8 +73,13 @@ impl TcpAcceptorBuilder {
         self
     }
 
-    /// How many handshakes may be in flight, of all callers. Default 256. Further connections wait in the kernel's queue until a handshake has ended, which each
-    /// does within [`handshake_timeout`](Self::handshake_timeout).
+    /// How many handshakes may be in flight, of all callers. Default 256. From a caller's first byte on it counts, and it has 2 s for that byte.
+    ///
+    /// - **Silent sockets** take no handshake. There may be as many of them as handshakes; for one more, the oldest is closed.
+    /// - **One source** is an IPv4 address or the first 64 bits of an IPv6 address. While more than a quarter of the handshakes are in flight, a source gets an
+    ///   eighth of them, and at least two. Until then no source is limited, so many clients behind one NAT are served in normal times.
+    /// - **Further callers** wait, as many as handshakes and with the same share for each source, until [`handshake_timeout`](Self::handshake_timeout). Others
+    ///   are refused: their connection is closed.
     pub fn max_handshakes(mut self, handshakes: usize) -> Self {
         self.settings.max_handshakes = handshakes;
         self
@@ -106,6 +114,20 @@ impl TcpAcceptorBuilder {
     /// may make every call, and anybody on the network path can read and change the calls**. The first such caller is logged as a warning.
     pub fn plaintext(mut self, plaintext: bool) -> Self {
         self.settings.plaintext = plaintext;
+        self
+    }
+
+    /// Takes connections only of callers to whom this policy permits a call at all, by name or by its entry for authenticated peers. A stranger is refused
+    /// when it has proved its key and costs no HTTP/2; its client sees PERMISSION_DENIED. With [`plaintext`](Self::plaintext), callers without TLS are
+    /// taken only if the policy permits anonymous callers a call; others see UNAUTHENTICATED. Default: every caller that proves a key is taken.
+    ///
+    /// A reload that shuts a caller out closes its connections within a second, also where the caller reads nothing. Calls have half a second to end with a
+    /// status; a call that is cut after that ends with UNAVAILABLE.
+    ///
+    /// An [`authorize`](crate::authorize()) layer is needed all the same: it decides over each call.
+    #[cfg(feature = "authorize")]
+    pub fn allow_list(mut self, policy: &PolicyHandle) -> Self {
+        self.settings.allowed = Allowed::by(policy);
         self
     }
 

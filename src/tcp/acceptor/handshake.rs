@@ -4,6 +4,7 @@ use std::{
     fmt, io,
     net::SocketAddr,
     sync::{Arc, atomic::Ordering::Relaxed},
+    time::Duration,
 };
 
 use iroh::EndpointId;
@@ -21,39 +22,117 @@ use super::{
         refusal, tls,
     },
     Shared,
+    silent::Accepted,
 };
-use crate::{http2::Conduct, pool::Full};
+use crate::{
+    http2::Conduct,
+    pool::{Busy, Full, HandshakePermit, Source, admission},
+};
 
 /// A TLS record that holds a handshake: RFC 8446, section 5.1.
 const TLS: u8 = 0x16;
 
+/// What a caller that has spoken gets.
+pub(super) enum Turn {
+    /// Its handshake may begin.
+    Now(HandshakePermit),
+    /// It waits for a permit, and is counted as one of those that wait.
+    Queued {
+        source: Source,
+        busy: Busy,
+        queued: HandshakePermit,
+    },
+}
+
+impl Turn {
+    /// `None` if too many wait, or too many of its source. The caller is refused then.
+    pub(super) fn take(shared: &Shared, remote: SocketAddr) -> Option<Self> {
+        // TCP has proved the address.
+        let source = Source::address(remote.ip());
+        let busy = match shared.handshakes.try_acquire(source.clone()) {
+            Ok(permit) => return Some(Self::Now(permit)),
+            Err(busy) => busy,
+        };
+        match shared.queue.try_acquire(source.clone()) {
+            Ok(queued) => Some(Self::Queued {
+                source,
+                busy,
+                queued,
+            }),
+            Err(_) => {
+                shared.refused(remote, &Refused::Busy(busy));
+                None
+            }
+        }
+    }
+
+    /// Waits for the permit, or until the time is over.
+    async fn wait(self, shared: &Shared, left: Duration) -> Result<HandshakePermit, Refused> {
+        match self {
+            Self::Now(permit) => Ok(permit),
+            Self::Queued {
+                source,
+                busy,
+                queued: _queued,
+            } => timeout(left, shared.handshakes.acquire(source))
+                .await
+                .map_err(|_| Refused::Busy(busy)),
+        }
+    }
+}
+
 /// Makes a connection of an accepted socket, or refuses it. Dropping the future closes the socket.
 pub(super) async fn shake_hands(
     shared: Arc<Shared>,
-    stream: TcpStream,
-    remote: SocketAddr,
+    socket: Accepted,
+    turn: Turn,
 ) -> Option<TcpIo> {
-    let most = shared.settings.handshake_timeout;
-    let refused = match timeout(most, admit(&shared, stream, remote)).await {
-        Ok(Ok(io)) => {
+    let remote = socket.remote;
+    match in_time(&shared, socket, turn).await {
+        Ok(io) => {
             metrics::counter!("tower_iroh_tcp_connections_total").increment(1);
-            return Some(io);
+            Some(io)
         }
-        Ok(Err(refused)) => refused,
-        Err(_) => Refused::Timeout,
+        Err(refused) => {
+            shared.refused(remote, &refused);
+            None
+        }
+    }
+}
+
+async fn in_time(shared: &Arc<Shared>, socket: Accepted, turn: Turn) -> Result<TcpIo, Refused> {
+    let Accepted {
+        stream,
+        remote,
+        since,
+    } = socket;
+    let left = || {
+        let most = shared.settings.handshake_timeout;
+        most.saturating_sub(since.elapsed())
     };
-    let reason = refused.reason();
-    shared.refusals.add(reason, |suppressed| match refused {
-        Refused::Plaintext if !shared.warned.swap(true, Relaxed) => tracing::warn!(
-            %remote, listener = %shared.local_addr,
+    let _permit = turn.wait(shared, left()).await?;
+    timeout(left(), admit(shared, stream, remote))
+        .await
+        .unwrap_or(Err(Refused::Timeout))
+}
+
+impl Shared {
+    fn refused(&self, remote: SocketAddr, refused: &Refused) {
+        let reason = refused.reason();
+        self.refusals.add(reason, |suppressed| match refused {
+        Refused::Plaintext if !self.warned.swap(true, Relaxed) => tracing::warn!(
+            %remote, listener = %self.local_addr,
             "refused a caller without TLS: this port takes only TLS with iroh identities; TcpAcceptorBuilder::plaintext admits such callers; this is logged once"
         ),
-        Refused::Full(..) => {
+        Refused::Full(..) | Refused::Busy(_) => {
             tracing::warn!(%remote, reason, suppressed, "refused a TCP connection: {refused}");
+        }
+        Refused::Policy(_) => {
+            tracing::info!(%remote, reason, suppressed, "refused a TCP connection: {refused}");
         }
         _ => tracing::debug!(%remote, reason, suppressed, "refused a TCP connection: {refused}"),
     });
-    None
+    }
 }
 
 async fn admit(
@@ -91,6 +170,11 @@ async fn encrypted(
         return Err(Refused::NoAlpn);
     }
     let id = tls::proved(session).ok_or(Refused::NoKey)?;
+    // Not in the handshake: an answer to a key that is not proved would tell anybody who is on the list.
+    if !shared.settings.allowed.admits(Some(id)) {
+        refusal::say(stream, h2::Reason::INADEQUATE_SECURITY, admission::REFUSED).await;
+        return Err(Refused::Policy(Some(id)));
+    }
     let permit = match shared.admit(Some(id)) {
         Ok(permit) => permit,
         Err(full) => {
@@ -100,7 +184,7 @@ async fn encrypted(
     };
     let stream = Stream::Tls(Box::new(stream.into()));
     let io = TcpIo::new(stream, Some(id), remote).at(permit);
-    Ok(bounded(shared, io))
+    Ok(bounded(shared, io, Some(id)))
 }
 
 async fn plain(
@@ -114,6 +198,11 @@ async fn plain(
             "serving a caller without TLS, because plaintext is allowed: it has no identity, and anybody on the path can read and change its calls; this is logged once"
         );
     }
+    if !shared.settings.allowed.admits(None) {
+        let said = "callers without TLS may call nothing here; use TLS with an iroh identity";
+        refusal::answer(stream, Code::Unauthenticated, said).await;
+        return Err(Refused::Policy(None));
+    }
     let permit = match shared.admit(None) {
         Ok(permit) => permit,
         Err(full) => {
@@ -122,22 +211,43 @@ async fn plain(
         }
     };
     let io = TcpIo::new(Stream::Plain(stream), None, remote).at(permit);
-    Ok(bounded(shared, io))
+    Ok(bounded(shared, io, None))
 }
 
-/// Cuts a connection on which HTTP/2 does not begin in time, or that is open at the end of the drain time.
-fn bounded(shared: &Shared, io: TcpIo) -> TcpIo {
+/// Cuts a connection on which HTTP/2 does not begin in time, that is open at the end of the drain time, or whose caller a reload shuts out.
+fn bounded(shared: &Arc<Shared>, io: TcpIo, caller: Option<EndpointId>) -> TcpIo {
     let draining = shared.draining.clone().cancelled_owned();
     let most = shared.settings.drain_timeout;
     let io = io
         .begun_within(shared.settings.handshake_timeout)
         .watched(Conduct::new(shared.refusals.clone()));
-    io.until(Box::pin(async move {
+    let drained = async move {
         draining.await;
         sleep(most).await;
         let said = "the server shut down, and its drain time ended before the calls";
         io::Error::new(io::ErrorKind::ConnectionAborted, said)
+    };
+    let revoked = revoked(shared.clone(), caller);
+    io.until(Box::pin(async move {
+        tokio::select! {
+            error = drained => error,
+            error = revoked => error,
+        }
     }))
+}
+
+/// Waits until a reload shuts the caller out.
+async fn revoked(shared: Arc<Shared>, caller: Option<EndpointId>) -> io::Error {
+    shared.settings.allowed.clone().revoked(caller).await;
+    shared.refusals.add("revoked", |suppressed| {
+        let peer = caller.map(|id| id.fmt_short().to_string());
+        tracing::info!(
+            peer,
+            suppressed,
+            "closing a TCP connection: a reload of the policy shuts the caller out"
+        );
+    });
+    io::Error::new(io::ErrorKind::PermissionDenied, admission::REVOKED)
 }
 
 /// Why a connection was refused.
@@ -151,6 +261,9 @@ enum Refused {
     Plaintext,
     Garbage(u8),
     Full(Full, Option<EndpointId>),
+    Busy(Busy),
+    /// The policy permits nothing to the caller.
+    Policy(Option<EndpointId>),
 }
 
 impl Refused {
@@ -161,6 +274,8 @@ impl Refused {
             Self::Plaintext => "plaintext",
             Self::Garbage(_) => "garbage",
             Self::Full(..) => "limit",
+            Self::Busy(busy) => busy.reason(),
+            Self::Policy(_) => "policy",
         }
     }
 }
@@ -187,6 +302,11 @@ impl fmt::Display for Refused {
             }
             Self::Full(full, Some(peer)) => write!(f, "peer {}: {full}", peer.fmt_short()),
             Self::Full(full, None) => full.fmt(f),
+            Self::Busy(busy) => busy.fmt(f),
+            Self::Policy(Some(peer)) => {
+                write!(f, "the policy permits nothing to peer {}", peer.fmt_short())
+            }
+            Self::Policy(None) => f.write_str("the policy permits nothing to callers without TLS"),
         }
     }
 }
