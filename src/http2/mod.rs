@@ -4,6 +4,7 @@
 //! connection, while HTTP/2 inside a stream keeps reading (`docs/decisions/lanes-not-streams.md`).
 
 mod carries;
+mod conduct;
 mod connection;
 mod connector;
 mod driver;
@@ -17,6 +18,7 @@ pub use connector::{Connector, ConnectorIo, Streams};
 pub use lanes::{LaneConfig, Lanes};
 
 pub(crate) use carries::Carries;
+pub(crate) use conduct::Conduct;
 pub(crate) use connection::{Explain, Http2, Ready};
 pub(crate) use set::{Gate, GateGuard, LanePermit, LaneSet, NewStream, NoStream, Opener};
 pub(crate) use stream::REOPENING;

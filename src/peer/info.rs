@@ -85,7 +85,7 @@ impl PeerInfo {
         self.urgency
     }
 
-    fn connection(&self) -> Option<iroh::endpoint::Connection> {
+    pub(crate) fn connection(&self) -> Option<iroh::endpoint::Connection> {
         match &self.via {
             Via::Iroh(proof) => proof.connection(),
             Via::Tcp { .. } => None,

@@ -84,7 +84,7 @@ async fn connect(
     early: &Announce<Link>,
 ) -> Result<Arc<Link>, Error> {
     let id = addr.id;
-    let options = ConnectOptions::new().with_transport_config(settings.tuning.transport_config());
+    let options = ConnectOptions::new().with_transport_config(settings.tuning.dialled());
     let connecting = endpoint
         .connect_with_opts(addr, ALPN, options)
         .await

@@ -5,7 +5,7 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use iroh::EndpointId;
@@ -22,7 +22,7 @@ use super::{
     health::{ConnectionHealth, Watched},
     refusal::{Heard, Listener},
 };
-use crate::peer::PeerInfo;
+use crate::{http2::Conduct, peer::PeerInfo};
 
 /// One TCP connection, encrypted or plain: what [`TcpIncoming`](super::TcpIncoming) yields.
 ///
@@ -38,6 +38,8 @@ pub struct TcpIo {
     listener: Option<Listener>,
     /// Until the caller has begun to speak HTTP/2.
     preface: Option<Preface>,
+    /// Present on the server's side.
+    conduct: Option<Box<Conduct>>,
     /// What it takes of the server's bounds, until it is dropped.
     place: Option<Permit>,
 }
@@ -91,6 +93,7 @@ impl TcpIo {
             health: None,
             listener: None,
             preface: None,
+            conduct: None,
             place: None,
         }
     }
@@ -122,6 +125,12 @@ impl TcpIo {
             left: PREFACE,
             late: Box::pin(sleep(time)),
         });
+        self
+    }
+
+    /// Follows the HTTP/2 connection, as its server.
+    pub(super) fn watched(mut self, conduct: Conduct) -> Self {
+        self.conduct = Some(Box::new(conduct));
         self
     }
 
@@ -160,7 +169,13 @@ impl TcpIo {
         }
     }
 
-    fn wrote(&mut self, written: &Poll<io::Result<usize>>) {
+    fn wrote(&mut self, slices: &[IoSlice<'_>], written: &Poll<io::Result<usize>>) {
+        if let Some(conduct) = &mut self.conduct
+            && let Poll::Ready(Ok(bytes)) = written
+        {
+            // The kernel bounds what waits for a caller, so it does not matter whether a handler answers.
+            let _ = conduct.wrote(&self.info, slices, *bytes);
+        }
         let Some(health) = &self.health else { return };
         match written {
             Poll::Ready(Ok(bytes)) => health.sent(*bytes),
@@ -191,8 +206,20 @@ impl AsyncRead for TcpIo {
         }
         let read = self.or_over(cx, read);
         let Self {
-            health, listener, ..
+            health,
+            listener,
+            conduct,
+            info,
+            ended,
+            ..
         } = &mut *self;
+        if let Some(conduct) = conduct
+            && let Err(error) = conduct.came(Instant::now(), info, &buf.filled()[before..])
+        {
+            // For good, or the server would still write.
+            *ended = Ended::Now(error.kind(), error.to_string());
+            return Poll::Ready(Err(error));
+        }
         if let Some(health) = health {
             match &read {
                 Poll::Ready(Ok(())) if buf.filled().len() > before => {
@@ -226,7 +253,7 @@ impl AsyncWrite for TcpIo {
             Stream::Tls(stream) => Pin::new(stream).poll_write(cx, buf),
         };
         let written = self.or_over(cx, written);
-        self.wrote(&written);
+        self.wrote(&[IoSlice::new(buf)], &written);
         written
     }
 
@@ -240,7 +267,7 @@ impl AsyncWrite for TcpIo {
             Stream::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
         };
         let written = self.or_over(cx, written);
-        self.wrote(&written);
+        self.wrote(slices, &written);
         written
     }
 

@@ -139,6 +139,9 @@ pub mod reset {
     /// The server is shutting down and takes no new lane.
     pub const DRAINING: VarInt = VarInt::from_u32(0x202);
 
+    /// The stream is unidirectional, and the protocol has none.
+    pub const UNIDIRECTIONAL: VarInt = VarInt::from_u32(0x203);
+
     /// Whether the code says that the server never took the lane, and so none of its calls.
     pub fn is_refusal(code: VarInt) -> bool {
         [BAD_PREAMBLE, TOO_MANY_LANES, DRAINING].contains(&code)

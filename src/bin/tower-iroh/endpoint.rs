@@ -111,7 +111,7 @@ impl EndpointOptions {
 
     /// Binds an endpoint. Of a configuration only the relay counts: the address and the identity are those of the program that it is for.
     pub(crate) async fn bind(&self, config: Option<&Config>) -> Result<Endpoint, Failure> {
-        let builder = Endpoint::builder(presets::N0).preset(Tuning::auto());
+        let builder = Endpoint::builder(presets::N0).preset(Tuning::auto().only_lanes());
         let builder = self.apply(config, builder).secret_key(self.key()?);
         let bound = builder.bind().await;
         bound.map_err(|error| Failure::failed(format!("the UDP address cannot be bound: {error}")))

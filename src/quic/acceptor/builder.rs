@@ -39,6 +39,7 @@ impl Default for AcceptorBuilder {
                 },
                 allowed: Allowed::default(),
                 max_lanes_per_connection: 64,
+                window_budget: 1 << 30,
                 max_handshakes: 256,
                 handshake_timeout: Duration::from_secs(10),
                 preamble_timeout: Duration::from_secs(5),
@@ -74,6 +75,17 @@ impl AcceptorBuilder {
     /// [`Tuning::send_window`] carries 16 lanes that are all full of unsent bytes. While more than that are, priorities among them have no effect.
     pub fn max_lanes_per_connection(mut self, lanes: usize) -> Self {
         self.settings.max_lanes_per_connection = lanes;
+        self
+    }
+
+    /// How many bytes of receive window all connections together may have, beyond the 256 KiB of each. Default 1 GiB.
+    ///
+    /// A window is what a peer can make this side hold by sending to lanes that nobody reads. A connection has 256 KiB until a handler has served a call of it: sent
+    /// a message, or read 512 KiB of a request. Then it has the window of its [tuning](Self::tuning), but of this budget at most an eighth of what the others leave. So
+    /// strangers have at most 256 KiB times [`max_connections`](Self::max_connections), and when the budget is used up windows are small and calls are slower;
+    /// none fails. The endpoint must have been bound with the preset of the same tuning: iroh's own first window has no bound.
+    pub fn window_budget(mut self, bytes: u64) -> Self {
+        self.settings.window_budget = bytes;
         self
     }
 

@@ -68,7 +68,8 @@ impl Serving {
             &copies,
             shared.settings.tuning.receive_window(),
             Side::Server,
-        );
+        )
+        .within(&shared.windows);
         let mut tick = pin!(follow.tick());
         let mut drained = pin!(drained(shared, streams.lanes.clone(), &connection));
         let mut closed = pin!(connection.closed());

@@ -12,7 +12,7 @@ use iroh::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::{QuicIo, Tuning};
+use super::{QuicIo, Tuning, tuning::WindowBudget};
 use crate::pool::{Admission, Allowed, Limits, Refusals};
 
 mod builder;
@@ -67,8 +67,9 @@ use reservations::Reservations;
 /// `tower_iroh_server_packets_lost_total`, up to a second old while nothing moves; [`PeerInfo`](crate::PeerInfo) has them per peer.
 /// `tower_iroh_quic_refused_total` by `reason`: `policy` counts callers to whom the [allow-list](AcceptorBuilder::allow_list) permits nothing,
 /// `revoked` those whose connection a reload ended, `limit` and `handshakes` connections beyond a limit, `source` connections beyond their source's share of
-/// the handshakes, `timeout` handshakes that took too long, `lanes` lanes beyond a connection's limit, `preamble` streams without a valid preamble. The log has at
-/// most one line a second about each reason. `tower_iroh_quic_retries_total` counts callers that had to prove their address first.
+/// the handshakes, `timeout` handshakes that took too long, `lanes` lanes beyond a connection's limit, `preamble` streams without a valid preamble,
+/// `unidirectional` streams that the protocol does not have, `windows` connections that got less than their window, and `abuse` HTTP/2 connections whose peer broke
+/// the rules. The log has at most one line a second about each reason. `tower_iroh_quic_retries_total` counts callers that had to prove their address first.
 #[derive(Clone, Debug)]
 pub struct Acceptor {
     shared: Arc<Shared>,
@@ -83,7 +84,8 @@ struct Shared {
     reservations: Mutex<Reservations<IncomingAddr>>,
     admission: Admission<EndpointId>,
     connections: TaskTracker,
-    refusals: Refusals,
+    refusals: Arc<Refusals>,
+    windows: Arc<WindowBudget>,
 }
 
 #[derive(Clone, Debug)]
@@ -91,6 +93,7 @@ struct AcceptorConfig {
     limits: Limits,
     allowed: Allowed,
     max_lanes_per_connection: usize,
+    window_budget: u64,
     max_handshakes: usize,
     handshake_timeout: Duration,
     preamble_timeout: Duration,
@@ -114,9 +117,11 @@ impl Acceptor {
     fn with(settings: AcceptorConfig) -> (Self, Incoming) {
         let draining = CancellationToken::new();
         let (lanes, incoming) = Incoming::new(draining.clone());
+        let refusals = Arc::new(Refusals::new("tower_iroh_quic_refused_total"));
         let acceptor = Self {
             shared: Arc::new(Shared {
                 admission: Admission::new(settings.limits),
+                windows: WindowBudget::new(settings.window_budget, refusals.clone()),
                 reservations: Mutex::new(Reservations::new(
                     settings.max_handshakes,
                     settings.handshake_timeout,
@@ -125,7 +130,7 @@ impl Acceptor {
                 lanes,
                 draining,
                 connections: TaskTracker::new(),
-                refusals: Refusals::new("tower_iroh_quic_refused_total"),
+                refusals,
             }),
         };
         (acceptor, incoming)

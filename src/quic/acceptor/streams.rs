@@ -10,6 +10,7 @@ use tower_iroh_layers::Urgency;
 
 use super::{super::copies::Copies, super::io::Activities, Shared, early::Gates, lanes::Lanes};
 use crate::{
+    http2::Conduct,
     peer::{PeerInfo, Proof},
     wire::{self, Kind, Preamble, reset},
 };
@@ -45,7 +46,7 @@ impl Streams {
             proof: Proof::default(),
             gates,
             activities: Activities::default(),
-            copies: Copies::new(),
+            copies: Copies::of_stranger(),
             lanes: Lanes::default(),
             reading: JoinSet::new(),
             pings: JoinSet::new(),
@@ -55,6 +56,8 @@ impl Streams {
 
     /// Takes streams until the connection has ended. Cancel safe.
     pub(super) async fn run<S: ConnectionState>(&mut self, connection: &Connection<S>) {
+        // The handshake has granted some, because other protocols of the endpoint may need them. No more come after those.
+        connection.set_max_concurrent_uni_streams(VarInt::from_u32(0));
         loop {
             tokio::select! {
                 // What is done makes space before more comes in.
@@ -68,6 +71,10 @@ impl Streams {
                 Some(_) = self.handing_over.join_next() => {}
                 stream = connection.accept_bi(), if self.reading.len() < READING => match stream {
                     Ok(stream) => self.take(stream),
+                    Err(_) => return,
+                },
+                stream = connection.accept_uni() => match stream {
+                    Ok(stream) => self.refuse_unidirectional(stream),
                     Err(_) => return,
                 },
             }
@@ -84,6 +91,19 @@ impl Streams {
         // In a task, so that a slow stream delays no other.
         let (shared, proof) = (self.shared.clone(), self.proof.clone());
         self.reading.spawn(read(shared, proof, stream));
+    }
+
+    /// Throws away what came and what will come on the stream, so that it takes nothing of the connection's window.
+    fn refuse_unidirectional(&self, mut stream: RecvStream) {
+        self.shared.refusals.add("unidirectional", |suppressed| {
+            tracing::warn!(
+                peer = shown(&self.proof),
+                suppressed,
+                "refused a unidirectional stream: the protocol has none"
+            );
+        });
+        // It fails if the peer was faster.
+        let _ = stream.stop(reset::UNIDIRECTIONAL);
     }
 
     /// Does what a preamble asks for.
@@ -127,7 +147,8 @@ impl Streams {
             lane = lane.copied(&self.copies, wire::PREAMBLE_LEN as u64, sends);
         }
         let gate = self.gates.as_ref().map(|gates| gates.gate(&self.proof));
-        let (shared, lane) = (self.shared.clone(), lane.behind(gate));
+        let conduct = Conduct::new(self.shared.refusals.clone());
+        let (shared, lane) = (self.shared.clone(), lane.behind(gate).watched(conduct));
         self.handing_over.spawn(async move {
             if let Err(lane) = shared.lanes.send(lane).await {
                 lane.refuse(reset::DRAINING);

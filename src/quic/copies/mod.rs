@@ -15,7 +15,7 @@ use std::{
     io,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
     task::{Context, Poll},
     time::{Duration, Instant as StdInstant},
@@ -64,6 +64,8 @@ struct Shared {
     /// Notified when a new copy is due before all others.
     sooner: Notify,
     inboxes: Mutex<HashMap<u64, Arc<Inbox>>>,
+    /// Whether the peer's copies are kept: 64 KiB for each lane.
+    keeps: AtomicBool,
     sent: AtomicU64,
     used: AtomicU64,
 }
@@ -77,10 +79,23 @@ impl Copies {
                 schedule: Mutex::new(CopySchedule::new(Instant::now())),
                 sooner: Notify::new(),
                 inboxes: Mutex::default(),
+                keeps: AtomicBool::new(true),
                 sent: AtomicU64::new(0),
                 used: AtomicU64::new(0),
             }),
         }
+    }
+
+    /// Of a peer that could be anybody. Its copies are dropped until [`keep`](Self::keep).
+    pub(crate) fn of_stranger() -> Self {
+        let copies = Self::new();
+        copies.shared.keeps.store(false, Relaxed);
+        copies
+    }
+
+    /// Keeps what the peer copies from now on.
+    pub(crate) fn keep(&self) {
+        self.shared.keeps.store(true, Relaxed);
     }
 
     /// How many copies were sent, and how many were received and read ahead of their stream.
@@ -143,6 +158,9 @@ impl Copies {
     }
 
     fn hand_out(&self, datagram: Bytes) {
+        if !self.shared.keeps.load(Relaxed) {
+            return;
+        }
         let Some(copy) = StreamCopy::decode(datagram) else {
             return;
         };

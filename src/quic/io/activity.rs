@@ -19,7 +19,8 @@ use crate::lock::lock;
 pub struct Activity {
     /// The last read found nothing: the reader has taken every byte that has arrived.
     waiting: AtomicBool,
-    reads: AtomicU64,
+    /// Bytes read.
+    read: AtomicU64,
     connection: Arc<ConnectionActivity>,
     /// The code with which the peer ended the stream, if any.
     code: OnceLock<VarInt>,
@@ -30,6 +31,11 @@ pub struct Activity {
 struct ConnectionActivity {
     /// Set with the first byte that any lane receives.
     alive: AtomicBool,
+    /// A handler has served a call of the peer's.
+    served: AtomicBool,
+    serves: Notify,
+    /// Bytes written until then.
+    wrote: AtomicU64,
     /// The connection's owner rests.
     rests: AtomicBool,
     /// Bytes read and written since it does.
@@ -58,7 +64,7 @@ impl Activity {
 
     pub(super) fn read(&self, bytes: usize) {
         self.waiting.store(false, Relaxed);
-        if self.reads.fetch_add(1, Relaxed) == 0 {
+        if self.read.fetch_add(bytes as u64, Relaxed) == 0 {
             self.connection.alive.store(true, Relaxed);
         }
         self.connection.moved(bytes);
@@ -66,6 +72,22 @@ impl Activity {
 
     pub(super) fn wrote(&self, bytes: usize) {
         self.connection.moved(bytes);
+    }
+
+    /// Counts what is written to a peer that no handler has served yet. Returns the sum on all lanes.
+    pub(super) fn wrote_to_stranger(&self, bytes: usize) -> Option<u64> {
+        if self.connection.served.load(Relaxed) {
+            return None;
+        }
+        let before = self.connection.wrote.fetch_add(bytes as u64, Relaxed);
+        Some(before + bytes as u64)
+    }
+
+    /// A handler has served a call of the peer's.
+    pub(super) fn served(&self) {
+        if !self.connection.served.swap(true, Relaxed) {
+            self.connection.serves.notify_one();
+        }
     }
 
     pub(super) fn fail(&self, error: &io::Error) {
@@ -92,8 +114,17 @@ impl Activity {
     }
 }
 
-/// A lane, and its number of reads at the last look.
+/// A lane, and how many bytes it had read at the last look.
 type Lane = (Weak<Activity>, u64);
+
+/// What the lanes have done since the last look.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Looked {
+    /// How many lanes have had unread bytes since then.
+    pub(crate) stalled: u64,
+    /// Bytes read.
+    pub(crate) read: u64,
+}
 
 /// The lanes of one connection. Clones share.
 #[derive(Clone, Debug, Default)]
@@ -126,21 +157,32 @@ impl Activities {
         connection.rests.store(false, Relaxed);
     }
 
-    /// How many lanes have had unread bytes since the last look.
-    pub(crate) fn stalled(&self) -> u64 {
-        let mut stalled = 0;
+    /// Whether a handler has served a call of the peer's.
+    pub(crate) fn is_served(&self) -> bool {
+        self.connection.served.load(Relaxed)
+    }
+
+    /// Waits until the first call is served. Only one may wait, and it is told once. Cancel safe.
+    pub(crate) async fn first_served(&self) {
+        self.connection.serves.notified().await;
+    }
+
+    /// Looks at all lanes.
+    pub(crate) fn look(&self) -> Looked {
+        let mut looked = Looked::default();
         self.lock().retain_mut(|(activity, seen)| {
             let Some(activity) = activity.upgrade() else {
                 return false;
             };
-            let reads = activity.reads.load(Relaxed);
-            if !activity.waiting.load(Relaxed) && reads == *seen {
-                stalled += 1;
+            let read = activity.read.load(Relaxed);
+            if !activity.waiting.load(Relaxed) && read == *seen {
+                looked.stalled += 1;
             }
-            *seen = reads;
+            looked.read += read - *seen;
+            *seen = read;
             true
         });
-        stalled
+        looked
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Lane>> {
@@ -156,18 +198,18 @@ mod tests {
     fn a_lane_stalls_when_bytes_wait_for_its_reader_twice_in_a_row() {
         let lanes = Activities::default();
         let lane = lanes.add();
-        assert_eq!(lanes.stalled(), 1, "nobody has looked at it yet");
+        assert_eq!(lanes.look().stalled, 1, "nobody has looked at it yet");
         lane.waits();
-        assert_eq!(lanes.stalled(), 0, "it waits for bytes");
+        assert_eq!(lanes.look().stalled, 0, "it waits for bytes");
         assert!(!lanes.alive());
         lane.read(1);
         assert!(lanes.alive());
-        assert_eq!(lanes.stalled(), 0, "it read since");
-        assert_eq!(lanes.stalled(), 1, "it has not come back for more");
+        assert_eq!(lanes.look().stalled, 0, "it read since");
+        assert_eq!(lanes.look().stalled, 1, "it has not come back for more");
         lane.read(1);
-        assert_eq!(lanes.stalled(), 0);
+        assert_eq!(lanes.look().stalled, 0);
         drop(lane);
-        assert_eq!(lanes.stalled(), 0, "a lane that is gone holds nothing");
+        assert_eq!(lanes.look().stalled, 0, "a lane that is gone holds nothing");
     }
 
     #[tokio::test(start_paused = true)]

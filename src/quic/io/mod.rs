@@ -13,7 +13,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tonic::transport::server::Connected;
 
 use super::copies::{Copies, LaneCopies};
-use crate::peer::PeerInfo;
+use crate::{http2::Conduct, peer::PeerInfo, wire::reset};
 
 mod activity;
 mod gate;
@@ -46,6 +46,8 @@ pub struct QuicIo {
     /// Present on the server's side until the connection's handshake is complete.
     gate: Option<Box<Gate>>,
     copies: Option<LaneCopies>,
+    /// Present on the server's side.
+    conduct: Option<Box<Conduct>>,
 }
 
 /// Whether a small write yields to the runtime first, so that other calls' writes can share its packet.
@@ -58,6 +60,8 @@ enum Corking {
     Waited,
 }
 
+/// How many bytes of answers wait for a peer that no handler has served, beyond what is on its way. Such a peer gets refusals, of a few dozen bytes each.
+const STRANGER_UNSENT: u64 = 256 * 1024;
 /// A write of this size fills most of a packet by itself.
 const SMALL_WRITE: usize = 1024;
 
@@ -93,6 +97,7 @@ impl QuicIo {
             corking: Corking::Never,
             gate: None,
             copies: None,
+            conduct: None,
         }
     }
 
@@ -106,6 +111,12 @@ impl QuicIo {
     /// Holds back bytes that may be a replay until the handshake is over.
     pub(crate) fn behind(mut self, gate: Option<Gate>) -> Self {
         self.gate = gate.map(Box::new);
+        self
+    }
+
+    /// Follows the HTTP/2 connection on the stream, as its server.
+    pub(crate) fn watched(mut self, conduct: Conduct) -> Self {
+        self.conduct = Some(Box::new(conduct));
         self
     }
 
@@ -139,6 +150,10 @@ impl QuicIo {
 
     /// Ends the stream in both directions with a code.
     pub(crate) fn refuse(mut self, code: VarInt) {
+        self.end(code);
+    }
+
+    fn end(&mut self, code: VarInt) {
         // Each fails if the peer has ended the stream already.
         let _ = self.send.reset(code);
         let _ = self.recv.stop(code);
@@ -181,6 +196,46 @@ impl QuicIo {
             }
         }
         Pin::new(&mut source).poll_read(cx, buf)
+    }
+
+    /// Looks at what came, or ends the stream.
+    fn look(&mut self, came: &[u8]) -> io::Result<()> {
+        let Some(conduct) = &mut self.conduct else {
+            return Ok(());
+        };
+        let looked = conduct.came(Instant::now(), &self.info, came);
+        if looked.is_err() {
+            self.end(reset::DROPPED);
+        }
+        looked
+    }
+
+    /// Looks at what the stream has accepted.
+    ///
+    /// # Errors
+    /// If a peer that no handler has served lets answers pile up. They are thrown away.
+    fn look_back(&mut self, slices: &[IoSlice<'_>], bytes: usize) -> io::Result<()> {
+        let Some(conduct) = &mut self.conduct else {
+            return Ok(());
+        };
+        if conduct.wrote(&self.info, slices, bytes) {
+            self.activity.served();
+        }
+        let Some(sum) = self.activity.wrote_to_stranger(bytes) else {
+            return Ok(());
+        };
+        if sum <= STRANGER_UNSENT {
+            return Ok(());
+        }
+        let connection = self.info.connection();
+        let sent = connection.map_or(0, |connection| connection.stats().udp_tx.bytes);
+        if sum.saturating_sub(sent) <= STRANGER_UNSENT {
+            return Ok(());
+        }
+        let reason = "refusals pile up that the peer does not take";
+        conduct.blame(&self.info, reason);
+        self.end(reset::DROPPED);
+        Err(io::Error::new(io::ErrorKind::ConnectionAborted, reason))
     }
 
     fn failed(&self, error: io::Error) -> io::Error {
@@ -239,7 +294,7 @@ impl AsyncRead for QuicIo {
                     0 => self.activity.waits(),
                     bytes => self.activity.read(bytes),
                 }
-                Poll::Ready(Ok(()))
+                Poll::Ready(self.look(&buf.filled()[before..]))
             }
             Poll::Ready(Err(error)) => Poll::Ready(Err(self.failed(error))),
         }
@@ -259,6 +314,7 @@ impl AsyncWrite for QuicIo {
             Poll::Ready(Ok(bytes)) => {
                 let copied = self.copies_wanted(bytes).then(|| &buf[..bytes]);
                 self.wrote(bytes, copied);
+                self.look_back(&[IoSlice::new(buf)], bytes)?;
                 Poll::Ready(Ok(bytes))
             }
             Poll::Ready(Err(error)) => Poll::Ready(Err(self.failed(error))),
@@ -298,6 +354,7 @@ impl AsyncWrite for QuicIo {
         match written {
             Poll::Ready(Ok(bytes)) => {
                 self.wrote(bytes, copied.as_ref().map(|copied| &copied[..bytes]));
+                self.look_back(slices, bytes)?;
                 Poll::Ready(Ok(bytes))
             }
             Poll::Ready(Err(error)) => Poll::Ready(Err(self.failed(error.into()))),

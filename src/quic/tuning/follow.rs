@@ -2,6 +2,7 @@
 
 use std::{
     hash::{DefaultHasher, Hash, Hasher},
+    sync::Arc,
     time::Duration,
 };
 
@@ -13,7 +14,8 @@ use super::{
         copies::{Copies, LossSample},
         io::Activities,
     },
-    PathSample, ReceiveWindow, SHORT_PATH,
+    FIRST_WINDOW, PathSample, ReceiveWindow, SHORT_PATH,
+    budget::{WindowBudget, WindowShare},
     congestion::shortest_round_trip,
     packets::{Packets, Side},
 };
@@ -32,6 +34,8 @@ pub(crate) struct Follow {
     activities: Activities,
     packets: Packets,
     window: ReceiveWindow,
+    /// Of an accepted connection.
+    share: Option<WindowShare>,
     copies: Copies,
     set: Option<u64>,
     received: u64,
@@ -54,12 +58,19 @@ impl Follow {
             activities: activities.clone(),
             packets: Packets::new(side),
             window,
+            share: None,
             copies: copies.clone(),
             set: None,
             received: 0,
             quiet: 0,
             new_until: Instant::now() + QUIET,
         }
+    }
+
+    /// Keeps the window small until a handler has served a call, and then within a budget that other connections share.
+    pub(crate) fn within(mut self, budget: &Arc<WindowBudget>) -> Self {
+        self.share = Some(budget.share());
+        self
     }
 
     /// Whether several streams suit the last sampled path.
@@ -70,11 +81,18 @@ impl Follow {
     /// Takes a sample. The future waits until the next is to be taken: of an idle connection once something moves on its lanes.
     pub(crate) fn tick(&mut self) -> impl Future<Output = ()> + Send + use<> {
         let next = self.sample();
-        let rests = (self.quiet >= RESTS).then(|| self.activities.clone());
+        let (activities, rests) = (self.activities.clone(), self.quiet >= RESTS);
         async move {
-            sleep(next).await;
-            if let Some(activities) = rests {
-                activities.stirred(IDLE).await;
+            let due = async {
+                sleep(next).await;
+                if rests {
+                    activities.stirred(IDLE).await;
+                }
+            };
+            tokio::select! {
+                () = due => {}
+                // The window may grow now.
+                () = activities.first_served() => {}
             }
         }
     }
@@ -88,7 +106,11 @@ impl Follow {
         } = self;
         self.packets.count(connection);
         let received = connection.stats().udp_rx.bytes;
-        let stalled_lanes = activities.stalled();
+        let looked = activities.look();
+        if activities.is_served() {
+            self.copies.keep();
+        }
+        let stalled_lanes = looked.stalled;
         let paths = connection.paths();
         let path = paths.iter().find(|path| path.is_selected());
         if let Some(path) = path.or_else(|| paths.iter().next()) {
@@ -107,7 +129,13 @@ impl Follow {
                 rtt: shortest.map_or(smoothed, |shortest| shortest.min(smoothed)),
                 stalled_lanes,
             };
-            let window = self.window.update(sample);
+            let mut window = self.window.update(sample);
+            if let Some(share) = &mut self.share {
+                window = match activities.is_served() {
+                    true => share.fit(window, looked.read, connection.remote_id()),
+                    false => window.min(FIRST_WINDOW),
+                };
+            }
             let shortest = self.window.shortest().unwrap_or(sample.rtt);
             if self.set.replace(window) != Some(window) {
                 connection.set_receive_window(VarInt::from_u64(window).unwrap_or(VarInt::MAX));

@@ -3,13 +3,16 @@
 
 use std::{sync::Arc, time::Duration};
 
-use iroh::endpoint::{Builder, QuicTransportConfig, VarInt, presets::Preset};
+use iroh::endpoint::{
+    Builder, QuicTransportConfig, QuicTransportConfigBuilder, VarInt, presets::Preset,
+};
 use noq_proto::congestion::ControllerFactory;
 
 use crate::wire::MAX_STREAM_WINDOW;
 use tower_iroh_layers::ConfigError;
 
 mod bound;
+mod budget;
 mod congestion;
 mod follow;
 mod keep_probing;
@@ -19,6 +22,7 @@ mod reduction;
 mod shortest;
 mod window;
 
+pub(crate) use budget::WindowBudget;
 pub(crate) use follow::Follow;
 pub(crate) use packets::Side;
 pub(crate) use window::{PathSample, ReceiveWindow};
@@ -49,6 +53,7 @@ pub struct Tuning {
     send_window: u64,
     short_window: u64,
     long_window: u64,
+    only_lanes: bool,
 }
 
 impl Tuning {
@@ -61,6 +66,7 @@ impl Tuning {
             send_window: 16 * MAX_STREAM_WINDOW,
             short_window: 128 * 1024,
             long_window: 16 * MAX_STREAM_WINDOW,
+            only_lanes: false,
         }
     }
 
@@ -106,6 +112,13 @@ impl Tuning {
     /// 20,000,000: sixteen full streams. If it is smaller than the windows of all bulk streams together, bulk transfers can hold up urgent calls.
     pub const fn long_window(mut self, bytes: u64) -> Self {
         self.long_window = bytes;
+        self
+    }
+
+    /// Lets the peers of an endpoint with this preset open no unidirectional streams: for an endpoint that serves nothing else. Default: iroh's hundred, because
+    /// other protocols may need them; an [`Acceptor`](crate::Acceptor) stops each of them.
+    pub const fn only_lanes(mut self) -> Self {
+        self.only_lanes = true;
         self
     }
 
@@ -165,24 +178,28 @@ impl Tuning {
         })
     }
 
-    /// The transport configuration for iroh.
-    pub(crate) fn transport_config(&self) -> QuicTransportConfig {
+    /// The transport configuration of a connection that this side dials: its server opens no streams.
+    pub(crate) fn dialled(&self) -> QuicTransportConfig {
+        let none = VarInt::from_u32(0);
+        self.transport()
+            .max_concurrent_bidi_streams(none)
+            .max_concurrent_uni_streams(none)
+            .build()
+    }
+
+    fn transport(&self) -> QuicTransportConfigBuilder {
         let int = |value| VarInt::from_u64(value).unwrap_or(VarInt::MAX);
         QuicTransportConfig::builder()
             .stream_receive_window(int(self.stream_window))
-            // Until the first round trip is known nothing is known of the path; the window is set right after.
-            .receive_window(int(self
-                .long_window
-                .min(FIRST_WINDOW)
-                .max(self.short_window)))
+            .receive_window(int(self.long_window.min(FIRST_WINDOW)))
             .send_window(self.send_window)
             .congestion_controller_factory(self.controller())
-            .build()
     }
 }
 
-/// The receive window of a connection whose path is not known yet.
-const FIRST_WINDOW: u64 = 1024 * 1024;
+/// The receive window of a connection whose path is not known yet, and of an accepted one until a handler has served a call. On most paths a sender's slow start
+/// takes as long to reach it.
+const FIRST_WINDOW: u64 = 256 * 1024;
 /// Below this shortest round trip a path counts as short.
 pub(crate) const SHORT_PATH: Duration = Duration::from_millis(2);
 
@@ -194,7 +211,11 @@ impl Default for Tuning {
 
 impl Preset for Tuning {
     fn apply(self, builder: Builder) -> Builder {
-        builder.transport_config(self.transport_config())
+        let mut transport = self.transport();
+        if self.only_lanes {
+            transport = transport.max_concurrent_uni_streams(VarInt::from_u32(0));
+        }
+        builder.transport_config(transport.build())
     }
 }
 

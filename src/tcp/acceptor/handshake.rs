@@ -24,7 +24,10 @@ use super::{
     Shared,
     silent::Accepted,
 };
-use crate::pool::{Busy, Full, HandshakePermit, Source, admission};
+use crate::{
+    http2::Conduct,
+    pool::{Busy, Full, HandshakePermit, Source, admission},
+};
 
 /// A TLS record that holds a handshake: RFC 8446, section 5.1.
 const TLS: u8 = 0x16;
@@ -215,7 +218,9 @@ async fn plain(
 fn bounded(shared: &Arc<Shared>, io: TcpIo, caller: Option<EndpointId>) -> TcpIo {
     let draining = shared.draining.clone().cancelled_owned();
     let most = shared.settings.drain_timeout;
-    let io = io.begun_within(shared.settings.handshake_timeout);
+    let io = io
+        .begun_within(shared.settings.handshake_timeout)
+        .watched(Conduct::new(shared.refusals.clone()));
     let drained = async move {
         draining.await;
         sleep(most).await;

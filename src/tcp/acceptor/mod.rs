@@ -40,7 +40,7 @@ pub use incoming::TcpIncoming;
 /// **Metrics.** The counters `tower_iroh_tcp_connections_total`, `tower_iroh_tcp_refused_total` by `reason`, and
 /// `tower_iroh_tcp_accept_errors_total`. The reasons: `silent` (no byte within 2 s, or among too many such sockets the oldest), `handshakes` (too many handshakes
 /// are in flight, and too many callers wait), `source` (of the caller's address), `handshake` (it failed), `timeout`, `plaintext`, `garbage`, `limit`,
-/// `policy` (the allow-list permits the caller nothing), `revoked` (a reload shut the caller out). The log has at most one line a second about each reason.
+/// `policy` (the allow-list permits the caller nothing), `revoked` (a reload shut the caller out), `abuse` (it broke HTTP/2's rules). The log has at most one line a second about each reason.
 #[derive(Clone, Debug)]
 pub struct TcpAcceptor {
     shared: Arc<Shared>,
@@ -58,7 +58,7 @@ struct Shared {
     queue: Handshakes,
     admission: Admission<EndpointId>,
     connections: TaskTracker,
-    refusals: Refusals,
+    refusals: Arc<Refusals>,
     /// Whether the log says already that a caller without TLS is served.
     warned: AtomicBool,
 }
@@ -140,7 +140,7 @@ impl Shared {
             tls: Arc::new(tls),
             draining: CancellationToken::new(),
             connections: TaskTracker::new(),
-            refusals: Refusals::new("tower_iroh_tcp_refused_total"),
+            refusals: Arc::new(Refusals::new("tower_iroh_tcp_refused_total")),
             warned: AtomicBool::new(false),
         }
     }
