@@ -111,6 +111,7 @@ impl Channel {
     /// # Ok(())
     /// # }
     /// ```
+    #[cfg(feature = "tcp")]
     pub fn tcp(key: SecretKey) -> ChannelBuilder {
         ChannelBuilder::tcp(key)
     }
