@@ -6,7 +6,7 @@
 //!
 //! ```
 //! use tower_iroh::{Acceptor, Channel, Peer, presets};
-//! use iroh::{Endpoint, protocol::Router};
+//! use iroh::Endpoint;
 //! # use tower_iroh_proto::{EchoService, echo::{EchoRequest, echo_client::EchoClient, echo_server::EchoServer}};
 //!
 //! # #[tokio::main(flavor = "current_thread")]
@@ -15,7 +15,7 @@
 //! let endpoint = Endpoint::bind(presets::Offline).await?;
 //! let peer = Peer::of(&endpoint)?;
 //! let (acceptor, incoming) = Acceptor::new();
-//! let router = Router::builder(endpoint).accept(tower_iroh::ALPN, acceptor).spawn();
+//! let router = acceptor.router(endpoint).spawn();
 //! tokio::spawn(
 //!     tonic::transport::Server::builder()
 //!         .add_service(EchoServer::new(EchoService::default()))
@@ -51,6 +51,10 @@
     allow(dead_code, unreachable_code, unused_imports)
 )]
 
+// The fuzz targets name this crate as its users do, and its own tests run them.
+#[cfg(test)]
+extern crate self as tower_iroh;
+
 #[cfg(feature = "config")]
 pub mod config;
 #[cfg(feature = "tcp")]
@@ -59,6 +63,9 @@ pub mod wire;
 
 mod channel;
 mod error;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod http2;
 mod lock;
 mod peer;

@@ -168,6 +168,9 @@ settings! {
     max_handshakes: usize,
     handshake_timeout: Duration,
     drain_timeout: Duration,
+    idle_timeout: Duration,
+    max_connection_age: impl Into<Option<Duration>>,
+    max_connection_age_grace: impl Into<Option<Duration>>,
     #[cfg(feature = "authorize")]
     allow_list: &PolicyHandle,
 }

@@ -13,6 +13,7 @@ mod authorize;
 mod bad_input;
 mod copies;
 mod dependencies;
+mod details;
 mod endings;
 mod header_lists;
 mod lanes;

@@ -23,5 +23,7 @@ mod identity;
 mod plaintext;
 #[path = "tcp/refused.rs"]
 mod refused;
+#[path = "tcp/strangers.rs"]
+mod strangers;
 #[path = "tcp/support.rs"]
 mod support;

@@ -28,3 +28,8 @@ pub use dialer::QuicDialer;
 pub use io::QuicIo;
 pub use links::Links;
 pub use tuning::Tuning;
+
+#[cfg(any(test, fuzzing))]
+pub use copies::fuzzing::copies;
+#[cfg(any(test, fuzzing))]
+pub use io::screen;

@@ -12,9 +12,11 @@ use std::{
 use crate::lock::lock;
 
 mod allowed;
+mod handshakes;
 mod refusals;
 
 pub(crate) use allowed::{Allowed, REFUSED, REVOKED, not_allowed};
+pub(crate) use handshakes::{Busy, HandshakePermit, Handshakes, Source};
 pub(crate) use refusals::Refusals;
 
 /// How many connections may be open at once.

@@ -23,6 +23,8 @@ mod stream_priority;
 pub(crate) use activity::{Activities, Activity};
 pub(crate) use gate::Gate;
 pub(crate) use screen::Permits;
+#[cfg(any(test, fuzzing))]
+pub use screen::fuzzing::screen;
 
 use gate::Through;
 use stream_priority::StreamPriority;

@@ -22,6 +22,9 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::lock::lock;
 
+#[cfg(any(test, fuzzing))]
+pub(in crate::quic) mod fuzzing;
+
 /// Whether the method at a path may be served early.
 pub(crate) type Permits = Arc<dyn Fn(&str) -> bool + Send + Sync>;
 
