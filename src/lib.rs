@@ -45,12 +45,19 @@
 //!
 //! [`Transport`] makes the server and the channels to all [`Peers`] from a [configuration](config), and follows it while the program runs.
 
+// The rooms for both transports have parts that only TCP uses.
+#![cfg_attr(
+    not(feature = "tcp"),
+    allow(dead_code, unreachable_code, unused_imports)
+)]
+
 // The fuzz targets name this crate as its users do, and its own tests run them.
 #[cfg(test)]
 extern crate self as tower_iroh;
 
 #[cfg(feature = "config")]
 pub mod config;
+#[cfg(feature = "tcp")]
 pub mod tcp;
 pub mod wire;
 
@@ -66,6 +73,9 @@ mod peers;
 mod pool;
 mod quic;
 mod server;
+#[cfg(not(feature = "tcp"))]
+#[path = "no_tcp.rs"]
+mod tcp;
 
 /// What links over either transport have in common, for code that is generic over the transport: `Links<D>` where `D: Dialer`.
 ///
@@ -75,6 +85,7 @@ pub mod links {
     pub use crate::http2::{Connector, ConnectorIo, Streams};
     pub use crate::pool::{Dialer, Links, LinksBuilder};
     pub use crate::quic::{QuicDialer, QuicSettings};
+    #[cfg(feature = "tcp")]
     pub use crate::tcp::{TcpDialer, TcpSettings};
 }
 

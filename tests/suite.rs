@@ -12,6 +12,7 @@ mod architecture;
 mod authorize;
 mod bad_input;
 mod copies;
+mod dependencies;
 mod details;
 mod endings;
 mod header_lists;

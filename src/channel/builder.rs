@@ -83,6 +83,7 @@ impl ChannelBuilder {
         Self::leading(Some(Given::Shared(links)), None)
     }
 
+    #[cfg(feature = "tcp")]
     pub(super) fn tcp(key: SecretKey) -> Self {
         let links = Given::Own(TcpLinks::builder(key));
         Self::leading(None, Some(links))
@@ -134,6 +135,7 @@ impl ChannelBuilder {
     /// # Ok(())
     /// # }
     /// ```
+    #[cfg(feature = "tcp")]
     pub fn select(mut self, select: SelectHandle) -> Self {
         self.select = Some(select);
         self
@@ -142,7 +144,8 @@ impl ChannelBuilder {
     /// The same, for a handle whose policy the table of methods does not change.
     pub(crate) fn select_by(mut self, select: SelectHandle) -> Self {
         self.keeps_policy = true;
-        self.select(select)
+        self.select = Some(select);
+        self
     }
 
     /// Shared links over TCP for a channel with [`select`](Self::select). Shared links keep their own settings, so `build` refuses them together with
@@ -319,6 +322,7 @@ impl ChannelBuilder {
     /// # Ok(())
     /// # }
     /// ```
+    #[cfg(feature = "tcp")]
     pub fn tcp_links(self, configure: impl FnOnce(TcpLinksBuilder) -> TcpLinksBuilder) -> Self {
         self.own_tcp("channel.tcp_links", configure)
     }
@@ -329,10 +333,8 @@ impl ChannelBuilder {
         setting: &'static str,
         configure: impl FnOnce(TcpLinksBuilder) -> TcpLinksBuilder,
     ) -> Self {
-        let own = match (self.tcp.take(), self.key()) {
-            (None, Some(key)) => Given::Own(self.new_tcp(key)),
-            (Some(links), _) => links,
-            (None, None) => return self,
+        let Some(own) = self.tcp.take().or_else(|| self.new_tcp()) else {
+            return self;
         };
         self.tcp = Some(match own {
             Given::Own(links) => Given::Own(configure(links)),
@@ -364,22 +366,23 @@ impl ChannelBuilder {
         self
     }
 
-    /// Links over TCP beside those over iroh.
-    fn new_tcp(&self, key: SecretKey) -> TcpLinksBuilder {
-        let links = TcpLinks::builder(key);
-        match &self.lanes {
-            Some(lanes) => links.lanes(lanes.clone()),
-            None => links,
-        }
-    }
-
-    /// The key that the channel proves over iroh.
-    fn key(&self) -> Option<SecretKey> {
+    /// Links over TCP beside those over iroh, with the key that the channel proves there.
+    #[cfg(feature = "tcp")]
+    fn new_tcp(&self) -> Option<Given<TcpLinksBuilder, TcpLinks>> {
         let endpoint = match self.iroh.as_ref()? {
             Given::Own(links) => links.endpoint(),
             Given::Shared(links) => links.endpoint(),
         };
-        Some(endpoint.secret_key().clone())
+        let links = TcpLinks::builder(endpoint.secret_key().clone());
+        Some(Given::Own(match &self.lanes {
+            Some(lanes) => links.lanes(lanes.clone()),
+            None => links,
+        }))
+    }
+
+    #[cfg(not(feature = "tcp"))]
+    fn new_tcp(&self) -> Option<Given<TcpLinksBuilder, TcpLinks>> {
+        None
     }
 
     /// Puts a layer of your own around each attempt of a call: below the breaker, which counts what the layer answers, and over each transport that the
@@ -565,7 +568,7 @@ impl ChannelBuilder {
             _ => {}
         }
         if selects && self.tcp.is_none() {
-            self.tcp = self.key().map(|key| Given::Own(self.new_tcp(key)));
+            self.tcp = self.new_tcp();
         }
         let header_list = self.max_header_list_size;
         let shared = [

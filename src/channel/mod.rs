@@ -114,6 +114,7 @@ impl Channel {
     /// # Ok(())
     /// # }
     /// ```
+    #[cfg(feature = "tcp")]
     pub fn tcp(key: SecretKey) -> ChannelBuilder {
         ChannelBuilder::tcp(key)
     }

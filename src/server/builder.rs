@@ -64,8 +64,11 @@ enum IrohArm {
     Builder(Box<endpoint::Builder>),
 }
 
+/// Without the feature `tcp` there is none.
 enum TcpArm {
+    #[cfg(feature = "tcp")]
     Addr(SocketAddr),
+    #[cfg(feature = "tcp")]
     Listener(TcpListener),
 }
 
@@ -99,12 +102,14 @@ impl ServerBuilder {
     }
 
     /// Serves over TCP on this address. Port 0 takes any free port.
+    #[cfg(feature = "tcp")]
     pub fn tcp(mut self, addr: SocketAddr) -> Self {
         self.tcp = Some(TcpArm::Addr(addr));
         self
     }
 
     /// Serves over TCP from a bound listener.
+    #[cfg(feature = "tcp")]
     pub fn listener(mut self, listener: TcpListener) -> Self {
         self.tcp = Some(TcpArm::Listener(listener));
         self
@@ -196,16 +201,12 @@ impl ServerBuilder {
         let key = self.checked_key()?;
         let id = key.public();
         let (acceptor, incoming) = self.acceptor.build()?;
-        let mut tcp_acceptor = TcpAcceptor::builder(key.clone());
-        for configure in self.tcp_acceptor {
-            tcp_acceptor = configure(tcp_acceptor);
-        }
         // TCP first: if iroh fails, dropping the listener releases the port.
         let mut missing = None;
         let mut tcp = None;
         if let Some(arm) = self.tcp {
-            match arm.bind().await {
-                Ok(listener) => tcp = Some(tcp_acceptor.build(listener)?),
+            match arm.bind(key.clone(), self.tcp_acceptor).await? {
+                Ok(bound) => tcp = Some(bound),
                 Err(error) => missing = Some(error),
             }
         }
@@ -303,14 +304,33 @@ impl IrohArm {
 }
 
 impl TcpArm {
-    async fn bind(self) -> Result<TcpListener, BindError> {
-        match self {
-            Self::Listener(listener) => Ok(listener),
-            Self::Addr(addr) => {
-                let bound = TcpListener::bind(addr).await;
-                bound.map_err(|error| BindError::new(TransportKind::Tcp, addr, error))
-            }
-        }
+    #[cfg(feature = "tcp")]
+    async fn bind(
+        self,
+        key: SecretKey,
+        settings: Vec<Configure<TcpAcceptorBuilder>>,
+    ) -> Result<Result<(TcpAcceptor, TcpIncoming), BindError>, ConfigError> {
+        let listener = match self {
+            Self::Listener(listener) => listener,
+            Self::Addr(addr) => match TcpListener::bind(addr).await {
+                Ok(listener) => listener,
+                Err(error) => return Ok(Err(BindError::new(TransportKind::Tcp, addr, error))),
+            },
+        };
+        let acceptor = TcpAcceptor::builder(key);
+        let acceptor = settings
+            .into_iter()
+            .fold(acceptor, |acceptor, configure| configure(acceptor));
+        acceptor.build(listener).map(Ok)
+    }
+
+    #[cfg(not(feature = "tcp"))]
+    async fn bind(
+        self,
+        _: SecretKey,
+        _: Vec<Configure<TcpAcceptorBuilder>>,
+    ) -> Result<Result<(TcpAcceptor, TcpIncoming), BindError>, ConfigError> {
+        match self {}
     }
 }
 
