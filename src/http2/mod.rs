@@ -7,8 +7,10 @@ mod carries;
 mod connection;
 mod connector;
 mod driver;
+mod frames;
 mod header_list;
 mod lanes;
+mod observer;
 mod permits;
 mod set;
 mod stream;
@@ -18,5 +20,7 @@ pub use lanes::{LaneConfig, Lanes};
 
 pub(crate) use carries::Carries;
 pub(crate) use connection::{Explain, Http2, Ready};
+pub(crate) use frames::{Frames, Head};
+pub(crate) use observer::Observer;
 pub(crate) use set::{Gate, GateGuard, LanePermit, LaneSet, NewStream, NoStream, Opener};
 pub(crate) use stream::REOPENING;

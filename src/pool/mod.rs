@@ -51,7 +51,9 @@ pub use state::State;
 pub use stats::{EarlyData, PeerStats};
 
 pub(crate) use address_book::AddressBook;
-pub(crate) use admission::{Admission, Admitted, Full, Limits, Refusals};
+pub(crate) use admission::{
+    Admission, Admitted, Full, Lifetime, Limits, OpenConnection, Probe, Refusals, Stage, Why,
+};
 pub(crate) use backoff::{Backoff, Bounds};
 pub(crate) use config::PoolConfig;
 pub(crate) use entry::Announce;

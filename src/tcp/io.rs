@@ -4,25 +4,24 @@ use std::{
     net::SocketAddr,
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
 use iroh::EndpointId;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::TcpStream,
     time::{Sleep, sleep},
 };
-use tokio_rustls::TlsStream;
 use tonic::transport::server::Connected;
 
 use super::{
     acceptor::Permit,
     health::{ConnectionHealth, Watched},
     refusal::{Heard, Listener},
+    stream::Stream,
 };
-use crate::peer::PeerInfo;
+use crate::{http2::Observer, peer::PeerInfo};
 
 /// One TCP connection, encrypted or plain: what [`TcpIncoming`](super::TcpIncoming) yields.
 ///
@@ -40,6 +39,8 @@ pub struct TcpIo {
     preface: Option<Preface>,
     /// What it takes of the server's bounds, until it is dropped.
     place: Option<Permit>,
+    /// Counts its calls, on the server's side.
+    observer: Option<Box<Observer>>,
 }
 
 /// A caller's first bytes, and how long they may take.
@@ -50,22 +51,6 @@ struct Preface {
 
 /// As long as HTTP/2's preface: RFC 9113, section 3.4.
 const PREFACE: usize = 24;
-
-/// A connection's bytes, with nothing around them.
-pub(super) enum Stream {
-    Plain(TcpStream),
-    // It is a hundred times the other's size.
-    Tls(Box<TlsStream<TcpStream>>),
-}
-
-impl fmt::Debug for Stream {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Plain(_) => "Plain",
-            Self::Tls(_) => "Tls",
-        })
-    }
-}
 
 enum Ended {
     /// Only its peer ends it.
@@ -92,6 +77,7 @@ impl TcpIo {
             listener: None,
             preface: None,
             place: None,
+            observer: None,
         }
     }
 
@@ -126,6 +112,7 @@ impl TcpIo {
     }
 
     pub(super) fn at(mut self, place: Permit) -> Self {
+        self.observer = Some(Box::new(Observer::new(place.connection.clone())));
         self.place = Some(place);
         self
     }
@@ -160,6 +147,26 @@ impl TcpIo {
         }
     }
 
+    /// Whether the server must see the end of the connection, because it is shut. The client is told before.
+    fn is_shut(&mut self, cx: &mut Context<'_>) -> bool {
+        let Some(observer) = &mut self.observer else {
+            return false;
+        };
+        let is_shut = observer.is_shut(cx);
+        // What cannot be sent now is sent with the server's next bytes, and an error is for the server to find.
+        if observer.has_news() && self.poll_tell(cx).is_ready() {
+            let _ = Pin::new(&mut self.stream).poll_flush(cx);
+        }
+        is_shut
+    }
+
+    fn poll_tell(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if let Some(observer) = &mut self.observer {
+            ready!(observer.poll_tell(cx, &mut self.stream))?;
+        }
+        Poll::Ready(Ok(()))
+    }
+
     fn wrote(&mut self, written: &Poll<io::Result<usize>>) {
         let Some(health) = &self.health else { return };
         match written {
@@ -178,10 +185,7 @@ impl AsyncRead for TcpIo {
     ) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
         let asked = buf.remaining() > 0;
-        let read = match &mut self.stream {
-            Stream::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
-            Stream::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
-        };
+        let read = Pin::new(&mut self.stream).poll_read(cx, buf);
         let came = buf.filled().len() - before;
         if let Some(preface) = &mut self.preface {
             preface.left = preface.left.saturating_sub(came);
@@ -189,7 +193,17 @@ impl AsyncRead for TcpIo {
                 self.preface = None;
             }
         }
-        let read = self.or_over(cx, read);
+        let read = match self.or_over(cx, read) {
+            Poll::Pending if self.is_shut(cx) => return Poll::Ready(Ok(())),
+            read => read,
+        };
+        if let Some(observer) = &mut self.observer
+            && !observer.read(&buf.filled()[before..])
+        {
+            buf.set_filled(before);
+            self.is_shut(cx);
+            return Poll::Ready(Ok(()));
+        }
         let Self {
             health, listener, ..
         } = &mut *self;
@@ -221,11 +235,19 @@ impl AsyncWrite for TcpIo {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        let written = match &mut self.stream {
-            Stream::Plain(stream) => Pin::new(stream).poll_write(cx, buf),
-            Stream::Tls(stream) => Pin::new(stream).poll_write(cx, buf),
+        let told = self.poll_tell(cx);
+        if !matches!(told, Poll::Ready(Ok(()))) {
+            return self.or_over(cx, told.map_ok(|()| 0));
+        }
+        let buf = match &self.observer {
+            Some(observer) => &buf[..observer.within_frame(buf)],
+            None => buf,
         };
+        let written = Pin::new(&mut self.stream).poll_write(cx, buf);
         let written = self.or_over(cx, written);
+        if let (Some(observer), Poll::Ready(Ok(bytes))) = (&mut self.observer, &written) {
+            observer.wrote(&buf[..*bytes]);
+        }
         self.wrote(&written);
         written
     }
@@ -235,34 +257,40 @@ impl AsyncWrite for TcpIo {
         cx: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let written = match &mut self.stream {
-            Stream::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
-            Stream::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
-        };
+        if self.observer.as_ref().is_some_and(|it| it.has_news()) {
+            let first = slices.iter().find(|slice| !slice.is_empty());
+            return self.poll_write(cx, first.map_or(&[], |first| first));
+        }
+        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, slices);
         let written = self.or_over(cx, written);
+        if let (Some(observer), Poll::Ready(Ok(bytes))) = (&mut self.observer, &written) {
+            let mut left = *bytes;
+            for slice in slices {
+                let part = left.min(slice.len());
+                observer.wrote(&slice[..part]);
+                left -= part;
+            }
+        }
         self.wrote(&written);
         written
     }
 
     fn is_write_vectored(&self) -> bool {
-        match &self.stream {
-            Stream::Plain(stream) => stream.is_write_vectored(),
-            Stream::Tls(stream) => stream.is_write_vectored(),
-        }
+        self.stream.is_write_vectored()
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let flushed = match &mut self.stream {
-            Stream::Plain(stream) => Pin::new(stream).poll_flush(cx),
-            Stream::Tls(stream) => Pin::new(stream).poll_flush(cx),
+        let flushed = match self.poll_tell(cx) {
+            Poll::Ready(Ok(())) => Pin::new(&mut self.stream).poll_flush(cx),
+            told => told,
         };
         self.or_over(cx, flushed)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let shut = match &mut self.stream {
-            Stream::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
-            Stream::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
+        let shut = match self.poll_tell(cx) {
+            Poll::Ready(Ok(())) => Pin::new(&mut self.stream).poll_shutdown(cx),
+            told => told,
         };
         self.or_over(cx, shut)
     }

@@ -12,8 +12,11 @@ use iroh::{
     protocol::AcceptError,
 };
 
-use super::{Shared, connection::Serving, early::EarlyData};
-use crate::{pool::Admitted, wire::close};
+use super::{Shared, connection::Serving, early::EarlyData, lived};
+use crate::{
+    pool::{Admitted, OpenConnection},
+    wire::close,
+};
 
 /// One handshake of the [`max_handshakes`](super::AcceptorBuilder::max_handshakes) in flight.
 struct Handshake<'a>(&'a Shared);
@@ -97,7 +100,7 @@ impl Shared {
             }
         };
         drop((handshake, early));
-        if let Some(_admitted) = self.admit(&connection) {
+        if let Some(_admitted) = self.admit(&connection, serving.open()).await {
             serving.run(connection.clone()).await;
         }
         Ok(connection)
@@ -110,15 +113,21 @@ impl Shared {
             return;
         }
         let _running = self.connections.token();
-        if let Some(_admitted) = self.admit(&connection) {
-            Serving::new(self.clone(), bare).run(connection).await;
+        let serving = Serving::new(self.clone(), bare);
+        if let Some(_admitted) = self.admit(&connection, serving.open()).await {
+            serving.run(connection).await;
         }
     }
 
     /// Admits the peer, or closes the connection with a code that says why not.
-    fn admit(&self, connection: &Connection) -> Option<Admitted<EndpointId>> {
+    async fn admit(
+        &self,
+        connection: &Connection,
+        open: &Arc<OpenConnection>,
+    ) -> Option<Admitted<EndpointId>> {
         let id = connection.remote_id();
-        let admitted = match self.admission.admit(Some(id)) {
+        open.probed_by(lived::probe(connection));
+        let admitted = match self.admission.admit_over_dead(id, open).await {
             Ok(admitted) => admitted,
             Err(full) => {
                 self.refusals.add("limit", |suppressed| {

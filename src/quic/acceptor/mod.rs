@@ -13,7 +13,7 @@ use iroh::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{QuicIo, Tuning};
-use crate::pool::{Admission, Limits, Refusals};
+use crate::pool::{Admission, Lifetime, Limits, Refusals};
 
 mod builder;
 mod connection;
@@ -21,6 +21,7 @@ mod early;
 mod handshake;
 mod incoming;
 mod lanes;
+mod lived;
 mod streams;
 
 pub use builder::AcceptorBuilder;
@@ -64,7 +65,8 @@ pub use incoming::Incoming;
 /// **Metrics** of all connections together: the counters `tower_iroh_server_packets_sent_total` and
 /// `tower_iroh_server_packets_lost_total`, up to a second old while nothing moves; [`PeerInfo`](crate::PeerInfo) has them per peer.
 /// `tower_iroh_quic_refused_total` by `reason`: `limit` and `handshakes` count connections beyond a limit, `timeout` handshakes that took too long, `lanes`
-/// lanes beyond a connection's limit, `preamble` streams without a valid preamble. The log has at most one line a second about each reason.
+/// lanes beyond a connection's limit, `preamble` streams without a valid preamble.
+/// `tower_iroh_quic_closed_total` by `reason` counts connections that the server closed: `unused`, `idle`, `evicted`, `dead`, `age`, `age_expired`. The log has at most one line a second about each reason.
 #[derive(Clone, Debug)]
 pub struct Acceptor {
     shared: Arc<Shared>,
@@ -80,11 +82,13 @@ struct Shared {
     admission: Admission<EndpointId>,
     connections: TaskTracker,
     refusals: Refusals,
+    closings: Refusals,
 }
 
 #[derive(Clone, Debug)]
 struct AcceptorConfig {
     limits: Limits,
+    lifetime: Lifetime,
     max_lanes_per_connection: usize,
     max_handshakes: usize,
     handshake_timeout: Duration,
@@ -118,6 +122,7 @@ impl Acceptor {
                 handshakes: AtomicUsize::new(0),
                 connections: TaskTracker::new(),
                 refusals: Refusals::new("tower_iroh_quic_refused_total"),
+                closings: Refusals::new("tower_iroh_quic_closed_total"),
             }),
         };
         (acceptor, incoming)

@@ -5,12 +5,17 @@
 use std::sync::Arc;
 
 use iroh::endpoint::{Connection, ConnectionState, RecvStream, SendStream, VarInt};
-use tokio::{task::JoinSet, time::timeout};
+use tokio::{
+    task::JoinSet,
+    time::{Instant, timeout},
+};
 use tower_iroh_layers::Urgency;
 
 use super::{super::copies::Copies, super::io::Activities, Shared, early::Gates, lanes::Lanes};
 use crate::{
+    http2::Observer,
     peer::{PeerInfo, Proof},
+    pool::OpenConnection,
     wire::{self, Kind, Preamble, reset},
 };
 
@@ -31,6 +36,7 @@ pub(super) struct Streams {
     pub(super) activities: Activities,
     pub(super) copies: Copies,
     pub(super) lanes: Lanes,
+    pub(super) open: Arc<OpenConnection>,
     reading: JoinSet<Option<(Stream, Preamble)>>,
     pings: JoinSet<()>,
     /// Lanes on their way to tonic. The bound on lanes bounds them too.
@@ -47,6 +53,7 @@ impl Streams {
             activities: Activities::default(),
             copies: Copies::new(),
             lanes: Lanes::default(),
+            open: OpenConnection::new(Instant::now()),
             reading: JoinSet::new(),
             pings: JoinSet::new(),
             handing_over: JoinSet::new(),
@@ -122,6 +129,8 @@ impl Streams {
                 return refuse(stream, reset::TOO_MANY_LANES);
             }
         };
+        self.open.opened();
+        lane = lane.observed(Observer::new(self.open.clone()));
         if settings.copies && !self.bare {
             let sends = urgency < Urgency::BULK;
             lane = lane.copied(&self.copies, wire::PREAMBLE_LEN as u64, sends);

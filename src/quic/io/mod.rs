@@ -13,15 +13,17 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tonic::transport::server::Connected;
 
 use super::copies::{Copies, LaneCopies};
-use crate::peer::PeerInfo;
+use crate::{http2::Observer, peer::PeerInfo};
 
 mod activity;
 mod gate;
+mod goaway;
 mod screen;
 mod stream_priority;
 
 pub(crate) use activity::{Activities, Activity};
 pub(crate) use gate::Gate;
+pub(crate) use goaway::OnGoaway;
 pub(crate) use screen::Permits;
 
 use gate::Through;
@@ -44,6 +46,10 @@ pub struct QuicIo {
     /// Present on the server's side until the connection's handshake is complete.
     gate: Option<Box<Gate>>,
     copies: Option<LaneCopies>,
+    /// Present on the server's side.
+    observer: Option<Box<Observer>>,
+    /// Present on the client's side, beneath a client that speaks HTTP/2 itself.
+    on_goaway: Option<Box<OnGoaway>>,
 }
 
 /// Whether a small write yields to the runtime first, so that other calls' writes can share its packet.
@@ -91,6 +97,8 @@ impl QuicIo {
             corking: Corking::Never,
             gate: None,
             copies: None,
+            observer: None,
+            on_goaway: None,
         }
     }
 
@@ -104,6 +112,17 @@ impl QuicIo {
     /// Holds back bytes that may be a replay until the handshake is over.
     pub(crate) fn behind(mut self, gate: Option<Gate>) -> Self {
         self.gate = gate.map(Box::new);
+        self
+    }
+
+    /// Counts the calls on the stream, and ends it with its connection.
+    pub(crate) fn observed(mut self, observer: Observer) -> Self {
+        self.observer = Some(Box::new(observer));
+        self
+    }
+
+    pub(crate) fn on_goaway(mut self, on_goaway: OnGoaway) -> Self {
+        self.on_goaway = Some(Box::new(on_goaway));
         self
     }
 
@@ -153,6 +172,33 @@ impl QuicIo {
     fn copies_wanted(&self, bytes: usize) -> bool {
         let copies = self.copies.as_ref();
         copies.is_some_and(|copies| copies.wanted(bytes))
+    }
+
+    /// Whether the server must see the end of the stream, because the connection is shut. The client is told before.
+    fn is_shut(&mut self, cx: &mut Context<'_>) -> bool {
+        let Some(observer) = &mut self.observer else {
+            return false;
+        };
+        let is_shut = observer.is_shut(cx);
+        // What cannot be sent now is sent with the server's next bytes, and an error is for the server to find.
+        let _ = self.poll_tell(cx);
+        is_shut
+    }
+
+    fn poll_tell(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if let Some(observer) = &mut self.observer {
+            let told = ready!(observer.poll_tell(cx, &mut self.send))?;
+            if told > 0 {
+                self.wrote(told, None);
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn observe(&mut self, written: &[u8]) {
+        if let Some(observer) = &mut self.observer {
+            observer.wrote(written);
+        }
     }
 
     /// Counts bytes that the stream has accepted; `copied` are sent again.
@@ -229,13 +275,25 @@ impl AsyncRead for QuicIo {
         match self.poll_stream(cx, buf) {
             Poll::Pending => {
                 self.activity.waits();
-                Poll::Pending
+                match self.is_shut(cx) {
+                    true => Poll::Ready(Ok(())),
+                    false => Poll::Pending,
+                }
             }
             Poll::Ready(Ok(())) => {
                 match buf.filled().len() - before {
                     // The end: no unread bytes are left.
                     0 => self.activity.waits(),
                     bytes => self.activity.read(bytes),
+                }
+                if let Some(on_goaway) = &mut self.on_goaway {
+                    on_goaway.read(&buf.filled()[before..]);
+                }
+                if let Some(observer) = &mut self.observer
+                    && !observer.read(&buf.filled()[before..])
+                {
+                    buf.set_filled(before);
+                    self.is_shut(cx);
                 }
                 Poll::Ready(Ok(()))
             }
@@ -253,10 +311,16 @@ impl AsyncWrite for QuicIo {
         if self.waits(cx, buf.len()) {
             return Poll::Pending;
         }
+        ready!(self.poll_tell(cx))?;
+        let buf = match &self.observer {
+            Some(observer) => &buf[..observer.within_frame(buf)],
+            None => buf,
+        };
         match AsyncWrite::poll_write(Pin::new(&mut self.send), cx, buf) {
             Poll::Ready(Ok(bytes)) => {
                 let copied = self.copies_wanted(bytes).then(|| &buf[..bytes]);
                 self.wrote(bytes, copied);
+                self.observe(&buf[..bytes]);
                 Poll::Ready(Ok(bytes))
             }
             Poll::Ready(Err(error)) => Poll::Ready(Err(self.failed(error))),
@@ -276,7 +340,8 @@ impl AsyncWrite for QuicIo {
         let (Some(first), second) = (filled.next(), filled.next()) else {
             return Poll::Ready(Ok(0));
         };
-        if second.is_none() || first.len() >= MOST {
+        let interrupted = self.observer.as_ref().is_some_and(|it| it.has_news());
+        if second.is_none() || first.len() >= MOST || interrupted {
             return self.poll_write(cx, first);
         }
         let total = slices.iter().map(|slice| slice.len()).sum::<usize>();
@@ -290,12 +355,16 @@ impl AsyncWrite for QuicIo {
         }
         let gathered = gathered.freeze();
         let copied = self.copies_wanted(gathered.len()).then(|| gathered.clone());
+        let observed = self.observer.is_some().then(|| gathered.clone());
         let mut chunks: &mut [Bytes] = &mut [gathered];
         // Cancel safe: a write that does not resolve has written nothing.
         let written = std::pin::pin!(self.send.write_many_chunks(&mut chunks)).poll(cx);
         match written {
             Poll::Ready(Ok(bytes)) => {
                 self.wrote(bytes, copied.as_ref().map(|copied| &copied[..bytes]));
+                if let Some(observed) = observed {
+                    self.observe(&observed[..bytes]);
+                }
                 Poll::Ready(Ok(bytes))
             }
             Poll::Ready(Err(error)) => Poll::Ready(Err(self.failed(error.into()))),
@@ -307,7 +376,8 @@ impl AsyncWrite for QuicIo {
         true
     }
 
-    fn poll_flush(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.poll_tell(cx))?;
         if self.corking == Corking::Waited {
             self.corking = Corking::Armed;
         }
@@ -315,7 +385,8 @@ impl AsyncWrite for QuicIo {
         Poll::Ready(Ok(()))
     }
 
-    fn poll_shutdown(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.poll_tell(cx))?;
         // QUIC reuses the ids of streams whose early data was rejected, and `finish` could end another stream. Dropping checks, and follows
         // right after.
         if !self.recv.is_0rtt() {

@@ -15,12 +15,8 @@ use tokio_rustls::TlsAcceptor;
 use tonic::Code;
 
 use super::{
-    super::{
-        dial::prepare,
-        io::{Stream, TcpIo},
-        refusal, tls,
-    },
-    Shared,
+    super::{dial::prepare, io::TcpIo, refusal, stream::Stream, tls},
+    Permit, Shared,
 };
 use crate::pool::Full;
 
@@ -99,8 +95,12 @@ async fn encrypted(
         }
     };
     let stream = Stream::Tls(Box::new(stream.into()));
-    let io = TcpIo::new(stream, Some(id), remote).at(permit);
-    Ok(bounded(shared, io))
+    Ok(bounded(
+        shared,
+        TcpIo::new(stream, Some(id), remote),
+        permit,
+        remote,
+    ))
 }
 
 async fn plain(
@@ -121,19 +121,25 @@ async fn plain(
             return Err(Refused::Full(full, None));
         }
     };
-    let io = TcpIo::new(Stream::Plain(stream), None, remote).at(permit);
-    Ok(bounded(shared, io))
+    let io = TcpIo::new(Stream::Plain(stream), None, remote);
+    Ok(bounded(shared, io, permit, remote))
 }
 
-/// Cuts a connection on which HTTP/2 does not begin in time, or that is open at the end of the drain time.
-fn bounded(shared: &Shared, io: TcpIo) -> TcpIo {
+/// Cuts a connection on which HTTP/2 does not begin in time, that is open at the end of the drain time, or that its lifetime ends.
+fn bounded(shared: &Arc<Shared>, io: TcpIo, permit: Permit, remote: SocketAddr) -> TcpIo {
     let draining = shared.draining.clone().cancelled_owned();
-    let most = shared.settings.drain_timeout;
-    let io = io.begun_within(shared.settings.handshake_timeout);
+    let drain = shared.settings.drain_timeout;
+    let outlived = shared.clone().outlived(permit.connection.clone(), remote);
+    let io = io
+        .at(permit)
+        .begun_within(shared.settings.handshake_timeout);
     io.until(Box::pin(async move {
-        draining.await;
-        sleep(most).await;
-        let said = "the server shut down, and its drain time ended before the calls";
+        let said = tokio::select! {
+            () = async { draining.await; sleep(drain).await } => {
+                "the server shut down, and its drain time ended before the calls".to_owned()
+            }
+            why = outlived => why.to_string(),
+        };
         io::Error::new(io::ErrorKind::ConnectionAborted, said)
     }))
 }
