@@ -235,15 +235,14 @@ async fn serve(kind: Kind) -> Result<(), Fault> {
     let endpoint = bind().await?;
     let addr = endpoint.bound_sockets()[0];
     println!("{} {addr}", endpoint.id());
-    let router = Router::builder(endpoint);
     let _router = match kind {
-        Kind::Iroh => router.accept(RAW, Raw).spawn(),
+        Kind::Iroh => Router::builder(endpoint).accept(RAW, Raw).spawn(),
         Kind::Ours => {
             let (acceptor, incoming) = Acceptor::builder().build()?;
             let (_, health) = tonic_health::server::health_reporter();
             let services = Tonic::builder().add_service(health);
             tokio::spawn(services.serve_with_incoming(incoming));
-            router.accept(tower_iroh::ALPN, acceptor).spawn()
+            acceptor.router(endpoint).spawn()
         }
     };
     let asked = tokio::task::spawn_blocking(|| -> Result<(), Fault> {

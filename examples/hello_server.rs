@@ -10,7 +10,7 @@
 use std::{error::Error, path::PathBuf};
 
 use clap::Parser;
-use iroh::{Endpoint, SecretKey, protocol::Router};
+use iroh::{Endpoint, SecretKey};
 use tonic::transport::Server;
 use tower_iroh::{Acceptor, Peer, identity, presets::Offline};
 use tower_iroh_proto::{EchoService, echo::echo_server::EchoServer};
@@ -35,9 +35,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
 
     // README: server
     let (acceptor, incoming) = Acceptor::new();
-    let router = Router::builder(endpoint)
-        .accept(tower_iroh::ALPN, acceptor)
-        .spawn();
+    let router = acceptor.router(endpoint).spawn();
     Server::builder()
         .add_service(EchoServer::new(EchoService))
         .serve_with_incoming_shutdown(incoming, interrupted())

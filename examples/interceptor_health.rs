@@ -6,7 +6,7 @@
 
 use std::error::Error;
 
-use iroh::{Endpoint, EndpointId, protocol::Router};
+use iroh::{Endpoint, EndpointId};
 use tonic::{Request, Status, metadata::MetadataValue, service::Interceptor, transport::Server};
 use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 use tower_iroh::{Acceptor, Channel, Peer, PeerInfo, presets::Offline};
@@ -49,9 +49,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_serving::<EchoServer<EchoService>>().await;
     let (acceptor, incoming) = Acceptor::new();
-    let router = Router::builder(Endpoint::bind(Offline).await?)
-        .accept(tower_iroh::ALPN, acceptor)
-        .spawn();
+    let router = acceptor.router(Endpoint::bind(Offline).await?).spawn();
     let server = Server::builder()
         // Health answers everybody, echo only the friend.
         .add_service(health_service)

@@ -6,7 +6,7 @@
 
 use std::{error::Error, time::Duration};
 
-use iroh::{Endpoint, protocol::Router};
+use iroh::Endpoint;
 use tonic::{Request, transport::Server};
 use tower_iroh::{
     Acceptor, Channel, Peer, Urgency,
@@ -32,9 +32,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let endpoint = Endpoint::bind(Offline).await?;
     let peer = Peer::of(&endpoint)?;
     let (acceptor, incoming) = Acceptor::new();
-    let router = Router::builder(endpoint)
-        .accept(tower_iroh::ALPN, acceptor)
-        .spawn();
+    let router = acceptor.router(endpoint).spawn();
     // README: authorize
     let policy = AccessPolicy::builder()
         .role("caller", ["/tower_iroh.echo.v1.Echo/Echo"])

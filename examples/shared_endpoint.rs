@@ -9,7 +9,7 @@ use std::error::Error;
 use iroh::{
     Endpoint,
     endpoint::Connection,
-    protocol::{AcceptError, ProtocolHandler, Router},
+    protocol::{AcceptError, ProtocolHandler},
 };
 use tonic::transport::Server;
 use tower_iroh::{Acceptor, Channel, Peer, presets::Offline};
@@ -39,8 +39,8 @@ impl ProtocolHandler for Bytes {
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
     let (acceptor, incoming) = Acceptor::new();
-    let router = Router::builder(Endpoint::bind(Offline).await?)
-        .accept(tower_iroh::ALPN, acceptor)
+    let router = acceptor
+        .router(Endpoint::bind(Offline).await?)
         .accept(BYTES_ALPN, Bytes)
         .spawn();
     let server = Server::builder()

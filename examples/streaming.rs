@@ -6,7 +6,7 @@
 
 use std::error::Error;
 
-use iroh::{Endpoint, protocol::Router};
+use iroh::Endpoint;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Server;
@@ -21,9 +21,7 @@ type Result<T> = std::result::Result<T, Box<dyn Error>>;
 #[tokio::main]
 async fn main() -> Result<()> {
     let (acceptor, incoming) = Acceptor::new();
-    let router = Router::builder(Endpoint::bind(Offline).await?)
-        .accept(tower_iroh::ALPN, acceptor)
-        .spawn();
+    let router = acceptor.router(Endpoint::bind(Offline).await?).spawn();
     let service = EchoServer::new(EchoService);
     let server = Server::builder()
         .add_service(service)

@@ -6,7 +6,7 @@
 
 use std::{error::Error, time::Duration};
 
-use iroh::{Endpoint, protocol::Router};
+use iroh::Endpoint;
 use opentelemetry::{
     SpanId,
     trace::{SpanContext, TraceContextExt as _, TraceFlags, TraceState, TracerProvider as _},
@@ -81,9 +81,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     // The collector: one key.
     let (collect, mut collected) = mpsc::unbounded_channel();
     let (acceptor, incoming) = Acceptor::new();
-    let collector = Router::builder(Endpoint::bind(Offline).await?)
-        .accept(tower_iroh::ALPN, acceptor)
-        .spawn();
+    let collector = acceptor.router(Endpoint::bind(Offline).await?).spawn();
     let server = Server::builder().add_service(TraceServiceServer::new(Collector(collect)));
     let collecting = tokio::spawn(server.serve_with_incoming(incoming));
 
@@ -111,9 +109,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
 
     // A service and its caller, with one line each.
     let (acceptor, incoming) = Acceptor::new();
-    let service = Router::builder(Endpoint::bind(Offline).await?)
-        .accept(tower_iroh::ALPN, acceptor)
-        .spawn();
+    let service = acceptor.router(Endpoint::bind(Offline).await?).spawn();
     let server = Server::builder()
         .layer(TraceLayer::server().propagator(&OpenTelemetry))
         .add_service(EchoServer::new(EchoService));

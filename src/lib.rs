@@ -6,7 +6,7 @@
 //!
 //! ```
 //! use tower_iroh::{Acceptor, Channel, Peer, presets};
-//! use iroh::{Endpoint, protocol::Router};
+//! use iroh::Endpoint;
 //! # use tower_iroh_proto::{EchoService, echo::{EchoRequest, echo_client::EchoClient, echo_server::EchoServer}};
 //!
 //! # #[tokio::main(flavor = "current_thread")]
@@ -15,7 +15,7 @@
 //! let endpoint = Endpoint::bind(presets::Offline).await?;
 //! let peer = Peer::of(&endpoint)?;
 //! let (acceptor, incoming) = Acceptor::new();
-//! let router = Router::builder(endpoint).accept(tower_iroh::ALPN, acceptor).spawn();
+//! let router = acceptor.router(endpoint).spawn();
 //! tokio::spawn(
 //!     tonic::transport::Server::builder()
 //!         .add_service(EchoServer::new(EchoService::default()))

@@ -84,9 +84,7 @@ async fn over_iroh(caller: EndpointId) -> Iroh {
     let endpoint = Endpoint::bind(Offline).await.expect("a free port");
     let peer = Peer::of(&endpoint).expect("dialable");
     let (acceptor, incoming) = Acceptor::new();
-    let router = Router::builder(endpoint)
-        .accept(tower_iroh::ALPN, acceptor)
-        .spawn();
+    let router = acceptor.router(endpoint).spawn();
     tokio::spawn(
         Server::builder()
             .layer(tower_iroh::authorize(&policy))

@@ -33,9 +33,7 @@ struct World {
 impl World {
     fn new(server: Endpoint, peer: Peer, endpoint: Endpoint, copies: bool) -> Self {
         let (acceptor, incoming) = Acceptor::builder().copies(copies).build().expect("valid");
-        let router = Router::builder(server)
-            .accept(tower_iroh::ALPN, acceptor)
-            .spawn();
+        let router = acceptor.router(server).spawn();
         let seen = Seen::default();
         let record = seen.clone();
         let echo =

@@ -17,9 +17,7 @@ async fn a_server_that_waits_for_the_drain_loses_no_answer() {
     let server = Endpoint::bind(presets::Offline).await.expect("bound");
     let peer = Peer::of(&server).expect("dialable");
     let (acceptor, incoming) = Acceptor::new();
-    let router = Router::builder(server.clone())
-        .accept(tower_iroh::ALPN, acceptor.clone())
-        .spawn();
+    let router = acceptor.router(server.clone()).spawn();
     let (stop, stopped) = oneshot::channel::<()>();
     let serving = tokio::spawn(
         tonic::transport::Server::builder()
@@ -65,9 +63,7 @@ async fn world(acceptor: AcceptorBuilder) -> (Router, oneshot::Sender<()>, Peer,
     let server = Endpoint::bind(presets::Offline).await.expect("bound");
     let peer = Peer::of(&server).expect("dialable");
     let (acceptor, incoming) = acceptor.build().expect("valid");
-    let router = Router::builder(server)
-        .accept(tower_iroh::ALPN, acceptor)
-        .spawn();
+    let router = acceptor.router(server).spawn();
     let (stop, stopped) = oneshot::channel::<()>();
     tokio::spawn(
         tonic::transport::Server::builder()

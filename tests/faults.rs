@@ -37,6 +37,8 @@ mod relay;
 mod silent;
 #[path = "faults/slow_reader.rs"]
 mod slow_reader;
+#[path = "faults/strangers.rs"]
+mod strangers;
 #[path = "faults/support.rs"]
 mod support;
 #[cfg(target_os = "linux")]

@@ -31,9 +31,7 @@ impl World {
         let server = Endpoint::bind(presets::Offline).await.expect("bound");
         let peer = Peer::of(&server).expect("dialable");
         let (acceptor, incoming) = Acceptor::new();
-        let router = Router::builder(server)
-            .accept(tower_iroh::ALPN, acceptor)
-            .spawn();
+        let router = acceptor.router(server).spawn();
         let seen = Seen::default();
         let record = seen.clone();
         let echo = InterceptedService::new(

@@ -45,9 +45,7 @@ impl Server {
             .expect("it binds");
         let peer = Peer::of(&endpoint).expect("it has an address");
         let (acceptor, incoming) = Acceptor::new();
-        let router = Router::builder(endpoint)
-            .accept(tower_iroh::ALPN, acceptor)
-            .spawn();
+        let router = acceptor.router(endpoint).spawn();
         let serve = Tonic::builder()
             .add_service(EchoServer::new(EchoService))
             .serve_with_incoming_shutdown(incoming, std::future::pending());

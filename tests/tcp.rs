@@ -25,5 +25,7 @@ mod lived;
 mod plaintext;
 #[path = "tcp/refused.rs"]
 mod refused;
+#[path = "tcp/strangers.rs"]
+mod strangers;
 #[path = "tcp/support.rs"]
 mod support;

@@ -278,7 +278,10 @@ impl Edited {
     }
 
     async fn reload(&mut self, text: &str) -> Result<Arc<Reload>, String> {
-        fs::write(&self.path, text).expect("written");
+        // Renamed, so that no look finds half a file.
+        let beside = self.path.with_extension("new");
+        fs::write(&beside, text).expect("written");
+        fs::rename(&beside, &self.path).expect("replaced");
         soon("the reload", async {
             loop {
                 self.events.changed().await.expect("it is followed");

@@ -45,9 +45,7 @@ impl Server {
         let addr = bound.ok_or("the endpoint has no socket")?;
 
         let (acceptor, incoming) = Acceptor::new();
-        let router = Router::builder(endpoint)
-            .accept(tower_iroh::ALPN, acceptor)
-            .spawn();
+        let router = acceptor.router(endpoint).spawn();
         let notes = NoteBook::default();
         let (stop, stopped) = oneshot::channel();
         let served = tonic::transport::Server::builder()

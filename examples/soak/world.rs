@@ -9,7 +9,6 @@ use std::{
 use iroh::{
     Endpoint, EndpointAddr, SecretKey,
     endpoint::{Builder, InvalidSocketAddr},
-    protocol::Router,
 };
 use tokio::{
     runtime::{Handle, Runtime},
@@ -188,9 +187,7 @@ async fn run(
     let endpoint = place(builder)?.bind().await?;
     let addr = endpoint.bound_sockets().into_iter().next();
     let (acceptor, incoming) = Acceptor::builder().drain_timeout(DRAIN).build()?;
-    let router = Router::builder(endpoint)
-        .accept(tower_iroh::ALPN, acceptor)
-        .spawn();
+    let router = acceptor.router(endpoint).spawn();
     let _ = tell.send(addr.ok_or("the endpoint has no socket")?);
     let serving = tonic::transport::Server::builder()
         .add_service(EchoServer::new(Service(ledger)))

@@ -6,7 +6,8 @@
 //! client stream may wait for the server to speak first), and returns a body that still yields everything.
 //!
 //! It also learns whether that first frame was the whole body. A generated client's unary body does not say so, which costs an
-//! empty DATA frame with END_STREAM per call; a peeked body does.
+//! empty DATA frame with END_STREAM per call; a peeked body does. On the receiving side such an empty frame is dropped, so that a
+//! call that arrived whole is seen to be whole.
 //!
 //! ```
 //! # #[tokio::main(flavor = "current_thread")]
@@ -46,6 +47,11 @@ pub fn message_len(bytes: &[u8]) -> Option<u32> {
     }
 }
 
+/// Whether a frame carries nothing, as the DATA frame that only ends a stream does.
+fn is_empty(frame: &Frame<Bytes>) -> bool {
+    frame.data_ref().is_some_and(Bytes::is_empty)
+}
+
 type Held<B> = Result<Frame<<B as Body>::Data>, <B as Body>::Error>;
 
 /// A body whose first frame has been read.
@@ -59,20 +65,27 @@ pub struct Peeked<B: Body> {
 }
 
 impl<B: Body<Data = Bytes> + Unpin> Peeked<B> {
-    /// Polls `body` for its first frame, and once more to learn whether it was the last.
+    /// Polls `body` for its first frame, and once or twice more to learn whether it was the last.
     ///
     /// If the body is not ready, it later wakes the task of `cx`, as with any poll.
     pub fn new(mut body: B, cx: &mut Context<'_>) -> Self {
         let mut held = [None, None];
-        for place in &mut held {
+        let mut filled = 0;
+        // Enough for two frames and an empty one. A peer may send empty frames without end.
+        for _ in 0..=held.len() {
             if body.is_end_stream() {
                 return Self { held, rest: None };
             }
+            if filled == held.len() {
+                break;
+            }
             match Pin::new(&mut body).poll_frame(cx) {
+                Poll::Ready(Some(Ok(frame))) if is_empty(&frame) => {}
                 Poll::Ready(Some(frame)) => {
                     // Nothing follows trailers or an error.
                     let last = frame.as_ref().map_or(true, Frame::is_trailers);
-                    *place = Some(frame);
+                    held[filled] = Some(frame);
+                    filled += 1;
                     if last {
                         return Self { held, rest: None };
                     }
@@ -244,6 +257,17 @@ mod tests {
         assert!(body.is_whole() && !body.is_end_stream());
         assert_eq!(body.take_single().expect("single"), "\0\0\0\0\x01x");
         assert!(body.is_end_stream());
+    }
+
+    #[test]
+    fn an_empty_frame_behind_the_message_is_no_second_frame() {
+        let mut body = peek([data(b"\0\0\0\0\x01x"), data(b"")]);
+        assert!(body.is_whole());
+        assert_eq!(body.take_single().expect("single"), "\0\0\0\0\x01x");
+        // However many follow, a peek polls three times at most.
+        let endless = std::iter::repeat_with(|| data(b"")).take(100);
+        let body = peek(endless);
+        assert_eq!(body.rest.expect("goes on").0.len(), 97);
     }
 
     #[test]

@@ -344,6 +344,27 @@ async fn a_server_learns_no_name_from_paths_that_anybody_may_invent() {
     assert!(!now.keys().any(|key| key.contains("errors")));
 }
 
+/// A client that passes on the calls of others knows its peers, and not their paths.
+#[tokio::test(start_paused = true)]
+async fn a_client_may_learn_methods_from_ok_alone() {
+    let recorder = DebuggingRecorder::new();
+    let snapshotter = recorder.snapshotter();
+    let _guard = metrics::set_default_local_recorder(&recorder);
+    let layer = MetricsLayer::client().peer_label(2).methods_from_ok();
+    let layer = layer.for_peer("db");
+    for path in ["/invented/7", "/also.invented/12", "/p.S/M", "/p.S/M"] {
+        call(by_path(&layer), path).await;
+    }
+    let now = seen(&snapshotter);
+    let names = durations(&now, CALL);
+    assert_eq!(names.len(), 3, "{names:?}");
+    assert!(
+        names.iter().all(|it| it.contains("peer=db")
+            && (it.contains("p.S/M") || it.contains("rpc.method=_OTHER"))),
+        "{names:?}"
+    );
+}
+
 #[derive(Clone)]
 struct Caller(&'static str);
 

@@ -1,9 +1,6 @@
 use std::{fmt, net::SocketAddr, time::Duration};
 
-use iroh::{
-    Endpoint, SecretKey, endpoint,
-    protocol::{Router, RouterBuilder},
-};
+use iroh::{Endpoint, SecretKey, endpoint, protocol::RouterBuilder};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -245,9 +242,7 @@ impl ServerBuilder {
         let (tcp, tcp_incoming): (Option<TcpAcceptor>, Option<TcpIncoming>) = tcp.unzip();
         let (iroh, incoming): (Option<Iroh>, Option<Incoming>) = endpoint
             .map(|endpoint| {
-                let mut router = Router::builder(endpoint.clone())
-                    .incoming_filter(acceptor.incoming_filter())
-                    .accept(crate::wire::ALPN, acceptor.clone());
+                let mut router = acceptor.router(endpoint.clone());
                 for configure in self.routes {
                     router = configure(router, &acceptor);
                 }

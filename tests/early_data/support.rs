@@ -104,9 +104,7 @@ impl Server {
         policy: Option<&PolicyHandle>,
     ) -> Self {
         let (acceptor, incoming) = acceptor.build().expect("valid settings");
-        let router = Router::builder(endpoint.clone())
-            .accept(tower_iroh::ALPN, acceptor.clone())
-            .spawn();
+        let router = acceptor.router(endpoint.clone()).spawn();
         let seen = watch::Sender::new(Vec::new());
         let service = EchoServer::new(Recorder(seen.clone()));
         let mut server = tonic::transport::Server::builder();

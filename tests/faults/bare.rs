@@ -14,11 +14,7 @@ async fn server() -> Server {
     Server::routed(
         offline().await,
         Acceptor::builder().max_lanes_per_connection(2),
-        |router, acceptor| {
-            router
-                .accept(tower_iroh::ALPN, acceptor.clone())
-                .accept(BARE, acceptor.bare())
-        },
+        |router, acceptor| router.accept(BARE, acceptor.bare()),
     )
 }
 

@@ -68,9 +68,7 @@ async fn lost_packets_are_counted_on_both_sides() {
         .await
         .expect("a free port");
     let (acceptor, incoming) = Acceptor::new();
-    let router = iroh::protocol::Router::builder(endpoint.clone())
-        .accept(tower_iroh::ALPN, acceptor)
-        .spawn();
+    let router = acceptor.router(endpoint.clone()).spawn();
     let serving = tonic::transport::Server::builder()
         .add_service(EchoServer::new(Teller))
         .serve_with_incoming_shutdown(incoming, std::future::pending());

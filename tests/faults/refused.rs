@@ -317,12 +317,11 @@ async fn too_many_handshakes_with_the_filter(arm: Arm) {
 async fn many_handshakes(arm: Arm, filter: bool) {
     let limited = Acceptor::builder().max_handshakes(1);
     let server = Server::routed(offline().await, limited, |router, acceptor| {
-        let router = router.accept(tower_iroh::ALPN, acceptor.clone());
         if filter {
-            router.incoming_filter(acceptor.incoming_filter())
-        } else {
-            router
+            return router;
         }
+        let endpoint = router.endpoint().clone();
+        Router::builder(endpoint).accept(tower_iroh::ALPN, acceptor.clone())
     });
     let (_slow, held) = half_a_handshake(&server).await;
     // The server's answer may be a moment ahead of the count, and then the first caller is taken: the refusal comes next.

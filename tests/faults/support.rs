@@ -272,9 +272,7 @@ impl Server {
     }
 
     pub fn on(endpoint: Endpoint, acceptor: AcceptorBuilder) -> Self {
-        Self::routed(endpoint, acceptor, |router, acceptor| {
-            router.accept(tower_iroh::ALPN, acceptor.clone())
-        })
+        Self::routed(endpoint, acceptor, |router, _| router)
     }
 
     pub fn routed(
@@ -284,7 +282,7 @@ impl Server {
     ) -> Self {
         let (acceptor, incoming) = acceptor.build().expect("valid settings");
         let peer = Peer::of(&endpoint).expect("dialable");
-        let router = route(Router::builder(endpoint.clone()), &acceptor).spawn();
+        let router = route(acceptor.router(endpoint.clone()), &acceptor).spawn();
         let stage = Stage::default();
         let (stop, stopped) = oneshot::channel();
         let service = EchoServer::new(Faulty(stage.clone()));

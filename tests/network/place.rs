@@ -48,8 +48,7 @@ impl Server {
     pub async fn start(endpoint: Endpoint) -> Self {
         let desk = Desk::new();
         let (acceptor, incoming) = Acceptor::new();
-        let router = Router::builder(endpoint.clone());
-        let router = router.accept(tower_iroh::ALPN, acceptor).spawn();
+        let router = acceptor.router(endpoint.clone()).spawn();
         let tonic = Tonic::builder().add_service(EchoServer::new(desk.clone()));
         let served = tokio::spawn(async move {
             let served = tonic.serve_with_incoming(incoming).await;

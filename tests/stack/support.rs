@@ -213,8 +213,7 @@ impl Server {
                 let endpoint = bind(key, peer.as_ref()).await;
                 *peer = Some(Peer::of(&endpoint).expect("dialable"));
                 let (acceptor, incoming) = Acceptor::new();
-                let router = Router::builder(endpoint);
-                let router = router.accept(tower_iroh::ALPN, acceptor).spawn();
+                let router = acceptor.router(endpoint).spawn();
                 let served = tonic.serve_with_incoming(incoming);
                 Running::Iroh {
                     router,

@@ -389,8 +389,7 @@ async fn iroh() -> (Reach, tower_iroh::Incoming) {
     let server = iroh::Endpoint::bind(Offline).await.expect("a free port");
     let peer = Peer::of(&server).expect("a dialable address");
     let (acceptor, incoming) = Acceptor::new();
-    let router = Router::builder(server);
-    let router = router.accept(tower_iroh::ALPN, acceptor).spawn();
+    let router = acceptor.router(server).spawn();
     let endpoint = iroh::Endpoint::bind(Offline).await.expect("a free port");
     let reach = Reach::Iroh {
         peer,

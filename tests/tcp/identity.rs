@@ -1,6 +1,6 @@
 //! The right keys: everything works, and both transports tell the same of who called.
 
-use iroh::{Endpoint, SecretKey, protocol::Router};
+use iroh::{Endpoint, SecretKey};
 use tonic::Request;
 use tower_iroh::{
     Acceptor, Channel, Links, Path, Peer, PeerInfo, RemoteAddrLayer, TransportKind,
@@ -87,9 +87,7 @@ async fn the_same_service_sees_the_same_peer_over_both() {
     let endpoint = Endpoint::builder(Offline).secret_key(theirs.clone());
     let endpoint = endpoint.bind().await.expect("bound");
     let (acceptor, incoming) = Acceptor::new();
-    let router = Router::builder(endpoint.clone())
-        .accept(tower_iroh::ALPN, acceptor)
-        .spawn();
+    let router = acceptor.router(endpoint.clone()).spawn();
     let (tcp, tcp_incoming) = TcpAcceptor::new(listener().await, theirs).expect("valid");
     let peer = Peer::of(&endpoint)
         .expect("dialable")

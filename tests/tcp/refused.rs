@@ -389,28 +389,6 @@ async fn who_never_begins_to_speak_gives_its_place_up() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_flood_of_handshakes_waits_outside_and_who_is_next_gets_in() {
-    const TIMEOUT: Duration = Duration::from_millis(500);
-    let server = Server::with(&SecretKey::generate(), |acceptor| {
-        acceptor.max_handshakes(4).handshake_timeout(TIMEOUT)
-    })
-    .await;
-    let mut silent = Vec::new();
-    for _ in 0..8 {
-        silent.push(socket(server.addr).await);
-    }
-    let began = Instant::now();
-    let caller = Caller::new(Kind::Channel, &server.peer);
-    caller.echo(b"next").await.expect("answered");
-    // Two rounds of four were before it in the queue.
-    let waited = began.elapsed();
-    assert!(
-        waited >= TIMEOUT,
-        "{waited:?}: eight handshakes were in flight at once"
-    );
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_connection_too_many_is_told_so() {
     let server = Server::with(&SecretKey::generate(), |acceptor| {
         acceptor.max_connections_per_peer(1)

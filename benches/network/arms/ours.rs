@@ -88,9 +88,7 @@ impl Ours {
         let (carried, seen) = (Arc::default(), Arc::default());
         let services = service::router(Server::builder(), &carried, &seen);
         let (router, task) = bed.server().block_on(async move {
-            let router = Router::builder(endpoint)
-                .accept(tower_iroh::ALPN, acceptor)
-                .spawn();
+            let router = acceptor.router(endpoint).spawn();
             let task = tokio::spawn(async move {
                 if let Err(error) = services.serve_with_incoming(incoming).await {
                     eprintln!("  an iroh server ended: {error}");

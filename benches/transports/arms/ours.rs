@@ -22,9 +22,7 @@ async fn start() -> Result<Both, Fault> {
     let server = Endpoint::bind(presets::Offline).await?;
     let peer = Peer::of(&server)?;
     let (acceptor, incoming) = Acceptor::new();
-    let router = Router::builder(server)
-        .accept(tower_iroh::ALPN, acceptor)
-        .spawn();
+    let router = acceptor.router(server).spawn();
     tokio::spawn(
         Server::builder()
             .add_service(EchoServer::new(EchoService))

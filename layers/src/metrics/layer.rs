@@ -27,6 +27,8 @@ pub(super) struct Config {
     pub(super) role: Role,
     pub(super) transport: Option<&'static str>,
     pub(super) methods: usize,
+    /// Whether a method's name is learnt only from a call that ended with OK.
+    pub(super) methods_from_ok: bool,
     pub(super) peers: Option<usize>,
     pub(super) peer_of: Option<PeerName>,
 }
@@ -63,6 +65,7 @@ impl MetricsLayer {
             role,
             transport: None,
             methods: Self::METHOD_CAP,
+            methods_from_ok: role == Role::Server,
             peers: None,
             peer_of: None,
         };
@@ -92,6 +95,13 @@ impl MetricsLayer {
     /// [`METHOD_CAP`](Self::METHOD_CAP). With 0 there is `_OTHER` only.
     pub fn method_cap(mut self, cap: usize) -> Self {
         self.config.methods = cap;
+        self.reset()
+    }
+
+    /// Learns a method's name only from a call that ended with OK, as a server does. For a client that passes on the calls of others, who may invent paths.
+    /// Default for a client: from every call.
+    pub fn methods_from_ok(mut self) -> Self {
+        self.config.methods_from_ok = true;
         self.reset()
     }
 

@@ -26,7 +26,8 @@
 //! **Bounded.** Method names are recorded up to a cap (256); beyond it the method is `_OTHER`. A server learns a name only from a call that ended with OK, and
 //! from then on records the method's calls by name, whatever their code. So invented paths, and a method that has never ended with OK, are `_OTHER` and take
 //! no space. The peers of a peer label have their own cap and `_OTHER`. A server learns a peer's name by the same rule, so refused strangers do not fill the
-//! cap. The peer's calls that began earlier count as open calls of `_OTHER`.
+//! cap. The peer's calls that began earlier count as open calls of `_OTHER`. [`methods_from_ok`](MetricsLayer::methods_from_ok) has a client that passes on
+//! the calls of others learn methods by that rule too.
 //!
 //! **The recorder.** Every layer looks up its handles once, when it first records something, and keeps them. So install a recorder before a channel's first
 //! call, not necessarily before the channel is built: a layer that was first used without a recorder stays silent.

@@ -63,19 +63,19 @@ impl Method {
 }
 
 impl New {
-    /// A server learns names from OK alone, which only a handler says. Any other code may answer an invented path, or an
-    /// unknown caller.
+    /// Only a handler says OK. Any other code may answer an invented path, or an unknown caller.
     fn ended(self, code: Code) -> Arc<MethodSeries> {
-        let Self { registry, peer, .. } = &self;
-        if registry.config.role == Role::Server && code != Code::Ok {
-            let methods = &peer.methods;
-            let known = methods.get(method_of(&self.path));
-            return known.unwrap_or_else(|| methods.other().clone());
+        let config = &self.registry.config;
+        let is_ok = code == Code::Ok;
+        let peer = match &self.name {
+            Some(name) if is_ok || config.role == Role::Client => self.registry.peer(name),
+            _ => self.peer,
+        };
+        if is_ok || !config.methods_from_ok {
+            return peer.learn(&self.path);
         }
-        match &self.name {
-            Some(name) => registry.peer(name).learn(&self.path),
-            None => peer.learn(&self.path),
-        }
+        let known = peer.methods.get(method_of(&self.path));
+        known.unwrap_or_else(|| peer.methods.other().clone())
     }
 }
 

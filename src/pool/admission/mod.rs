@@ -15,11 +15,13 @@ use tokio::{sync::Semaphore, time::Instant};
 
 use crate::lock::lock;
 
+mod handshakes;
 mod lifetime;
 mod open_connection;
 mod refusals;
 mod roll;
 
+pub(crate) use handshakes::{Busy, HandshakePermit, Handshakes, Source};
 pub(crate) use lifetime::Lifetime;
 pub(crate) use open_connection::{OpenConnection, Probe, Stage, Why};
 pub(crate) use refusals::Refusals;

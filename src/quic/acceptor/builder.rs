@@ -79,8 +79,8 @@ impl AcceptorBuilder {
         self
     }
 
-    /// How many handshakes may be in flight, of all peers. Default 256. Further connections are refused; with
-    /// [`Acceptor::incoming_filter`] before they cost anything.
+    /// How many handshakes may be in flight, of all peers. Default 256. [`Acceptor::router`] refuses further connections before they cost anything, and from a
+    /// quarter on it asks for proof of an address and limits each source: see [`Acceptor::incoming_filter`].
     pub fn max_handshakes(mut self, handshakes: usize) -> Self {
         self.settings.max_handshakes = handshakes;
         self

@@ -2,59 +2,93 @@
 
 use std::{
     io,
-    sync::{Arc, atomic::Ordering},
-    time::Duration,
+    sync::Arc,
+    time::{Duration, Instant},
 };
 
 use iroh::{
     EndpointId,
-    endpoint::{Accepting, Connection},
-    protocol::AcceptError,
+    endpoint::{Accepting, Connection, Incoming, IncomingAddr},
+    protocol::{AcceptError, IncomingFilterOutcome},
 };
+use tokio::time::timeout;
 
-use super::{Shared, connection::Serving, early::EarlyData, lived};
+use super::{Shared, connection::Serving, early::EarlyData, lived, reservations::Unfinished};
 use crate::{
-    pool::{Admitted, OpenConnection},
+    lock::lock,
+    pool::{Admitted, Busy, HandshakePermit, OpenConnection, Source},
     wire::close,
 };
 
-/// One handshake of the [`max_handshakes`](super::AcceptorBuilder::max_handshakes) in flight.
-struct Handshake<'a>(&'a Shared);
-
-impl<'a> Handshake<'a> {
-    fn begin(shared: &'a Shared) -> Option<Self> {
-        // Made first, so that a refusal is uncounted as well.
-        let begun = Self(shared);
-        let before = shared.handshakes.fetch_add(1, Ordering::AcqRel);
-        (before < shared.settings.max_handshakes).then_some(begun)
-    }
-}
-
-impl Drop for Handshake<'_> {
-    fn drop(&mut self) {
-        self.0.handshakes.fetch_sub(1, Ordering::AcqRel);
-    }
+/// One handshake in flight, and when it has to be complete.
+struct Handshake {
+    _permit: HandshakePermit,
+    since: Instant,
 }
 
 impl Shared {
-    /// Whether another handshake may begin. One that may not is counted as refused.
-    pub(super) fn has_room(&self) -> bool {
-        let has_room = self.handshakes.load(Ordering::Acquire) < self.settings.max_handshakes;
-        if !has_room {
-            self.too_many_handshakes();
+    /// What the router does with a connection of which the first packet has come.
+    ///
+    /// A refusal is sent only to an address that its caller has proved: to others goes a Retry packet, which is smaller than what they sent.
+    pub(super) fn filter(&self, incoming: &Incoming) -> IncomingFilterOutcome {
+        let from = incoming.remote_addr();
+        let source = match incoming.remote_addr_validated() {
+            true => source(&from),
+            false => Source::Unproven,
+        };
+        let is_whole = || {
+            let hello = incoming.decrypt();
+            hello.and_then(|hello| hello.alpns()).is_some()
+        };
+        let now = Instant::now();
+        let (unfinished, reserved) = {
+            let mut reservations = lock(&self.reservations);
+            let unfinished = reservations.expire(now);
+            (
+                unfinished,
+                reservations.reserve(from, source, is_whole, now),
+            )
+        };
+        self.given_up(unfinished);
+        match reserved {
+            Ok(()) => IncomingFilterOutcome::Accept,
+            Err(Busy::Unproven) => {
+                metrics::counter!("tower_iroh_quic_retries_total").increment(1);
+                IncomingFilterOutcome::Retry
+            }
+            Err(busy) => {
+                self.busy(busy, &incoming.remote_addr());
+                IncomingFilterOutcome::Reject
+            }
         }
-        has_room
     }
 
-    fn too_many_handshakes(&self) {
-        let most = self.settings.max_handshakes;
-        self.refusals.add("handshakes", |suppressed| {
-            tracing::warn!(
-                most,
-                suppressed,
-                "refused a connection: too many handshakes are in flight"
-            );
+    fn begin(&self, from: &IncomingAddr) -> Result<Handshake, Busy> {
+        let now = Instant::now();
+        let (unfinished, claimed) = {
+            let mut reservations = lock(&self.reservations);
+            let claimed = reservations.claim(from, now);
+            (reservations.expire(now), claimed)
+        };
+        self.given_up(unfinished);
+        let (permit, since) = claimed.inspect_err(|busy| self.busy(*busy, from))?;
+        Ok(Handshake {
+            _permit: permit,
+            since,
+        })
+    }
+
+    fn busy(&self, busy: Busy, from: &IncomingAddr) {
+        let reason = busy.reason();
+        self.refusals.add(reason, |suppressed| {
+            tracing::warn!(?from, reason, suppressed, "refused a connection: {busy}");
         });
+    }
+
+    fn given_up(&self, Unfinished(count): Unfinished) {
+        for _ in 0..count {
+            self.late();
+        }
     }
 
     /// Completes the handshake. With early data it also serves the connection to its end: the streams that begin before the handshake go on after it.
@@ -63,22 +97,24 @@ impl Shared {
         accepting: Accepting,
         bare: bool,
     ) -> Result<Connection, AcceptError> {
-        let Some(handshake) = Handshake::begin(self) else {
-            self.too_many_handshakes();
-            return Err(AcceptError::from_err(io::Error::other(
-                "too many handshakes are in flight",
-            )));
-        };
+        let handshake = self
+            .begin(&accepting.remote_addr())
+            .map_err(|busy| AcceptError::from_err(io::Error::other(busy.to_string())))?;
         if let Some(early_data) = &self.settings.early_data {
             return self
                 .serve_early(early_data, accepting, bare, handshake)
                 .await;
         }
-        let most = self.settings.handshake_timeout;
-        match tokio::time::timeout(most, accepting).await {
+        match timeout(self.left(&handshake), accepting).await {
             Ok(connection) => Ok(connection?),
-            Err(_) => Err(self.late(most)),
+            Err(_) => Err(self.late()),
         }
+    }
+
+    /// How much time a handshake has left.
+    fn left(&self, handshake: &Handshake) -> Duration {
+        let most = self.settings.handshake_timeout;
+        most.saturating_sub(handshake.since.elapsed())
     }
 
     async fn serve_early(
@@ -86,17 +122,17 @@ impl Shared {
         early_data: &EarlyData,
         accepting: Accepting,
         bare: bool,
-        handshake: Handshake<'_>,
+        handshake: Handshake,
     ) -> Result<Connection, AcceptError> {
         let _running = self.connections.token();
         let early = accepting.into_0rtt();
         let mut serving = Serving::early(self.clone(), early_data, bare);
-        let most = self.settings.handshake_timeout;
-        let connection = match tokio::time::timeout(most, serving.shake_hands(&early)).await {
+        let left = self.left(&handshake);
+        let connection = match timeout(left, serving.shake_hands(&early)).await {
             Ok(connection) => connection?,
             Err(_) => {
                 early.close(close::GONE, b"the handshake took too long");
-                return Err(self.late(most));
+                return Err(self.late());
             }
         };
         drop((handshake, early));
@@ -144,11 +180,26 @@ impl Shared {
         Some(admitted)
     }
 
-    fn late(&self, most: Duration) -> AcceptError {
+    fn late(&self) -> AcceptError {
+        let most = self.settings.handshake_timeout;
         let error = format!("the handshake was not complete within {most:?}");
         self.refusals.add("timeout", |suppressed| {
             tracing::debug!(suppressed, "refused a connection: {error}");
         });
         AcceptError::from_err(io::Error::new(io::ErrorKind::TimedOut, error))
+    }
+}
+
+/// The source that a connection counts for.
+///
+/// A relay is one source with a larger share: it tells us the caller's key and not its address, and keys cost nothing. Of a transport that iroh does not know
+/// itself nothing is known about what an address costs, so each such transport is one source too.
+fn source(from: &IncomingAddr) -> Source {
+    match from {
+        IncomingAddr::Ip(addr) => Source::address(addr.ip()),
+        IncomingAddr::Relay { url, .. } => Source::Via(url.to_string()),
+        IncomingAddr::Custom(addr) => Source::Via(format!("custom transport {}", addr.id())),
+        // The type may grow.
+        _ => Source::Via("other".to_owned()),
     }
 }

@@ -1,14 +1,14 @@
 //! The server's side: an iroh `ProtocolHandler` that turns connections into a stream of IO for tonic's `Server`.
 
 use std::{
-    sync::{Arc, atomic::AtomicUsize},
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
 use iroh::{
-    EndpointId,
-    endpoint::{Accepting, Connection},
-    protocol::{AcceptError, IncomingFilter, IncomingFilterOutcome, ProtocolHandler},
+    Endpoint, EndpointId,
+    endpoint::{Accepting, Connection, IncomingAddr},
+    protocol::{AcceptError, IncomingFilter, ProtocolHandler, Router, RouterBuilder},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -22,26 +22,28 @@ mod handshake;
 mod incoming;
 mod lanes;
 mod lived;
+mod reservations;
 mod streams;
 
 pub use builder::AcceptorBuilder;
 pub use incoming::Incoming;
+
+use reservations::Reservations;
 
 /// Takes QUIC connections for tonic's `Server`. It is an iroh [`ProtocolHandler`], so one endpoint serves other protocols beside it.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// use iroh::{Endpoint, protocol::Router};
+/// use iroh::Endpoint;
 /// use tower_iroh::{Acceptor, presets};
 /// # use tower_iroh_proto::{EchoService, echo::echo_server::EchoServer};
 ///
 /// let (acceptor, incoming) = Acceptor::new();
-/// let router = Router::builder(Endpoint::bind(presets::Offline).await?)
-///     .accept(tower_iroh::ALPN, acceptor.clone())
+/// let router = acceptor
+///     .router(Endpoint::bind(presets::Offline).await?)
 ///     // Peers whose streams are HTTP/2 from the first byte on, under an ALPN of their own:
 ///     .accept(b"/tower_iroh.echo.v1.Echo/1.0", acceptor.bare())
-///     .incoming_filter(acceptor.incoming_filter())
 ///     .spawn();
 /// let stop = async { /* for example tokio::signal::ctrl_c() */ };
 /// tonic::transport::Server::builder()
@@ -64,9 +66,10 @@ pub use incoming::Incoming;
 ///
 /// **Metrics** of all connections together: the counters `tower_iroh_server_packets_sent_total` and
 /// `tower_iroh_server_packets_lost_total`, up to a second old while nothing moves; [`PeerInfo`](crate::PeerInfo) has them per peer.
-/// `tower_iroh_quic_refused_total` by `reason`: `limit` and `handshakes` count connections beyond a limit, `timeout` handshakes that took too long, `lanes`
-/// lanes beyond a connection's limit, `preamble` streams without a valid preamble.
-/// `tower_iroh_quic_closed_total` by `reason` counts connections that the server closed: `unused`, `idle`, `evicted`, `dead`, `age`, `age_expired`. The log has at most one line a second about each reason.
+/// `tower_iroh_quic_refused_total` by `reason`: `limit` and `handshakes` count connections beyond a limit, `source` connections beyond their source's share of
+/// the handshakes, `timeout` handshakes that took too long, `lanes` lanes beyond a connection's limit, `preamble` streams without a valid preamble.
+/// `tower_iroh_quic_closed_total` by `reason` counts connections that the server closed: `unused`, `idle`, `evicted`, `dead`, `age`, `age_expired`. The log has
+/// at most one line a second about each reason. `tower_iroh_quic_retries_total` counts callers that had to prove their address first.
 #[derive(Clone, Debug)]
 pub struct Acceptor {
     shared: Arc<Shared>,
@@ -78,7 +81,7 @@ struct Shared {
     lanes: incoming::HandoverSender<QuicIo>,
     /// Cancelled once `Incoming` is dropped.
     draining: CancellationToken,
-    handshakes: AtomicUsize,
+    reservations: Mutex<Reservations<IncomingAddr>>,
     admission: Admission<EndpointId>,
     connections: TaskTracker,
     refusals: Refusals,
@@ -116,10 +119,13 @@ impl Acceptor {
         let acceptor = Self {
             shared: Arc::new(Shared {
                 admission: Admission::new(settings.limits),
+                reservations: Mutex::new(Reservations::new(
+                    settings.max_handshakes,
+                    settings.handshake_timeout,
+                )),
                 settings,
                 lanes,
                 draining,
-                handshakes: AtomicUsize::new(0),
                 connections: TaskTracker::new(),
                 refusals: Refusals::new("tower_iroh_quic_refused_total"),
                 closings: Refusals::new("tower_iroh_quic_closed_total"),
@@ -136,19 +142,31 @@ impl Acceptor {
         }
     }
 
-    /// A filter for `RouterBuilder::incoming_filter`. While [`max_handshakes`](AcceptorBuilder::max_handshakes) are in flight it refuses
-    /// connections before they cost anything.
+    /// A router for this endpoint that accepts tower-iroh's ALPN and asks [`incoming_filter`](Self::incoming_filter) about each connection.
     ///
-    /// Without the filter the limit holds as well, but the handshake of a refused peer has begun by then.
+    /// Other protocols are added with `accept`, among them this one under further ALPNs with [`bare`](Self::bare). `spawn` starts it.
+    pub fn router(&self, endpoint: Endpoint) -> RouterBuilder {
+        Router::builder(endpoint)
+            .incoming_filter(self.incoming_filter())
+            .accept(crate::wire::ALPN, self.clone())
+    }
+
+    /// The filter that [`router`](Self::router) installs, for a router with a filter of its own that asks this one as well. Ask this one last: what it lets in
+    /// counts as a handshake from then on.
+    ///
+    /// While more than a quarter of [`max_handshakes`](AcceptorBuilder::max_handshakes) are in flight, a caller has to prove that it receives at its address: the
+    /// filter answers `Retry`, which costs an honest caller one round trip. A caller whose ClientHello does not fit into its first packet has to prove it at any
+    /// time. A proven caller is refused with `Reject` if all handshakes are taken, or if more than a quarter are taken and its source has its share:
+    ///
+    /// - an IPv4 address, or the first 64 bits of an IPv6 address: an eighth, and at least two;
+    /// - a relay, or a custom transport, with everybody behind it: a half, and at least two.
+    ///
+    /// The filter sees the connections of all protocols of its router. One of another protocol counts for up to a second.
+    ///
+    /// Without the filter only the number of all handshakes is limited, they count from the end of the ClientHello on, and a refused one has begun by then.
     pub fn incoming_filter(&self) -> IncomingFilter {
         let shared = self.shared.clone();
-        Arc::new(move |_| {
-            if shared.has_room() {
-                IncomingFilterOutcome::Accept
-            } else {
-                IncomingFilterOutcome::Reject
-            }
-        })
+        Arc::new(move |incoming| shared.filter(incoming))
     }
 
     /// How many connections are open, of all peers.

@@ -72,8 +72,13 @@ impl TcpAcceptorBuilder {
         self
     }
 
-    /// How many handshakes may be in flight, of all callers. Default 256. Further connections wait in the kernel's queue until a handshake has ended, which each
-    /// does within [`handshake_timeout`](Self::handshake_timeout).
+    /// How many handshakes may be in flight, of all callers. Default 256. From a caller's first byte on it counts, and it has 2 s for that byte.
+    ///
+    /// - **Silent sockets** take no handshake. There may be as many of them as handshakes; for one more, the oldest is closed.
+    /// - **One source** is an IPv4 address or the first 64 bits of an IPv6 address. While more than a quarter of the handshakes are in flight, a source gets an
+    ///   eighth of them, and at least two. Until then no source is limited, so many clients behind one NAT are served in normal times.
+    /// - **Further callers** wait, as many as handshakes and with the same share for each source, until [`handshake_timeout`](Self::handshake_timeout). Others
+    ///   are refused: their connection is closed.
     pub fn max_handshakes(mut self, handshakes: usize) -> Self {
         self.settings.max_handshakes = handshakes;
         self

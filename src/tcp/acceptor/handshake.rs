@@ -4,6 +4,7 @@ use std::{
     fmt, io,
     net::SocketAddr,
     sync::{Arc, atomic::Ordering::Relaxed},
+    time::Duration,
 };
 
 use iroh::EndpointId;
@@ -17,39 +18,111 @@ use tonic::Code;
 use super::{
     super::{dial::prepare, io::TcpIo, refusal, stream::Stream, tls},
     Permit, Shared,
+    silent::Accepted,
 };
-use crate::pool::Full;
+use crate::pool::{Busy, Full, HandshakePermit, Source};
 
 /// A TLS record that holds a handshake: RFC 8446, section 5.1.
 const TLS: u8 = 0x16;
 
+/// What a caller that has spoken gets.
+pub(super) enum Turn {
+    /// Its handshake may begin.
+    Now(HandshakePermit),
+    /// It waits for a permit, and is counted as one of those that wait.
+    Queued {
+        source: Source,
+        busy: Busy,
+        queued: HandshakePermit,
+    },
+}
+
+impl Turn {
+    /// `None` if too many wait, or too many of its source. The caller is refused then.
+    pub(super) fn take(shared: &Shared, remote: SocketAddr) -> Option<Self> {
+        // TCP has proved the address.
+        let source = Source::address(remote.ip());
+        let busy = match shared.handshakes.try_acquire(source.clone()) {
+            Ok(permit) => return Some(Self::Now(permit)),
+            Err(busy) => busy,
+        };
+        match shared.queue.try_acquire(source.clone()) {
+            Ok(queued) => Some(Self::Queued {
+                source,
+                busy,
+                queued,
+            }),
+            Err(_) => {
+                shared.refused(remote, &Refused::Busy(busy));
+                None
+            }
+        }
+    }
+
+    /// Waits for the permit, or until the time is over.
+    async fn wait(self, shared: &Shared, left: Duration) -> Result<HandshakePermit, Refused> {
+        match self {
+            Self::Now(permit) => Ok(permit),
+            Self::Queued {
+                source,
+                busy,
+                queued: _queued,
+            } => timeout(left, shared.handshakes.acquire(source))
+                .await
+                .map_err(|_| Refused::Busy(busy)),
+        }
+    }
+}
+
 /// Makes a connection of an accepted socket, or refuses it. Dropping the future closes the socket.
 pub(super) async fn shake_hands(
     shared: Arc<Shared>,
-    stream: TcpStream,
-    remote: SocketAddr,
+    socket: Accepted,
+    turn: Turn,
 ) -> Option<TcpIo> {
-    let most = shared.settings.handshake_timeout;
-    let refused = match timeout(most, admit(&shared, stream, remote)).await {
-        Ok(Ok(io)) => {
+    let remote = socket.remote;
+    match in_time(&shared, socket, turn).await {
+        Ok(io) => {
             metrics::counter!("tower_iroh_tcp_connections_total").increment(1);
-            return Some(io);
+            Some(io)
         }
-        Ok(Err(refused)) => refused,
-        Err(_) => Refused::Timeout,
+        Err(refused) => {
+            shared.refused(remote, &refused);
+            None
+        }
+    }
+}
+
+async fn in_time(shared: &Arc<Shared>, socket: Accepted, turn: Turn) -> Result<TcpIo, Refused> {
+    let Accepted {
+        stream,
+        remote,
+        since,
+    } = socket;
+    let left = || {
+        let most = shared.settings.handshake_timeout;
+        most.saturating_sub(since.elapsed())
     };
-    let reason = refused.reason();
-    shared.refusals.add(reason, |suppressed| match refused {
-        Refused::Plaintext if !shared.warned.swap(true, Relaxed) => tracing::warn!(
-            %remote, listener = %shared.local_addr,
+    let _permit = turn.wait(shared, left()).await?;
+    timeout(left(), admit(shared, stream, remote))
+        .await
+        .unwrap_or(Err(Refused::Timeout))
+}
+
+impl Shared {
+    fn refused(&self, remote: SocketAddr, refused: &Refused) {
+        let reason = refused.reason();
+        self.refusals.add(reason, |suppressed| match refused {
+        Refused::Plaintext if !self.warned.swap(true, Relaxed) => tracing::warn!(
+            %remote, listener = %self.local_addr,
             "refused a caller without TLS: this port takes only TLS with iroh identities; TcpAcceptorBuilder::plaintext admits such callers; this is logged once"
         ),
-        Refused::Full(..) => {
+        Refused::Full(..) | Refused::Busy(_) => {
             tracing::warn!(%remote, reason, suppressed, "refused a TCP connection: {refused}");
         }
         _ => tracing::debug!(%remote, reason, suppressed, "refused a TCP connection: {refused}"),
     });
-    None
+    }
 }
 
 async fn admit(
@@ -155,6 +228,7 @@ enum Refused {
     Plaintext,
     Garbage(u8),
     Full(Full, Option<EndpointId>),
+    Busy(Busy),
 }
 
 impl Refused {
@@ -165,6 +239,7 @@ impl Refused {
             Self::Plaintext => "plaintext",
             Self::Garbage(_) => "garbage",
             Self::Full(..) => "limit",
+            Self::Busy(busy) => busy.reason(),
         }
     }
 }
@@ -191,6 +266,7 @@ impl fmt::Display for Refused {
             }
             Self::Full(full, Some(peer)) => write!(f, "peer {}: {full}", peer.fmt_short()),
             Self::Full(full, None) => full.fmt(f),
+            Self::Busy(busy) => busy.fmt(f),
         }
     }
 }

@@ -15,12 +15,15 @@ use tokio_util::{
     task::{TaskTracker, task_tracker::TaskTrackerToken},
 };
 
-use crate::pool::{Admission, Admitted, Full, Lifetime, Limits, OpenConnection, Refusals, Why};
+use crate::pool::{
+    Admission, Admitted, Full, Handshakes, Lifetime, Limits, OpenConnection, Refusals, Why,
+};
 use tower_iroh_layers::ConfigError;
 
 mod builder;
 mod handshake;
 mod incoming;
+mod silent;
 
 pub use builder::TcpAcceptorBuilder;
 pub use incoming::TcpIncoming;
@@ -36,9 +39,11 @@ pub use incoming::TcpIncoming;
 /// **Shutdown.** tonic drops [`TcpIncoming`] when it begins to shut down and sends GOAWAY on every connection. From then on the port is closed, and handshakes
 /// in flight end. A connection ends when its last call has ended, or when the drain time is over; [`drained`](Self::drained) waits for that.
 ///
-/// **Metrics.** The counters `tower_iroh_tcp_connections_total`, `tower_iroh_tcp_refused_total` by `reason` (`handshake`, `timeout`, `plaintext`, `garbage`,
-/// `limit`), `tower_iroh_tcp_accept_errors_total`, and `tower_iroh_tcp_closed_total` by `reason` (`unused`, `idle`, `evicted`, `age`, `age_expired`). The log has at
-/// most one line a second about each reason.
+/// **Metrics.** The counters `tower_iroh_tcp_connections_total`, `tower_iroh_tcp_refused_total` by `reason`, and
+/// `tower_iroh_tcp_accept_errors_total`. The reasons: `silent` (no byte within 2 s, or among too many such sockets the oldest), `handshakes` (too many handshakes
+/// are in flight, and too many callers wait), `source` (of the caller's address), `handshake` (it failed), `timeout`, `plaintext`, `garbage`, `limit`.
+/// `tower_iroh_tcp_closed_total` by `reason` counts connections that the server closed: `unused`, `idle`, `evicted`, `age`, `age_expired`. The log has at most
+/// one line a second about each reason.
 #[derive(Clone, Debug)]
 pub struct TcpAcceptor {
     shared: Arc<Shared>,
@@ -50,6 +55,10 @@ struct Shared {
     tls: Arc<ServerConfig>,
     /// Cancelled once `TcpIncoming` is dropped.
     draining: CancellationToken,
+    /// The handshakes in flight.
+    handshakes: Handshakes,
+    /// The callers that have spoken and wait for their handshake, under the same limits.
+    queue: Handshakes,
     admission: Admission<EndpointId>,
     connections: TaskTracker,
     refusals: Refusals,
@@ -127,6 +136,8 @@ impl fmt::Debug for Shared {
 impl Shared {
     fn new(settings: AcceptorConfig, local_addr: SocketAddr, tls: ServerConfig) -> Self {
         Self {
+            handshakes: Handshakes::new(settings.max_handshakes),
+            queue: Handshakes::new(settings.max_handshakes),
             admission: Admission::new(settings.limits),
             settings,
             local_addr,

@@ -184,8 +184,7 @@ async fn a_call_waits_for_a_peer_over_iroh() {
     let first = endpoint.accept().await.expect("the program dials");
     first.refuse();
     let (acceptor, incoming) = tower_iroh::Acceptor::new();
-    let router = iroh::protocol::Router::builder(endpoint);
-    let router = router.accept(tower_iroh::ALPN, acceptor).spawn();
+    let router = acceptor.router(endpoint).spawn();
     let reporter = tonic_health::server::HealthReporter::new();
     let health = tonic_health::server::HealthService::from_health_reporter(reporter);
     let health = tonic_health::pb::health_server::HealthServer::new(health);

@@ -216,6 +216,7 @@ impl Options {
         }
         let builder = builder.endpoint(move |builder| endpoint.apply(Some(&config), builder));
         let metrics = MetricsLayer::client()
+            .methods_from_ok()
             .peer_from(|extensions| Some(extensions.get::<PeerLabel>()?.0.clone()))
             .peer_label(MEASURED_PEERS);
         let builder = builder.peers(|peers| {
