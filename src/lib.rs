@@ -45,6 +45,10 @@
 //!
 //! [`Transport`] makes the server and the channels to all [`Peers`] from a [configuration](config), and follows it while the program runs.
 
+// The fuzz targets name this crate as its users do, and its own tests run them.
+#[cfg(test)]
+extern crate self as tower_iroh;
+
 #[cfg(feature = "config")]
 pub mod config;
 pub mod tcp;
@@ -52,6 +56,9 @@ pub mod wire;
 
 mod channel;
 mod error;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod http2;
 mod lock;
 mod peer;
@@ -82,6 +89,8 @@ pub use http2::{LaneConfig, Lanes};
 pub use peer::{Path, Peer, PeerError, PeerInfo, TcpAddr, TransportKind, identity};
 pub use peers::{Peers, PeersBuilder, PeersError};
 pub use pool::{EarlyData, PeerStats, State};
+#[cfg(feature = "authorize")]
+pub use quic::AllowList;
 pub use quic::{
     Acceptor, AcceptorBuilder, BareAcceptor, Connector, ConnectorIo, Incoming, Links, LinksBuilder,
     QuicIo, Tuning, presets,

@@ -94,6 +94,38 @@ async fn soak_refuses_what_is_no_time() {
     }
 }
 
+/// One attack of each kind; `.ci/run siege` runs all of them.
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn siege_shows_that_callers_feel_nothing() {
+    let attacks = ["--only=quic-initials-26", "--only=one-key", "--only=pings"];
+    let output = run("siege", ["--quick"].into_iter().chain(attacks)).await;
+    let (stdout, stderr) = texts(&output);
+    assert!(output.status.success(), "{stdout}\n{stderr}");
+    assert_eq!(stderr, "");
+    for promised in [
+        "| quic-initials-26 ",
+        "| one-key ",
+        "| pings ",
+        "between the attacks:",
+        "Every call was answered, in time, and the server is as it was.",
+    ] {
+        assert!(stdout.contains(promised), "no {promised:?} in\n{stdout}");
+    }
+}
+
+#[tokio::test]
+async fn siege_names_its_attacks_and_refuses_unknown_ones() {
+    let list = run("siege", ["--list"]).await;
+    assert!(list.status.success());
+    for attack in ["tcp-silent ", "rapid-reset/quic ", "rapid-reset/tcp "] {
+        assert!(texts(&list).0.contains(attack), "{attack}");
+    }
+    let refused = run("siege", ["--only=rapid-rest"]).await;
+    assert_eq!(refused.status.code(), Some(2));
+    assert!(texts(&refused).1.contains("`rapid-rest`; --list"));
+}
+
 #[tokio::test]
 async fn hello_takes_two_programs() {
     let (server, ticket) = hello_server(&[]).await;
@@ -219,6 +251,7 @@ fn no_example_goes_without_a_test() {
         "interceptor_health",
         "layers",
         "shared_endpoint",
+        "siege",
         "soak",
         "streaming",
         "traces",

@@ -7,10 +7,12 @@
 #![allow(unreachable_pub)]
 #![allow(clippy::duplicate_mod, reason = "several share tests/support")]
 
+mod allow_list;
 mod architecture;
 mod authorize;
 mod bad_input;
 mod copies;
+mod details;
 mod endings;
 mod header_lists;
 mod lanes;
@@ -20,6 +22,7 @@ mod peers;
 mod readers;
 mod readme;
 mod runtimes;
+mod secrets;
 mod selection;
 mod server;
 mod transport;

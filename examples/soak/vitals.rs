@@ -21,22 +21,29 @@ const TASKS: usize = 10;
 
 impl Vitals {
     pub(crate) fn take(tasks: usize) -> io::Result<Self> {
+        // One of the files is the folder itself, while it is read.
+        let Self { memory, files, .. } = Self::of("self")?;
+        Ok(Self {
+            memory,
+            files: files.saturating_sub(1),
+            tasks,
+        })
+    }
+
+    /// What another process holds, by its id. Its tasks cannot be seen from outside.
+    pub(crate) fn of(process: &str) -> io::Result<Self> {
         if !cfg!(target_os = "linux") {
-            return Ok(Self {
-                tasks,
-                ..Self::default()
-            });
+            return Ok(Self::default());
         }
-        let status = fs::read_to_string("/proc/self/status")?;
+        let status = fs::read_to_string(format!("/proc/{process}/status"))?;
         let resident = status.lines().find_map(|line| {
             let kibibytes = line.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB")?;
             kibibytes.trim().parse::<u64>().ok()
         });
         Ok(Self {
             memory: resident.unwrap_or_default() << 10,
-            // One of them is the folder itself, while it is read.
-            files: fs::read_dir("/proc/self/fd")?.count().saturating_sub(1),
-            tasks,
+            files: fs::read_dir(format!("/proc/{process}/fd"))?.count(),
+            tasks: 0,
         })
     }
 

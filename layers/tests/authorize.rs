@@ -417,6 +417,19 @@ async fn a_reload_ends_what_a_spawned_task_reads_of_the_request() {
 }
 
 /// What the handler does in a poll that finds nothing: a reload between the look at the policy and the registration for the next.
+#[tokio::test]
+async fn whoever_waits_for_a_reload_is_told_of_its_generation() {
+    let handle = permitting();
+    let mut waits = task::spawn(handle.reloaded(handle.generation()));
+    assert_pending!(waits.poll());
+    handle.reload(nothing());
+    assert!(waits.is_woken());
+    assert_eq!(assert_ready!(waits.poll()), 2);
+    // One that was before the wait is not missed.
+    let mut late = task::spawn(handle.reloaded(1));
+    assert_eq!(assert_ready!(late.poll()), 2);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_reload_while_the_handler_is_polled_is_not_missed() {
     let handle = permitting();

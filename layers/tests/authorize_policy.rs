@@ -374,6 +374,27 @@ proptest! {
     }
 
     #[test]
+    fn who_is_not_admitted_may_nothing(
+        who in prop::option::of(prop_oneof![Just("alice"), Just("root"), Just("outcast"), Just("bob"), Just("")]),
+        path in "(/[a-z]{1,4}){0,3}",
+        open in any::<bool>(),
+    ) {
+        let text = format!("{TEXT}[anonymous]\nroles = {}", if open { r#"["reader"]"# } else { "[]" });
+        let policy = AccessPolicy::from_toml(&text).expect("a policy");
+        let identity = who.map(Identity::from);
+        let admitted = policy.admits(identity.as_ref());
+        let expected = match who {
+            Some("alice" | "root") => true,
+            None | Some("") => open,
+            _ => false,
+        };
+        prop_assert_eq!(admitted, expected);
+        if !admitted {
+            prop_assert_ne!(policy.decide(identity.as_ref(), &path), Decision::Allowed);
+        }
+    }
+
+    #[test]
     fn no_text_panics(text in "\\PC{0,60}", cut in 0..TEXT.len()) {
         let _ = AccessPolicy::from_toml(&text);
         let _ = AccessPolicy::from_toml(&TEXT[..cut]);

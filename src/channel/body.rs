@@ -8,7 +8,7 @@ use std::{
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 
-use super::arm::InFlight;
+use super::{arm::InFlight, details};
 use crate::error::Error;
 
 /// The body of a response. It ends with its trailers or an error, and releases the call's permit then. Dropped before its end it resets the
@@ -64,10 +64,13 @@ impl ResponseBody {
                 None => self.state = Part::Trailers,
             }
         }
-        let trailers = match ready!(stream.poll_trailers(cx)) {
+        let mut trailers = match ready!(stream.poll_trailers(cx)) {
             Ok(trailers) => trailers,
             Err(error) => return Poll::Ready(Some(Err(self.fail(error)))),
         };
+        if let Some(trailers) = &mut trailers {
+            details::drop_unreadable(trailers);
+        }
         let checked = match (&self.held, &trailers) {
             (Some(held), Some(trailers)) => held.check(trailers),
             _ => Ok(()),

@@ -15,6 +15,7 @@ use tokio::time::Instant;
 use tonic::{Code, ConnectError, Status, TimeoutExpired};
 use tower::{Layer, Service};
 
+use super::details;
 use crate::error::{Error, ErrorKind};
 use tower_iroh_layers::{Fault, Origin, deadline::header as grpc_timeout, fault::chain};
 
@@ -120,7 +121,10 @@ where
             {
                 Err(Error::new(ErrorKind::Deadline, "the timeout expired").perhaps_processed())
             }
-            Ok(response) => Ok(response.map(|inner| tonic::body::Body::new(ExactBody { inner }))),
+            Ok(mut response) => {
+                details::drop_unreadable(response.headers_mut());
+                Ok(response.map(|inner| tonic::body::Body::new(ExactBody { inner })))
+            }
             Err(error) => Err(exact(error.into())),
         })
     }
@@ -146,10 +150,13 @@ where
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
-        self.project()
-            .inner
-            .poll_frame(cx)
-            .map(|frame| frame.map(|frame| frame.map_err(|error| exact(error.into()))))
+        let mut frame = ready!(self.project().inner.poll_frame(cx));
+        if let Some(Ok(frame)) = &mut frame
+            && let Some(trailers) = frame.trailers_mut()
+        {
+            details::drop_unreadable(trailers);
+        }
+        Poll::Ready(frame.map(|frame| frame.map_err(|error| exact(error.into()))))
     }
 
     fn is_end_stream(&self) -> bool {

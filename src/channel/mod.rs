@@ -25,6 +25,7 @@ use crate::{
 mod arm;
 mod body;
 mod builder;
+mod details;
 mod early;
 mod exact_codes;
 mod stack;
@@ -33,6 +34,8 @@ mod wake_on_reconnect;
 
 use arm::Arm;
 pub use builder::ChannelBuilder;
+#[cfg(any(test, fuzzing))]
+pub(crate) use details::drop_unreadable;
 pub use exact_codes::{ExactCodes, ExactCodesLayer};
 use stack::ArmContext;
 pub use stack::{Attempts, Stack, StackBuilder, StackHandle, Stacked, StackedBody};

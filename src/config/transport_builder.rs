@@ -1,10 +1,7 @@
 use std::{fmt, sync::Arc};
 
 use iroh::{Endpoint, SecretKey, endpoint};
-use tower_iroh_layers::{
-    authorize::{AccessPolicy, PolicyHandle},
-    select,
-};
+use tower_iroh_layers::{authorize::PolicyHandle, select};
 
 use super::{
     Config, Mode, Transport, TransportError, apply::begin_rollouts, authorization,
@@ -99,13 +96,15 @@ impl TransportBuilder {
     /// [`TransportError`], naming the cause. Nothing stays bound.
     pub async fn bind(mut self) -> Result<(Transport, Server), TransportError> {
         let (config, key) = (self.config.clone(), self.take_key()?);
-        let policy = authorization::read(&config)?;
+        let (policy, policy_text) = authorization::read(&config)?;
+        let policy = PolicyHandle::new(policy);
         let mode = config.effective_mode();
         let on_tcp = config.clone();
         let mut server = Server::builder()
             .key(key.clone())
             .acceptor(|_| config.acceptor())
-            .tcp_acceptor(move |acceptor| on_tcp.on_tcp(acceptor));
+            .tcp_acceptor(move |acceptor| on_tcp.on_tcp(acceptor))
+            .allow_list(&policy);
         if mode != Mode::Grpc {
             let endpoint = through(std::mem::take(&mut self.endpoint), config.endpoint()?);
             server = server.iroh(endpoint);
@@ -117,7 +116,7 @@ impl TransportBuilder {
         let server = through(std::mem::take(&mut self.server), server);
         let server = server.bind().await?;
         let endpoint = server.endpoint().cloned();
-        let transport = self.finish(key, endpoint, policy)?;
+        let transport = self.finish(key, endpoint, (policy, policy_text))?;
         Ok((transport, server))
     }
 
@@ -129,7 +128,8 @@ impl TransportBuilder {
     /// [`TransportError`], naming the cause. Nothing stays bound.
     pub async fn connect(mut self) -> Result<Transport, TransportError> {
         let (config, key) = (self.config.clone(), self.take_key()?);
-        let policy = authorization::read(&config)?;
+        let (policy, policy_text) = authorization::read(&config)?;
+        let policy = (PolicyHandle::new(policy), policy_text);
         let endpoint = match config.effective_mode() {
             Mode::Grpc => None,
             Mode::Iroh | Mode::Dual => {
@@ -156,7 +156,7 @@ impl TransportBuilder {
         self,
         key: SecretKey,
         endpoint: Option<Endpoint>,
-        (policy, policy_text): (AccessPolicy, Option<String>),
+        (policy, policy_text): (PolicyHandle, Option<String>),
     ) -> Result<Transport, TransportError> {
         let config = self.config;
         let id = key.public();
@@ -187,7 +187,7 @@ impl TransportBuilder {
             id,
             endpoint,
             peers,
-            policy: PolicyHandle::new(policy),
+            policy,
             in_force: InForce::new(config.clone(), policy_text),
             config,
         };

@@ -8,12 +8,13 @@ use super::{Error, ErrorKind};
 const CARRIED: &str = "tower-iroh:";
 
 /// The kinds that the end of a lane can have, and how their texts show them.
-const KINDS: [(char, ErrorKind); 5] = [
+const KINDS: [(char, ErrorKind); 6] = [
     ('F', ErrorKind::Forbidden),
     ('U', ErrorKind::Unauthenticated),
     ('E', ErrorKind::Exhausted),
     ('D', ErrorKind::Draining),
     ('C', ErrorKind::Closed),
+    ('N', ErrorKind::NotAllowed),
 ];
 
 impl Error {

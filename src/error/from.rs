@@ -154,7 +154,7 @@ impl Error {
             ConnectWithOptsError::SelfConnect { .. } => ErrorKind::InvalidPeer,
             ConnectWithOptsError::NoAddress { .. } => ErrorKind::NoAddress,
             ConnectWithOptsError::EndpointClosed { .. } => ErrorKind::Closed,
-            ConnectWithOptsError::LocallyRejected { .. } => ErrorKind::Forbidden,
+            ConnectWithOptsError::LocallyRejected { .. } => ErrorKind::NotAllowed,
             _ => ErrorKind::DialFailed,
         };
         Self::new(kind, format!("cannot dial: {shown}"))
@@ -163,10 +163,11 @@ impl Error {
     pub(crate) fn from_connecting(error: &ConnectingError) -> Self {
         match error {
             ConnectingError::ConnectionError { source, .. } => Self::from_dial_connection(source),
-            ConnectingError::LocallyRejected { .. } => {
-                Self::new(ErrorKind::Forbidden, "a hook on this side refused the peer")
-                    .caused_by(error.clone())
-            }
+            ConnectingError::LocallyRejected { .. } => Self::new(
+                ErrorKind::NotAllowed,
+                "a hook on this side refused the peer",
+            )
+            .caused_by(error.clone()),
             _ => Self::new(ErrorKind::DialFailed, "the handshake failed").caused_by(error.clone()),
         }
     }

@@ -38,6 +38,8 @@ pub enum ErrorKind {
     Backoff,
     /// The peer's policy refuses this caller: PERMISSION_DENIED.
     Forbidden,
+    /// This side's policy or a hook on this side does not allow the peer, and nothing was sent: PERMISSION_DENIED.
+    NotAllowed,
     /// The peer's policy does not know this caller: UNAUTHENTICATED.
     Unauthenticated,
     /// The peer or this side's pool is at a limit: RESOURCE_EXHAUSTED.
@@ -66,7 +68,7 @@ impl ErrorKind {
     pub fn code(self) -> Code {
         match self {
             Self::InvalidPeer => Code::InvalidArgument,
-            Self::Forbidden => Code::PermissionDenied,
+            Self::Forbidden | Self::NotAllowed => Code::PermissionDenied,
             Self::Unauthenticated => Code::Unauthenticated,
             Self::Exhausted => Code::ResourceExhausted,
             Self::Deadline => Code::DeadlineExceeded,
@@ -104,6 +106,7 @@ impl ErrorKind {
             | Self::RequestBody
             | Self::Rejected
             | Self::Closed
+            | Self::NotAllowed
             | Self::Internal => Origin::Ours,
         }
     }
@@ -210,6 +213,7 @@ impl fmt::Display for Error {
             ErrorKind::WrongIdentity => "the peer's identity did not hold",
             ErrorKind::Backoff => "waiting before the next dial",
             ErrorKind::Forbidden => "the peer refused us",
+            ErrorKind::NotAllowed => "this side does not allow the peer",
             ErrorKind::Unauthenticated => "the peer does not know us",
             ErrorKind::Exhausted => "a limit was reached",
             ErrorKind::Draining => "the peer is shutting down",

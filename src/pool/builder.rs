@@ -2,7 +2,11 @@ use std::time::Duration;
 
 use tokio::runtime::Handle;
 use tower_iroh_layers::ConfigError;
+#[cfg(feature = "authorize")]
+use tower_iroh_layers::authorize::PolicyHandle;
 
+#[cfg(feature = "authorize")]
+use super::Allowed;
 use super::{PoolConfig, backoff::Bounds};
 
 /// Settings of the links of one transport: what a pool of connections needs to know, and in `S` what only that transport does.
@@ -66,6 +70,17 @@ impl<S> LinksBuilder<S> {
     /// does, and an endpoint's `close` waits for them.
     pub fn runtime(mut self, runtime: Handle) -> Self {
         self.pool.runtime = Some(runtime);
+        self
+    }
+
+    /// Dials only peers to which this policy permits a call at all, by name or by its entry for authenticated peers. A call to another peer fails with
+    /// [`ErrorKind::NotAllowed`](crate::ErrorKind::NotAllowed), PERMISSION_DENIED, and nothing is sent. Default: every peer is dialled.
+    ///
+    /// A reload that shuts a peer out closes the connection to it within a second, with the calls on it. Over iroh the peer is told
+    /// [`FORBIDDEN`](crate::wire::close::FORBIDDEN).
+    #[cfg(feature = "authorize")]
+    pub fn allow_list(mut self, policy: &PolicyHandle) -> Self {
+        self.pool.allowed = Allowed::by(policy);
         self
     }
 

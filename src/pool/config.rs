@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 use tower_iroh_layers::ConfigError;
 
-use super::backoff::Bounds;
+use super::{Allowed, backoff::Bounds};
 
 /// Settings of a pool; each is documented at its setter on [`LinksBuilder`](super::LinksBuilder).
 #[derive(Clone, Debug)]
@@ -16,6 +16,7 @@ pub(crate) struct PoolConfig {
     pub(crate) idle_timeout: Duration,
     pub(crate) health_interval: Duration,
     pub(super) runtime: Option<Handle>,
+    pub(super) allowed: Allowed,
 }
 
 impl Default for PoolConfig {
@@ -30,6 +31,7 @@ impl Default for PoolConfig {
             idle_timeout: Duration::from_secs(300),
             health_interval: Duration::from_secs(30),
             runtime: None,
+            allowed: Allowed::default(),
         }
     }
 }

@@ -28,7 +28,7 @@ use crate::{
 };
 
 mod address_book;
-mod admission;
+pub(crate) mod admission;
 mod backoff;
 mod budget;
 mod builder;
@@ -52,8 +52,8 @@ pub use stats::{EarlyData, PeerStats};
 
 pub(crate) use address_book::AddressBook;
 pub(crate) use admission::{
-    Admission, Admitted, Busy, Full, HandshakePermit, Handshakes, Lifetime, Limits, OpenConnection,
-    Probe, Refusals, Source, Stage, Why,
+    Admission, Admitted, Allowed, Busy, Full, HandshakePermit, Handshakes, Lifetime, Limits,
+    OpenConnection, Probe, Refusals, Source, Stage, Why,
 };
 pub(crate) use backoff::{Backoff, Bounds};
 pub(crate) use config::PoolConfig;

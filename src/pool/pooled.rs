@@ -5,7 +5,7 @@ use std::{fmt, sync::Arc, time::Duration};
 use futures_util::future::BoxFuture;
 use iroh::EndpointId;
 
-use super::{Announce, PeerStats, State, Used, Uses};
+use super::{Allowed, Announce, PeerStats, State, Used, Uses};
 use crate::{error::Error, peer::Peer};
 
 /// Makes the connections of one transport: [`QuicDialer`](crate::links::QuicDialer) or [`TcpDialer`](crate::links::TcpDialer). A bound, and
@@ -77,6 +77,8 @@ pub trait Pooled: Used + fmt::Debug + Send + Sync + Sized + 'static {
 
 /// How a connection tells its pool of its end, and whether its peer is heard.
 pub struct PoolHandle<C: Pooled> {
+    pub(super) peer: EndpointId,
+    pub(super) allowed: Allowed,
     pub(super) report: Box<Report<C>>,
     pub(super) state: Box<ReportState<C>>,
 }
@@ -105,6 +107,11 @@ impl<C: Pooled> PoolHandle<C> {
     /// Whether the connection is out of the pool now. Only an idle one that has found a new user stays.
     pub(crate) fn report(&self, connection: &Arc<C>, end: End) -> bool {
         (self.report)(connection, end)
+    }
+
+    /// Waits until the peer may have no connection any more.
+    pub(crate) fn revoked(&self) -> impl Future<Output = ()> + Send + use<C> {
+        self.allowed.clone().revoked(Some(self.peer))
     }
 
     /// The peer does not answer, while calls wait.

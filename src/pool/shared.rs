@@ -105,6 +105,7 @@ impl<D: Dialer> Shared<D> {
         if let Some(dial) = &inner.dial {
             return Ok(Found::Dial(dial.outcome.clone()));
         }
+        self.config.allowed.check(id)?;
         let now = Instant::now();
         if let (Some(wait), Some(last)) = (inner.backoff.wait(now), &inner.last_error) {
             match inner.backoff.wait_when_asked(now) {
@@ -187,6 +188,8 @@ impl<D: Dialer> Shared<D> {
         let pool: Weak<Self> = Arc::downgrade(self);
         let same = pool.clone();
         PoolHandle {
+            peer: id,
+            allowed: self.config.allowed.clone(),
             state: Box::new(move |connection, state| {
                 if let Some(pool) = same.upgrade() {
                     pool.stands(id, connection, state);

@@ -82,6 +82,7 @@ impl Driver {
         let mut copies = pin!(self.copies.run(&self.connection));
         let mut silence = pin!(self.watch_silence());
         let mut knocks = pin!(self.answer_knocks());
+        let mut revoked = pin!(self.gone.revoked());
         loop {
             tokio::select! {
                 _ = &mut closed => {
@@ -101,6 +102,7 @@ impl Driver {
                 never = &mut copies => match never {},
                 () = &mut silence => return,
                 never = &mut knocks => match never {},
+                () = &mut revoked => return self.end_revoked(),
             }
         }
     }
@@ -210,6 +212,17 @@ impl Driver {
             }
         }
         self.end_dead("no answer to pings");
+    }
+
+    /// Closes a connection whose peer is not allowed any more.
+    fn end_revoked(&self) {
+        if let Some(link) = self.link.upgrade() {
+            self.gone.report(&link, End::Closed);
+            link.end(
+                close::FORBIDDEN,
+                "the policy of this side permits nothing to this key any more",
+            );
+        }
     }
 
     /// Closes a connection whose peer does not answer.

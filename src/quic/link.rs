@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc, OnceLock, Weak,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
     time::{Duration, SystemTime},
 };
@@ -34,7 +34,7 @@ use crate::{
     error::{Error, ErrorKind},
     http2::{Carries, Explain, Http2, LaneSet, Lanes, NewStream, Opener},
     peer::{Path, PeerInfo, Proof, TransportKind},
-    pool::{EarlyData, End, PeerStats, PoolHandle, Pooled, Runtime, Used, Uses},
+    pool::{EarlyData, End, PeerStats, PoolHandle, Pooled, Runtime, Used, Uses, admission},
     wire::{self, Kind, Preamble, close, reset},
 };
 
@@ -50,8 +50,8 @@ pub struct Link {
     lanes: LaneSet,
     activities: Activities,
     copies: Copies,
-    /// It was closed because no ping was answered.
-    unanswered: AtomicBool,
+    /// With which code it was closed on this side.
+    closed_for: OnceLock<VarInt>,
     ping_micros: AtomicU64,
     runtime: Runtime,
     tuning: Tuning,
@@ -111,7 +111,7 @@ impl Link {
             lanes: LaneSet::new(settings.lanes, settings.runtime.clone()),
             activities: Activities::default(),
             copies: Copies::new(),
-            unanswered: AtomicBool::new(false),
+            closed_for: OnceLock::new(),
             ping_micros: AtomicU64::new(0),
             runtime: settings.runtime,
             tuning: settings.tuning,
@@ -183,10 +183,13 @@ impl Link {
 
     /// Says of which connection an error tells.
     fn own(&self, error: Error) -> Error {
-        let error = match error.kind() {
+        let error = match (error.kind(), self.closed_for.get()) {
             // We closed it, because the peer had gone.
-            ErrorKind::Closed if self.unanswered.load(Ordering::Acquire) => {
+            (ErrorKind::Closed, Some(&close::UNHEALTHY)) => {
                 Error::new(ErrorKind::Lost, "the peer answered no ping").caused_by(error)
+            }
+            (ErrorKind::Closed, Some(&close::FORBIDDEN)) => {
+                admission::not_allowed().caused_by(error)
             }
             _ => error,
         };
@@ -213,9 +216,8 @@ impl Link {
 
     pub(super) fn end(&self, code: VarInt, reason: &str) {
         self.retire();
-        if code == close::UNHEALTHY {
-            self.unanswered.store(true, Ordering::Release);
-        }
+        // The first one is what the peer is told.
+        let _ = self.closed_for.set(code);
         self.carrier.close(code, reason.as_bytes());
     }
 

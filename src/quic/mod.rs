@@ -4,6 +4,8 @@
 //! idleness. [`Acceptor`] is the server's side. [`tcp`](crate::tcp) has the same parts under the same names.
 
 mod acceptor;
+#[cfg(feature = "authorize")]
+mod allow_list;
 mod builder;
 mod carrier;
 mod connector;
@@ -18,9 +20,16 @@ pub mod presets;
 mod tuning;
 
 pub use acceptor::{Acceptor, AcceptorBuilder, BareAcceptor, Incoming};
+#[cfg(feature = "authorize")]
+pub use allow_list::AllowList;
 pub use builder::{LinksBuilder, QuicSettings};
 pub use connector::{Connector, ConnectorIo};
 pub use dialer::QuicDialer;
 pub use io::QuicIo;
 pub use links::Links;
 pub use tuning::Tuning;
+
+#[cfg(any(test, fuzzing))]
+pub use copies::fuzzing::copies;
+#[cfg(any(test, fuzzing))]
+pub use io::screen;

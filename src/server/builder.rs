@@ -11,6 +11,8 @@ use crate::{
     tcp::{TcpAcceptor, TcpAcceptorBuilder, TcpIncoming},
 };
 use tower_iroh_layers::ConfigError;
+#[cfg(feature = "authorize")]
+use tower_iroh_layers::authorize::PolicyHandle;
 
 /// Which transports of a [`Server`] must be bound for it to run.
 ///
@@ -178,6 +180,15 @@ impl ServerBuilder {
     pub fn drain_timeout(self, timeout: Duration) -> Self {
         self.acceptor(|acceptor| acceptor.drain_timeout(timeout))
             .tcp_acceptor(move |acceptor| acceptor.drain_timeout(timeout))
+    }
+
+    /// Takes connections over both transports only of callers to whom this policy permits a call at all, and closes those that a reload shuts out: see
+    /// [`AcceptorBuilder::allow_list`] and [`TcpAcceptorBuilder::allow_list`]. Default: every caller that proves a key is taken.
+    #[cfg(feature = "authorize")]
+    pub fn allow_list(self, policy: &PolicyHandle) -> Self {
+        let over_tcp = policy.clone();
+        self.acceptor(|acceptor| acceptor.allow_list(policy))
+            .tcp_acceptor(move |acceptor| acceptor.allow_list(&over_tcp))
     }
 
     /// Adds other protocols on the same endpoint, or this one under further ALPNs: `router.accept(alpn, acceptor.bare())`. The router has tower-iroh's own ALPN

@@ -26,6 +26,7 @@ use crate::{
     peer::{Path, TcpAddr, TransportKind},
     pool::{
         End, Look, Patience, PeerStats, PoolHandle, Pooled, Runtime, Sign, Silence, Used, Uses,
+        admission,
     },
 };
 
@@ -403,11 +404,19 @@ async fn drive(
     }
     let every = LOOK.min(idle_timeout / 4).max(Duration::from_millis(1));
     let mut silence = pin!(watch_silence(&link, health, &uses, &gone));
+    let mut revoked = pin!(gone.revoked());
     loop {
         let over = tokio::select! {
             () = health.over() => true,
             () = sleep(every) => false,
             never = &mut silence => match never {},
+            () = &mut revoked => {
+                if let Some(link) = link.upgrade() {
+                    gone.report(&link, End::Closed);
+                    link.end(admission::not_allowed());
+                }
+                return;
+            }
         };
         let Some(link) = link.upgrade() else { return };
         if over {

@@ -54,3 +54,6 @@ pub use connector::{TcpConnector, TcpConnectorIo};
 pub use dialer::TcpDialer;
 pub use io::TcpIo;
 pub use links::TcpLinks;
+
+#[cfg(any(test, fuzzing))]
+pub use refusal::farewell;

@@ -121,6 +121,25 @@ impl Listener {
     }
 }
 
+/// The first bytes that a client receives, of which the first says how they arrive in pieces. Panics if pieces mean something else than the whole.
+#[cfg(any(test, fuzzing))]
+pub fn farewell(data: &[u8]) {
+    let Some((pieces, data)) = data.split_first() else {
+        return;
+    };
+    let whole = Listener::default().hear(data);
+    let mut listener = Listener::default();
+    let mut heard = Heard::NotYet;
+    for piece in data.chunks(usize::from(*pieces) + 1) {
+        heard = listener.hear(piece);
+        if heard != Heard::NotYet {
+            break;
+        }
+    }
+    assert_eq!(heard, whole, "{data:?}");
+    assert!(listener.heard.len() <= HEAD + MOST);
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

@@ -12,6 +12,7 @@ mod identity;
 mod load;
 mod proxies;
 mod running;
+mod secrets;
 mod support;
 mod tools;
 mod top;

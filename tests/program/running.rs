@@ -22,7 +22,10 @@ pub struct Running {
 
 impl Running {
     pub fn start<A: AsRef<OsStr>>(args: impl IntoIterator<Item = A>) -> Self {
-        let mut command = program(args);
+        Self::run(program(args))
+    }
+
+    pub fn run(mut command: Command) -> Self {
         command.stdout(std::process::Stdio::piped());
         command.stderr(std::process::Stdio::piped());
         let mut child = command.spawn().expect("started");

@@ -1,5 +1,6 @@
 use std::{
     fmt,
+    pin::pin,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -106,6 +107,23 @@ impl PolicyHandle {
     /// How many policies there have been: 1 for the first.
     pub fn generation(&self) -> u64 {
         self.shared.generation.load(Ordering::Acquire)
+    }
+
+    /// Waits until a policy is in force that came after `generation`, and returns its generation: at once, if there is one already. Cancel safe.
+    ///
+    /// To act on each reload, read [`generation`](Self::generation) first, then the [`policy`](Self::policy), and wait for what comes after that
+    /// generation.
+    pub async fn reloaded(&self, generation: u64) -> u64 {
+        loop {
+            let mut reloaded = pin!(self.shared.reloaded.notified());
+            // Registered before the look, so that a reload in between is not missed.
+            reloaded.as_mut().enable();
+            let current = self.generation();
+            if current > generation {
+                return current;
+            }
+            reloaded.await;
+        }
     }
 }
 

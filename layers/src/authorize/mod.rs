@@ -63,7 +63,8 @@
 //!
 //! One kind of call ends later. While a caller does not read a response and its flow-control window is full, the server does not poll the response at all. Such
 //! a call ends when the caller reads on or its connection closes. Until then it keeps its permit and whatever its stream holds, and gives away no more than was
-//! on its way already. To end such calls too, close the peer's connection.
+//! on its way already. To end such calls too, close the peer's connection: [`PolicyHandle::reloaded`] and [`AccessPolicy::admits`] say when, and with iroh
+//! `tower_iroh::AcceptorBuilder::allow_list` does it.
 //!
 //! **Limits** are counted per identity. All anonymous callers count as one, across all servers that share a [`PolicyHandle`]. A value that an entry's own
 //! `limits` leave unset comes from `[limits]`, so to exempt a caller give it a high limit. `rate` and `burst` go together as a token bucket; a refusal says in

@@ -35,6 +35,10 @@ pub(super) struct Grants {
 }
 
 impl Grants {
+    fn is_empty(&self) -> bool {
+        !self.all && self.services.is_empty() && self.methods.is_empty()
+    }
+
     fn permits(&self, path: &str) -> bool {
         self.all
             || self.methods.contains(path)
@@ -116,6 +120,26 @@ impl AccessPolicy {
     /// Whether it has an entry for this identity by name.
     pub fn lists(&self, identity: &Identity) -> bool {
         self.peers.contains_key(identity.as_str())
+    }
+
+    /// Whether it permits this caller any call at all. To a caller that it does not admit, [`decide`](Self::decide) says no for every method, so its
+    /// connection can be refused. An empty identity is none.
+    ///
+    /// ```
+    /// use tower_iroh_layers::authorize::AccessPolicy;
+    ///
+    /// let policy = AccessPolicy::builder()
+    ///     .role("reader", ["/shop.v1.Stock/Get"])
+    ///     .peer("alice", ["reader"])
+    ///     .peer("mallory", Vec::<String>::new())
+    ///     .build()?;
+    /// assert!(policy.admits(Some(&"alice".into())));
+    /// assert!(!policy.admits(Some(&"mallory".into())) && !policy.admits(Some(&"bob".into())) && !policy.admits(None));
+    /// # Ok::<(), tower_iroh_layers::authorize::PolicyError>(())
+    /// ```
+    pub fn admits(&self, identity: Option<&Identity>) -> bool {
+        let entry = self.entry(identity.filter(|it| !it.is_empty()));
+        entry.is_some_and(|entry| !entry.grants.is_empty())
     }
 
     pub(super) fn entry(&self, identity: Option<&Identity>) -> Option<&Arc<Entry>> {

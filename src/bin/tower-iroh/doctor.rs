@@ -229,6 +229,9 @@ fn remedy(error: &Error) -> &'static str {
         ErrorKind::Forbidden | ErrorKind::Unauthenticated => {
             "The peer's policy does not permit this endpoint. Its operator adds this endpoint's id."
         }
+        ErrorKind::NotAllowed => {
+            "A policy on this side does not permit the peer. Add the peer's id to it."
+        }
         ErrorKind::Exhausted => "The peer has as many connections as it takes. Try again later.",
         _ => "Is the peer running? Does `tower-iroh ping` of another peer work from here?",
     }

@@ -121,6 +121,7 @@ impl Exposed {
         let endpoint = options.endpoint.bind(None).await?;
         let mut server = Server::builder()
             .endpoint(endpoint.clone())
+            .allow_list(&policy)
             .drain_timeout(options.drain);
         if let Some(addr) = options.tcp {
             server = server.tcp(addr).key(endpoint.secret_key().clone());

@@ -30,6 +30,7 @@ use tower_iroh_layers::{
 
 use super::{
     body::ResponseBody,
+    details,
     early::{self, Outcome},
 };
 use crate::{
@@ -285,10 +286,11 @@ fn give_back(error: Error, kept: Option<Kept>) -> BoxError {
 }
 
 fn answer(
-    response: Response<h2::RecvStream>,
+    mut response: Response<h2::RecvStream>,
     held: InFlight,
 ) -> Result<Response<ResponseBody>, Error> {
     held.check(response.headers())?;
+    details::drop_unreadable(response.headers_mut());
     Ok(response.map(|stream| ResponseBody::new(stream, held)))
 }
 

@@ -15,12 +15,14 @@ use tokio::{sync::Semaphore, time::Instant};
 
 use crate::lock::lock;
 
+mod allowed;
 mod handshakes;
 mod lifetime;
 mod open_connection;
 mod refusals;
 mod roll;
 
+pub(crate) use allowed::{Allowed, REFUSED, REVOKED, not_allowed};
 pub(crate) use handshakes::{Busy, HandshakePermit, Handshakes, Source};
 pub(crate) use lifetime::Lifetime;
 pub(crate) use open_connection::{OpenConnection, Probe, Stage, Why};

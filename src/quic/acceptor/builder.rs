@@ -5,7 +5,7 @@ use tower_iroh_layers::authorize::PolicyHandle;
 use tower_iroh_layers::{ConfigError, MethodSet};
 
 use super::{super::Tuning, Acceptor, AcceptorConfig, Incoming, early::EarlyData};
-use crate::pool::{Lifetime, Limits};
+use crate::pool::{Allowed, Lifetime, Limits};
 
 /// Settings of an [`Acceptor`].
 ///
@@ -38,6 +38,7 @@ impl Default for AcceptorBuilder {
                     anonymous: 0,
                 },
                 lifetime: Lifetime::default(),
+                allowed: Allowed::default(),
                 max_lanes_per_connection: 64,
                 max_handshakes: 256,
                 handshake_timeout: Duration::from_secs(10),
@@ -125,6 +126,20 @@ impl AcceptorBuilder {
     #[cfg(feature = "authorize")]
     pub fn early_data_policy(mut self, policy: &PolicyHandle) -> Self {
         self.early_data_policy = Some(policy.clone());
+        self
+    }
+
+    /// Takes connections only of callers to whom this policy permits a call at all, by name or by its entry for authenticated peers. A stranger is refused
+    /// when its handshake is complete and costs no HTTP/2: the acceptor closes the connection with [`FORBIDDEN`](crate::wire::close::FORBIDDEN), which its
+    /// client sees as PERMISSION_DENIED. Default: every caller that proves a key is taken.
+    ///
+    /// A reload that shuts a caller out closes its connections with the same code within a second, also where the caller reads nothing. Calls have half a
+    /// second to end with a status. Calls answered as [early data](Self::early_data) come before the handshake, so they are not affected.
+    ///
+    /// An [`authorize`](crate::authorize()) layer is needed all the same: it decides over each call.
+    #[cfg(feature = "authorize")]
+    pub fn allow_list(mut self, policy: &PolicyHandle) -> Self {
+        self.settings.allowed = Allowed::by(policy);
         self
     }
 

@@ -80,6 +80,7 @@ impl Serving {
         let open = streams.open.clone();
         let mut outlived = pin!(outlived(shared, &open, streams.lanes.clone(), &connection));
         let mut closed = pin!(connection.closed());
+        let mut revoked = pin!(shared.revoked(&connection));
         // Not before the handshake: a datagram could be a replay as well.
         let mut copies = pin!(copies.run(&connection));
         let mut streams = pin!(streams.run(&connection));
@@ -89,6 +90,7 @@ impl Serving {
                 () = &mut drained => return,
                 () = &mut outlived => return,
                 () = &mut streams => return,
+                () = &mut revoked => return,
                 never = &mut copies => match never {},
                 () = &mut tick => tick.set(follow.tick()),
             }

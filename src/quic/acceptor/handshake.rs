@@ -16,7 +16,7 @@ use tokio::time::timeout;
 use super::{Shared, connection::Serving, early::EarlyData, lived, reservations::Unfinished};
 use crate::{
     lock::lock,
-    pool::{Admitted, Busy, HandshakePermit, OpenConnection, Source},
+    pool::{Admitted, Busy, HandshakePermit, OpenConnection, Source, admission},
     wire::close,
 };
 
@@ -162,6 +162,13 @@ impl Shared {
         open: &Arc<OpenConnection>,
     ) -> Option<Admitted<EndpointId>> {
         let id = connection.remote_id();
+        if !self.settings.allowed.admits(Some(id)) {
+            self.refusals.add("policy", |suppressed| {
+                tracing::info!(peer = %id.fmt_short(), suppressed, "refused a connection: the policy permits nothing to the caller");
+            });
+            connection.close(close::FORBIDDEN, admission::REFUSED.as_bytes());
+            return None;
+        }
         open.probed_by(lived::probe(connection));
         let admitted = match self.admission.admit_over_dead(id, open).await {
             Ok(admitted) => admitted,
@@ -178,6 +185,16 @@ impl Shared {
             return None;
         }
         Some(admitted)
+    }
+
+    /// Waits until a reload shuts the peer out, and closes the connection.
+    pub(super) async fn revoked(&self, connection: &Connection) {
+        let id = connection.remote_id();
+        self.settings.allowed.clone().revoked(Some(id)).await;
+        self.refusals.add("revoked", |suppressed| {
+            tracing::info!(peer = %id.fmt_short(), suppressed, "closing a connection: a reload of the policy shuts the caller out");
+        });
+        connection.close(close::FORBIDDEN, admission::REVOKED.as_bytes());
     }
 
     fn late(&self) -> AcceptError {

@@ -13,7 +13,7 @@ use iroh::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{QuicIo, Tuning};
-use crate::pool::{Admission, Lifetime, Limits, Refusals};
+use crate::pool::{Admission, Allowed, Lifetime, Limits, Refusals};
 
 mod builder;
 mod connection;
@@ -66,7 +66,8 @@ use reservations::Reservations;
 ///
 /// **Metrics** of all connections together: the counters `tower_iroh_server_packets_sent_total` and
 /// `tower_iroh_server_packets_lost_total`, up to a second old while nothing moves; [`PeerInfo`](crate::PeerInfo) has them per peer.
-/// `tower_iroh_quic_refused_total` by `reason`: `limit` and `handshakes` count connections beyond a limit, `source` connections beyond their source's share of
+/// `tower_iroh_quic_refused_total` by `reason`: `policy` counts callers to whom the [allow-list](AcceptorBuilder::allow_list) permits nothing,
+/// `revoked` those whose connection a reload ended, `limit` and `handshakes` connections beyond a limit, `source` connections beyond their source's share of
 /// the handshakes, `timeout` handshakes that took too long, `lanes` lanes beyond a connection's limit, `preamble` streams without a valid preamble.
 /// `tower_iroh_quic_closed_total` by `reason` counts connections that the server closed: `unused`, `idle`, `evicted`, `dead`, `age`, `age_expired`. The log has
 /// at most one line a second about each reason. `tower_iroh_quic_retries_total` counts callers that had to prove their address first.
@@ -92,6 +93,7 @@ struct Shared {
 struct AcceptorConfig {
     limits: Limits,
     lifetime: Lifetime,
+    allowed: Allowed,
     max_lanes_per_connection: usize,
     max_handshakes: usize,
     handshake_timeout: Duration,

@@ -31,6 +31,8 @@ use tokio::{
 
 use crate::{lock::lock, wire::StreamCopy};
 
+#[cfg(any(test, fuzzing))]
+pub(super) mod fuzzing;
 mod loss_history;
 mod reader;
 mod schedule;

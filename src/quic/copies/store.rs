@@ -52,6 +52,14 @@ impl Store {
         true
     }
 
+    /// How many bytes and copies are stored.
+    #[cfg(any(test, fuzzing))]
+    pub(super) fn kept(&self) -> (usize, usize) {
+        let bytes = self.kept.iter().map(|kept| kept.bytes.len()).sum();
+        assert_eq!(self.bytes, bytes, "they are counted rightly");
+        (bytes, self.kept.len())
+    }
+
     /// Moves the bytes from offset `at` on into `buf` and drops earlier bytes. Returns how many copies were used for the first time.
     pub(super) fn take(&mut self, mut at: u64, buf: &mut ReadBuf<'_>) -> u64 {
         let mut used = 0;

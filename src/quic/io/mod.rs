@@ -25,6 +25,8 @@ pub(crate) use activity::{Activities, Activity};
 pub(crate) use gate::Gate;
 pub(crate) use goaway::OnGoaway;
 pub(crate) use screen::Permits;
+#[cfg(any(test, fuzzing))]
+pub use screen::fuzzing::screen;
 
 use gate::Through;
 use stream_priority::StreamPriority;

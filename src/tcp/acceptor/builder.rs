@@ -4,8 +4,10 @@ use iroh::SecretKey;
 use tokio::net::TcpListener;
 
 use super::{super::tls::TlsIdentity, AcceptorConfig, Shared, TcpAcceptor, TcpIncoming};
-use crate::pool::{Lifetime, Limits};
+use crate::pool::{Allowed, Lifetime, Limits};
 use tower_iroh_layers::ConfigError;
+#[cfg(feature = "authorize")]
+use tower_iroh_layers::authorize::PolicyHandle;
 
 /// Settings of a [`TcpAcceptor`].
 ///
@@ -42,6 +44,7 @@ impl TcpAcceptorBuilder {
                     anonymous: 1024,
                 },
                 lifetime: Lifetime::default(),
+                allowed: Allowed::default(),
                 max_handshakes: 256,
                 handshake_timeout: Duration::from_secs(10),
                 drain_timeout: Duration::from_secs(10),
@@ -133,6 +136,20 @@ impl TcpAcceptorBuilder {
     /// may make every call, and anybody on the network path can read and change the calls**. The first such caller is logged as a warning.
     pub fn plaintext(mut self, plaintext: bool) -> Self {
         self.settings.plaintext = plaintext;
+        self
+    }
+
+    /// Takes connections only of callers to whom this policy permits a call at all, by name or by its entry for authenticated peers. A stranger is refused
+    /// when it has proved its key and costs no HTTP/2; its client sees PERMISSION_DENIED. With [`plaintext`](Self::plaintext), callers without TLS are
+    /// taken only if the policy permits anonymous callers a call; others see UNAUTHENTICATED. Default: every caller that proves a key is taken.
+    ///
+    /// A reload that shuts a caller out closes its connections within a second, also where the caller reads nothing. Calls have half a second to end with a
+    /// status; a call that is cut after that ends with UNAVAILABLE.
+    ///
+    /// An [`authorize`](crate::authorize()) layer is needed all the same: it decides over each call.
+    #[cfg(feature = "authorize")]
+    pub fn allow_list(mut self, policy: &PolicyHandle) -> Self {
+        self.settings.allowed = Allowed::by(policy);
         self
     }
 

@@ -20,7 +20,7 @@ use super::{
     Permit, Shared,
     silent::Accepted,
 };
-use crate::pool::{Busy, Full, HandshakePermit, Source};
+use crate::pool::{Busy, Full, HandshakePermit, Source, admission};
 
 /// A TLS record that holds a handshake: RFC 8446, section 5.1.
 const TLS: u8 = 0x16;
@@ -120,6 +120,9 @@ impl Shared {
         Refused::Full(..) | Refused::Busy(_) => {
             tracing::warn!(%remote, reason, suppressed, "refused a TCP connection: {refused}");
         }
+        Refused::Policy(_) => {
+            tracing::info!(%remote, reason, suppressed, "refused a TCP connection: {refused}");
+        }
         _ => tracing::debug!(%remote, reason, suppressed, "refused a TCP connection: {refused}"),
     });
     }
@@ -160,6 +163,11 @@ async fn encrypted(
         return Err(Refused::NoAlpn);
     }
     let id = tls::proved(session).ok_or(Refused::NoKey)?;
+    // Not in the handshake: an answer to a key that is not proved would tell anybody who is on the list.
+    if !shared.settings.allowed.admits(Some(id)) {
+        refusal::say(stream, h2::Reason::INADEQUATE_SECURITY, admission::REFUSED).await;
+        return Err(Refused::Policy(Some(id)));
+    }
     let permit = match shared.admit(Some(id)) {
         Ok(permit) => permit,
         Err(full) => {
@@ -168,12 +176,8 @@ async fn encrypted(
         }
     };
     let stream = Stream::Tls(Box::new(stream.into()));
-    Ok(bounded(
-        shared,
-        TcpIo::new(stream, Some(id), remote),
-        permit,
-        remote,
-    ))
+    let io = TcpIo::new(stream, Some(id), remote);
+    Ok(bounded(shared, io, permit, remote))
 }
 
 async fn plain(
@@ -187,6 +191,11 @@ async fn plain(
             "serving a caller without TLS, because plaintext is allowed: it has no identity, and anybody on the path can read and change its calls; this is logged once"
         );
     }
+    if !shared.settings.allowed.admits(None) {
+        let said = "callers without TLS may call nothing here; use TLS with an iroh identity";
+        refusal::answer(stream, Code::Unauthenticated, said).await;
+        return Err(Refused::Policy(None));
+    }
     let permit = match shared.admit(None) {
         Ok(permit) => permit,
         Err(full) => {
@@ -198,23 +207,42 @@ async fn plain(
     Ok(bounded(shared, io, permit, remote))
 }
 
-/// Cuts a connection on which HTTP/2 does not begin in time, that is open at the end of the drain time, or that its lifetime ends.
+/// Cuts a connection on which HTTP/2 does not begin in time, that is open at the end of the drain time, that its lifetime ends, or whose caller a reload shuts out.
 fn bounded(shared: &Arc<Shared>, io: TcpIo, permit: Permit, remote: SocketAddr) -> TcpIo {
+    let aborted = |said: String| io::Error::new(io::ErrorKind::ConnectionAborted, said);
     let draining = shared.draining.clone().cancelled_owned();
     let drain = shared.settings.drain_timeout;
+    let drained = async move {
+        draining.await;
+        sleep(drain).await;
+        aborted("the server shut down, and its drain time ended before the calls".to_owned())
+    };
+    let revoked = revoked(shared.clone(), io.peer_info().id());
     let outlived = shared.clone().outlived(permit.connection.clone(), remote);
     let io = io
         .at(permit)
         .begun_within(shared.settings.handshake_timeout);
     io.until(Box::pin(async move {
-        let said = tokio::select! {
-            () = async { draining.await; sleep(drain).await } => {
-                "the server shut down, and its drain time ended before the calls".to_owned()
-            }
-            why = outlived => why.to_string(),
-        };
-        io::Error::new(io::ErrorKind::ConnectionAborted, said)
+        tokio::select! {
+            error = drained => error,
+            error = revoked => error,
+            why = outlived => aborted(why.to_string()),
+        }
     }))
+}
+
+/// Waits until a reload shuts the caller out.
+async fn revoked(shared: Arc<Shared>, caller: Option<EndpointId>) -> io::Error {
+    shared.settings.allowed.clone().revoked(caller).await;
+    shared.refusals.add("revoked", |suppressed| {
+        let peer = caller.map(|id| id.fmt_short().to_string());
+        tracing::info!(
+            peer,
+            suppressed,
+            "closing a TCP connection: a reload of the policy shuts the caller out"
+        );
+    });
+    io::Error::new(io::ErrorKind::PermissionDenied, admission::REVOKED)
 }
 
 /// Why a connection was refused.
@@ -229,6 +257,8 @@ enum Refused {
     Garbage(u8),
     Full(Full, Option<EndpointId>),
     Busy(Busy),
+    /// The policy permits nothing to the caller.
+    Policy(Option<EndpointId>),
 }
 
 impl Refused {
@@ -240,6 +270,7 @@ impl Refused {
             Self::Garbage(_) => "garbage",
             Self::Full(..) => "limit",
             Self::Busy(busy) => busy.reason(),
+            Self::Policy(_) => "policy",
         }
     }
 }
@@ -267,6 +298,10 @@ impl fmt::Display for Refused {
             Self::Full(full, Some(peer)) => write!(f, "peer {}: {full}", peer.fmt_short()),
             Self::Full(full, None) => full.fmt(f),
             Self::Busy(busy) => busy.fmt(f),
+            Self::Policy(Some(peer)) => {
+                write!(f, "the policy permits nothing to peer {}", peer.fmt_short())
+            }
+            Self::Policy(None) => f.write_str("the policy permits nothing to callers without TLS"),
         }
     }
 }

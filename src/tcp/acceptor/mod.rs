@@ -16,7 +16,7 @@ use tokio_util::{
 };
 
 use crate::pool::{
-    Admission, Admitted, Full, Handshakes, Lifetime, Limits, OpenConnection, Refusals, Why,
+    Admission, Admitted, Allowed, Full, Handshakes, Lifetime, Limits, OpenConnection, Refusals, Why,
 };
 use tower_iroh_layers::ConfigError;
 
@@ -32,7 +32,7 @@ pub use incoming::TcpIncoming;
 ///
 /// See [`tcp`](super) for an example. This is a handle; the [`TcpIncoming`] that comes with it does the work.
 ///
-/// **Admission.** Every caller that proves a key is let in. It proves the key over TLS 1.3, as a raw public key; handlers find the key in
+/// **Admission.** Every caller that proves a key is let in, unless an [`allow_list`](TcpAcceptorBuilder::allow_list) says otherwise. It proves the key over TLS 1.3, as a raw public key; handlers find the key in
 /// [`PeerInfo::id`](crate::PeerInfo::id), and [`authorize`](crate::authorize()) decides which calls it may make. iroh's endpoint hooks do not see these callers.
 /// A caller without TLS is refused in HTTP/2 (tonic shows it PERMISSION_DENIED) unless [`plaintext`](TcpAcceptorBuilder::plaintext) lets it in.
 ///
@@ -41,9 +41,9 @@ pub use incoming::TcpIncoming;
 ///
 /// **Metrics.** The counters `tower_iroh_tcp_connections_total`, `tower_iroh_tcp_refused_total` by `reason`, and
 /// `tower_iroh_tcp_accept_errors_total`. The reasons: `silent` (no byte within 2 s, or among too many such sockets the oldest), `handshakes` (too many handshakes
-/// are in flight, and too many callers wait), `source` (of the caller's address), `handshake` (it failed), `timeout`, `plaintext`, `garbage`, `limit`.
-/// `tower_iroh_tcp_closed_total` by `reason` counts connections that the server closed: `unused`, `idle`, `evicted`, `age`, `age_expired`. The log has at most
-/// one line a second about each reason.
+/// are in flight, and too many callers wait), `source` (of the caller's address), `handshake` (it failed), `timeout`, `plaintext`, `garbage`, `limit`,
+/// `policy` (the allow-list permits the caller nothing), `revoked` (a reload shut the caller out). `tower_iroh_tcp_closed_total` by `reason` counts connections
+/// that the server closed: `unused`, `idle`, `evicted`, `age`, `age_expired`. The log has at most one line a second about each reason.
 #[derive(Clone, Debug)]
 pub struct TcpAcceptor {
     shared: Arc<Shared>,
@@ -71,6 +71,7 @@ struct Shared {
 struct AcceptorConfig {
     limits: Limits,
     lifetime: Lifetime,
+    allowed: Allowed,
     max_handshakes: usize,
     handshake_timeout: Duration,
     drain_timeout: Duration,

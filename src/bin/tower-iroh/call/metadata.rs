@@ -1,10 +1,16 @@
 //! Request headers as `-H` gives them, and metadata as it is printed.
 
 use data_encoding::{BASE64, BASE64_NOPAD, BASE64URL, BASE64URL_NOPAD};
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{
+    HeaderMap, HeaderName, HeaderValue,
+    header::{AUTHORIZATION, COOKIE, PROXY_AUTHORIZATION},
+};
 use tonic::metadata::{BinaryMetadataValue, KeyAndValueRef, MetadataMap, MetadataValue};
 
 use crate::failure::Failure;
+
+/// Headers whose values are secrets by their purpose. So is every value that came from the environment.
+const SECRET: [HeaderName; 3] = [AUTHORIZATION, PROXY_AUTHORIZATION, COOKIE];
 
 /// Reads headers of the form `name: value`. A `-bin` value is base64, of either alphabet, padded or not; anything else under such a name is sent as it is, encoded.
 pub(crate) fn read<'a>(
@@ -13,14 +19,14 @@ pub(crate) fn read<'a>(
 ) -> Result<MetadataMap, Failure> {
     let mut map = HeaderMap::new();
     for header in headers {
+        // It is not quoted: without a name it may be a secret alone.
         let (name, value) = header.split_once(':').ok_or_else(|| {
-            Failure::usage(format!(
-                "`-H {header}` has no colon; write `-H 'name: value'`"
-            ))
+            Failure::usage("a header of `-H` has no colon; write `-H 'name: value'`")
         })?;
+        let given = value.trim();
         let value = match expand {
-            true => expanded(value.trim(), |name| std::env::var(name).ok())?,
-            false => value.trim().to_owned(),
+            true => expanded(given, |name| std::env::var(name).ok())?,
+            false => given.to_owned(),
         };
         let name: HeaderName = name.trim().to_lowercase().parse().map_err(|_| {
             Failure::usage(format!(
@@ -28,7 +34,11 @@ pub(crate) fn read<'a>(
                 name.trim()
             ))
         })?;
-        map.append(name.clone(), header_value(&name, &value)?);
+        let is_from_env = value != given;
+        let mut value = header_value(&name, &value)?;
+        // HTTP/2 keeps these out of its tables, and `-v` does not print them.
+        value.set_sensitive(is_from_env || SECRET.contains(&name));
+        map.append(name, value);
     }
     Ok(MetadataMap::from_headers(map))
 }
@@ -73,6 +83,15 @@ fn expanded(value: &str, env: impl Fn(&str) -> Option<String>) -> Result<String,
     }
     done.push_str(rest);
     Ok(done)
+}
+
+/// Request metadata in grpcurl's form. A value that is a secret is not shown: what `-v` prints goes into reports.
+pub(crate) fn printed_request(metadata: &MetadataMap) -> String {
+    let mut headers = metadata.clone().into_headers();
+    for value in headers.values_mut().filter(|value| value.is_sensitive()) {
+        *value = HeaderValue::from_static("(not shown)");
+    }
+    printed(&MetadataMap::from_headers(headers))
 }
 
 /// Metadata in grpcurl's form: sorted lines, bytes as base64.
@@ -124,6 +143,13 @@ mod tests {
             let map = read_all(&[&format!("x-bin: {text}")]).expect("valid");
             assert_eq!(super::printed(&map), "x-bin: +/8=", "{text}");
         }
+    }
+
+    #[test]
+    fn a_secret_is_sent_and_not_shown() {
+        let map = read_all(&["authorization: Bearer me", "x-a: b"]).expect("valid");
+        assert_eq!(printed_request(&map), "authorization: (not shown)\nx-a: b");
+        assert_eq!(map.get("authorization").expect("sent"), "Bearer me");
     }
 
     #[test]

@@ -187,7 +187,7 @@ async fn call(options: &Options, mut session: Session, json: bool) -> Result<(),
     output.keep_proto_names = options.keep_proto_names;
     let text = proto_text(&Symbol::Method(method.clone()));
     output.note(&format!("\nResolved method descriptor:\n{text}"))?;
-    let shown = metadata::printed(&headers);
+    let shown = metadata::printed_request(&headers);
     output.note(&format!("\nRequest metadata to send:\n{shown}"))?;
     let call = Call {
         session: &session,

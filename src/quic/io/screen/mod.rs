@@ -25,6 +25,9 @@ use crate::{
     lock::lock,
 };
 
+#[cfg(any(test, fuzzing))]
+pub(in crate::quic) mod fuzzing;
+
 /// Whether the method at a path may be served early.
 pub(crate) type Permits = Arc<dyn Fn(&str) -> bool + Send + Sync>;
 
