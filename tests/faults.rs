@@ -22,6 +22,8 @@ mod handlers;
 mod idle;
 #[path = "faults/killed.rs"]
 mod killed;
+#[path = "faults/lived.rs"]
+mod lived;
 #[cfg(target_os = "linux")]
 #[path = "faults/lossy.rs"]
 mod lossy;

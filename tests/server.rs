@@ -395,11 +395,18 @@ async fn what_cannot_be_is_refused_by_name() {
     assert_eq!(field(zero).await, "acceptor.drain_timeout");
     // A limit of the server is one of both its acceptors.
     type Limit = fn(ServerBuilder) -> ServerBuilder;
-    let zeros: [(&str, Limit); 3] = [
+    let zeros: [(&str, Limit); 6] = [
         ("max_connections", |server| server.max_connections(0)),
         ("max_handshakes", |server| server.max_handshakes(0)),
         ("handshake_timeout", |server| {
             server.handshake_timeout(Duration::ZERO)
+        }),
+        ("idle_timeout", |server| server.idle_timeout(Duration::ZERO)),
+        ("max_connection_age", |server| {
+            server.max_connection_age(Duration::ZERO)
+        }),
+        ("max_connection_age_grace", |server| {
+            server.max_connection_age_grace(Duration::ZERO)
         }),
     ];
     for (name, zero) in zeros {

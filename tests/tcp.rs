@@ -19,6 +19,8 @@ mod ending;
 mod faulty;
 #[path = "tcp/identity.rs"]
 mod identity;
+#[path = "tcp/lived.rs"]
+mod lived;
 #[path = "tcp/plaintext.rs"]
 mod plaintext;
 #[path = "tcp/refused.rs"]

@@ -222,11 +222,15 @@ fn exact(error: BoxError) -> Error {
                 _ => Error::new(ErrorKind::Lost, "the connection was lost").perhaps_processed(),
             };
         }
-        if let Some(hyper) = current.downcast_ref::<hyper::Error>()
-            && (hyper.is_closed() || hyper.is_incomplete_message() || hyper.is_canceled())
-        {
-            // hyper "cancels" unsent requests when their connection ends.
-            return Error::new(ErrorKind::Lost, "the connection was lost").perhaps_processed();
+        if let Some(hyper) = current.downcast_ref::<hyper::Error>() {
+            let lost = || Error::new(ErrorKind::Lost, "the connection was lost");
+            if hyper.is_canceled() {
+                // hyper "cancels" requests that it has not sent, when their connection ends or takes no more.
+                return lost();
+            }
+            if hyper.is_closed() || hyper.is_incomplete_message() {
+                return lost().perhaps_processed();
+            }
         }
     }
     reset(Status::from_error(error))

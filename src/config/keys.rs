@@ -99,6 +99,9 @@ keys! {
     "transport.allow_anonymous": allow_anonymous, Flag, Restart;
     "transport.max_connections_per_peer": max_connections_per_peer, Count<1, MANY>, Restart;
     "transport.drain_timeout_secs": drain_timeout, Time<SECONDS, YEAR>, Restart;
+    "transport.idle_timeout_secs": server_idle_timeout, Time<SECONDS, YEAR>, Restart;
+    "transport.max_connection_age_secs": max_connection_age, Time<SECONDS, YEAR>, Restart;
+    "transport.max_connection_age_grace_secs": max_connection_age_grace, Time<SECONDS, YEAR>, Restart;
 
     "transport.grpc.bind_address": grpc_bind_address, Address, Restart;
     "transport.grpc.max_message_size": max_message_size, Count<1, MESSAGE>, Restart;

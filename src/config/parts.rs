@@ -117,6 +117,9 @@ impl Config {
         Acceptor::builder()
             .max_connections_per_peer(self.max_connections_per_peer())
             .drain_timeout(self.drain_timeout())
+            .idle_timeout(self.server_idle_timeout())
+            .max_connection_age(self.max_connection_age())
+            .max_connection_age_grace(self.max_connection_age_grace())
     }
 
     /// The settings of the server's connections over TCP. Each stream of each lane is a connection there, so a peer may have four times as many.
@@ -128,6 +131,9 @@ impl Config {
         acceptor
             .max_connections_per_peer(self.max_connections_per_peer().saturating_mul(4))
             .drain_timeout(self.drain_timeout())
+            .idle_timeout(self.server_idle_timeout())
+            .max_connection_age(self.max_connection_age())
+            .max_connection_age_grace(self.max_connection_age_grace())
             .plaintext(!self.tls_enabled())
     }
 }

@@ -128,6 +128,12 @@ settings! {
         max_connections_per_peer: usize = 16;
         /// How long calls in flight may take to finish once the server stops. Default 10 s.
         drain_timeout: Duration = Duration::from_secs(10);
+        /// A connection to the server without a call in flight is closed after this time. Default 600 s.
+        server_idle_timeout: Duration = Duration::from_secs(600);
+        /// Clients are asked to make their calls on a new connection after this time, give or take 10 %. Default none: connections do not age.
+        max_connection_age: Option<Duration> = None;
+        /// How long calls may go on after that until they are cut. Default none: as long as they take.
+        max_connection_age_grace: Option<Duration> = None;
 
         /// Where the server listens for TCP. Default `0.0.0.0:7001`; port 0 is any free port.
         grpc_bind_address: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 7001);

@@ -64,6 +64,14 @@ impl Error {
                     close::DRAINING | close::DRAINED => {
                         (ErrorKind::Draining, "the peer is shutting down".to_owned())
                     }
+                    code if close::is_unused(code) => (
+                        ErrorKind::Draining,
+                        format!("the peer ended the connection: {said}"),
+                    ),
+                    close::CUT => (
+                        ErrorKind::Lost,
+                        format!("the peer cut the connection: {said}"),
+                    ),
                     close::DRAIN_EXPIRED => (
                         ErrorKind::Lost,
                         "the peer shut down before the call was finished".to_owned(),

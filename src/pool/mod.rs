@@ -52,7 +52,8 @@ pub use stats::{EarlyData, PeerStats};
 
 pub(crate) use address_book::AddressBook;
 pub(crate) use admission::{
-    Admission, Admitted, Allowed, Busy, Full, HandshakePermit, Handshakes, Limits, Refusals, Source,
+    Admission, Admitted, Allowed, Busy, Full, HandshakePermit, Handshakes, Lifetime, Limits,
+    OpenConnection, Probe, Refusals, Source, Stage, Why,
 };
 pub(crate) use backoff::{Backoff, Bounds};
 pub(crate) use config::PoolConfig;

@@ -3,10 +3,14 @@ use std::sync::Arc;
 use iroh::Endpoint;
 use tower_iroh_layers::Urgency;
 
-use super::{Links, QuicDialer, QuicIo, io::Activity, link::Link};
+use super::{
+    Links, QuicDialer, QuicIo,
+    io::{Activity, OnGoaway},
+    link::Link,
+};
 use crate::{
     error::Error,
-    http2::{self, Streams},
+    http2::{self, Carries as _, Streams},
     wire::{Kind, Preamble},
 };
 
@@ -65,7 +69,11 @@ impl Streams for Link {
             kind: Kind::Http2,
             urgency,
         };
-        let stream = self.open_stream(preamble).await?.corked();
+        let gate = self.lanes().gate().clone();
+        // The next stream is to be one of another connection.
+        let on_goaway = OnGoaway::new(move || gate.close());
+        let stream = self.open_stream(preamble).await?;
+        let stream = stream.corked().on_goaway(on_goaway);
         let activity = stream.activity();
         Ok((stream, activity))
     }

@@ -354,8 +354,15 @@ impl Explain for Lane {
         error
     }
 
-    fn is_refused(&self, _: &h2::Error) -> bool {
+    fn is_refused(&self, error: &h2::Error) -> bool {
+        let closed = || self.link.upgrade()?.carrier.close_reason();
+        // A reset is about one call.
         self.activity.code().is_some_and(reset::is_refusal)
+            || !error.is_reset()
+                && matches!(
+                    closed(),
+                    Some(ConnectionError::ApplicationClosed(frame)) if close::is_unused(frame.error_code)
+                )
     }
 }
 

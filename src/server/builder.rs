@@ -160,6 +160,27 @@ impl ServerBuilder {
             .tcp_acceptor(move |acceptor| acceptor.handshake_timeout(timeout))
     }
 
+    /// After how long without a call in flight a connection is closed, over both transports. Default 10 minutes. Its client connects again with its next call.
+    pub fn idle_timeout(self, timeout: Duration) -> Self {
+        self.acceptor(|acceptor| acceptor.idle_timeout(timeout))
+            .tcp_acceptor(move |acceptor| acceptor.idle_timeout(timeout))
+    }
+
+    /// After how long a connection's client is asked to make its further calls on a new one, over both transports, give or take 10 %. Default none. See
+    /// [`AcceptorBuilder::max_connection_age`].
+    pub fn max_connection_age(self, age: impl Into<Option<Duration>>) -> Self {
+        let age = age.into();
+        self.acceptor(|acceptor| acceptor.max_connection_age(age))
+            .tcp_acceptor(move |acceptor| acceptor.max_connection_age(age))
+    }
+
+    /// How long calls may go on after that, over both transports; then they are cut. Default none: as long as they take.
+    pub fn max_connection_age_grace(self, grace: impl Into<Option<Duration>>) -> Self {
+        let grace = grace.into();
+        self.acceptor(|acceptor| acceptor.max_connection_age_grace(grace))
+            .tcp_acceptor(move |acceptor| acceptor.max_connection_age_grace(grace))
+    }
+
     /// How long calls in flight may take to finish at the end, over both transports. Default 10 s.
     pub fn drain_timeout(self, timeout: Duration) -> Self {
         self.acceptor(|acceptor| acceptor.drain_timeout(timeout))

@@ -22,7 +22,7 @@ use tokio_rustls::TlsConnector;
 
 use super::{
     error,
-    io::Stream,
+    stream::Stream,
     tls::{self, TlsIdentity},
 };
 use crate::{

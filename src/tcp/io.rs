@@ -4,25 +4,24 @@ use std::{
     net::SocketAddr,
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::{Duration, Instant},
 };
 
 use iroh::EndpointId;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::TcpStream,
     time::{Sleep, sleep},
 };
-use tokio_rustls::TlsStream;
 use tonic::transport::server::Connected;
 
 use super::{
     acceptor::Permit,
     health::{ConnectionHealth, Watched},
     refusal::{Heard, Listener},
+    stream::Stream,
 };
-use crate::{http2::Conduct, peer::PeerInfo};
+use crate::{http2::Observer, peer::PeerInfo};
 
 /// One TCP connection, encrypted or plain: what [`TcpIncoming`](super::TcpIncoming) yields.
 ///
@@ -38,10 +37,10 @@ pub struct TcpIo {
     listener: Option<Listener>,
     /// Until the caller has begun to speak HTTP/2.
     preface: Option<Preface>,
-    /// Present on the server's side.
-    conduct: Option<Box<Conduct>>,
     /// What it takes of the server's bounds, until it is dropped.
     place: Option<Permit>,
+    /// Counts its calls, on the server's side.
+    observer: Option<Box<Observer>>,
 }
 
 /// A caller's first bytes, and how long they may take.
@@ -52,22 +51,6 @@ struct Preface {
 
 /// As long as HTTP/2's preface: RFC 9113, section 3.4.
 const PREFACE: usize = 24;
-
-/// A connection's bytes, with nothing around them.
-pub(super) enum Stream {
-    Plain(TcpStream),
-    // It is a hundred times the other's size.
-    Tls(Box<TlsStream<TcpStream>>),
-}
-
-impl fmt::Debug for Stream {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Plain(_) => "Plain",
-            Self::Tls(_) => "Tls",
-        })
-    }
-}
 
 enum Ended {
     /// Only its peer ends it.
@@ -93,8 +76,8 @@ impl TcpIo {
             health: None,
             listener: None,
             preface: None,
-            conduct: None,
             place: None,
+            observer: None,
         }
     }
 
@@ -129,8 +112,8 @@ impl TcpIo {
     }
 
     /// Follows the HTTP/2 connection, as its server.
-    pub(super) fn watched(mut self, conduct: Conduct) -> Self {
-        self.conduct = Some(Box::new(conduct));
+    pub(super) fn observed(mut self, observer: Observer) -> Self {
+        self.observer = Some(Box::new(observer));
         self
     }
 
@@ -169,12 +152,32 @@ impl TcpIo {
         }
     }
 
+    /// Whether the server must see the end of the connection, because it is shut. The client is told before.
+    fn is_shut(&mut self, cx: &mut Context<'_>) -> bool {
+        let Some(observer) = &mut self.observer else {
+            return false;
+        };
+        let is_shut = observer.is_shut(cx);
+        // What cannot be sent now is sent with the server's next bytes, and an error is for the server to find.
+        if observer.has_news() && self.poll_tell(cx).is_ready() {
+            let _ = Pin::new(&mut self.stream).poll_flush(cx);
+        }
+        is_shut
+    }
+
+    fn poll_tell(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if let Some(observer) = &mut self.observer {
+            ready!(observer.poll_tell(cx, &mut self.stream))?;
+        }
+        Poll::Ready(Ok(()))
+    }
+
     fn wrote(&mut self, slices: &[IoSlice<'_>], written: &Poll<io::Result<usize>>) {
-        if let Some(conduct) = &mut self.conduct
+        if let Some(observer) = &mut self.observer
             && let Poll::Ready(Ok(bytes)) = written
         {
             // The kernel bounds what waits for a caller, so it does not matter whether a handler answers.
-            let _ = conduct.wrote(&self.info, slices, *bytes);
+            let _ = observer.wrote(&self.info, slices, *bytes);
         }
         let Some(health) = &self.health else { return };
         match written {
@@ -193,10 +196,7 @@ impl AsyncRead for TcpIo {
     ) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
         let asked = buf.remaining() > 0;
-        let read = match &mut self.stream {
-            Stream::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
-            Stream::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
-        };
+        let read = Pin::new(&mut self.stream).poll_read(cx, buf);
         let came = buf.filled().len() - before;
         if let Some(preface) = &mut self.preface {
             preface.left = preface.left.saturating_sub(came);
@@ -204,22 +204,30 @@ impl AsyncRead for TcpIo {
                 self.preface = None;
             }
         }
-        let read = self.or_over(cx, read);
-        let Self {
-            health,
-            listener,
-            conduct,
-            info,
-            ended,
-            ..
-        } = &mut *self;
-        if let Some(conduct) = conduct
-            && let Err(error) = conduct.came(Instant::now(), info, &buf.filled()[before..])
-        {
-            // For good, or the server would still write.
-            *ended = Ended::Now(error.kind(), error.to_string());
-            return Poll::Ready(Err(error));
+        let read = match self.or_over(cx, read) {
+            Poll::Pending if self.is_shut(cx) => return Poll::Ready(Ok(())),
+            read => read,
+        };
+        let Self { observer, info, .. } = &mut *self;
+        let looked = observer.as_mut().map_or(Ok(true), |observer| {
+            observer.read(Instant::now(), info, &buf.filled()[before..])
+        });
+        match looked {
+            Ok(true) => {}
+            Ok(false) => {
+                buf.set_filled(before);
+                self.is_shut(cx);
+                return Poll::Ready(Ok(()));
+            }
+            Err(error) => {
+                // For good, or the server would still write.
+                self.ended = Ended::Now(error.kind(), error.to_string());
+                return Poll::Ready(Err(error));
+            }
         }
+        let Self {
+            health, listener, ..
+        } = &mut *self;
         if let Some(health) = health {
             match &read {
                 Poll::Ready(Ok(())) if buf.filled().len() > before => {
@@ -248,10 +256,15 @@ impl AsyncWrite for TcpIo {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        let written = match &mut self.stream {
-            Stream::Plain(stream) => Pin::new(stream).poll_write(cx, buf),
-            Stream::Tls(stream) => Pin::new(stream).poll_write(cx, buf),
+        let told = self.poll_tell(cx);
+        if !matches!(told, Poll::Ready(Ok(()))) {
+            return self.or_over(cx, told.map_ok(|()| 0));
+        }
+        let buf = match &self.observer {
+            Some(observer) => &buf[..observer.within_frame(buf)],
+            None => buf,
         };
+        let written = Pin::new(&mut self.stream).poll_write(cx, buf);
         let written = self.or_over(cx, written);
         self.wrote(&[IoSlice::new(buf)], &written);
         written
@@ -262,34 +275,32 @@ impl AsyncWrite for TcpIo {
         cx: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let written = match &mut self.stream {
-            Stream::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
-            Stream::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
-        };
+        if self.observer.as_ref().is_some_and(|it| it.has_news()) {
+            let first = slices.iter().find(|slice| !slice.is_empty());
+            return self.poll_write(cx, first.map_or(&[], |first| first));
+        }
+        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, slices);
         let written = self.or_over(cx, written);
         self.wrote(slices, &written);
         written
     }
 
     fn is_write_vectored(&self) -> bool {
-        match &self.stream {
-            Stream::Plain(stream) => stream.is_write_vectored(),
-            Stream::Tls(stream) => stream.is_write_vectored(),
-        }
+        self.stream.is_write_vectored()
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let flushed = match &mut self.stream {
-            Stream::Plain(stream) => Pin::new(stream).poll_flush(cx),
-            Stream::Tls(stream) => Pin::new(stream).poll_flush(cx),
+        let flushed = match self.poll_tell(cx) {
+            Poll::Ready(Ok(())) => Pin::new(&mut self.stream).poll_flush(cx),
+            told => told,
         };
         self.or_over(cx, flushed)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let shut = match &mut self.stream {
-            Stream::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
-            Stream::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
+        let shut = match self.poll_tell(cx) {
+            Poll::Ready(Ok(())) => Pin::new(&mut self.stream).poll_shutdown(cx),
+            told => told,
         };
         self.or_over(cx, shut)
     }

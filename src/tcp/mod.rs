@@ -45,6 +45,7 @@ mod io;
 mod link;
 mod links;
 mod refusal;
+mod stream;
 mod tls;
 
 pub use acceptor::{TcpAcceptor, TcpAcceptorBuilder, TcpIncoming};

@@ -118,12 +118,25 @@ pub mod close {
     pub const DRAINED: VarInt = VarInt::from_u32(0x111);
     /// The server has shut down and the time for finishing was over.
     pub const DRAIN_EXPIRED: VarInt = VarInt::from_u32(0x112);
+    /// The server ended the connection at its maximum age, and everything in flight was finished.
+    pub const AGED: VarInt = VarInt::from_u32(0x113);
+    /// The server ended the connection, perhaps with calls in flight: the grace after its maximum age was over, or the client did not receive what was sent.
+    pub const CUT: VarInt = VarInt::from_u32(0x114);
+    /// No lane was opened on the connection in time, or no call was in flight for the server's idle time.
+    pub const UNUSED: VarInt = VarInt::from_u32(0x121);
+    /// The server was full, and gave the place of this connection, which was not in use, to another.
+    pub const EVICTED: VarInt = VarInt::from_u32(0x122);
     /// This peer has as many connections as it may.
     pub const TOO_MANY_CONNECTIONS: VarInt = VarInt::from_u32(0x120);
     /// Refused by policy: the peer is known and may not. What an iroh hook should reject with.
     pub const FORBIDDEN: VarInt = VarInt::from_u32(403);
     /// Refused by policy: the peer is not known. What an iroh hook should reject with.
     pub const UNAUTHENTICATED: VarInt = VarInt::from_u32(401);
+
+    /// Whether the code says that the server has begun none of the calls that are in flight on the client's side.
+    pub fn is_unused(code: VarInt) -> bool {
+        [AGED, UNUSED, EVICTED].contains(&code)
+    }
 }
 
 /// Why a stream was reset or stopped: QUIC application error codes of `RESET_STREAM` and `STOP_SENDING`.

@@ -135,11 +135,29 @@ async fn connections_refuse_a_time_without_an_end() {
         "acceptor.drain_timeout",
         acceptor().drain_timeout(MAX).build(),
     );
+    refused(
+        "acceptor.idle_timeout",
+        acceptor().idle_timeout(MAX).build(),
+    );
+    refused(
+        "acceptor.max_connection_age",
+        acceptor().max_connection_age(MAX).build(),
+    );
+    refused(
+        "acceptor.max_connection_age_grace",
+        acceptor().max_connection_age_grace(MAX).build(),
+    );
     let acceptor = || TcpAcceptor::builder(key.clone());
     for (field, builder) in [
         ("tcp.handshake_timeout", acceptor().handshake_timeout(MAX)),
         ("tcp.drain_timeout", acceptor().drain_timeout(MAX)),
         ("tcp.keep_alive", acceptor().keep_alive(MAX)),
+        ("tcp.idle_timeout", acceptor().idle_timeout(MAX)),
+        ("tcp.max_connection_age", acceptor().max_connection_age(MAX)),
+        (
+            "tcp.max_connection_age_grace",
+            acceptor().max_connection_age_grace(MAX),
+        ),
     ] {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         refused(field, builder.build(listener));
@@ -178,6 +196,18 @@ fn a_configuration_refuses_a_time_without_an_end() {
     };
     for (key, builder) in [
         ("transport.drain_timeout_secs", new().drain_timeout(MAX)),
+        (
+            "transport.idle_timeout_secs",
+            new().server_idle_timeout(MAX),
+        ),
+        (
+            "transport.max_connection_age_secs",
+            new().max_connection_age(Some(MAX)),
+        ),
+        (
+            "transport.max_connection_age_grace_secs",
+            new().max_connection_age_grace(Some(MAX)),
+        ),
         ("transport.rollout.dwell_secs", new().rollout_dwell(MAX)),
         ("transport.rollout.window_secs", new().rollout_window(MAX)),
         (
@@ -220,7 +250,7 @@ fn a_file_refuses_a_time_without_an_end() {
             keys.push(key.trim_matches('`'));
         }
     }
-    assert_eq!(keys.len(), 15, "{keys:?}");
+    assert_eq!(keys.len(), 18, "{keys:?}");
     for key in keys {
         for value in ["18446744073709551615", "1e300", "1e-300", "0", "-1"] {
             let told = refusal(&format!("{key} = {value}"));

@@ -8,8 +8,8 @@ fn a_mistake_is_told_with_its_place_and_what_was_meant() {
     for (text, told) in [
         (
             "[transport]\nmod = \"dual\"",
-            "2:1: transport.mod is not a known key: [transport] has allow_anonymous, authorization_file, drain_timeout_secs, grpc, identity_file, iroh, \
-             max_connections_per_peer, migration, mode, require, rollout, services; did you mean mode?",
+            "2:1: transport.mod is not a known key: [transport] has allow_anonymous, authorization_file, drain_timeout_secs, grpc, identity_file, idle_timeout_secs, iroh, \
+             max_connection_age_grace_secs, max_connection_age_secs, max_connections_per_peer, migration, mode, require, rollout, services; did you mean mode?",
         ),
         (
             "  [transprot]\n  mode = \"dual\"",
@@ -25,8 +25,8 @@ fn a_mistake_is_told_with_its_place_and_what_was_meant() {
         ),
         (
             "[transport]\nfallback_to_grpc = true",
-            "2:1: transport.fallback_to_grpc is not a known key: [transport] has allow_anonymous, authorization_file, drain_timeout_secs, grpc, identity_file, iroh, \
-             max_connections_per_peer, migration, mode, require, rollout, services; did you mean transport.migration.fallback_to_grpc?",
+            "2:1: transport.fallback_to_grpc is not a known key: [transport] has allow_anonymous, authorization_file, drain_timeout_secs, grpc, identity_file, idle_timeout_secs, iroh, \
+             max_connection_age_grace_secs, max_connection_age_secs, max_connections_per_peer, migration, mode, require, rollout, services; did you mean transport.migration.fallback_to_grpc?",
         ),
         (
             "transport.migration.prefer_iroh_for = [\"health\", \"statsu\"]",

@@ -485,11 +485,16 @@ impl Caller {
 
     /// Waits until the peer answers again; whatever it says before that has to be UNAVAILABLE.
     pub async fn recovers(&self) {
+        self.recovers_from(&[Code::Unavailable]).await;
+    }
+
+    /// Waits until the peer answers; whatever it says before that has to be one of these.
+    pub async fn recovers_from(&self, codes: &[Code]) {
         let calls = async {
             loop {
                 match self.echo(b"again").await {
                     Ok(()) => return,
-                    Err(status) => assert_eq!(status.code(), Code::Unavailable, "{status:?}"),
+                    Err(status) => assert!(codes.contains(&status.code()), "{status:?}"),
                 }
                 sleep(Duration::from_millis(20)).await;
             }

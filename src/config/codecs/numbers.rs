@@ -77,6 +77,21 @@ impl<const UNIT: u64, const MOST: u64> Form<Duration> for Time<UNIT, MOST> {
     }
 }
 
+/// A time that may be left out.
+impl<const UNIT: u64, const MOST: u64> Form<Option<Duration>> for Time<UNIT, MOST> {
+    fn read(found: Found<'_>) -> Result<Option<Duration>, Refusal> {
+        <Self as Form<Duration>>::read(found).map(Some)
+    }
+
+    fn show(value: &Option<Duration>) -> Option<String> {
+        value.as_ref().and_then(Self::show)
+    }
+
+    fn check(value: &Option<Duration>) -> Result<(), String> {
+        value.as_ref().map_or(Ok(()), Self::check)
+    }
+}
+
 /// A number of seconds within bounds.
 pub(in crate::config) struct Between<const LEAST: u64, const MOST: u64>;
 

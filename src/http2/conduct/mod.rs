@@ -1,19 +1,12 @@
-//! Follows what the two sides of a server's HTTP/2 connection do: whether a handler answers, and whether the peer breaks the rules.
+//! What the peer of a server's HTTP/2 connection does, frame by frame: whether a handler answers it, and whether it breaks the rules.
 //!
-//! tonic owns the connection and logs neither, so this reads the heads of the frames that pass. h2 itself ends a connection whose peer breaks the protocol or
-//! resets calls faster than they can be served. What h2 answers without end, such as pings, has a budget here.
+//! h2 itself ends a connection whose peer breaks the protocol or resets calls faster than they can be served, and names nobody. What h2 answers without end,
+//! such as pings, has a budget here.
 
-use std::{
-    io::{self, IoSlice},
-    sync::Arc,
-    time::Instant,
-};
+use std::{io, sync::Arc, time::Instant};
 
+use super::Head;
 use crate::{peer::PeerInfo, pool::Refusals};
-
-mod heads;
-
-use heads::{Head, Heads, PREFACE};
 
 /// How many frames that carry nothing a peer may send at once, and how many more for each second, each call, and each byte that it gets. A call may be
 /// reset, and a client with small windows sends an update for every few kilobytes.
@@ -22,52 +15,41 @@ const EACH_SECOND: f64 = 1_000.0;
 const EACH_CALL: f64 = 2.0;
 const EACH_BYTE: f64 = 1.0 / 1024.0;
 
-/// One HTTP/2 connection, from the server's side.
+/// The peer's conduct on one connection.
 #[derive(Debug)]
-pub(crate) struct Conduct {
+pub(super) struct Conduct {
     refusals: Arc<Refusals>,
-    /// `None` where the peer speaks HTTP/1.1.
-    came: Option<Heads>,
-    /// Bytes of the preface that have come.
-    preface: usize,
-    wrote: Heads,
     budget: Budget,
-    /// Whether a handler has served a call of it.
+    /// Frames without content that came since the last look at the budget.
+    idle: u32,
+    /// Whether a handler has served a call of the connection.
     serves: bool,
 }
 
 impl Conduct {
-    pub(crate) fn new(refusals: Arc<Refusals>) -> Self {
+    pub(super) fn new(refusals: Arc<Refusals>) -> Self {
         Self {
             refusals,
-            came: Some(Heads::of_client()),
-            preface: 0,
-            wrote: Heads::of_server(),
             budget: Budget::new(Instant::now()),
+            idle: 0,
             serves: false,
         }
     }
 
-    /// Counts bytes that the peer has sent.
+    /// Counts a frame that the peer has sent.
+    pub(super) fn came(&mut self, head: Head) {
+        if head.kind == Head::HEADERS {
+            self.budget.earn(EACH_CALL);
+        }
+        self.idle += u32::from(carries_nothing(head));
+    }
+
+    /// Pays for the frames that came.
     ///
     /// # Errors
-    /// If too many frames that carry nothing came. The connection must end.
-    pub(crate) fn came(&mut self, now: Instant, peer: &PeerInfo, bytes: &[u8]) -> io::Result<()> {
-        let expected = &PREFACE[self.preface..];
-        let begins = &bytes[..bytes.len().min(expected.len())];
-        self.preface += begins.len();
-        if !expected.starts_with(begins) {
-            self.came = None;
-        }
-        let Some(heads) = &mut self.came else {
-            return Ok(());
-        };
-        let (mut calls, mut idle) = (0, 0);
-        heads.feed(bytes, |head| {
-            calls += u32::from(head.kind == Head::HEADERS);
-            idle += u32::from(carries_nothing(head));
-        });
-        self.budget.earn(EACH_CALL * f64::from(calls));
+    /// If too many of them carry nothing. The connection must end.
+    pub(super) fn settle(&mut self, now: Instant, peer: &PeerInfo) -> io::Result<()> {
+        let idle = std::mem::take(&mut self.idle);
         if idle == 0 || self.budget.spend(now, idle) {
             return Ok(());
         }
@@ -76,31 +58,21 @@ impl Conduct {
         Err(io::Error::new(io::ErrorKind::InvalidData, reason))
     }
 
-    /// Looks at the first `bytes` of what the server has written. Returns true once: when a handler has served a call.
-    pub(crate) fn wrote(&mut self, peer: &PeerInfo, slices: &[IoSlice<'_>], bytes: usize) -> bool {
-        if self.came.is_none() {
-            return false;
-        }
+    /// Counts bytes that the server has sent.
+    pub(super) fn sent(&mut self, bytes: usize) {
         self.budget.earn(EACH_BYTE * bytes as f64);
-        let (mut left, mut code, mut served) = (bytes, None, false);
-        for slice in slices {
-            let (part, _) = slice.split_at(left.min(slice.len()));
-            left -= part.len();
-            self.wrote.feed(part, |head| {
-                served |= shows_a_handler(head);
-                if head.kind == Head::GOAWAY {
-                    code = head.code.filter(|code| *code != 0);
-                }
-            });
-        }
-        if let Some(code) = code {
+    }
+
+    /// Looks at a frame that the server has sent. Returns true once: when a handler has served a call.
+    pub(super) fn answered(&mut self, head: Head, peer: &PeerInfo) -> bool {
+        if let Some(code) = head.code.filter(|code| *code != 0) {
             self.blame(peer, &h2::Reason::from(code).to_string());
         }
-        served && !std::mem::replace(&mut self.serves, true)
+        shows_a_handler(head) && !std::mem::replace(&mut self.serves, true)
     }
 
     /// Counts what a peer has done, and names the peer in the log.
-    pub(crate) fn blame(&self, peer: &PeerInfo, reason: &str) {
+    pub(super) fn blame(&self, peer: &PeerInfo, reason: &str) {
         self.refusals.add("abuse", |suppressed| {
             let id = peer.id().map(|id| id.fmt_short().to_string());
             tracing::warn!(
@@ -118,19 +90,17 @@ impl Conduct {
 fn carries_nothing(head: Head) -> bool {
     match head.kind {
         Head::HEADERS => false,
-        Head::DATA => head.len == 0 && head.flags & END_STREAM == 0,
+        Head::DATA => head.is_empty && !head.ends_stream(),
         // Blocks of headers have a limit of their own.
         Head::CONTINUATION => false,
         _ => true,
     }
 }
 
-const END_STREAM: u8 = 1;
-
 /// A message of a response, or room for more of a request whose body is being read. A server that refuses a call sends neither.
 fn shows_a_handler(head: Head) -> bool {
     match head.kind {
-        Head::DATA => head.len > 0,
+        Head::DATA => !head.is_empty,
         Head::WINDOW_UPDATE => head.stream != 0,
         _ => false,
     }

@@ -1,23 +1,33 @@
-//! Which connections a server takes: how many of all callers together, and how many of each.
+//! Which connections a server takes: how many of all callers together, and how many of each. And which of them ends when there are too many.
 //!
-//! Both transports use this one rule. A connection counts until its [`Admitted`] is dropped.
+//! Both transports use this one rule. A connection counts until its [`Admitted`] is dropped, or until another took its place.
 
 use std::{
     collections::HashMap,
     fmt,
     hash::Hash,
     sync::{Arc, Mutex},
+    time::Duration,
 };
+
+use futures_util::future::join_all;
+use tokio::{sync::Semaphore, time::Instant};
 
 use crate::lock::lock;
 
 mod allowed;
 mod handshakes;
+mod lifetime;
+mod open_connection;
 mod refusals;
+mod roll;
 
 pub(crate) use allowed::{Allowed, REFUSED, REVOKED, not_allowed};
 pub(crate) use handshakes::{Busy, HandshakePermit, Handshakes, Source};
+pub(crate) use lifetime::Lifetime;
+pub(crate) use open_connection::{OpenConnection, Probe, Stage, Why};
 pub(crate) use refusals::Refusals;
+use roll::{REST, Roll};
 
 /// How many connections may be open at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,7 +39,17 @@ pub(crate) struct Limits {
     pub(crate) anonymous: usize,
 }
 
-/// Counts open connections and refuses the ones beyond the limits. Clones share the counts.
+impl Limits {
+    /// How many connections may be on their way out beside those that count: an eighth of all, and 16 at least.
+    fn ending(self) -> usize {
+        (self.connections / 8).max(16)
+    }
+}
+
+/// How many callers may wait at once until their own older connections have been probed.
+const PROBING: usize = 64;
+
+/// Counts open connections. Beyond the limits it evicts one that is not in use, or refuses. Clones share the counts.
 #[derive(Debug)]
 pub(crate) struct Admission<K> {
     shared: Arc<Shared<K>>,
@@ -39,54 +59,137 @@ pub(crate) struct Admission<K> {
 struct Shared<K> {
     limits: Limits,
     open: Mutex<Open<K>>,
+    probing: Semaphore,
 }
 
 /// The open connections: all of them, and by caller. `None` stands for the callers without an identity.
 #[derive(Debug)]
 struct Open<K> {
-    connections: usize,
-    by_caller: HashMap<Option<K>, usize>,
+    admitted: u64,
+    all: Roll,
+    by_caller: HashMap<Option<K>, Roll>,
+    /// Whose the evicted connections are that have not ended yet.
+    ending: usize,
+    owners: HashMap<u64, Option<K>>,
+}
+
+impl<K: Eq + Hash> Open<K> {
+    /// Counts a connection no longer. False if it was not counted.
+    fn remove(&mut self, number: u64) -> bool {
+        let Some(caller) = self.owners.remove(&number) else {
+            return false;
+        };
+        self.all.remove(number);
+        if let Some(roll) = self.by_caller.get_mut(&caller) {
+            roll.remove(number);
+            if roll.len() == 0 {
+                self.by_caller.remove(&caller);
+            }
+        }
+        true
+    }
+
+    /// Another connection takes this one's place.
+    fn evicted(&mut self, number: u64) {
+        if self.remove(number) {
+            self.ending += 1;
+        }
+    }
 }
 
 impl<K: Eq + Hash + Clone> Admission<K> {
     pub(crate) fn new(limits: Limits) -> Self {
         let open = Open {
-            connections: 0,
+            admitted: 0,
+            all: Roll::default(),
             by_caller: HashMap::new(),
+            ending: 0,
+            owners: HashMap::new(),
         };
         Self {
             shared: Arc::new(Shared {
                 limits,
                 open: Mutex::new(open),
+                probing: Semaphore::new(PROBING),
             }),
         }
     }
 
-    /// Counts one more connection of a caller, or says which limit refuses it.
-    pub(crate) fn admit(&self, caller: Option<K>) -> Result<Admitted<K>, Full> {
+    /// Counts one more connection of a caller, perhaps in the place of another, or says which limit refuses it.
+    pub(crate) fn admit(
+        &self,
+        caller: Option<K>,
+        connection: &Arc<OpenConnection>,
+        now: Instant,
+    ) -> Result<Admitted<K>, Full> {
         let limits = self.shared.limits;
-        let mut open = lock(&self.shared.open);
-        if open.connections >= limits.connections {
-            return Err(Full::Connections(limits.connections));
-        }
+        let open = &mut *lock(&self.shared.open);
+        let may_evict = open.ending < limits.ending();
         let (most, full) = match caller {
             Some(_) => (limits.per_peer, Full::PerPeer(limits.per_peer)),
             None => (limits.anonymous, Full::Anonymous(limits.anonymous)),
         };
-        if open.by_caller.get(&caller).copied().unwrap_or(0) >= most {
-            return Err(full);
+        if let Some(roll) = open.by_caller.get_mut(&caller)
+            && roll.len() >= most
+        {
+            // The caller may just have opened several, each for a call that is on its way.
+            let evicted = may_evict.then(|| roll.evict(now, REST)).flatten();
+            open.evicted(evicted.ok_or(full)?);
+        } else if open.all.len() >= limits.connections {
+            let evicted = may_evict.then(|| open.all.evict(now, Duration::ZERO));
+            let full = Full::Connections(limits.connections);
+            open.evicted(evicted.flatten().ok_or(full)?);
         }
-        *open.by_caller.entry(caller.clone()).or_default() += 1;
-        open.connections += 1;
+        let number = open.admitted;
+        open.admitted += 1;
+        open.all.add(number, connection.clone());
+        let roll = open.by_caller.entry(caller.clone()).or_default();
+        roll.add(number, connection.clone());
+        open.owners.insert(number, caller);
         Ok(Admitted {
             shared: self.shared.clone(),
-            caller,
+            number,
         })
+    }
+
+    /// Like [`admit`](Self::admit). Where the caller has all connections that it may have, each of them is asked for a sign of life, and the oldest that gives
+    /// none goes, whatever is in flight on it: a caller that comes back after its process died is not kept out by what it left behind.
+    pub(crate) async fn admit_over_dead(
+        &self,
+        caller: K,
+        connection: &Arc<OpenConnection>,
+    ) -> Result<Admitted<K>, Full> {
+        let admit = || self.admit(Some(caller.clone()), connection, Instant::now());
+        let full = match admit() {
+            Err(full @ Full::PerPeer(_)) => full,
+            decided => return decided,
+        };
+        // Each of these is a connection that nothing counts yet.
+        let Ok(_probing) = self.shared.probing.try_acquire() else {
+            return Err(full);
+        };
+        let own = {
+            let open = lock(&self.shared.open);
+            let roll = open.by_caller.get(&Some(caller.clone()));
+            roll.map(Roll::all).unwrap_or_default()
+        };
+        let answers = join_all(own.iter().map(|(_, one)| one.answers())).await;
+        {
+            let mut open = lock(&self.shared.open);
+            let counted = |number| open.owners.contains_key(&number);
+            let dead = own.iter().zip(answers);
+            let mut dead = dead.filter_map(|(own, answers)| (!answers).then_some(own));
+            if let Some((number, dead)) = dead.find(|(number, _)| counted(*number)) {
+                dead.cut(Why::Dead);
+                open.evicted(*number);
+            }
+        }
+        admit()
     }
 
     /// How many connections are open.
     pub(crate) fn open(&self) -> usize {
-        lock(&self.shared.open).connections
+        lock(&self.shared.open).all.len()
     }
 }
 
@@ -94,18 +197,14 @@ impl<K: Eq + Hash + Clone> Admission<K> {
 #[derive(Debug)]
 pub(crate) struct Admitted<K: Eq + Hash> {
     shared: Arc<Shared<K>>,
-    caller: Option<K>,
+    number: u64,
 }
 
 impl<K: Eq + Hash> Drop for Admitted<K> {
     fn drop(&mut self) {
         let mut open = lock(&self.shared.open);
-        open.connections -= 1;
-        if let Some(count) = open.by_caller.get_mut(&self.caller) {
-            *count -= 1;
-            if *count == 0 {
-                open.by_caller.remove(&self.caller);
-            }
+        if !open.remove(self.number) {
+            open.ending -= 1;
         }
     }
 }
@@ -138,65 +237,4 @@ impl fmt::Display for Full {
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    const LIMITS: Limits = Limits {
-        connections: 5,
-        per_peer: 2,
-        anonymous: 3,
-    };
-
-    #[test]
-    fn a_refusal_names_its_limit() {
-        let admission = Admission::new(LIMITS);
-        let mut open: Vec<_> = (0..2).map(|_| admission.admit(Some('a'))).collect();
-        let refused = admission.admit(Some('a')).expect_err("the third of a peer");
-        assert_eq!(refused, Full::PerPeer(2));
-        assert!(refused.to_string().contains("2 connections of one peer"));
-        open.extend((0..3).map(|_| admission.admit(None)));
-        assert!(open.iter().all(Result::is_ok));
-        let refused = admission.admit(Some('b')).expect_err("the sixth of all");
-        assert_eq!(refused, Full::Connections(5));
-        drop(open.swap_remove(0));
-        let refused = admission.admit(None).expect_err("the fourth without a key");
-        assert_eq!(refused, Full::Anonymous(3));
-    }
-
-    proptest! {
-        /// A step either asks for a connection of a caller or closes one of those that are open.
-        #[test]
-        fn the_counts_are_those_of_the_open_connections(
-            steps in proptest::collection::vec((any::<bool>(), 0..4u8, any::<prop::sample::Index>()), 0..200),
-        ) {
-            let admission = Admission::new(LIMITS);
-            let mut open = Vec::new();
-            for (opens, caller, which) in steps {
-                let caller = caller.checked_sub(1);
-                let of = |open: &[Admitted<u8>], caller| {
-                    open.iter().filter(|one| one.caller == caller).count()
-                };
-                if opens {
-                    let most = if caller.is_some() { LIMITS.per_peer } else { LIMITS.anonymous };
-                    let has_room = open.len() < LIMITS.connections && of(&open, caller) < most;
-                    match admission.admit(caller) {
-                        Ok(admitted) => {
-                            prop_assert!(has_room);
-                            open.push(admitted);
-                        }
-                        Err(_) => prop_assert!(!has_room),
-                    }
-                } else if !open.is_empty() {
-                    let which = which.index(open.len());
-                    drop(open.swap_remove(which));
-                }
-                prop_assert_eq!(admission.open(), open.len());
-                let counted = lock(&admission.shared.open).by_caller.clone();
-                prop_assert!(counted.iter().all(|(caller, count)| *count == of(&open, *caller) && *count > 0));
-                prop_assert_eq!(counted.values().sum::<usize>(), open.len());
-            }
-        }
-    }
-}
+mod tests;

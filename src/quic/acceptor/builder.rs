@@ -5,7 +5,7 @@ use tower_iroh_layers::authorize::PolicyHandle;
 use tower_iroh_layers::{ConfigError, MethodSet};
 
 use super::{super::Tuning, Acceptor, AcceptorConfig, Incoming, early::EarlyData};
-use crate::pool::{Allowed, Limits};
+use crate::pool::{Allowed, Lifetime, Limits};
 
 /// Settings of an [`Acceptor`].
 ///
@@ -37,6 +37,7 @@ impl Default for AcceptorBuilder {
                     // QUIC has no callers without an identity.
                     anonymous: 0,
                 },
+                lifetime: Lifetime::default(),
                 allowed: Allowed::default(),
                 max_lanes_per_connection: 64,
                 window_budget: 1 << 30,
@@ -56,14 +57,16 @@ impl Default for AcceptorBuilder {
 }
 
 impl AcceptorBuilder {
-    /// How many connections may be open, of all peers together. Default 4,096: a key costs nothing. The acceptor closes the next one with
-    /// [`TOO_MANY_CONNECTIONS`](crate::wire::close::TOO_MANY_CONNECTIONS), which its client sees as RESOURCE_EXHAUSTED.
+    /// How many connections may be open, of all peers together. Default 4,096: a key costs nothing. For the next one the
+    /// acceptor closes the oldest connection that never had a call, or one that is not in use, with [`EVICTED`](crate::wire::close::EVICTED). Without any such it
+    /// closes the new one with [`TOO_MANY_CONNECTIONS`](crate::wire::close::TOO_MANY_CONNECTIONS), which its client sees as RESOURCE_EXHAUSTED.
     pub fn max_connections(mut self, connections: usize) -> Self {
         self.settings.limits.connections = connections;
         self
     }
 
-    /// How many connections one peer may have. Default 16. The acceptor closes the next one with the same code.
+    /// How many connections one peer may have. Default 16. For the next one the acceptor closes one of the peer's that is not in use, or the oldest that
+    /// gives no sign of life; without any such it closes the new one with the same code.
     pub fn max_connections_per_peer(mut self, connections: usize) -> Self {
         self.settings.limits.per_peer = connections;
         self
@@ -158,6 +161,26 @@ impl AcceptorBuilder {
         self
     }
 
+    /// After how long without a call in flight the server closes a connection. Default 10 minutes. Pings are no use of a connection. Its client connects again
+    /// with its next call. A connection without any lane is closed after 10 s.
+    pub fn idle_timeout(mut self, timeout: Duration) -> Self {
+        self.settings.lifetime.idle = timeout;
+        self
+    }
+
+    /// After how long the server asks a client to make its further calls on a new connection. Default none. Each connection has its own age, up to 10 % more or
+    /// less. Calls in flight go on; the connection is closed once they have ended, or after [`max_connection_age_grace`](Self::max_connection_age_grace).
+    pub fn max_connection_age(mut self, age: impl Into<Option<Duration>>) -> Self {
+        self.settings.lifetime.age = age.into();
+        self
+    }
+
+    /// How long calls may go on after [`max_connection_age`](Self::max_connection_age); then they are cut. Default none: as long as they take.
+    pub fn max_connection_age_grace(mut self, grace: impl Into<Option<Duration>>) -> Self {
+        self.settings.lifetime.grace = grace.into();
+        self
+    }
+
     /// How long calls in flight may take to finish once the shutdown has begun. Default 10 s.
     pub fn drain_timeout(mut self, timeout: Duration) -> Self {
         self.settings.drain_timeout = timeout;
@@ -206,6 +229,11 @@ impl AcceptorBuilder {
         ConfigError::lasting("acceptor.handshake_timeout", settings.handshake_timeout)?;
         ConfigError::lasting("acceptor.preamble_timeout", settings.preamble_timeout)?;
         ConfigError::lasting("acceptor.drain_timeout", settings.drain_timeout)?;
+        settings.lifetime.check(
+            "acceptor.idle_timeout",
+            "acceptor.max_connection_age",
+            "acceptor.max_connection_age_grace",
+        )?;
         settings.tuning.validate()?;
         Ok(self.build_valid())
     }

@@ -13,9 +13,10 @@ use super::{
     Shared,
     early::{EarlyData, Gates},
     lanes::Lanes,
+    lived::outlived,
     streams::Streams,
 };
-use crate::wire::close;
+use crate::{pool::OpenConnection, wire::close};
 
 /// Serves one connection; everything that it starts ends with it.
 pub(super) struct Serving {
@@ -55,6 +56,11 @@ impl Serving {
         Ok(completed.await?)
     }
 
+    /// What the admission knows of the connection.
+    pub(super) fn open(&self) -> &Arc<OpenConnection> {
+        &self.streams.open
+    }
+
     /// Runs until the connection is closed, by either side. The peer has been admitted.
     pub(super) async fn run(mut self, connection: Connection) {
         let Self { shared, streams } = &mut self;
@@ -72,6 +78,8 @@ impl Serving {
         .within(&shared.windows);
         let mut tick = pin!(follow.tick());
         let mut drained = pin!(drained(shared, streams.lanes.clone(), &connection));
+        let open = streams.open.clone();
+        let mut outlived = pin!(outlived(shared, &open, streams.lanes.clone(), &connection));
         let mut closed = pin!(connection.closed());
         let mut revoked = pin!(shared.revoked(&connection));
         // Not before the handshake: a datagram could be a replay as well.
@@ -81,6 +89,7 @@ impl Serving {
             tokio::select! {
                 _ = &mut closed => return,
                 () = &mut drained => return,
+                () = &mut outlived => return,
                 () = &mut streams => return,
                 () = &mut revoked => return,
                 never = &mut copies => match never {},

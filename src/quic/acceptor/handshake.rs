@@ -13,10 +13,10 @@ use iroh::{
 };
 use tokio::time::timeout;
 
-use super::{Shared, connection::Serving, early::EarlyData, reservations::Unfinished};
+use super::{Shared, connection::Serving, early::EarlyData, lived, reservations::Unfinished};
 use crate::{
     lock::lock,
-    pool::{Admitted, Busy, HandshakePermit, Source, admission},
+    pool::{Admitted, Busy, HandshakePermit, OpenConnection, Source, admission},
     wire::close,
 };
 
@@ -136,7 +136,7 @@ impl Shared {
             }
         };
         drop((handshake, early));
-        if let Some(_admitted) = self.admit(&connection) {
+        if let Some(_admitted) = self.admit(&connection, serving.open()).await {
             serving.run(connection.clone()).await;
         }
         Ok(connection)
@@ -149,13 +149,18 @@ impl Shared {
             return;
         }
         let _running = self.connections.token();
-        if let Some(_admitted) = self.admit(&connection) {
-            Serving::new(self.clone(), bare).run(connection).await;
+        let serving = Serving::new(self.clone(), bare);
+        if let Some(_admitted) = self.admit(&connection, serving.open()).await {
+            serving.run(connection).await;
         }
     }
 
     /// Admits the peer, or closes the connection with a code that says why not.
-    fn admit(&self, connection: &Connection) -> Option<Admitted<EndpointId>> {
+    async fn admit(
+        &self,
+        connection: &Connection,
+        open: &Arc<OpenConnection>,
+    ) -> Option<Admitted<EndpointId>> {
         let id = connection.remote_id();
         if !self.settings.allowed.admits(Some(id)) {
             self.refusals.add("policy", |suppressed| {
@@ -164,7 +169,8 @@ impl Shared {
             connection.close(close::FORBIDDEN, admission::REFUSED.as_bytes());
             return None;
         }
-        let admitted = match self.admission.admit(Some(id)) {
+        open.probed_by(lived::probe(connection));
+        let admitted = match self.admission.admit_over_dead(id, open).await {
             Ok(admitted) => admitted,
             Err(full) => {
                 self.refusals.add("limit", |suppressed| {

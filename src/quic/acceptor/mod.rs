@@ -13,7 +13,7 @@ use iroh::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{QuicIo, Tuning, tuning::WindowBudget};
-use crate::pool::{Admission, Allowed, Limits, Refusals};
+use crate::pool::{Admission, Allowed, Lifetime, Limits, Refusals};
 
 mod builder;
 mod connection;
@@ -21,6 +21,7 @@ mod early;
 mod handshake;
 mod incoming;
 mod lanes;
+mod lived;
 mod reservations;
 mod streams;
 
@@ -69,7 +70,8 @@ use reservations::Reservations;
 /// `revoked` those whose connection a reload ended, `limit` and `handshakes` connections beyond a limit, `source` connections beyond their source's share of
 /// the handshakes, `timeout` handshakes that took too long, `lanes` lanes beyond a connection's limit, `preamble` streams without a valid preamble,
 /// `unidirectional` streams that the protocol does not have, `windows` connections that got less than their window, and `abuse` HTTP/2 connections whose peer broke
-/// the rules. The log has at most one line a second about each reason. `tower_iroh_quic_retries_total` counts callers that had to prove their address first.
+/// the rules. `tower_iroh_quic_closed_total` by `reason` counts connections that the server closed: `unused`, `idle`, `evicted`, `dead`, `age`, `age_expired`. The
+/// log has at most one line a second about each reason. `tower_iroh_quic_retries_total` counts callers that had to prove their address first.
 #[derive(Clone, Debug)]
 pub struct Acceptor {
     shared: Arc<Shared>,
@@ -85,12 +87,14 @@ struct Shared {
     admission: Admission<EndpointId>,
     connections: TaskTracker,
     refusals: Arc<Refusals>,
+    closings: Refusals,
     windows: Arc<WindowBudget>,
 }
 
 #[derive(Clone, Debug)]
 struct AcceptorConfig {
     limits: Limits,
+    lifetime: Lifetime,
     allowed: Allowed,
     max_lanes_per_connection: usize,
     window_budget: u64,
@@ -131,6 +135,7 @@ impl Acceptor {
                 draining,
                 connections: TaskTracker::new(),
                 refusals,
+                closings: Refusals::new("tower_iroh_quic_closed_total"),
             }),
         };
         (acceptor, incoming)

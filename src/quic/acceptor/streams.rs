@@ -5,13 +5,17 @@
 use std::sync::Arc;
 
 use iroh::endpoint::{Connection, ConnectionState, RecvStream, SendStream, VarInt};
-use tokio::{task::JoinSet, time::timeout};
+use tokio::{
+    task::JoinSet,
+    time::{Instant, timeout},
+};
 use tower_iroh_layers::Urgency;
 
 use super::{super::copies::Copies, super::io::Activities, Shared, early::Gates, lanes::Lanes};
 use crate::{
-    http2::Conduct,
+    http2::Observer,
     peer::{PeerInfo, Proof},
+    pool::OpenConnection,
     wire::{self, Kind, Preamble, reset},
 };
 
@@ -32,6 +36,7 @@ pub(super) struct Streams {
     pub(super) activities: Activities,
     pub(super) copies: Copies,
     pub(super) lanes: Lanes,
+    pub(super) open: Arc<OpenConnection>,
     reading: JoinSet<Option<(Stream, Preamble)>>,
     pings: JoinSet<()>,
     /// Lanes on their way to tonic. The bound on lanes bounds them too.
@@ -48,6 +53,7 @@ impl Streams {
             activities: Activities::default(),
             copies: Copies::of_stranger(),
             lanes: Lanes::default(),
+            open: OpenConnection::new(Instant::now()),
             reading: JoinSet::new(),
             pings: JoinSet::new(),
             handing_over: JoinSet::new(),
@@ -142,13 +148,15 @@ impl Streams {
                 return refuse(stream, reset::TOO_MANY_LANES);
             }
         };
+        self.open.opened();
+        let refusals = self.shared.refusals.clone();
+        lane = lane.observed(Observer::new(self.open.clone(), refusals));
         if settings.copies && !self.bare {
             let sends = urgency < Urgency::BULK;
             lane = lane.copied(&self.copies, wire::PREAMBLE_LEN as u64, sends);
         }
         let gate = self.gates.as_ref().map(|gates| gates.gate(&self.proof));
-        let conduct = Conduct::new(self.shared.refusals.clone());
-        let (shared, lane) = (self.shared.clone(), lane.behind(gate).watched(conduct));
+        let (shared, lane) = (self.shared.clone(), lane.behind(gate));
         self.handing_over.spawn(async move {
             if let Err(lane) = shared.lanes.send(lane).await {
                 lane.refuse(reset::DRAINING);

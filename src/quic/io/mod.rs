@@ -13,15 +13,17 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tonic::transport::server::Connected;
 
 use super::copies::{Copies, LaneCopies};
-use crate::{http2::Conduct, peer::PeerInfo, wire::reset};
+use crate::{http2::Observer, peer::PeerInfo, wire::reset};
 
 mod activity;
 mod gate;
+mod goaway;
 mod screen;
 mod stream_priority;
 
 pub(crate) use activity::{Activities, Activity};
 pub(crate) use gate::Gate;
+pub(crate) use goaway::OnGoaway;
 pub(crate) use screen::Permits;
 #[cfg(any(test, fuzzing))]
 pub use screen::fuzzing::screen;
@@ -47,7 +49,9 @@ pub struct QuicIo {
     gate: Option<Box<Gate>>,
     copies: Option<LaneCopies>,
     /// Present on the server's side.
-    conduct: Option<Box<Conduct>>,
+    observer: Option<Box<Observer>>,
+    /// Present on the client's side, beneath a client that speaks HTTP/2 itself.
+    on_goaway: Option<Box<OnGoaway>>,
 }
 
 /// Whether a small write yields to the runtime first, so that other calls' writes can share its packet.
@@ -97,7 +101,8 @@ impl QuicIo {
             corking: Corking::Never,
             gate: None,
             copies: None,
-            conduct: None,
+            observer: None,
+            on_goaway: None,
         }
     }
 
@@ -114,9 +119,14 @@ impl QuicIo {
         self
     }
 
-    /// Follows the HTTP/2 connection on the stream, as its server.
-    pub(crate) fn watched(mut self, conduct: Conduct) -> Self {
-        self.conduct = Some(Box::new(conduct));
+    /// Counts the calls on the stream, and ends it with its connection.
+    pub(crate) fn observed(mut self, observer: Observer) -> Self {
+        self.observer = Some(Box::new(observer));
+        self
+    }
+
+    pub(crate) fn on_goaway(mut self, on_goaway: OnGoaway) -> Self {
+        self.on_goaway = Some(Box::new(on_goaway));
         self
     }
 
@@ -172,6 +182,27 @@ impl QuicIo {
         copies.is_some_and(|copies| copies.wanted(bytes))
     }
 
+    /// Whether the server must see the end of the stream, because the connection is shut. The client is told before.
+    fn is_shut(&mut self, cx: &mut Context<'_>) -> bool {
+        let Some(observer) = &mut self.observer else {
+            return false;
+        };
+        let is_shut = observer.is_shut(cx);
+        // What cannot be sent now is sent with the server's next bytes, and an error is for the server to find.
+        let _ = self.poll_tell(cx);
+        is_shut
+    }
+
+    fn poll_tell(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if let Some(observer) = &mut self.observer {
+            let told = ready!(observer.poll_tell(cx, &mut self.send))?;
+            if told > 0 {
+                self.wrote(told, None);
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
     /// Counts bytes that the stream has accepted; `copied` are sent again.
     fn wrote(&mut self, bytes: usize, copied: Option<&[u8]>) {
         self.activity.wrote(bytes);
@@ -198,12 +229,12 @@ impl QuicIo {
         Pin::new(&mut source).poll_read(cx, buf)
     }
 
-    /// Looks at what came, or ends the stream.
-    fn look(&mut self, came: &[u8]) -> io::Result<()> {
-        let Some(conduct) = &mut self.conduct else {
-            return Ok(());
+    /// Looks at what came, or ends the stream. False if the server must not get it, because the connection is shut.
+    fn look(&mut self, came: &[u8]) -> io::Result<bool> {
+        let Some(observer) = &mut self.observer else {
+            return Ok(true);
         };
-        let looked = conduct.came(Instant::now(), &self.info, came);
+        let looked = observer.read(Instant::now(), &self.info, came);
         if looked.is_err() {
             self.end(reset::DROPPED);
         }
@@ -215,10 +246,10 @@ impl QuicIo {
     /// # Errors
     /// If a peer that no handler has served lets answers pile up. They are thrown away.
     fn look_back(&mut self, slices: &[IoSlice<'_>], bytes: usize) -> io::Result<()> {
-        let Some(conduct) = &mut self.conduct else {
+        let Some(observer) = &mut self.observer else {
             return Ok(());
         };
-        if conduct.wrote(&self.info, slices, bytes) {
+        if observer.wrote(&self.info, slices, bytes) {
             self.activity.served();
         }
         let Some(sum) = self.activity.wrote_to_stranger(bytes) else {
@@ -233,7 +264,7 @@ impl QuicIo {
             return Ok(());
         }
         let reason = "refusals pile up that the peer does not take";
-        conduct.blame(&self.info, reason);
+        observer.blame(&self.info, reason);
         self.end(reset::DROPPED);
         Err(io::Error::new(io::ErrorKind::ConnectionAborted, reason))
     }
@@ -286,7 +317,10 @@ impl AsyncRead for QuicIo {
         match self.poll_stream(cx, buf) {
             Poll::Pending => {
                 self.activity.waits();
-                Poll::Pending
+                match self.is_shut(cx) {
+                    true => Poll::Ready(Ok(())),
+                    false => Poll::Pending,
+                }
             }
             Poll::Ready(Ok(())) => {
                 match buf.filled().len() - before {
@@ -294,7 +328,14 @@ impl AsyncRead for QuicIo {
                     0 => self.activity.waits(),
                     bytes => self.activity.read(bytes),
                 }
-                Poll::Ready(self.look(&buf.filled()[before..]))
+                if let Some(on_goaway) = &mut self.on_goaway {
+                    on_goaway.read(&buf.filled()[before..]);
+                }
+                if !self.look(&buf.filled()[before..])? {
+                    buf.set_filled(before);
+                    self.is_shut(cx);
+                }
+                Poll::Ready(Ok(()))
             }
             Poll::Ready(Err(error)) => Poll::Ready(Err(self.failed(error))),
         }
@@ -310,6 +351,11 @@ impl AsyncWrite for QuicIo {
         if self.waits(cx, buf.len()) {
             return Poll::Pending;
         }
+        ready!(self.poll_tell(cx))?;
+        let buf = match &self.observer {
+            Some(observer) => &buf[..observer.within_frame(buf)],
+            None => buf,
+        };
         match AsyncWrite::poll_write(Pin::new(&mut self.send), cx, buf) {
             Poll::Ready(Ok(bytes)) => {
                 let copied = self.copies_wanted(bytes).then(|| &buf[..bytes]);
@@ -334,7 +380,8 @@ impl AsyncWrite for QuicIo {
         let (Some(first), second) = (filled.next(), filled.next()) else {
             return Poll::Ready(Ok(0));
         };
-        if second.is_none() || first.len() >= MOST {
+        let interrupted = self.observer.as_ref().is_some_and(|it| it.has_news());
+        if second.is_none() || first.len() >= MOST || interrupted {
             return self.poll_write(cx, first);
         }
         let total = slices.iter().map(|slice| slice.len()).sum::<usize>();
@@ -366,7 +413,8 @@ impl AsyncWrite for QuicIo {
         true
     }
 
-    fn poll_flush(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.poll_tell(cx))?;
         if self.corking == Corking::Waited {
             self.corking = Corking::Armed;
         }
@@ -374,7 +422,8 @@ impl AsyncWrite for QuicIo {
         Poll::Ready(Ok(()))
     }
 
-    fn poll_shutdown(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.poll_tell(cx))?;
         // QUIC reuses the ids of streams whose early data was rejected, and `finish` could end another stream. Dropping checks, and follows
         // right after.
         if !self.recv.is_0rtt() {

@@ -4,7 +4,7 @@ use iroh::SecretKey;
 use tokio::net::TcpListener;
 
 use super::{super::tls::TlsIdentity, AcceptorConfig, Shared, TcpAcceptor, TcpIncoming};
-use crate::pool::{Allowed, Limits};
+use crate::pool::{Allowed, Lifetime, Limits};
 use tower_iroh_layers::ConfigError;
 #[cfg(feature = "authorize")]
 use tower_iroh_layers::authorize::PolicyHandle;
@@ -43,6 +43,7 @@ impl TcpAcceptorBuilder {
                     per_peer: 64,
                     anonymous: 1024,
                 },
+                lifetime: Lifetime::default(),
                 allowed: Allowed::default(),
                 max_handshakes: 256,
                 handshake_timeout: Duration::from_secs(10),
@@ -54,14 +55,15 @@ impl TcpAcceptorBuilder {
     }
 
     /// How many connections may be open, of all callers together. Default 4,096: a key costs nothing, and each connection is a file descriptor.
-    /// The server refuses the next one, which its client sees as RESOURCE_EXHAUSTED.
+    /// For the next one the server closes the oldest connection that never had a call, or one that is not in use; without any such it refuses it, which its client sees
+    /// as RESOURCE_EXHAUSTED.
     pub fn max_connections(mut self, connections: usize) -> Self {
         self.settings.limits.connections = connections;
         self
     }
 
-    /// How many connections one peer may have. Default 64: a [`Channel`](crate::Channel) has up to 8, one for each stream of its lanes. The server refuses the
-    /// next one, which its client sees as RESOURCE_EXHAUSTED.
+    /// How many connections one peer may have. Default 64: a [`Channel`](crate::Channel) has up to 8, one for each stream of its lanes. For the
+    /// next one the server closes one of the peer's that is not in use, or refuses it, which its client sees as RESOURCE_EXHAUSTED.
     pub fn max_connections_per_peer(mut self, connections: usize) -> Self {
         self.settings.limits.per_peer = connections;
         self
@@ -88,6 +90,26 @@ impl TcpAcceptorBuilder {
     /// How long a handshake may take, counted from the connection, and after the handshake HTTP/2's preface. Default 10 s.
     pub fn handshake_timeout(mut self, timeout: Duration) -> Self {
         self.settings.handshake_timeout = timeout;
+        self
+    }
+
+    /// After how long without a call in flight the server closes a connection. Default 10 minutes. Pings are no use of a connection. Its client connects again
+    /// with its next call. A connection without any call is closed after 10 s.
+    pub fn idle_timeout(mut self, timeout: Duration) -> Self {
+        self.settings.lifetime.idle = timeout;
+        self
+    }
+
+    /// After how long the server asks a client to make its further calls on a new connection. Default none. Each connection has its own age, up to 10 % more or
+    /// less. Calls in flight go on; the connection is closed once they have ended, or after [`max_connection_age_grace`](Self::max_connection_age_grace).
+    pub fn max_connection_age(mut self, age: impl Into<Option<Duration>>) -> Self {
+        self.settings.lifetime.age = age.into();
+        self
+    }
+
+    /// How long calls may go on after [`max_connection_age`](Self::max_connection_age); then they are cut. Default none: as long as they take.
+    pub fn max_connection_age_grace(mut self, grace: impl Into<Option<Duration>>) -> Self {
+        self.settings.lifetime.grace = grace.into();
         self
     }
 
@@ -143,6 +165,11 @@ impl TcpAcceptorBuilder {
         ConfigError::nonzero("tcp.max_handshakes", settings.max_handshakes)?;
         ConfigError::lasting("tcp.handshake_timeout", settings.handshake_timeout)?;
         ConfigError::lasting("tcp.drain_timeout", settings.drain_timeout)?;
+        settings.lifetime.check(
+            "tcp.idle_timeout",
+            "tcp.max_connection_age",
+            "tcp.max_connection_age_grace",
+        )?;
         crate::tcp::builder::check_keep_alive(settings.keep_alive)?;
         let local_addr = listener.local_addr().map_err(|error| {
             ConfigError::new("tcp.listener", error, "a bound listener is accepted")

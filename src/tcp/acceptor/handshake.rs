@@ -16,16 +16,12 @@ use tokio_rustls::TlsAcceptor;
 use tonic::Code;
 
 use super::{
-    super::{
-        dial::prepare,
-        io::{Stream, TcpIo},
-        refusal, tls,
-    },
-    Shared,
+    super::{dial::prepare, io::TcpIo, refusal, stream::Stream, tls},
+    Permit, Shared,
     silent::Accepted,
 };
 use crate::{
-    http2::Conduct,
+    http2::Observer,
     pool::{Busy, Full, HandshakePermit, Source, admission},
 };
 
@@ -183,8 +179,8 @@ async fn encrypted(
         }
     };
     let stream = Stream::Tls(Box::new(stream.into()));
-    let io = TcpIo::new(stream, Some(id), remote).at(permit);
-    Ok(bounded(shared, io, Some(id)))
+    let io = TcpIo::new(stream, Some(id), remote);
+    Ok(bounded(shared, io, permit, remote))
 }
 
 async fn plain(
@@ -210,28 +206,32 @@ async fn plain(
             return Err(Refused::Full(full, None));
         }
     };
-    let io = TcpIo::new(Stream::Plain(stream), None, remote).at(permit);
-    Ok(bounded(shared, io, None))
+    let io = TcpIo::new(Stream::Plain(stream), None, remote);
+    Ok(bounded(shared, io, permit, remote))
 }
 
-/// Cuts a connection on which HTTP/2 does not begin in time, that is open at the end of the drain time, or whose caller a reload shuts out.
-fn bounded(shared: &Arc<Shared>, io: TcpIo, caller: Option<EndpointId>) -> TcpIo {
+/// Cuts a connection on which HTTP/2 does not begin in time, that is open at the end of the drain time, that its lifetime ends, or whose caller a reload shuts out.
+fn bounded(shared: &Arc<Shared>, io: TcpIo, permit: Permit, remote: SocketAddr) -> TcpIo {
+    let aborted = |said: String| io::Error::new(io::ErrorKind::ConnectionAborted, said);
     let draining = shared.draining.clone().cancelled_owned();
-    let most = shared.settings.drain_timeout;
-    let io = io
-        .begun_within(shared.settings.handshake_timeout)
-        .watched(Conduct::new(shared.refusals.clone()));
+    let drain = shared.settings.drain_timeout;
     let drained = async move {
         draining.await;
-        sleep(most).await;
-        let said = "the server shut down, and its drain time ended before the calls";
-        io::Error::new(io::ErrorKind::ConnectionAborted, said)
+        sleep(drain).await;
+        aborted("the server shut down, and its drain time ended before the calls".to_owned())
     };
-    let revoked = revoked(shared.clone(), caller);
+    let revoked = revoked(shared.clone(), io.peer_info().id());
+    let outlived = shared.clone().outlived(permit.connection.clone(), remote);
+    let observer = Observer::new(permit.connection.clone(), shared.refusals.clone());
+    let io = io
+        .at(permit)
+        .observed(observer)
+        .begun_within(shared.settings.handshake_timeout);
     io.until(Box::pin(async move {
         tokio::select! {
             error = drained => error,
             error = revoked => error,
+            why = outlived => aborted(why.to_string()),
         }
     }))
 }

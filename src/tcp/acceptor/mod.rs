@@ -9,13 +9,15 @@ use std::{
 
 use iroh::{EndpointId, SecretKey};
 use rustls::ServerConfig;
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, time::Instant};
 use tokio_util::{
     sync::CancellationToken,
     task::{TaskTracker, task_tracker::TaskTrackerToken},
 };
 
-use crate::pool::{Admission, Admitted, Allowed, Full, Handshakes, Limits, Refusals};
+use crate::pool::{
+    Admission, Admitted, Allowed, Full, Handshakes, Lifetime, Limits, OpenConnection, Refusals, Why,
+};
 use tower_iroh_layers::ConfigError;
 
 mod builder;
@@ -40,7 +42,9 @@ pub use incoming::TcpIncoming;
 /// **Metrics.** The counters `tower_iroh_tcp_connections_total`, `tower_iroh_tcp_refused_total` by `reason`, and
 /// `tower_iroh_tcp_accept_errors_total`. The reasons: `silent` (no byte within 2 s, or among too many such sockets the oldest), `handshakes` (too many handshakes
 /// are in flight, and too many callers wait), `source` (of the caller's address), `handshake` (it failed), `timeout`, `plaintext`, `garbage`, `limit`,
-/// `policy` (the allow-list permits the caller nothing), `revoked` (a reload shut the caller out), `abuse` (it broke HTTP/2's rules). The log has at most one line a second about each reason.
+/// `policy` (the allow-list permits the caller nothing), `revoked` (a reload shut the caller out), `abuse` (it broke HTTP/2's rules).
+/// `tower_iroh_tcp_closed_total` by `reason` counts connections that the server closed: `unused`, `idle`, `evicted`, `age`, `age_expired`. The log has at most
+/// one line a second about each reason.
 #[derive(Clone, Debug)]
 pub struct TcpAcceptor {
     shared: Arc<Shared>,
@@ -59,6 +63,7 @@ struct Shared {
     admission: Admission<EndpointId>,
     connections: TaskTracker,
     refusals: Arc<Refusals>,
+    closings: Refusals,
     /// Whether the log says already that a caller without TLS is served.
     warned: AtomicBool,
 }
@@ -66,6 +71,7 @@ struct Shared {
 #[derive(Clone, Debug)]
 struct AcceptorConfig {
     limits: Limits,
+    lifetime: Lifetime,
     allowed: Allowed,
     max_handshakes: usize,
     handshake_timeout: Duration,
@@ -141,21 +147,44 @@ impl Shared {
             draining: CancellationToken::new(),
             connections: TaskTracker::new(),
             refusals: Arc::new(Refusals::new("tower_iroh_tcp_refused_total")),
+            closings: Refusals::new("tower_iroh_tcp_closed_total"),
             warned: AtomicBool::new(false),
         }
     }
 
     /// Counts a connection of a peer, or of a caller without an identity.
     fn admit(&self, caller: Option<EndpointId>) -> Result<Permit, Full> {
+        let now = Instant::now();
+        let connection = OpenConnection::new(now);
         Ok(Permit {
-            _admitted: self.admission.admit(caller)?,
+            _admitted: self.admission.admit(caller, &connection, now)?,
             _open: self.connections.token(),
+            connection,
         })
     }
+
+    /// Waits until the server is to end the connection, and has had the time to do so by itself; says why.
+    async fn outlived(self: Arc<Self>, connection: Arc<OpenConnection>, remote: SocketAddr) -> Why {
+        let lifetime = self.settings.lifetime.jittered(rand::random());
+        let why = connection.over(lifetime).await;
+        let reason = why.reason();
+        self.closings.add(reason, |suppressed| match why {
+            Why::Evicted => {
+                tracing::warn!(%remote, reason, suppressed, "closed a TCP connection: {why}");
+            }
+            _ => tracing::debug!(%remote, reason, suppressed, "closed a TCP connection: {why}"),
+        });
+        tokio::time::sleep(FAREWELL).await;
+        why
+    }
 }
+
+/// How long a client has to read the last bytes of a connection that the server ends.
+const FAREWELL: Duration = Duration::from_secs(1);
 
 /// What a connection counts for, until it is dropped: one of its caller's, and one to wait for.
 pub(super) struct Permit {
     _admitted: Admitted<EndpointId>,
     _open: TaskTrackerToken,
+    pub(super) connection: Arc<OpenConnection>,
 }

@@ -20,7 +20,10 @@ use h2::{
 };
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::lock::lock;
+use crate::{
+    http2::{Frames, Head},
+    lock::lock,
+};
 
 #[cfg(any(test, fuzzing))]
 pub(in crate::quic) mod fuzzing;
@@ -38,6 +41,8 @@ const MOST_CALLS: u32 = 200;
 pub(super) struct Screen {
     permits: Permits,
     frames: Frames,
+    /// Blocks of headers that have ended.
+    blocks: usize,
     http2: Http2,
     tape: Tape,
     /// Kept because h2 resets a stream whose handles are dropped, and then treats its next frames as errors. Their headers are dropped: one byte of a block can
@@ -63,7 +68,8 @@ impl Screen {
             .handshake(tape.clone());
         Self {
             permits,
-            frames: Frames::default(),
+            frames: Frames::of_client(),
+            blocks: 0,
             http2: Http2::Preface(Box::pin(handshake)),
             tape,
             requests: Vec::new(),
@@ -76,7 +82,8 @@ impl Screen {
     pub(super) fn pass(&mut self, bytes: &[u8]) -> usize {
         let mut passed = 0;
         while passed < bytes.len() {
-            let part = self.frames.next_part(&bytes[passed..]);
+            let (part, ended) = self.frames.next_part(&bytes[passed..]);
+            self.blocks += usize::from(ended.is_some_and(Head::ends_block));
             let part = &bytes[passed..][..part];
             self.seen += part.len();
             self.tape.lock().extend_from_slice(part);
@@ -114,7 +121,7 @@ impl Screen {
                 Http2::Broken => return false,
             }
         }
-        self.requests.len() == self.frames.blocks
+        self.requests.len() == self.blocks
     }
 }
 
@@ -124,66 +131,6 @@ impl fmt::Debug for Screen {
             .field("seen", &self.seen)
             .field("calls", &self.requests.len())
             .finish_non_exhaustive()
-    }
-}
-
-/// Finds the ends of frames (RFC 9113, section 4.1).
-struct Frames {
-    /// Bytes left of the preface or of a frame's payload.
-    left: usize,
-    head: [u8; 9],
-    filled: usize,
-    /// Whether the end of this frame is the end of a block of headers.
-    ends_block: bool,
-    /// Blocks of headers that have ended.
-    blocks: usize,
-}
-
-impl Default for Frames {
-    fn default() -> Self {
-        const PREFACE: usize = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".len();
-        Self {
-            left: PREFACE,
-            head: [0; 9],
-            filled: 0,
-            ends_block: false,
-            blocks: 0,
-        }
-    }
-}
-
-impl Frames {
-    const HEADERS: u8 = 1;
-    const CONTINUATION: u8 = 9;
-    const END_HEADERS: u8 = 4;
-
-    /// How many of these bytes, which follow those of the last call, belong to the current frame: all, if it does not end within them.
-    fn next_part(&mut self, bytes: &[u8]) -> usize {
-        let mut part = 0;
-        while part < bytes.len() {
-            if self.left > 0 {
-                let taken = self.left.min(bytes.len() - part);
-                self.left -= taken;
-                part += taken;
-            } else {
-                self.head[self.filled] = bytes[part];
-                self.filled += 1;
-                part += 1;
-                if self.filled < self.head.len() {
-                    continue;
-                }
-                let [a, b, c, kind, flags, ..] = self.head;
-                self.filled = 0;
-                self.left = u32::from_be_bytes([0, a, b, c]) as usize;
-                self.ends_block = matches!(kind, Self::HEADERS | Self::CONTINUATION)
-                    && flags & Self::END_HEADERS != 0;
-            }
-            if self.left == 0 {
-                self.blocks += usize::from(std::mem::take(&mut self.ends_block));
-                break;
-            }
-        }
-        part
     }
 }
 
