@@ -76,6 +76,8 @@ fn links_lead_somewhere() {
     for (file, folder) in [
         ("README.md", "."),
         ("CHANGELOG.md", "."),
+        ("SECURITY.md", "."),
+        ("docs/security.md", "docs"),
         ("docs/decisions/README.md", "docs/decisions"),
     ] {
         for target in read(file).split("](").skip(1) {
@@ -88,6 +90,26 @@ fn links_lead_somewhere() {
             }
         }
     }
+}
+
+/// The last column of the page's tables says where a limit is shown, as `tests/file.rs::test`.
+#[test]
+fn the_limits_of_the_security_page_have_tests() {
+    let mut named = 0;
+    let page = read("docs/security.md");
+    for cell in page.lines().filter(|line| line.starts_with('|')) {
+        for name in cell.split('`').skip(1).step_by(2) {
+            let Some((file, test)) = name.split_once(".rs::") else {
+                continue;
+            };
+            let file = format!("{file}.rs");
+            assert!(exists(&file), "no file {file}");
+            let test = format!("fn {test}(");
+            assert!(read(&file).contains(&test), "{file} has no `{test}`");
+            named += 1;
+        }
+    }
+    assert!(named >= 20, "{named} tests");
 }
 
 /// The fenced blocks of README.md in a language, each with the line above it.

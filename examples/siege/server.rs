@@ -13,7 +13,7 @@ use tokio::{
 };
 use tower_iroh::{
     Server,
-    layers::authorize::{AccessPolicy, PolicyHandle},
+    layers::authorize::{AccessPolicy, Limits, PolicyHandle},
     presets::Offline,
 };
 use tower_iroh_proto::{EchoService, echo::echo_server::EchoServer};
@@ -31,7 +31,9 @@ pub(crate) async fn serve() -> Result<(), Error> {
         .with_writer(std::io::stderr)
         .with_env_filter(filter.from_env_lossy())
         .init();
-    let mut policy = AccessPolicy::builder().role("caller", ["*"]);
+    // A call that the caller does not read holds its response, so the calls of one caller need a bound.
+    let limits = Limits::new().concurrent(100);
+    let mut policy = AccessPolicy::builder().role("caller", ["*"]).limits(limits);
     for number in 0..2 * keys::CALLERS {
         policy = policy.peer(keys::honest(number).public().to_string(), ["caller"]);
     }

@@ -1,16 +1,18 @@
 //! Which handshakes a server lets begin: how many of all callers together, and how many of each source.
 //!
 //! Both transports use this one rule. Until a quarter of the permits are taken nobody is limited, so that many callers behind one address are served in normal
-//! times. Beyond a quarter, a source that holds its share gets no more.
+//! times. Beyond a quarter, a source that holds its share gets no more. Once all are taken, a source that has less of its share than another takes one from
+//! that, its oldest: so somebody with many addresses needs as many as there are permits to keep others out.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
     fmt,
     net::{IpAddr, Ipv6Addr},
     sync::{Arc, Mutex},
 };
 
 use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
 
 use crate::lock::lock;
 
@@ -65,7 +67,44 @@ struct Shared {
 #[derive(Debug, Default)]
 struct Counts {
     taken: usize,
-    by_source: HashMap<Source, usize>,
+    /// The number of the next permit.
+    next: u64,
+    /// Oldest first.
+    by_source: HashMap<Source, VecDeque<Held>>,
+}
+
+#[derive(Debug)]
+struct Held {
+    number: u64,
+    displaced: CancellationToken,
+}
+
+impl Counts {
+    fn of(&self, source: &Source) -> usize {
+        self.by_source.get(source).map_or(0, VecDeque::len)
+    }
+
+    /// Takes a permit from the source that has most of its share, if that is more than `source` would have. Returns whether there was one.
+    fn displace_for(&mut self, source: &Source, most: usize) -> bool {
+        let weight = |source: &Source| source.share(most).max(1);
+        let (has, own) = (self.of(source) + 1, weight(source));
+        let richest = self.by_source.iter_mut().max_by(|(one, a), (other, b)| {
+            let (a, b) = (a.len() * weight(other), b.len() * weight(one));
+            a.cmp(&b)
+        });
+        let Some((rich, held)) = richest else {
+            return false;
+        };
+        if held.len() * own <= has * weight(rich) {
+            return false;
+        }
+        let Some(oldest) = held.pop_front() else {
+            return false;
+        };
+        oldest.displaced.cancel();
+        self.taken -= 1;
+        true
+    }
 }
 
 impl Handshakes {
@@ -87,18 +126,29 @@ impl Handshakes {
         if is_busy && source == Source::Unproven {
             return Err(Busy::Unproven);
         }
-        if counts.taken >= most {
+        let share = source.share(most);
+        let has = counts.of(&source);
+        let has_room = counts.taken < most || (has < share && counts.displace_for(&source, most));
+        if !has_room {
             return Err(Busy::Handshakes(most));
         }
-        let share = source.share(most);
-        if is_busy && counts.by_source.get(&source).copied().unwrap_or(0) >= share {
+        if is_busy && has >= share {
             return Err(Busy::Source(share));
         }
+        let displaced = CancellationToken::new();
+        let number = counts.next;
+        counts.next += 1;
         counts.taken += 1;
-        *counts.by_source.entry(source.clone()).or_default() += 1;
+        let held = counts.by_source.entry(source.clone()).or_default();
+        held.push_back(Held {
+            number,
+            displaced: displaced.clone(),
+        });
         Ok(HandshakePermit {
             shared: self.shared.clone(),
             source,
+            number,
+            displaced,
         })
     }
 
@@ -126,17 +176,33 @@ impl Handshakes {
 pub(crate) struct HandshakePermit {
     shared: Arc<Shared>,
     source: Source,
+    number: u64,
+    displaced: CancellationToken,
+}
+
+impl HandshakePermit {
+    /// Waits until another source takes this permit. The handshake must end then. Cancel safe.
+    pub(crate) async fn displaced(&self) -> Busy {
+        self.displaced.cancelled().await;
+        Busy::Displaced
+    }
+
+    pub(crate) fn is_displaced(&self) -> bool {
+        self.displaced.is_cancelled()
+    }
 }
 
 impl Drop for HandshakePermit {
     fn drop(&mut self) {
         let mut counts = lock(&self.shared.counts);
-        counts.taken -= 1;
-        if let Some(count) = counts.by_source.get_mut(&self.source) {
-            *count -= 1;
-            if *count == 0 {
+        if let Some(held) = counts.by_source.get_mut(&self.source) {
+            // A displaced one is counted no more.
+            let at = held.iter().position(|held| held.number == self.number);
+            let released = at.and_then(|at| held.remove(at)).is_some();
+            if held.is_empty() {
                 counts.by_source.remove(&self.source);
             }
+            counts.taken -= usize::from(released);
         }
         drop(counts);
         self.shared.released.notify_waiters();
@@ -149,13 +215,15 @@ pub(crate) enum Busy {
     Handshakes(usize),
     Source(usize),
     Unproven,
+    /// Another source has taken the permit.
+    Displaced,
 }
 
 impl Busy {
     /// The label of the metric.
     pub(crate) fn reason(self) -> &'static str {
         match self {
-            Self::Source(_) => "source",
+            Self::Source(_) | Self::Displaced => "source",
             Self::Handshakes(_) | Self::Unproven => "handshakes",
         }
     }
@@ -168,6 +236,9 @@ impl fmt::Display for Busy {
             Self::Source(share) => write!(
                 f,
                 "more than a quarter of the handshakes are in flight, and this source has its share of {share}"
+            ),
+            Self::Displaced => f.write_str(
+                "all handshakes are in flight, and this source has more of its share than another that asks for one",
             ),
             Self::Unproven => f.write_str(
                 "more than a quarter of the handshakes are in flight, and the caller has not proved its address",

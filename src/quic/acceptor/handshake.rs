@@ -1,17 +1,13 @@
 //! From an accepted connection to a served one: completes the handshake, admits the peer.
 
-use std::{
-    io,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{io, sync::Arc, time::Instant};
 
 use iroh::{
     EndpointId,
     endpoint::{Accepting, Connection, Incoming, IncomingAddr},
     protocol::{AcceptError, IncomingFilterOutcome},
 };
-use tokio::time::timeout;
+use tokio::time::sleep;
 
 use super::{Shared, connection::Serving, early::EarlyData, lived, reservations::Unfinished};
 use crate::{
@@ -22,7 +18,7 @@ use crate::{
 
 /// One handshake in flight, and when it has to be complete.
 struct Handshake {
-    _permit: HandshakePermit,
+    permit: HandshakePermit,
     since: Instant,
 }
 
@@ -72,10 +68,7 @@ impl Shared {
         };
         self.given_up(unfinished);
         let (permit, since) = claimed.inspect_err(|busy| self.busy(*busy, from))?;
-        Ok(Handshake {
-            _permit: permit,
-            since,
-        })
+        Ok(Handshake { permit, since })
     }
 
     fn busy(&self, busy: Busy, from: &IncomingAddr) {
@@ -105,16 +98,23 @@ impl Shared {
                 .serve_early(early_data, accepting, bare, handshake)
                 .await;
         }
-        match timeout(self.left(&handshake), accepting).await {
-            Ok(connection) => Ok(connection?),
-            Err(_) => Err(self.late()),
+        let from = accepting.remote_addr();
+        tokio::select! {
+            connection = accepting => Ok(connection?),
+            error = self.over(&handshake, &from) => Err(error),
         }
     }
 
-    /// How much time a handshake has left.
-    fn left(&self, handshake: &Handshake) -> Duration {
+    /// Waits until a handshake has taken too long, or another source has taken its permit.
+    async fn over(&self, handshake: &Handshake, from: &IncomingAddr) -> AcceptError {
         let most = self.settings.handshake_timeout;
-        most.saturating_sub(handshake.since.elapsed())
+        tokio::select! {
+            () = sleep(most.saturating_sub(handshake.since.elapsed())) => self.late(),
+            busy = handshake.permit.displaced() => {
+                self.busy(busy, from);
+                AcceptError::from_err(io::Error::other(busy.to_string()))
+            }
+        }
     }
 
     async fn serve_early(
@@ -125,14 +125,14 @@ impl Shared {
         handshake: Handshake,
     ) -> Result<Connection, AcceptError> {
         let _running = self.connections.token();
+        let from = accepting.remote_addr();
         let early = accepting.into_0rtt();
         let mut serving = Serving::early(self.clone(), early_data, bare);
-        let left = self.left(&handshake);
-        let connection = match timeout(left, serving.shake_hands(&early)).await {
-            Ok(connection) => connection?,
-            Err(_) => {
-                early.close(close::GONE, b"the handshake took too long");
-                return Err(self.late());
+        let connection = tokio::select! {
+            connection = serving.shake_hands(&early) => connection?,
+            error = self.over(&handshake, &from) => {
+                early.close(close::GONE, error.to_string().as_bytes());
+                return Err(error);
             }
         };
         drop((handshake, early));

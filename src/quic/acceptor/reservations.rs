@@ -57,6 +57,11 @@ impl<A: PartialEq> Reservations<A> {
         let mut given_up = 0;
         self.reserved.retain_mut(|one| {
             let age = now.saturating_duration_since(one.since);
+            one.permit.take_if(|permit| permit.is_displaced());
+            one.unfinished.take_if(|permit| permit.is_displaced());
+            if one.permit.is_none() && one.unfinished.is_none() {
+                return false;
+            }
             if one.unfinished.is_none() {
                 return age < AT_ONCE.min(self.handshake_timeout);
             }

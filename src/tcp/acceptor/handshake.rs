@@ -8,10 +8,7 @@ use std::{
 };
 
 use iroh::EndpointId;
-use tokio::{
-    net::TcpStream,
-    time::{sleep, timeout},
-};
+use tokio::{net::TcpStream, time::sleep};
 use tokio_rustls::TlsAcceptor;
 use tonic::Code;
 
@@ -69,10 +66,12 @@ impl Turn {
             Self::Queued {
                 source,
                 busy,
-                queued: _queued,
-            } => timeout(left, shared.handshakes.acquire(source))
-                .await
-                .map_err(|_| Refused::Busy(busy)),
+                queued,
+            } => tokio::select! {
+                permit = shared.handshakes.acquire(source) => Ok(permit),
+                busy = queued.displaced() => Err(Refused::Busy(busy)),
+                () = sleep(left) => Err(Refused::Busy(busy)),
+            },
         }
     }
 }
@@ -106,10 +105,12 @@ async fn in_time(shared: &Arc<Shared>, socket: Accepted, turn: Turn) -> Result<T
         let most = shared.settings.handshake_timeout;
         most.saturating_sub(since.elapsed())
     };
-    let _permit = turn.wait(shared, left()).await?;
-    timeout(left(), admit(shared, stream, remote))
-        .await
-        .unwrap_or(Err(Refused::Timeout))
+    let permit = turn.wait(shared, left()).await?;
+    tokio::select! {
+        admitted = admit(shared, stream, remote) => admitted,
+        busy = permit.displaced() => Err(Refused::Busy(busy)),
+        () = sleep(left()) => Err(Refused::Timeout),
+    }
 }
 
 impl Shared {

@@ -43,7 +43,41 @@ fn a_source_alone_gets_a_quarter_and_beside_others_its_share() {
     let (relayed, busy) = fill(&handshakes, &via());
     assert_eq!((relayed.len(), busy), (128, Busy::Source(128)));
     let (last, busy) = fill(&handshakes, &address(3));
-    assert_eq!((last.len(), busy), (31, Busy::Handshakes(256)));
+    assert_eq!((last.len(), busy), (32, Busy::Handshakes(256)));
+    // The 32nd is from the one that had the most.
+    let displaced = |permits: &[HandshakePermit]| {
+        let displaced = permits.iter().map(HandshakePermit::is_displaced);
+        displaced.collect::<Vec<_>>()
+    };
+    assert_eq!(displaced(&alone).iter().position(|it| *it), Some(0));
+    assert_eq!(displaced(&alone).iter().filter(|it| **it).count(), 1);
+    assert!(
+        !displaced(
+            &[beside, relayed, last]
+                .into_iter()
+                .flatten()
+                .collect::<Vec<_>>()
+        )
+        .contains(&true)
+    );
+    drop(alone);
+    assert_eq!(handshakes.taken(), 0, "all others were dropped before");
+}
+
+#[test]
+fn many_addresses_do_not_keep_another_out() {
+    let handshakes = Handshakes::new(256);
+    let crowd: Vec<_> = (1..=16)
+        .map(|host| fill(&handshakes, &address(host)).0)
+        .collect();
+    assert_eq!(handshakes.taken(), 256);
+    let (held, busy) = fill(&handshakes, &address(99));
+    // As many as each of the sixteen then has, or one less.
+    assert!((14..=16).contains(&held.len()), "{}", held.len());
+    assert_eq!(busy, Busy::Handshakes(256));
+    assert!(!held.iter().any(HandshakePermit::is_displaced));
+    drop(crowd);
+    assert_eq!(handshakes.taken(), held.len());
 }
 
 #[test]
@@ -115,14 +149,17 @@ proptest! {
             if begins {
                 match handshakes.try_acquire(source.clone()) {
                     Ok(permit) => {
-                        prop_assert!(held.len() < most);
                         prop_assert!(held.len() <= most / 4 || of_source < source.share(most));
+                        let before = held.len();
+                        held.retain(|permit| !permit.is_displaced());
+                        prop_assert!(before - held.len() == usize::from(before == most));
                         held.push(permit);
                     }
                     Err(Busy::Handshakes(_)) => prop_assert_eq!(held.len(), most),
                     Err(Busy::Source(share)) => {
                         prop_assert!(held.len() > most / 4 && of_source >= share);
                     }
+                    Err(Busy::Displaced) => prop_assert!(false, "nothing was held"),
                     Err(Busy::Unproven) => {
                         prop_assert!(source == Source::Unproven && held.len() > most / 4);
                     }
@@ -132,11 +169,11 @@ proptest! {
             }
             let counts = lock(&handshakes.shared.counts);
             prop_assert_eq!(counts.taken, held.len());
-            prop_assert_eq!(counts.by_source.values().sum::<usize>(), held.len());
-            prop_assert!(counts.by_source.values().all(|count| *count > 0));
-            for (source, count) in &counts.by_source {
+            prop_assert_eq!(counts.by_source.values().map(VecDeque::len).sum::<usize>(), held.len());
+            for (source, held) in &counts.by_source {
                 let quarter = most / 4 + 1;
-                prop_assert!(*count <= source.share(most).max(quarter));
+                prop_assert!(!held.is_empty());
+                prop_assert!(held.len() <= source.share(most).max(quarter));
             }
         }
     }
