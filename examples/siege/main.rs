@@ -153,11 +153,6 @@ fn plan(options: &Options) -> Result<Plan, Error> {
         floor: Duration::from_millis(options.floor.unwrap_or(floor)),
         // What the allocator keeps and dead QUIC connections hold goes within this time.
         recovery: Duration::from_secs(if options.quick { 5 } else { 60 }),
-        left: if options.quick {
-            verdict::LEFT_AT_ONCE
-        } else {
-            verdict::LEFT
-        },
         json: options.json.clone(),
     })
 }

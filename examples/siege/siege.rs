@@ -30,8 +30,6 @@ pub(crate) struct Plan {
     pub(crate) floor: Duration,
     /// How long memory and file descriptors may take to come back after the last attack.
     pub(crate) recovery: Duration,
-    /// How much memory more than before may be left then, in bytes.
-    pub(crate) left: u64,
     pub(crate) json: Option<PathBuf>,
 }
 
@@ -84,8 +82,8 @@ pub(crate) async fn run(plan: &Plan) -> Result<bool, Error> {
         }
     }
     let rest = rest.unwrap_or_default();
-    let end = recovered(&fortress, &rest, plan).await?;
-    broken.extend(verdict::left(plan, &rest, &end));
+    let end = recovered(&fortress, &rest, plan.recovery).await?;
+    broken.extend(verdict::left(&rest, &end));
     if idle.failed > 0 {
         broken.push(format!(
             "calls failed between the attacks: {:?}",
@@ -122,11 +120,11 @@ async fn watched(
 }
 
 /// What the server holds once it is as before, or when the time for that is over.
-async fn recovered(fortress: &Fortress, rest: &Vitals, plan: &Plan) -> Result<Vitals, Error> {
+async fn recovered(fortress: &Fortress, rest: &Vitals, most: Duration) -> Result<Vitals, Error> {
     let began = Instant::now();
     loop {
         let now = fortress.vitals()?;
-        if verdict::left(plan, rest, &now).is_empty() || began.elapsed() >= plan.recovery {
+        if verdict::left(rest, &now).is_empty() || began.elapsed() >= most {
             return Ok(now);
         }
         sleep(Duration::from_millis(200)).await;
