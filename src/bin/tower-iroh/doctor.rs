@@ -169,7 +169,11 @@ async fn the_peer(
         .build()
         .map_err(Failure::usage)?;
     if let Err(error) = progress::over_two_seconds(connecting, channel.connect()).await {
-        return report.wrong("dial", error.status().message().to_owned(), remedy(&error));
+        let check = match error.kind() {
+            ErrorKind::Forbidden | ErrorKind::Unauthenticated | ErrorKind::NotAllowed => "policy",
+            _ => "dial",
+        };
+        return report.wrong(check, error.status().message().to_owned(), remedy(&error));
     }
     let path = || channel.stats().and_then(|stats| stats.path);
     let direct = timeout(Duration::from_secs(3), becomes_direct(&channel));
@@ -198,8 +202,7 @@ async fn the_peer(
             report.well("program", "answers, and has no health service".to_owned())
         }
         Code::PermissionDenied | Code::Unauthenticated => {
-            let remedy = "The peer's policy does not permit it. Its operator adds this endpoint's id: `tower-iroh expose ... --allow ID`, or in the policy file. `--key-file` keeps the id from one start to the next.";
-            report.wrong("policy", finding, remedy)
+            report.wrong("policy", finding, NOT_PERMITTED)
         }
         Code::DeadlineExceeded => {
             let remedy = "The peer is there and its program does not answer. Is the server behind `expose` alive? Look at what `expose` prints.";
@@ -211,6 +214,8 @@ async fn the_peer(
         }
     }
 }
+
+const NOT_PERMITTED: &str = "The peer's policy does not permit it. Its operator adds this endpoint's id: `tower-iroh expose ... --allow ID`, or in the policy file. `--key-file` keeps the id from one start to the next.";
 
 fn remedy(error: &Error) -> &'static str {
     match error.kind() {
@@ -226,9 +231,7 @@ fn remedy(error: &Error) -> &'static str {
         ErrorKind::AlpnMismatch => {
             "The program there speaks another protocol or another version of this one. Compare `tower-iroh --version` on both sides."
         }
-        ErrorKind::Forbidden | ErrorKind::Unauthenticated => {
-            "The peer's policy does not permit this endpoint. Its operator adds this endpoint's id."
-        }
+        ErrorKind::Forbidden | ErrorKind::Unauthenticated => NOT_PERMITTED,
         ErrorKind::NotAllowed => {
             "A policy on this side does not permit the peer. Add the peer's id to it."
         }
