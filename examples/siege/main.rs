@@ -16,7 +16,7 @@
 //!
 //! It fails, and says which promise was broken, when
 //!
-//! - a call fails, be it on an old connection or a new one, or a newcomer waits a second;
+//! - a call fails, be it on an old connection or a new one, or a newcomer waits two and a half seconds;
 //! - the 99th percentile during an attack is three times that of the quiet times or more, and above the floor (see `--help`);
 //! - the server takes more memory or file descriptors than the attack may cost, or they do not come back after the last one;
 //! - the server ends.

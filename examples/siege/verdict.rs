@@ -8,8 +8,8 @@ use crate::{attacker::Cost, attacks::Attack, honest::Tally, siege::Plan, vitals:
 
 /// How many times the 99th percentile of the quiet times a percentile during an attack may be.
 const TIMES: u32 = 3;
-/// A newcomer is answered within this time.
-const NEWCOMER: Duration = Duration::from_secs(1);
+/// A newcomer is answered within this time: a lost first packet is repeated after a second.
+const NEWCOMER: Duration = Duration::from_millis(2500);
 /// How much more may stay when all is over. glibc keeps what insiders have made the server allocate: thirteen rounds of the two attacks of insiders left between
 /// 254 and 428 MiB, without a trend, and one of them 220, or 134 with `MALLOC_ARENA_MAX=1 MALLOC_TRIM_THRESHOLD_=65536`.
 const LEFT: u64 = 448 << 20;

@@ -61,6 +61,11 @@ impl Frames {
         }
     }
 
+    /// Whether some of the payload of a frame of this kind has come, and not yet all.
+    pub(crate) fn is_within(&self, kind: u8) -> bool {
+        self.filled == self.head.len() && self.head[3] == kind && self.kept_len > 0
+    }
+
     /// Whether the next byte begins a frame.
     pub(crate) fn is_between(&self) -> bool {
         self.left == 0 && self.filled == 0

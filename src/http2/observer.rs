@@ -146,7 +146,8 @@ impl Observer {
                 }
             }
         }
-        served
+        // A frame may be larger than what a peer may leave unread before a handler has served it.
+        served || (self.writes.is_within(Head::DATA) && self.conduct.is_served())
     }
 
     /// Counts what a peer has done, and names the peer in the log.

@@ -29,7 +29,7 @@ const READING: usize = 32;
 ///
 /// The first streams hold up those that read preambles, so that nobody reads the others. QUIC counts a byte against the window when it takes the byte.
 async fn fill(connection: &Connection) -> u64 {
-    const STUCK: Duration = Duration::from_millis(500);
+    const STUCK: Duration = Duration::from_secs(1);
     let mut streams = Vec::new();
     while let Ok(stream) = timeout(STUCK, connection.open_bi()).await {
         streams.push(stream.expect("open"));

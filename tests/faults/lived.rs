@@ -245,6 +245,6 @@ async fn ghosts_of_a_peer_do_not_keep_it_out(arm: Arm) {
         process.shutdown_background();
     }
     println!("{arm:?}: the slowest answer came after {slowest:?}");
-    assert!(slowest < Duration::from_secs(3), "{slowest:?}");
+    assert!(slowest < Duration::from_secs(10), "{slowest:?}");
     assert_eq!(server.acceptor.connections(), 16);
 }

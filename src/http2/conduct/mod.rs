@@ -8,11 +8,13 @@ use std::{io, sync::Arc, time::Instant};
 use super::Head;
 use crate::{peer::PeerInfo, pool::Refusals};
 
-/// How many frames that carry nothing a peer may send at once, and how many more for each second, each call, and each byte that it gets. A call may be
-/// reset, and a client with small windows sends an update for every few kilobytes.
+/// How many frames that carry nothing a peer may send at once, and how many more for each second, each call, each frame of messages either way, and each byte
+/// that it gets. A call may be reset, a client with small windows sends an update for every few kilobytes, and gRPC's clients of other makers send an update and
+/// a PING, which measures their windows, for each message of a stream.
 const BURST: f64 = 10_000.0;
 const EACH_SECOND: f64 = 1_000.0;
 const EACH_CALL: f64 = 2.0;
+const EACH_MESSAGE: f64 = 4.0;
 const EACH_BYTE: f64 = 1.0 / 1024.0;
 
 /// The peer's conduct on one connection.
@@ -38,8 +40,10 @@ impl Conduct {
 
     /// Counts a frame that the peer has sent.
     pub(super) fn came(&mut self, head: Head) {
-        if head.kind == Head::HEADERS {
-            self.budget.earn(EACH_CALL);
+        match head.kind {
+            Head::HEADERS => self.budget.earn(EACH_CALL),
+            Head::DATA if !head.is_empty => self.budget.earn(EACH_MESSAGE),
+            _ => {}
         }
         self.idle += u32::from(carries_nothing(head));
     }
@@ -65,10 +69,18 @@ impl Conduct {
 
     /// Looks at a frame that the server has sent. Returns true once: when a handler has served a call.
     pub(super) fn answered(&mut self, head: Head, peer: &PeerInfo) -> bool {
-        if let Some(code) = head.code.filter(|code| *code != 0) {
-            self.blame(peer, &h2::Reason::from(code).to_string());
+        if let Some(reason) = head.code.map(h2::Reason::from).filter(is_the_peer_s) {
+            self.blame(peer, &reason.to_string());
         }
-        shows_a_handler(head) && !std::mem::replace(&mut self.serves, true)
+        if head.kind == Head::DATA && !head.is_empty {
+            self.budget.earn(EACH_MESSAGE);
+        }
+        shows_a_handler(head) && self.is_served()
+    }
+
+    /// A handler has served a call. Returns whether that is news.
+    pub(super) fn is_served(&mut self) -> bool {
+        !std::mem::replace(&mut self.serves, true)
     }
 
     /// Counts what a peer has done, and names the peer in the log.
@@ -84,6 +96,20 @@ impl Conduct {
             );
         });
     }
+}
+
+/// Whether a GOAWAY's error is the peer's doing: RFC 9113, section 7.
+fn is_the_peer_s(reason: &h2::Reason) -> bool {
+    use h2::Reason;
+    [
+        Reason::PROTOCOL_ERROR,
+        Reason::FLOW_CONTROL_ERROR,
+        Reason::STREAM_CLOSED,
+        Reason::FRAME_SIZE_ERROR,
+        Reason::COMPRESSION_ERROR,
+        Reason::ENHANCE_YOUR_CALM,
+    ]
+    .contains(reason)
 }
 
 /// Frames that cost the server work and bring no part of a call.

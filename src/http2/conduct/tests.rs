@@ -37,6 +37,25 @@ fn a_flood_of_pings_ends_and_a_ping_each_second_never_does() {
     );
 }
 
+/// grpc-go sends an update and a PING for each message of a stream.
+#[test]
+fn a_stream_of_small_messages_may_go_on_for_ever() {
+    const PING: u8 = 6;
+    let (mut conduct, now) = (conduct(), Instant::now());
+    for _ in 0..5 * BURST as u32 {
+        for (kind, len) in [
+            (Head::DATA, 20),
+            (Head::WINDOW_UPDATE, 4),
+            (PING, 8),
+            (PING, 8),
+        ] {
+            conduct.came(frame(kind, len));
+        }
+        conduct.settle(now, &peer()).expect("earned");
+        conduct.answered(frame(Head::DATA, 20), &peer());
+    }
+}
+
 #[test]
 fn what_calls_and_answers_need_is_earned_by_them() {
     let (mut conduct, now) = (conduct(), Instant::now());

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tower_iroh_layers::ConfigError;
 
-use super::open_connection::{OpenConnection, Why};
+use super::open_connection::{OpenConnection, Stage, Why};
 
 /// How long a connection may take until something begins on it.
 pub(crate) const FIRST_USE: Duration = Duration::from_secs(10);
@@ -69,7 +69,16 @@ impl Lifetime {
             return Due::End(Why::Aged);
         }
         let (at, why) = match connection.unused_for(now) {
-            _ if !connection.has_opened() => (began + FIRST_USE, Why::Unused),
+            _ if !connection.has_opened() => {
+                let first = began + FIRST_USE;
+                // Nothing wakes this when something begins, and a shorter idle time counts from then on.
+                let look = if first > now {
+                    first.min(now + self.idle)
+                } else {
+                    first
+                };
+                (look, Why::Unused)
+            }
             Some(unused) => (now + self.idle.saturating_sub(unused), Why::Idle),
             // It is unused at the earliest from now on.
             None => (now + self.idle, Why::Idle),
@@ -99,6 +108,13 @@ impl OpenConnection {
         }
     }
 
+    /// Waits for ever if somebody else has ended the connection, an eviction for example: `over` has that reason.
+    async fn unless_shut(&self) {
+        if self.stage() == Stage::Shut {
+            std::future::pending().await
+        }
+    }
+
     async fn expired(&self, lifetime: Lifetime) -> Why {
         loop {
             let why = match lifetime.due(self, Instant::now()) {
@@ -110,6 +126,7 @@ impl OpenConnection {
                     if self.shut_unused(Why::Unused) {
                         return Why::Unused;
                     }
+                    self.unless_shut().await;
                     continue;
                 }
                 Due::End(why) => why,
@@ -118,6 +135,7 @@ impl OpenConnection {
             let finish = async {
                 sleep(LINGER).await;
                 while !self.shut_unused(why) {
+                    self.unless_shut().await;
                     self.is_unused().await;
                 }
             };
@@ -127,6 +145,7 @@ impl OpenConnection {
                     if timeout(grace, finish).await.is_err() {
                         // Without calls in flight nothing is cut.
                         if !self.shut_unused(why) {
+                            self.unless_shut().await;
                             self.cut(Why::AgeExpired);
                             return Why::AgeExpired;
                         }
@@ -142,7 +161,7 @@ impl OpenConnection {
 mod tests {
     use tokio_test::{assert_pending, assert_ready_eq, task};
 
-    use super::{super::open_connection::Stage, *};
+    use super::*;
 
     const LIFETIME: Lifetime = Lifetime {
         idle: Duration::from_secs(60),
@@ -166,6 +185,54 @@ mod tests {
         after(1).await;
         assert_ready_eq!(over.poll(), Why::Unused);
         assert!(!connection.begin(), "no call begins any more");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_idle_time_below_ten_seconds_is_kept() {
+        let lifetime = Lifetime {
+            idle: Duration::from_secs(1),
+            ..LIFETIME
+        };
+        let connection = OpenConnection::new(Instant::now());
+        let mut over = task::spawn(connection.over(lifetime));
+        assert_pending!(over.poll());
+        assert!(connection.begin());
+        connection.end(1, Instant::now());
+        after(1).await;
+        assert_pending!(over.poll());
+        assert_eq!(connection.stage(), Stage::Leaving);
+        after(1).await;
+        assert_ready_eq!(over.poll(), Why::Idle);
+    }
+
+    /// It used to ask again without end.
+    #[tokio::test(start_paused = true)]
+    async fn one_that_somebody_else_has_ended_is_left_to_them() {
+        let connection = OpenConnection::new(Instant::now());
+        let mut unused = task::spawn(connection.expired(LIFETIME));
+        assert_pending!(unused.poll());
+        assert!(connection.shut_unused(Why::Evicted));
+        after(10).await;
+        assert_pending!(unused.poll());
+
+        let connection = OpenConnection::new(Instant::now());
+        assert!(connection.begin());
+        let grace = Some(Duration::from_secs(30));
+        let aged = Lifetime {
+            age: Some(Duration::from_secs(5)),
+            grace,
+            ..LIFETIME
+        };
+        let mut old = task::spawn(connection.expired(aged));
+        assert_pending!(old.poll());
+        after(5).await;
+        assert_pending!(old.poll());
+        connection.end(1, Instant::now());
+        assert!(connection.shut_unused(Why::Evicted));
+        after(1).await;
+        assert_pending!(old.poll());
+        after(30).await;
+        assert_pending!(old.poll());
     }
 
     #[tokio::test(start_paused = true)]
