@@ -34,7 +34,7 @@ pub(crate) struct Observer {
     preface: usize,
     /// HTTP/1.1 has no frames: its connection counts as one call.
     is_http1: bool,
-    /// The streams of the calls in flight, in ascending order. HTTP/2 servers bound them.
+    /// The streams of the calls in flight, in ascending order. `max_concurrent_streams` of tonic's server bounds them, which has no bound by itself.
     open: Vec<u32>,
     /// The last stream that the client opened.
     last: u32,

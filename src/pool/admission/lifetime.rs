@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 use tower_iroh_layers::ConfigError;
 
 use super::open_connection::{OpenConnection, Stage, Why};
@@ -139,10 +139,15 @@ impl OpenConnection {
                     self.is_unused().await;
                 }
             };
-            match lifetime.grace.filter(|_| why == Why::Aged) {
+            // A call that comes while the connection leaves as idle may go on as long as in any other.
+            let old = match why {
+                Why::Aged => Some(Instant::now()),
+                _ => lifetime.age.map(|age| self.began() + age),
+            };
+            match old.zip(lifetime.grace) {
                 None => finish.await,
-                Some(grace) => {
-                    if timeout(grace, finish).await.is_err() {
+                Some((old, grace)) => {
+                    if timeout_at(old + grace, finish).await.is_err() {
                         // Without calls in flight nothing is cut.
                         if !self.shut_unused(why) {
                             self.unless_shut().await;
@@ -287,6 +292,28 @@ mod tests {
             }
             assert_ready_eq!(over.poll(), why);
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_that_leaves_as_idle_has_its_age_too() {
+        let seconds = |seconds| Some(Duration::from_secs(seconds));
+        let lifetime = Lifetime {
+            age: seconds(100),
+            grace: seconds(30),
+            ..LIFETIME
+        };
+        let connection = OpenConnection::new(Instant::now());
+        let mut over = task::spawn(connection.over(lifetime));
+        assert!(connection.begin());
+        connection.end(1, Instant::now());
+        assert_pending!(over.poll());
+        after(60).await;
+        assert_pending!(over.poll());
+        assert!(connection.begin(), "on its way");
+        after(69).await;
+        assert_pending!(over.poll());
+        after(1).await;
+        assert_ready_eq!(over.poll(), Why::AgeExpired);
     }
 
     #[test]
