@@ -82,7 +82,7 @@ impl Observer {
     /// If the peer sends more than it may of what carries nothing. The connection must end.
     pub(crate) fn read(
         &mut self,
-        now: std::time::Instant,
+        now: impl FnOnce() -> std::time::Instant,
         peer: &PeerInfo,
         bytes: &[u8],
     ) -> io::Result<bool> {

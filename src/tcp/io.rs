@@ -210,7 +210,7 @@ impl AsyncRead for TcpIo {
         };
         let Self { observer, info, .. } = &mut *self;
         let looked = observer.as_mut().map_or(Ok(true), |observer| {
-            observer.read(Instant::now(), info, &buf.filled()[before..])
+            observer.read(Instant::now, info, &buf.filled()[before..])
         });
         match looked {
             Ok(true) => {}

@@ -48,13 +48,17 @@ impl Conduct {
         self.idle += u32::from(carries_nothing(head));
     }
 
-    /// Pays for the frames that came.
+    /// Pays for the frames that came. Asks for the time only if there is something to pay.
     ///
     /// # Errors
     /// If too many of them carry nothing. The connection must end.
-    pub(super) fn settle(&mut self, now: Instant, peer: &PeerInfo) -> io::Result<()> {
+    pub(super) fn settle(
+        &mut self,
+        now: impl FnOnce() -> Instant,
+        peer: &PeerInfo,
+    ) -> io::Result<()> {
         let idle = std::mem::take(&mut self.idle);
-        if idle == 0 || self.budget.spend(now, idle) {
+        if idle == 0 || self.budget.spend(now(), idle) {
             return Ok(());
         }
         let reason = "more frames without content than a connection may send";

@@ -23,7 +23,7 @@ fn a_flood_of_pings_ends_and_a_ping_each_second_never_does() {
     let (mut conduct, mut now) = (conduct(), Instant::now());
     let mut ping = |now| {
         conduct.came(frame(PING, 8));
-        conduct.settle(now, &peer())
+        conduct.settle(|| now, &peer())
     };
     for _ in 0..20_000 {
         now += Duration::from_secs(1);
@@ -51,7 +51,7 @@ fn a_stream_of_small_messages_may_go_on_for_ever() {
         ] {
             conduct.came(frame(kind, len));
         }
-        conduct.settle(now, &peer()).expect("earned");
+        conduct.settle(|| now, &peer()).expect("earned");
         conduct.answered(frame(Head::DATA, 20), &peer());
     }
 }
@@ -68,7 +68,7 @@ fn what_calls_and_answers_need_is_earned_by_them() {
         ] {
             conduct.came(head);
         }
-        conduct.settle(now, &peer()).expect("earned");
+        conduct.settle(|| now, &peer()).expect("earned");
         conduct.sent(2048);
     }
 }

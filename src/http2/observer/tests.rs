@@ -29,7 +29,7 @@ fn peer() -> PeerInfo {
 }
 
 fn read(observer: &mut Observer, bytes: &[u8]) -> bool {
-    let read = observer.read(std::time::Instant::now(), &peer(), bytes);
+    let read = observer.read(std::time::Instant::now, &peer(), bytes);
     read.expect("in the budget")
 }
 
@@ -48,7 +48,7 @@ fn observer() -> (Arc<OpenConnection>, Observer) {
     (connection, observer)
 }
 
-/// What is said now.
+/// What the client is told now.
 fn said(observer: &mut Observer) -> Vec<u8> {
     let mut cx = Context::from_waker(Waker::noop());
     observer.is_shut(&cx);
@@ -162,7 +162,7 @@ fn a_flood_of_frames_without_content_ends_in_an_error() {
     let (_, mut observer) = observer();
     let now = std::time::Instant::now();
     let flood = frame(SETTINGS, 0, 0).repeat(10_000);
-    let flooded = observer.read(now, &peer(), &flood);
+    let flooded = observer.read(|| now, &peer(), &flood);
     flooded.expect_err("the SETTINGS of the preface took one of them");
     // HTTP/1.1 is no flood of frames.
     let (connection, now) = (
@@ -171,7 +171,7 @@ fn a_flood_of_frames_without_content_ends_in_an_error() {
     );
     let mut observer = watched(connection);
     for piece in [&b"P"[..], b"OST /a.B/Get HTTP/1.1\r\n\r\n", &[0; 1 << 20]] {
-        observer.read(now, &peer(), piece).expect("not followed");
+        observer.read(|| now, &peer(), piece).expect("not followed");
     }
     assert!(!wrote(&mut observer, &[0; 100]));
 }

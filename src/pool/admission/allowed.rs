@@ -129,7 +129,7 @@ mod tests {
         assert!(refused.not_processed());
     }
 
-    /// An operator who has removed a line by mistake puts it back.
+    /// For an operator who removes a line by mistake and restores it at once.
     #[tokio::test(start_paused = true)]
     async fn who_is_let_in_again_within_the_moment_stays() {
         let peer = SecretKey::from_bytes(&[3; 32]).public();

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 use tower_iroh_layers::ConfigError;
 
-use super::open_connection::{OpenConnection, Stage, Why};
+use super::open_connection::{OpenConnection, Why};
 
 /// How long a connection may take until something begins on it.
 pub(crate) const FIRST_USE: Duration = Duration::from_secs(10);
@@ -110,7 +110,7 @@ impl OpenConnection {
 
     /// Waits for ever if somebody else has ended the connection, an eviction for example: `over` has that reason.
     async fn unless_shut(&self) {
-        if self.stage() == Stage::Shut {
+        if self.begins_no_more() {
             std::future::pending().await
         }
     }
@@ -166,7 +166,7 @@ impl OpenConnection {
 mod tests {
     use tokio_test::{assert_pending, assert_ready_eq, task};
 
-    use super::*;
+    use super::{super::open_connection::Stage, *};
 
     const LIFETIME: Lifetime = Lifetime {
         idle: Duration::from_secs(60),

@@ -153,6 +153,11 @@ impl OpenConnection {
         self.calls.load(Ordering::Acquire) & !SHUT
     }
 
+    /// Whether somebody has ended the connection. The stage may follow a moment later.
+    pub(super) fn begins_no_more(&self) -> bool {
+        self.calls.load(Ordering::Acquire) & SHUT != 0
+    }
+
     pub(super) fn has_opened(&self) -> bool {
         self.opened.load(Ordering::Relaxed)
     }

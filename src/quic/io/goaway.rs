@@ -2,16 +2,11 @@
 
 use std::fmt;
 
-use crate::http2::{Frames, Head};
-
-/// A frame's head, the last stream, and the reason.
-const GOAWAY: usize = 9 + 4 + 4;
+use crate::http2::Frames;
 
 /// Calls a function once, with the first GOAWAY that names no error. One that does is about the lane alone.
 pub(crate) struct OnGoaway {
     frames: Frames,
-    /// The frame's head, and as much of a GOAWAY as says why (RFC 9113, section 6.8).
-    begin: Vec<u8>,
     tell: Option<Box<dyn FnOnce() + Send + Sync>>,
 }
 
@@ -19,7 +14,6 @@ impl OnGoaway {
     pub(crate) fn new(tell: impl FnOnce() + Send + Sync + 'static) -> Self {
         Self {
             frames: Frames::default(),
-            begin: Vec::with_capacity(GOAWAY),
             tell: Some(Box::new(tell)),
         }
     }
@@ -29,17 +23,13 @@ impl OnGoaway {
         let mut at = 0;
         while at < bytes.len() && self.tell.is_some() {
             let (part, ended) = self.frames.next_part(&bytes[at..]);
-            let room = part.min(GOAWAY - self.begin.len());
-            self.begin.extend_from_slice(&bytes[at..][..room]);
             at += part;
-            let Some(head) = ended else { continue };
-            if head.kind == Head::GOAWAY
-                && self.begin.ends_with(&[0; 4])
+            let code = ended.and_then(|head| head.code);
+            if code == Some(0)
                 && let Some(tell) = self.tell.take()
             {
                 tell();
             }
-            self.begin.clear();
         }
     }
 }
@@ -58,6 +48,7 @@ mod tests {
     };
 
     use super::*;
+    use crate::http2::Head;
 
     #[test]
     fn the_first_goaway_without_an_error_is_told_however_it_is_cut() {

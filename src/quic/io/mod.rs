@@ -234,7 +234,7 @@ impl QuicIo {
         let Some(observer) = &mut self.observer else {
             return Ok(true);
         };
-        let looked = observer.read(Instant::now(), &self.info, came);
+        let looked = observer.read(Instant::now, &self.info, came);
         if looked.is_err() {
             self.end(reset::DROPPED);
         }
